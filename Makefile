@@ -1,0 +1,55 @@
+# make demo and make test each work alone on a fresh machine: they create .venv, install with the constraints, run.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PYTEST := $(BIN)/python -m pytest -n auto
+
+.PHONY: help install demo test test-slow test-interpreter lint format aot bench clean
+
+help:
+	@echo "make demo              photographs through VECA and a ViT, report in out/demo/report.html"
+	@echo "make test              lint, all fast tests, the Triton kernels in the interpreter"
+	@echo "make test-slow         the tests that take minutes"
+	@echo "make lint | format     ruff"
+	@echo "make aot               compile every kernel for five GPU targets and check the limits"
+	@echo "make bench             kernel benchmark on this machine"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt hatchling editables --editable ".[brain,bench,dev]"
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/veca demo
+
+test: lint
+	$(PYTEST) -m "not slow and not interpreter"
+	TRITON_INTERPRET=1 $(PYTEST) -m "interpreter and not slow" tests/kernels
+
+test-interpreter: $(INSTALLED)
+	TRITON_INTERPRET=1 $(PYTEST) -m "interpreter" tests/kernels
+
+test-slow: $(INSTALLED)
+	$(PYTEST) -m "slow and not interpreter"
+	TRITON_INTERPRET=1 $(PYTEST) -m "slow and interpreter" tests/kernels
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+aot: $(INSTALLED)
+	$(BIN)/python -m veca_kernels.aot --check
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.kernels
+
+clean:
+	rm -rf .venv out dist build

@@ -1,0 +1,392 @@
+"""The public functions: what is allowed, and who computes it. Nothing is computed here but the merge.
+
+Shapes: B images, H heads, C cores, P patches, T = C + P tokens, D head dim. One layout for ever, that of torch's
+scaled_dot_product_attention: (B, H, tokens, D), any strides; results are token-major in memory.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference, registration, sdpa
+from .support import triton_support
+
+__all__ = [
+    "core_periphery_attention",
+    "core_periphery_attention_qkvpacked",
+    "core_to_patch_attention",
+    "merge_attention_states",
+    "patch_to_core_attention",
+]
+
+IMPLEMENTATIONS = ("auto", "reference", "sdpa", "triton")
+
+
+def core_periphery_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_cores: int,
+    *,
+    active_cores: int | Tensor | None = None,
+    patch_lengths: Tensor | None = None,
+    patch_rope: tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    core_self: bool = True,
+    patch_self: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention in which cores attend to every token and patches attend to the cores only.
+
+        core i:   out_i = sum_j softmax_j(scale <q_i, k_j>) v_j    over cores and patches
+        patch i:  out_i = sum_j softmax_j(scale <q_i, k_j>) v_j    over cores
+
+    Both halves read the same projected tensors, in parallel (VECA, arXiv 2605.12491, section 3). Cost O(B H C T D).
+
+    Args:
+        q, k, v: (B, H, T, D), the first `num_cores` tokens are the cores; one dtype and one device.
+        num_cores: C, 0 <= C <= T.
+        active_cores: elastic truncation at run time, without a copy: only the first cores of the C take part. An int
+            for the batch, or an int32 tensor (B,) with one budget per image (clamped to [0, C], never read by the
+            host). Inactive cores are attended by nobody; their outputs and all their gradients are zeros.
+        patch_lengths: int32 tensor (B,), valid patches per image, packed first (clamped to [0, P]). Padded patches
+            are attended by nobody; their outputs and gradients are zeros.
+        patch_rope: (cos, sin), fp32, each (P, D/2) or (B, P, D/2): rotates interleaved channel pairs of the patches'
+            q and k in fp32. Cores are rotated by the caller. No gradient flows to cos and sin.
+        scale: multiplies the scores; None means D ** -0.5.
+        core_self: cores attend to cores too; False leaves them the patches only.
+        patch_self: a patch also attends to its own key.
+        impl: "triton" (fused kernels), "sdpa" (two torch attention calls), "reference" (dense, quadratic,
+            differentiable to any order), or "auto": triton on a GPU that supports the call, else sdpa.
+
+    Returns:
+        (B, H, T, D), memory token-major (B, T, H, D). A token that attends to nothing gets zeros.
+
+    Raises:
+        ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
+    """
+    q, k, v = _autocast(q, k, v)
+    _check_qkv(q, k, v)
+    if not q.shape == k.shape == v.shape:
+        raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {_shapes(q, k, v)}")
+    batch, _, tokens, head_dim = q.shape
+    options = _options(
+        batch,
+        tokens,
+        head_dim,
+        q,
+        num_cores,
+        active_cores,
+        patch_lengths,
+        patch_rope,
+        scale,
+        core_self,
+        patch_self,
+    )
+    chosen = _choose(impl, (q, k, v), num_cores)
+    if chosen == "triton":
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, H, D)
+        return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
+    module = reference if chosen == "reference" else sdpa
+    return _token_major(module.core_periphery_attention(q, k, v, **options))
+
+
+def core_periphery_attention_qkvpacked(
+    qkv: Tensor,
+    num_cores: int,
+    *,
+    active_cores: int | Tensor | None = None,
+    patch_lengths: Tensor | None = None,
+    patch_rope: tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    core_self: bool = True,
+    patch_self: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """`core_periphery_attention` for the output of one fused projection; its gradient is written into one buffer.
+
+    What models should call: stacking dq, dk and dv afterwards would move six patch-sized tensors.
+
+    Args:
+        qkv: (B, T, 3, H, D), the first `num_cores` tokens are the cores.
+        num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self, impl: as in
+            `core_periphery_attention`.
+
+    Returns:
+        (B, T, H, D), contiguous.
+    """
+    if not isinstance(qkv, Tensor):
+        raise TypeError(f"expected qkv to be a tensor, got {type(qkv).__name__}")
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise ValueError(f"expected qkv of shape (B, T, 3, H, D), got {tuple(qkv.shape)}")
+    (qkv,) = _autocast(qkv)
+    _check_qkv(qkv)
+    batch, tokens, _, _, head_dim = qkv.shape
+    options = _options(
+        batch,
+        tokens,
+        head_dim,
+        qkv,
+        num_cores,
+        active_cores,
+        patch_lengths,
+        patch_rope,
+        scale,
+        core_self,
+        patch_self,
+    )
+    chosen = _choose(impl, (qkv,), num_cores)
+    if chosen == "triton":
+        return registration.core_periphery_attention(qkv, None, None, **options)
+    module = reference if chosen == "reference" else sdpa
+    q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
+    return module.core_periphery_attention(q, k, v, **options).transpose(1, 2).contiguous()
+
+
+def patch_to_core_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    key_lengths: Tensor | None = None,
+    return_lse: bool = False,
+    impl: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The read: few cores attend to many patches. On a GPU the patches are split over the multiprocessors.
+
+    Args:
+        q: cores, (B, H, C, D).
+        k, v: patches, (B, H, N, D).
+        scale: multiplies the scores; None means D ** -0.5.
+        key_lengths: int32 tensor (B,), valid patches per image, packed first (clamped to [0, N]).
+        return_lse: also return the log-sum-exp of the scaled scores: natural logarithm, fp32 (fp64 for fp64 inputs),
+            -inf for a core without keys. Differentiable; with `merge_attention_states` it joins reads of shards.
+        impl: as in `core_periphery_attention`.
+
+    Returns:
+        (B, H, C, D), and with `return_lse` also (B, H, C).
+    """
+    q, k, v = _autocast(q, k, v)
+    _check_halves(q, k, v)
+    key_lengths = _check_counts("key_lengths", key_lengths, q.shape[0], q.device)
+    scale = _check_scale(scale, q.shape[-1])
+    chosen = _choose(impl, (q, k, v), q.shape[2])
+    if chosen == "triton":
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out, lse = registration.read(q, k, v, key_lengths, scale)
+        out = out.transpose(1, 2)
+    elif chosen == "reference":
+        out, lse = reference.patch_to_core_attention(q, k, v, scale, key_lengths)
+        out = _token_major(out)
+    else:
+        out, lse = sdpa.patch_to_core_attention(q, k, v, scale, key_lengths, return_lse)
+        out = _token_major(out)
+    return (out, lse) if return_lse else out
+
+
+def core_to_patch_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    active_cores: int | Tensor | None = None,
+    scale: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """The write: many patches attend to few cores, whose keys and values stay on the chip.
+
+    Args:
+        q: patches, (B, H, N, D).
+        k, v: cores, (B, H, C, D).
+        active_cores: int, or int32 tensor (B,): the leading cores that take part.
+        scale: multiplies the scores; None means D ** -0.5.
+        impl: as in `core_periphery_attention`.
+
+    Returns:
+        (B, H, N, D); zeros where no core is active.
+    """
+    q, k, v = _autocast(q, k, v)
+    _check_halves(q, k, v)
+    active_cores = _check_active(active_cores, k.shape[2], q.shape[0], q.device)
+    scale = _check_scale(scale, q.shape[-1])
+    chosen = _choose(impl, (q, k, v), k.shape[2])
+    if chosen == "triton":
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return registration.write(q, k, v, active_cores, scale).transpose(1, 2)
+    module = reference if chosen == "reference" else sdpa
+    return _token_major(module.core_to_patch_attention(q, k, v, active_cores, scale))
+
+
+def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Join attention over disjoint sets of keys: softmax over the union, exactly.
+
+        lse = log sum_s exp(lse_s),    out = sum_s exp(lse_s - lse) out_s
+
+    Args:
+        outputs: one (B, H, C, D) tensor a part.
+        lses: one (B, H, C) tensor a part, natural logarithm, -inf where the part held no key.
+
+    Returns:
+        (output, lse) of the union; zeros and -inf where every part is empty. Plain torch, differentiable.
+    """
+    if len(outputs) != len(lses) or not outputs:
+        raise ValueError(f"expected as many outputs as lses, at least one, got {len(outputs)} and {len(lses)}")
+    for out, lse in zip(outputs, lses, strict=True):
+        if out.shape != outputs[0].shape or lse.shape != out.shape[:-1]:
+            raise ValueError(
+                f"expected outputs (B, H, C, D) of one shape and lses (B, H, C), got {_shapes(*outputs)} and "
+                f"{_shapes(*lses)}"
+            )
+    lse_parts = torch.stack(tuple(lses))  # (parts, B, H, C)
+    peak = lse_parts.detach().amax(0)
+    peak = peak.masked_fill(peak == float("-inf"), 0.0)
+    weights = (lse_parts - peak).exp()
+    total = weights.sum(0)
+    empty = total == 0
+    lse = peak + total.masked_fill(empty, 1.0).log()
+    out_parts = torch.stack(tuple(outputs)).to(weights.dtype)
+    merged = (weights[..., None] * out_parts).sum(0) / total.masked_fill(empty, 1.0)[..., None]
+    return merged.to(outputs[0].dtype), lse.masked_fill(empty, float("-inf"))
+
+
+def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
+    """The implementation that will run; an explicit one is taken or refused, never replaced."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"expected impl to be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    if impl in ("reference", "sdpa") or (impl == "auto" and not tensors[0].is_cuda):
+        return "sdpa" if impl == "auto" else impl
+    supported, reason = triton_support(tensors, num_cores)
+    if impl == "triton" and not supported:
+        raise ValueError(f"impl='triton' cannot take this call: {reason}")
+    return "triton" if supported else "sdpa"
+
+
+def _options(
+    batch: int,
+    tokens: int,
+    head_dim: int,
+    like: Tensor,
+    num_cores: int,
+    active_cores: int | Tensor | None,
+    patch_lengths: Tensor | None,
+    patch_rope: tuple[Tensor, Tensor] | None,
+    scale: float | None,
+    core_self: bool,
+    patch_self: bool,
+) -> dict[str, Any]:
+    """Check everything beside q, k, v and fill in the defaults."""
+    _check_int("num_cores", num_cores)
+    if not 0 <= num_cores <= tokens:
+        raise ValueError(f"expected 0 <= num_cores <= {tokens} tokens, got num_cores={num_cores}")
+    for name, flag in (("core_self", core_self), ("patch_self", patch_self)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"expected {name} to be a bool, got {type(flag).__name__}")
+    if patch_rope is not None:
+        _check_rope(patch_rope, batch, tokens - num_cores, head_dim, like.device)
+    return dict(
+        num_cores=num_cores,
+        active_cores=_check_active(active_cores, num_cores, batch, like.device),
+        patch_lengths=_check_counts("patch_lengths", patch_lengths, batch, like.device),
+        patch_rope=patch_rope,
+        scale=_check_scale(scale, head_dim),
+        core_self=core_self,
+        patch_self=patch_self,
+    )
+
+
+def _check_qkv(*tensors: Tensor) -> None:
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected q, k, v to be tensors, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"expected q, k, v of a floating dtype, got {x.dtype}")
+        if len(tensors) == 3 and x.ndim != 4:
+            raise ValueError(f"expected q, k, v of shape (B, H, tokens, D), got {_shapes(*tensors)}")
+        if x.shape[-1] == 0:
+            raise ValueError(f"expected a head dim of at least 1, got shape {tuple(x.shape)}")
+    if len({x.dtype for x in tensors}) > 1:
+        raise ValueError(f"expected q, k, v of one dtype, got {', '.join(str(x.dtype) for x in tensors)}")
+    if len({x.device for x in tensors}) > 1:
+        raise ValueError(f"expected q, k, v on one device, got {', '.join(str(x.device) for x in tensors)}")
+
+
+def _check_halves(q: Tensor, k: Tensor, v: Tensor) -> None:
+    _check_qkv(q, k, v)
+    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"expected q (B, H, queries, D) and k, v (B, H, keys, D), got {_shapes(q, k, v)}")
+
+
+def _check_active(active: int | Tensor | None, num_cores: int, batch: int, device: torch.device) -> int | Tensor:
+    if active is None:
+        return num_cores
+    if isinstance(active, Tensor):
+        return _check_counts("active_cores", active, batch, device)
+    _check_int("active_cores", active)
+    if not 0 <= active <= num_cores:
+        raise ValueError(f"expected 0 <= active_cores <= {num_cores} cores, got active_cores={active}")
+    return active
+
+
+def _check_counts(name: str, counts: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    if counts is None:
+        return None
+    if not isinstance(counts, Tensor):
+        raise TypeError(f"expected {name} to be an int32 tensor of shape ({batch},), got {type(counts).__name__}")
+    if counts.dtype != torch.int32:
+        raise TypeError(f"expected {name} to be int32, got {counts.dtype}; call .to(torch.int32)")
+    if counts.shape != (batch,):
+        raise ValueError(f"expected {name} of shape ({batch},), one count per image, got {tuple(counts.shape)}")
+    if counts.device != device:
+        raise ValueError(f"expected {name} on {device} like q, got {counts.device}")
+    return counts
+
+
+def _check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, head_dim: int, device: torch.device) -> None:
+    if not isinstance(rope, tuple | list) or len(rope) != 2 or not all(isinstance(x, Tensor) for x in rope):
+        raise TypeError(f"expected patch_rope to be a pair of tensors (cos, sin), got {type(rope).__name__}")
+    shapes = ((patches, head_dim // 2), (batch, patches, head_dim // 2))
+    for name, x in zip(("cos", "sin"), rope, strict=True):
+        if head_dim % 2 or tuple(x.shape) not in shapes or x.shape != rope[0].shape:
+            raise ValueError(
+                f"expected patch_rope (cos, sin) of one shape, {shapes[0]} or {shapes[1]}, got {_shapes(*rope)}"
+            )
+        if x.dtype != torch.float32:
+            raise TypeError(f"expected patch_rope {name} in float32, got {x.dtype}: bf16 tables lose accuracy")
+        if x.device != device:
+            raise ValueError(f"expected patch_rope {name} on {device} like q, got {x.device}")
+
+
+def _check_scale(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TypeError(f"expected scale to be a float or None, got {type(scale).__name__}")
+    return float(scale)
+
+
+def _check_int(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
+
+
+def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
+    """Cast as torch's own attention does under autocast: all floating tensors but fp64."""
+    if not all(isinstance(x, Tensor) for x in tensors):
+        return tensors
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
+
+
+def _token_major(x: Tensor) -> Tensor:
+    """The same (B, H, N, D) values in (B, N, H, D) memory, so that the output projection needs no copy."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _shapes(*tensors: Tensor) -> str:
+    return ", ".join(str(tuple(x.shape)) for x in tensors)

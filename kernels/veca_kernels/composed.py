@@ -1,0 +1,165 @@
+"""The bodies of the registered ops on a CPU: the kernels' own algebra in plain torch, dense and unfused.
+
+Same signatures as triton/ops.py, so that registration, autograd, compilation and the backward formulas are tested
+without a GPU and, unlike the kernels, in fp64. Nothing dispatches here on its own: the CPU path is sdpa.py.
+"""
+
+import torch
+from torch import Tensor
+
+from .masks import allowed_pairs, masked_logsumexp, masked_softmax, prefix_mask, rotate_pairs
+
+Rope = tuple[Tensor, Tensor] | None
+
+
+@torch.no_grad()
+def core_periphery_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_cores: int,
+    active: int | Tensor,
+    lengths: Tensor | None,
+    rope: Rope,
+    scale: float,
+    core_self: bool,
+    patch_self: bool,
+) -> tuple[Tensor, Tensor]:
+    """out (B, T, H, D) and the log-sum-exp of its core rows (B, H, C)."""
+    q_, k_, v_ = _rotated(q, num_cores, rope), _rotated(k, num_cores, rope), _heads_first(v)
+    mask = _joint_mask(q, num_cores, active, lengths, core_self, patch_self)
+    scores = q_ @ k_.transpose(-2, -1) * scale  # (B, H, T, T)
+    lse = masked_logsumexp(scores[:, :, :num_cores], mask[:, :, :num_cores])
+    return _tokens_first(masked_softmax(scores, mask) @ v_, q), lse
+
+
+@torch.no_grad()
+def core_periphery_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    core_out: Tensor,
+    lse: Tensor,
+    num_cores: int,
+    active: int | Tensor,
+    lengths: Tensor | None,
+    rope: Rope,
+    scale: float,
+    core_self: bool,
+    patch_self: bool,
+    packed: bool,
+) -> Tensor:
+    """Gradients of q, k, v in one buffer: (B, T, 3, H, D) if packed, else (3, B, T, H, D)."""
+    q_, k_, v_, do = (
+        _rotated(q, num_cores, rope),
+        _rotated(k, num_cores, rope),
+        _heads_first(v),
+        _heads_first(grad),
+    )
+    mask = _joint_mask(q, num_cores, active, lengths, core_self, patch_self)
+    scores = q_ @ k_.transpose(-2, -1) * scale
+    p_core = _weights_from_lse(scores[:, :, :num_cores], lse, mask[:, :, :num_cores])
+    p = torch.cat((p_core, masked_softmax(scores[:, :, num_cores:], mask[:, :, num_cores:])), 2)
+    dp = do @ v_.transpose(-2, -1)
+    core_delta = (_heads_first(core_out) * do[:, :, :num_cores]).sum(-1)
+    patch_delta = (p * dp)[:, :, num_cores:].sum(-1)
+    ds = p * (dp - torch.cat((core_delta, patch_delta), 2)[..., None]) * scale
+    back = None if rope is None else (rope[0], -rope[1])
+    dq, dk = (_turn_patches(x, num_cores, back) for x in (ds @ k_, ds.transpose(-2, -1) @ q_))
+    grads = (dq, dk, p.transpose(-2, -1) @ do)
+    return torch.stack([_tokens_first(x, q) for x in grads], dim=2 if packed else 0)
+
+
+@torch.no_grad()
+def read_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
+    mask = _key_mask(k, k.shape[1] if lengths is None else lengths)
+    scores = _heads_first(q) @ _heads_first(k).transpose(-2, -1) * scale
+    out = masked_softmax(scores, mask) @ _heads_first(v)
+    return _tokens_first(out, q), masked_logsumexp(scores, mask)
+
+
+@torch.no_grad()
+def read_backward(
+    grad: Tensor,
+    grad_lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    lengths: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq (B, C, H, D), dk and dv (B, N, H, D)."""
+    q_, k_, v_, do = (_heads_first(x) for x in (q, k, v, grad))
+    mask = _key_mask(k, k.shape[1] if lengths is None else lengths)
+    p = _weights_from_lse(q_ @ k_.transpose(-2, -1) * scale, lse, mask)
+    delta = (_heads_first(out) * do).sum(-1) - grad_lse
+    ds = p * (do @ v_.transpose(-2, -1) - delta[..., None]) * scale
+    return (
+        _tokens_first(ds @ k_, q),
+        _tokens_first(ds.transpose(-2, -1) @ q_, q),
+        _tokens_first(p.transpose(-2, -1) @ do, q),
+    )
+
+
+@torch.no_grad()
+def write_forward(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float) -> Tensor:
+    """q (B, N, H, D), k and v (B, C, H, D) -> out (B, N, H, D)."""
+    scores = _heads_first(q) @ _heads_first(k).transpose(-2, -1) * scale
+    return _tokens_first(masked_softmax(scores, _key_mask(k, active)) @ _heads_first(v), q)
+
+
+@torch.no_grad()
+def write_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """dq (B, N, H, D) and dk, dv stacked, (2, B, C, H, D)."""
+    q_, k_, v_, do = (_heads_first(x) for x in (q, k, v, grad))
+    p = masked_softmax(q_ @ k_.transpose(-2, -1) * scale, _key_mask(k, active))
+    dp = do @ v_.transpose(-2, -1)
+    ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
+    dkv = (ds.transpose(-2, -1) @ q_, p.transpose(-2, -1) @ do)
+    return _tokens_first(ds @ k_, q), torch.stack([_tokens_first(x, q) for x in dkv])
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """(B, tokens, H, D) -> (B, H, tokens, D), fp32 or fp64."""
+    return x.transpose(1, 2).to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
+    """(B, H, tokens, D) -> (B, tokens, H, D), contiguous, in the dtype of `like`; always memory of its own."""
+    return torch.clone(x.transpose(1, 2).to(like.dtype), memory_format=torch.contiguous_format)
+
+
+def _rotated(x: Tensor, num_cores: int, rope: Rope) -> Tensor:
+    """Heads first and wide, the patches rotated; one rounding to the dtype of x, as the kernels' operands have."""
+    turned = _turn_patches(_heads_first(x), num_cores, rope)
+    return turned.to(x.dtype).to(turned.dtype)
+
+
+def _turn_patches(x: Tensor, num_cores: int, rope: Rope) -> Tensor:
+    if rope is None:
+        return x
+    return torch.cat((x[:, :, :num_cores], rotate_pairs(x[:, :, num_cores:], *rope)), 2)
+
+
+def _weights_from_lse(scores: Tensor, lse: Tensor, mask: Tensor) -> Tensor:
+    """exp(scores - lse) where allowed; zeros in rows without a key, whose lse is -inf."""
+    lse = lse.masked_fill(lse == float("-inf"), float("inf"))
+    return (scores - lse[..., None]).exp().masked_fill(~mask, 0.0)
+
+
+def _key_mask(k: Tensor, count: int | Tensor) -> Tensor:
+    return prefix_mask(count, k.shape[1], k.device)[:, None, None]  # (1 or B, 1, 1, keys)
+
+
+def _joint_mask(
+    q: Tensor, num_cores: int, active: int | Tensor, lengths: Tensor | None, core_self: bool, patch_self: bool
+) -> Tensor:
+    patches = q.shape[1] - num_cores
+    filled = patches if lengths is None else lengths
+    return allowed_pairs(num_cores, patches, active, filled, core_self, patch_self, q.device)[:, None]

@@ -1,0 +1,69 @@
+"""What every implementation in plain torch shares: who may attend to whom, and the rotation of patches."""
+
+import torch
+from torch import Tensor
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the interleaved channel pairs (2k, 2k+1) counter-clockwise, in fp32, with one rounding at the end.
+
+    (a, b) -> (a cos - b sin, a sin + b cos)
+
+    Args:
+        x: (B, H, P, D), any floating dtype; fp64 is rotated in fp64.
+        cos, sin: one value per pair, (P, D/2) or (B, P, D/2).
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if cos.ndim == 3:
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, P, D/2)
+    cos, sin = cos.to(dtype), sin.to(dtype)
+    a, b = x.to(dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
+
+
+def prefix_mask(count: int | Tensor, size: int, device: torch.device) -> Tensor:
+    """True for the first `count` of `size` items: (1, size) for an int, (B, size) for one count per image.
+
+    Counts in a tensor are clamped to [0, size] by the comparison itself and never reach the host.
+    """
+    index = torch.arange(size, device=device)
+    return index[None] < (count[:, None] if isinstance(count, Tensor) else count)
+
+
+def allowed_pairs(
+    num_cores: int,
+    num_patches: int,
+    active_cores: int | Tensor,
+    patch_lengths: int | Tensor,
+    core_self: bool,
+    patch_self: bool,
+    device: torch.device,
+) -> Tensor:
+    """Who attends to whom, (1 or B, T, T): rows are queries, columns are keys, cores come first."""
+    active = prefix_mask(active_cores, num_cores, device)  # (1 or B, C)
+    filled = prefix_mask(patch_lengths, num_patches, device)  # (1 or B, P)
+    batch = max(active.shape[0], filled.shape[0])
+    present = torch.cat((active.expand(batch, -1), filled.expand(batch, -1)), 1)  # (batch, T)
+
+    is_core = torch.arange(num_cores + num_patches, device=device) < num_cores
+    core_row, core_column = is_core[:, None], is_core[None, :]
+    rule = core_row ^ core_column  # read and write; (T, T)
+    if core_self:
+        rule = rule | (core_row & core_column)
+    if patch_self:
+        rule = rule | torch.diag(~is_core)
+    return present[:, :, None] & present[:, None, :] & rule
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last dimension where `mask` is True; a row without any True is all zeros, its gradient too."""
+    occupied = mask.any(dim=-1, keepdim=True)
+    scores = scores.masked_fill(~mask, float("-inf")).masked_fill(~occupied, 0.0)
+    return scores.softmax(dim=-1).masked_fill(~(mask & occupied), 0.0)
+
+
+def masked_logsumexp(scores: Tensor, mask: Tensor) -> Tensor:
+    """Natural log-sum-exp over the last dimension where `mask` is True; -inf for a row without any True."""
+    occupied = mask.any(dim=-1, keepdim=True)
+    scores = scores.masked_fill(~mask, float("-inf")).masked_fill(~occupied, 0.0)
+    return scores.logsumexp(dim=-1).masked_fill(~occupied.squeeze(-1), float("-inf"))

@@ -1,0 +1,298 @@
+"""torch.library ops around the kernels, and the autograd functions above them.
+
+Six raw ops, forward and backward of the joint op and of both halves, on tensors (B, T, H, D) with any strides but a
+contiguous last dimension. On CUDA their bodies are the Triton kernels; on a CPU the composed algebra, or the
+interpreted kernels under TRITON_INTERPRET=1. Raw ops return contiguous tensors, so a fake needs sizes only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .support import interpreting
+
+_COUNTS = "SymInt active, Tensor? active_per_image"
+_JOINT = (
+    f"SymInt num_cores, {_COUNTS}, Tensor? lengths, Tensor? cos, Tensor? sin, float scale, bool core_self, "
+    "bool patch_self"
+)
+_QKV = "Tensor q, Tensor k, Tensor v"
+SCHEMAS = {
+    "core_periphery_forward": f"({_QKV}, {_JOINT}) -> (Tensor, Tensor)",
+    "core_periphery_backward": f"(Tensor grad, {_QKV}, Tensor core_out, Tensor lse, {_JOINT}, bool packed) -> Tensor",
+    "read_forward": f"({_QKV}, Tensor? lengths, float scale) -> (Tensor, Tensor)",
+    "read_backward": (
+        f"(Tensor grad, Tensor grad_lse, {_QKV}, Tensor out, Tensor lse, Tensor? lengths, float scale)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+    "write_forward": f"({_QKV}, {_COUNTS}, float scale) -> Tensor",
+    "write_backward": f"(Tensor grad, {_QKV}, {_COUNTS}, float scale) -> (Tensor, Tensor)",
+}
+_ops = torch.ops.veca_kernels
+
+
+def core_periphery_attention(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    num_cores: int,
+    active_cores: int | Tensor,
+    patch_lengths: Tensor | None,
+    patch_rope: tuple[Tensor, Tensor] | None,
+    scale: float,
+    core_self: bool,
+    patch_self: bool,
+) -> Tensor:
+    """q, k, v (B, T, H, D), or q = qkv (B, T, 3, H, D) with k and v None -> (B, T, H, D), contiguous."""
+    cos, sin = patch_rope or (None, None)
+    joint = (
+        num_cores,
+        *_counts(active_cores, num_cores),
+        patch_lengths,
+        cos,
+        sin,
+        scale,
+        core_self,
+        patch_self,
+    )
+    if not torch.is_grad_enabled():
+        return _ops.core_periphery_forward(*_unpacked(q, k, v), *joint)[0]
+    return _CorePeriphery.apply(q, k, v, *joint)[0]
+
+
+def read(q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
+    return _Read.apply(q, k, v, key_lengths, scale)
+
+
+def write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
+    """q (B, N, H, D), k and v (B, C, H, D) -> (B, N, H, D)."""
+    return _Write.apply(q, k, v, *_counts(active_cores, k.shape[1]), scale)
+
+
+class _FirstOrderOnly(Function):
+    """A backward op that may be differentiated no further, and says so."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(name: str, *arguments: Any) -> Any:
+        return getattr(_ops, name)(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            "core-periphery attention in Triton has no second derivative (double backward); "
+            "use impl='reference', which is differentiable to any order"
+        )
+
+
+class _CorePeriphery(Function):
+    """Saved for backward: q, k, v, the core rows of the output and their lse. No patch output, no statistics."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor | None, v: Tensor | None, *joint: Any) -> tuple[Tensor, Tensor, Tensor]:
+        out, lse = _ops.core_periphery_forward(*_unpacked(q, k, v), *joint)
+        return out, out[:, : joint[0]].clone(), lse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        q, k, v, num_cores, active, per_image, lengths, cos, sin, *flags = inputs
+        _, core_out, lse = output
+        ctx.mark_non_differentiable(core_out, lse)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v, core_out, lse, per_image, lengths, cos, sin)
+        ctx.counts, ctx.flags = (num_cores, active), flags
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 12
+        q, k, v, core_out, lse, per_image, lengths, cos, sin = ctx.saved_tensors
+        packed = k is None
+        grads = _FirstOrderOnly.apply(
+            "core_periphery_backward",
+            grad,
+            *_unpacked(q, k, v),
+            core_out,
+            lse,
+            *ctx.counts,
+            per_image,
+            lengths,
+            cos,
+            sin,
+            *ctx.flags,
+            packed,
+        )
+        dq, dk, dv = (grads, None, None) if packed else grads.unbind(0)
+        return dq, dk, dv, *(None,) * 9
+
+
+class _Read(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+        return _ops.read_forward(q, k, v, lengths, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, lengths, scale = inputs
+        ctx.save_for_backward(q, k, v, *output, lengths)
+        ctx.scale = scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
+        q, k, v, out, lse, lengths = ctx.saved_tensors
+        grads = _FirstOrderOnly.apply("read_backward", grad, grad_lse, q, k, v, out, lse, lengths, ctx.scale)
+        return *grads, None, None
+
+
+class _Write(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, active: int, per_image: Tensor | None, scale: float) -> Tensor:
+        return _ops.write_forward(q, k, v, active, per_image, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        q, k, v, active, per_image, scale = inputs
+        ctx.save_for_backward(q, k, v, per_image)
+        ctx.active, ctx.scale = active, scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        q, k, v, per_image = ctx.saved_tensors
+        dq, dkv = _FirstOrderOnly.apply("write_backward", grad, q, k, v, ctx.active, per_image, ctx.scale)
+        return dq, *dkv.unbind(0), None, None, None
+
+
+def _unpacked(q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return q.unbind(2) if k is None or v is None else (q, k, v)
+
+
+def _counts(active: int | Tensor, num_cores: int) -> tuple[int, Tensor | None]:
+    """(active, active_per_image) of the schemas."""
+    return (num_cores, active) if isinstance(active, Tensor) else (active, None)
+
+
+def _lse_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _fake_core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, num_cores: int, *_: Any) -> tuple[Tensor, Tensor]:
+    batch, _, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, num_cores), dtype=_lse_dtype(q))
+
+
+def _fake_core_periphery_backward(grad: Tensor, q: Tensor, *rest: Any) -> Tensor:
+    batch, tokens, heads, head_dim = q.shape
+    packed = rest[-1]
+    return q.new_empty((batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim))
+
+
+def _fake_read_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    batch, cores, heads, _ = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, cores), dtype=_lse_dtype(q))
+
+
+def _fake_read_backward(grad: Tensor, grad_lse: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = rest[:3]
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _fake_write_forward(q: Tensor, *_: Any) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def _fake_write_backward(grad: Tensor, q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty((2, *k.shape))
+
+
+FAKES = {
+    "core_periphery_forward": _fake_core_periphery_forward,
+    "core_periphery_backward": _fake_core_periphery_backward,
+    "read_forward": _fake_read_forward,
+    "read_backward": _fake_read_backward,
+    "write_forward": _fake_write_forward,
+    "write_backward": _fake_write_backward,
+}
+
+
+def _body(name: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
+    """The function behind an op: names its arguments, joins the optional ones, imports what computes."""
+
+    def run(*values: Any) -> Any:
+        if on_cpu and not interpreting():
+            from . import composed as bodies
+        else:
+            from .triton import ops as bodies
+        named = dict(zip(arguments, values, strict=True))
+        per_image = named.pop("active_per_image", None)
+        if per_image is not None:
+            named["active"] = per_image
+        if "cos" in named:
+            cos, sin = named.pop("cos"), named.pop("sin")
+            named["rope"] = None if cos is None else (cos, sin)
+        return getattr(bodies, name)(**named)
+
+    return run
+
+
+def _vmap_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
+    """Fold the mapped dimension into the batch, run the op, unfold its results."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *values: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+        batch = next(
+            x.shape[0] if d is None else x.movedim(d, 0).shape[1]
+            for n, x, d in zip(arguments, values, in_dims, strict=True)
+            if n == "q"
+        )
+
+        def fold(argument: str, x: Any, dim: int | None) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            table = argument in ("cos", "sin")
+            if table and dim is None and x.ndim == 2:
+                return x  # one table for every image of every slice
+            x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+            if table and x.ndim == 3:
+                x = x[:, None].expand(-1, batch, -1, -1)
+            return x.flatten(0, 1)
+
+        folded = [fold(n, x, d) for n, x, d in zip(arguments, values, in_dims, strict=True)]
+        results = getattr(_ops, name)(*folded)
+        single = isinstance(results, Tensor)
+        results = (results,) if single else results
+        # the batch is the first dimension but where gradients of several tensors are stacked before it
+        stacked = {"core_periphery_backward": [not folded[-1]], "write_backward": [False, True]}
+        dims = [int(x) for x in stacked.get(name, [False] * len(results))]
+        results = tuple(x.unflatten(d, (size, batch)) for x, d in zip(results, dims, strict=True))
+        return (results[0], dims[0]) if single else (results, tuple(dims))
+
+    return rule
+
+
+def _register() -> None:
+    for name, schema in SCHEMAS.items():
+        qualified = f"veca_kernels::{name}"
+        torch.library.define(qualified, schema)
+        arguments = [a.name for a in getattr(_ops, name).default._schema.arguments]
+        torch.library.impl(qualified, "CPU")(_body(name, arguments, on_cpu=True))
+        torch.library.impl(qualified, "CUDA")(_body(name, arguments, on_cpu=False))
+        torch.library.register_fake(qualified)(FAKES[name])
+        torch.library.register_vmap(qualified)(_vmap_rule(name, arguments))
+
+
+_register()

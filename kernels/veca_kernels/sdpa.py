@@ -1,0 +1,161 @@
+"""The op as two calls of torch's scaled_dot_product_attention: the CPU path, the fallback, the honest baseline.
+
+Linear in the number of patches like the fused kernels; what it cannot avoid is traffic (one concatenation, a
+rotation pass, stacked gradients). On a GPU the write is folded: pieces of the patches move into the batch, since
+every stock attention backward is parallel over keys, and C keys are a single tile.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .masks import masked_logsumexp, masked_softmax, prefix_mask, rotate_pairs
+
+_MIN_PIECE = 256  # patches in a piece of the fold: two query tiles of a stock kernel
+_CPU_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def core_periphery_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_cores: int,
+    active_cores: int | Tensor,
+    patch_lengths: Tensor | None,
+    patch_rope: tuple[Tensor, Tensor] | None,
+    scale: float,
+    core_self: bool,
+    patch_self: bool,
+) -> Tensor:
+    """See `api.core_periphery_attention`; arguments are already checked and filled in."""
+    sizes = (num_cores, q.shape[2] - num_cores)
+    num_patches = sizes[1]
+    (q_core, q_patch), (k_core, k_patch), (v_core, v_patch) = (x.split(sizes, dim=2) for x in (q, k, v))
+    if patch_rope is not None:
+        q_patch, k_patch = rotate_pairs(q_patch, *patch_rope), rotate_pairs(k_patch, *patch_rope)
+        k = torch.cat((k_core, k_patch), 2)
+
+    truncated = isinstance(active_cores, Tensor) or active_cores != num_cores
+    active = prefix_mask(active_cores, num_cores, q.device) if truncated else None
+    filled = None if patch_lengths is None else prefix_mask(patch_lengths, num_patches, q.device)
+
+    if core_self:
+        out_core = _attend(q_core, k, v, _join_masks(active, filled, sizes, q.device), scale)
+    else:
+        out_core = _attend(q_core, k_patch, v_patch, filled, scale)
+    if patch_self:
+        out_patch = _write_with_own_key(q_patch, k_core, v_core, k_patch, v_patch, active, scale)
+    else:
+        out_patch = _write(q_patch, k_core, v_core, active_cores, scale)
+
+    if active is not None:
+        out_core = out_core.masked_fill(~active[:, None, :, None], 0.0)
+    if filled is not None:
+        out_patch = out_patch.masked_fill(~filled[:, None, :, None], 0.0)
+    return torch.cat((out_core.transpose(1, 2), out_patch.transpose(1, 2)), 1).transpose(1, 2)
+
+
+def patch_to_core_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, key_lengths: Tensor | None, return_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The read. SDPA returns no log-sum-exp, so asking for it takes the composed chain, (B, H, C, N) in memory."""
+    keys = k.shape[2]
+    mask = None if key_lengths is None else prefix_mask(key_lengths, keys, q.device)
+    if not return_lse:
+        return _attend(q, k, v, mask, scale), None
+    mask = prefix_mask(keys, keys, q.device) if mask is None else mask
+    scores = _scores(q, k, scale)
+    lse = masked_logsumexp(scores.to(torch.promote_types(q.dtype, torch.float32)), mask[:, None, None])
+    return masked_softmax(scores, mask[:, None, None]) @ v, lse
+
+
+def core_to_patch_attention(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
+    """The write."""
+    return _write(q, k, v, active_cores, scale)
+
+
+def _write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
+    """Patches attend to the active cores: a slice for one count, a mask for one count per image."""
+    if isinstance(active_cores, Tensor):
+        return _attend(q, k, v, prefix_mask(active_cores, k.shape[2], q.device), scale)
+    k, v = k[:, :, :active_cores], v[:, :, :active_cores]
+    if q.is_cuda and not torch.compiler.is_compiling():
+        num_sms = torch.cuda.get_device_properties(q.device).multi_processor_count
+        pieces = fold_pieces(q.shape[0], q.shape[1], q.shape[2], k.shape[2], num_sms)
+        if pieces > 1:
+            return folded_attention(q, k, v, scale, pieces)
+    return _attend(q, k, v, None, scale)
+
+
+def _write_with_own_key(
+    q: Tensor, k: Tensor, v: Tensor, k_own: Tensor, v_own: Tensor, active: Tensor | None, scale: float
+) -> Tensor:
+    """Patches attend to the cores and to their own key: the two partial reads merged in closed form."""
+    if active is None:
+        active = prefix_mask(k.shape[2], k.shape[2], q.device)
+    mask = active[:, None, None]  # (1 or B, 1, 1, C)
+    scores = _scores(q, k, scale)
+    lse = masked_logsumexp(scores.to(torch.promote_types(q.dtype, torch.float32)), mask)  # (B, H, P)
+    own = (q * k_own).sum(-1, dtype=lse.dtype) * scale
+    weight = torch.sigmoid(own - lse)[..., None].to(v.dtype)  # 1 where no core is active
+    return (1 - weight) * (masked_softmax(scores, mask) @ v) + weight * v_own
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float) -> Tensor:
+    """Attention with an optional key mask (1 or B, keys); queries without a key give zeros."""
+    composed = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not _CPU_HAS_AMX
+    if k.shape[2] == 0 or composed:
+        scores = _scores(q, k, scale)
+        weights = scores.softmax(-1) if key_mask is None else masked_softmax(scores, key_mask[:, None, None])
+        return weights @ v
+    mask = None if key_mask is None else key_mask[:, None, None]  # (1 or B, 1, 1, keys)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    return (q @ k.transpose(-2, -1)) * scale
+
+
+def _join_masks(
+    active: Tensor | None, filled: Tensor | None, sizes: tuple[int, int], device: torch.device
+) -> Tensor | None:
+    """The key mask of a core that reads cores and patches, (1 or B, T); None when every key is present."""
+    if active is None and filled is None:
+        return None
+    active = prefix_mask(sizes[0], sizes[0], device) if active is None else active
+    filled = prefix_mask(sizes[1], sizes[1], device) if filled is None else filled
+    batch = max(active.shape[0], filled.shape[0])
+    return torch.cat((active.expand(batch, -1), filled.expand(batch, -1)), 1)
+
+
+def fold_pieces(batch: int, heads: int, patches: int, cores: int, num_sms: int) -> int:
+    """How many pieces the patches should be cut into so that a key-parallel backward fills the device.
+
+    The smallest divisor of `patches` that yields two thread blocks per multiprocessor with pieces of at least 256
+    patches, or the largest such divisor; 1 where the device is full anyway or folding would copy q (large batches).
+    """
+    blocks = batch * heads * math.ceil(cores / 128)
+    if batch > 4 or blocks == 0 or blocks >= 2 * num_sms:
+        return 1
+    wanted = math.ceil(2 * num_sms / blocks)
+    divisors = [s for s in range(1, patches // _MIN_PIECE + 1) if patches % s == 0]
+    enough = [s for s in divisors if s >= wanted]
+    return enough[0] if enough else max(divisors, default=1)
+
+
+def folded_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, pieces: int) -> Tensor:
+    """SDPA with the patches cut into `pieces` that join the batch; k and v are expanded with stride 0.
+
+    Folding the patch slice of a joint tensor is a view for one image only, so images are taken one by one.
+    """
+
+    def one_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = q.unflatten(1, (pieces, -1)).transpose(0, 1)  # (pieces, H, P / pieces, D)
+        k, v = k.expand(pieces, -1, -1, -1), v.expand(pieces, -1, -1, -1)
+        return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(0, 1).flatten(1, 2)
+
+    if q.shape[0] == 1:
+        return one_image(q[0], k[0], v[0])[None]
+    return torch.stack([one_image(*image) for image in zip(q, k, v, strict=True)])

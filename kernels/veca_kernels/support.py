@@ -1,0 +1,63 @@
+"""Whether the Triton kernels can take a call: one predicate for `impl="auto"` and for the errors of `impl="triton"`."""
+
+import functools
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+MAX_CORES = 128
+MAX_HEAD_DIM = 128
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_SMALL_OPERAND = 16 << 10  # bytes of (C, D) keys; anything smaller fits every supported device
+_INTERPRETED_DEVICE = (4, 163 << 10)
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def interpreting() -> bool:
+    """True where Triton kernels run on the CPU, in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def device_facts(device: torch.device) -> tuple[int, int]:
+    """(multiprocessors, bytes of shared memory a block may use); a small device where the interpreter runs."""
+    if device.type != "cuda":
+        return _INTERPRETED_DEVICE
+    facts = torch.cuda.get_device_properties(device)
+    shared = getattr(facts, "shared_memory_per_block_optin", 0) or facts.shared_memory_per_block
+    return facts.multi_processor_count, shared
+
+
+def triton_support(tensors: tuple[Tensor, ...], num_cores: int) -> tuple[bool, str]:
+    """(True, "") if the Triton kernels take these tensors (last dimension D), else (False, reason and remedy)."""
+    x = tensors[0]
+    fallback = "use impl='auto' or impl='sdpa'"
+    if not _TRITON_INSTALLED:
+        return False, f"triton is not installed; `pip install triton` on Linux, or {fallback}"
+    if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
+        return False, f"expected CUDA tensors, got {x.device}; move them to a GPU, or {fallback}"
+    if x.dtype not in TRITON_DTYPES:
+        return False, f"expected float16, bfloat16 or float32, got {x.dtype}; {fallback}"
+    if x.shape[-1] % 8 or not 8 <= x.shape[-1] <= MAX_HEAD_DIM:
+        return False, f"expected a head dim that is a multiple of 8 up to 128, got {x.shape[-1]}; {fallback}"
+    if num_cores > MAX_CORES:
+        return False, f"expected at most {MAX_CORES} cores, got {num_cores}; {fallback}"
+    if any(t.stride(-1) != 1 for t in tensors):
+        strides = [t.stride(-1) for t in tensors]
+        return False, f"expected a contiguous last dimension, got last strides {strides}; call .contiguous()"
+    if num_cores * x.shape[-1] * x.element_size() > _SMALL_OPERAND:
+        from .triton.tables import fits
+
+        shared = device_facts(x.device)[1]
+        if not fits(num_cores, x.shape[-1], x.element_size(), shared):
+            return (
+                False,
+                f"{num_cores} cores of head dim {x.shape[-1]} need more shared memory than {shared} bytes; {fallback}",
+            )
+    if x.device.type == "cuda" and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(x.device)
+        if major < 8:
+            return False, f"expected compute capability 8.0 or newer, got {major}.{minor}; {fallback}"
+    return True, ""

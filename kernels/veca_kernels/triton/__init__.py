@@ -1,0 +1,1 @@
+"""The Triton kernels and what launches them. The only folder of the package that imports triton."""

@@ -1,0 +1,53 @@
+"""Launch tables: how many patches a tile holds, warps and stages, by kernel, size and shared memory.
+
+Chosen from ahead-of-time compilation (registers, spills, shared memory; `python -m veca_kernels.aot`), not by timing
+on the user's machine: autotuning costs minutes of cold start, tunes anew for every image size and changes bits.
+"""
+
+from dataclasses import dataclass
+
+_LARGE_SHARED = 160 << 10  # data-centre GPUs; consumer GPUs have 99 KB, gfx942 64 KB
+
+
+@dataclass(frozen=True)
+class Tile:
+    block_c: int  # cores, padded to a power of two
+    block_p: int  # patches a tile
+    num_warps: int
+    num_stages: int
+
+
+def split_head_dim(head_dim: int) -> tuple[int, int]:
+    """(D1, D2): the one or two powers of two, at least 16, that cover `head_dim` with the fewest channels."""
+    single = [(d, 0) for d in (16, 32, 64, 128) if d >= head_dim]
+    double = [(a, b) for a in (32, 64) for b in (16, 32) if b < a and a + b >= head_dim]
+    return min(single + double, key=lambda pair: (sum(pair), pair[1]))
+
+
+def choose_tile(kernel: str, cores: int, head_dim: int, itemsize: int, rotated: bool, shared: int) -> Tile:
+    """The launch of a kernel for that many cores, bytes an element and bytes of shared memory a block.
+
+    Two classes of shared memory; fp32, multiplied outside the tensor cores, takes small tiles on both.
+    """
+    block_c = next(c for c in (16, 32, 64, 128) if c >= cores)
+    wide, many = head_dim > 64, block_c == 128
+    backward = kernel.endswith("backward")
+    if itemsize == 4:
+        return Tile(block_c, 16, 4, 1) if wide and many else Tile(block_c, 32, 8, 1)
+    if shared >= _LARGE_SHARED:
+        if backward:
+            return Tile(block_c, 64, 4 if not (rotated or wide or many) else 8, 2)
+        return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
+    if backward:
+        return Tile(block_c, 32, 4, 1)
+    return Tile(block_c, 32 if wide else 64, 4, 1)
+
+
+def fits(cores: int, head_dim: int, itemsize: int, shared: int) -> bool:
+    """Whether all passes fit `shared` bytes a block; the backward keeps two (C, D) operands on the chip.
+
+    Bounds read off the compiler: 32 KB operands need 140 KB in bf16, 64 KB operands (fp32 only) 160 KB.
+    """
+    block_c = next(c for c in (16, 32, 64, 128) if c >= cores)
+    operand = block_c * sum(split_head_dim(head_dim)) * itemsize
+    return operand <= 16 << 10 or shared >= _LARGE_SHARED

@@ -1,0 +1,179 @@
+"""Steps shared by all kernels: rows of a head as tiles, split head dims, rotation, counts.
+
+Letters    i_* program indices, n_* counts, m_* masks, b_* blocks in registers; BC cores and BP rows of a tile.
+Tensor     a tuple (pointer, batch stride, token stride, head stride). Strides come in units of ALIGN elements, 8 for
+           every sane layout: the compiler then sees 16-byte alignment and emits vector loads. And they come as odd
+           numbers, 2 u + 3: Triton specialises the integers of a tuple on 1 and on multiples of 16 whatever it is
+           told, and would compile anew as the number of patches changes. Indices are 64 bits wide before they meet a
+           stride.
+Tile       a pair of blocks [rows, D1] and [rows, D2] that together hold D channels, the tail masked: D = 80 is
+           64 + 16 and D = 96 is 64 + 32, so that no dot is padded to 128. With D2 = 0 the second block is a
+           stand-in that nobody reads.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)  # an annotation instead passes the interpreter, not the compiler
+LN_2 = tl.constexpr(0.6931471805599453)
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+
+# Arguments that must never cause a recompilation: sizes, counts and the scale.
+RUNTIME = ["active", "lengths", "scale", "B", "H", "C", "P", "first_patch", "core_tiles", "num_splits"]
+RUNTIME += ["tiles_per_split"]
+
+
+@triton.jit
+def count_of(counts, i_b, size):
+    """How many of `size` items image i_b has: `counts` is None (all), an int, or a pointer to one int32 per image."""
+    if counts is None:
+        n = size
+    elif counts.dtype.is_ptr():
+        n = tl.load(counts + i_b)
+    else:
+        n = counts
+    return tl.minimum(tl.maximum(n, 0), size)
+
+
+@triton.jit
+def offset(index, stride, ALIGN: tl.constexpr):
+    """index * stride in elements, 64 bits, for a stride encoded as above."""
+    return index.to(tl.int64) * ((stride - 3) // 2) * ALIGN
+
+
+@triton.jit
+def row_pointers(x, i_b, i_h, rows, ALIGN: tl.constexpr):
+    """Pointers to channel 0 of some tokens of one head, [rows, 1]."""
+    return x[0] + offset(i_b, x[1], ALIGN) + offset(i_h, x[3], ALIGN) + offset(rows, x[2], ALIGN)[:, None]
+
+
+@triton.jit
+def load_tile(x, i_b, i_h, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, ALIGN: tl.constexpr):
+    """Tokens `rows` of one head as a tile; rows outside the mask are zeros."""
+    p = row_pointers(x, i_b, i_h, rows, ALIGN)
+    o_1 = tl.arange(0, D1)
+    b_1 = tl.load(p + o_1, mask=mask[:, None] & (o_1 < D), other=0.0)
+    b_2 = b_1
+    if D2 > 0:
+        o_2 = D1 + tl.arange(0, D2)
+        b_2 = tl.load(p + o_2, mask=mask[:, None] & (o_2 < D), other=0.0)
+    return b_1, b_2
+
+
+@triton.jit
+def store_tile(x, tile, i_b, i_h, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, ALIGN: tl.constexpr):
+    """Write a tile, rounded once to the dtype of its destination."""
+    p = row_pointers(x, i_b, i_h, rows, ALIGN)
+    o_1 = tl.arange(0, D1)
+    tl.store(p + o_1, tile[0].to(x[0].dtype.element_ty), mask=mask[:, None] & (o_1 < D))
+    if D2 > 0:
+        o_2 = D1 + tl.arange(0, D2)
+        tl.store(p + o_2, tile[1].to(x[0].dtype.element_ty), mask=mask[:, None] & (o_2 < D))
+
+
+@triton.jit
+def zero_tile(ROWS: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr):
+    b_1 = tl.zeros([ROWS, D1], tl.float32)
+    b_2 = b_1
+    if D2 > 0:
+        b_2 = tl.zeros([ROWS, D2], tl.float32)
+    return b_1, b_2
+
+
+@triton.jit
+def scale_tile(tile, factor, D2: tl.constexpr):
+    b_1 = tile[0] * factor
+    b_2 = b_1
+    if D2 > 0:
+        b_2 = tile[1] * factor
+    return b_1, b_2
+
+
+@triton.jit
+def row_dot(x, y, D2: tl.constexpr):
+    """<x_i, y_i> for every row i of two tiles, fp32, [rows]."""
+    s = tl.sum(x[0].to(tl.float32) * y[0].to(tl.float32), 1)
+    if D2 > 0:
+        s += tl.sum(x[1].to(tl.float32) * y[1].to(tl.float32), 1)
+    return s
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b on tensor cores, fp32 accumulation."""
+    if INTERPRETED:  # the interpreter's bf16 dot is silently wrong (triton-lang/triton#4972)
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def scores(x, y, D2: tl.constexpr, PRECISION: tl.constexpr):
+    """x y^T of two tiles, [rows of x, rows of y]."""
+    s = dot(x[0], tl.trans(y[0]), None, PRECISION)
+    if D2 > 0:
+        s = dot(x[1], tl.trans(y[1]), s, PRECISION)
+    return s
+
+
+@triton.jit
+def accumulate(w, x, acc, D2: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + w x for weights w [m, n] and tiles x [n, D], acc [m, D]; w is rounded to the dtype of x."""
+    w = w.to(x[0].dtype)
+    b_1 = dot(w, x[0], acc[0], PRECISION)
+    b_2 = acc[1]
+    if D2 > 0:
+        b_2 = dot(w, x[1], acc[1], PRECISION)
+    return b_1, b_2
+
+
+@triton.jit
+def load_angles(rope, i_b, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr):
+    """(cos, sin) of both blocks of a tile, [rows, D1/2] and [rows, D2/2]; the identity outside the mask."""
+    p = offset(i_b, rope[2], 1) + (rows.to(tl.int64) * (D // 2))[:, None]
+    o_1 = tl.arange(0, D1 // 2)
+    m_1 = mask[:, None] & (o_1 < D // 2)
+    cos_1 = tl.load(rope[0] + p + o_1, mask=m_1, other=1.0)
+    sin_1 = tl.load(rope[1] + p + o_1, mask=m_1, other=0.0)
+    cos_2, sin_2 = cos_1, sin_1
+    if D2 > 0:
+        o_2 = D1 // 2 + tl.arange(0, D2 // 2)
+        m_2 = mask[:, None] & (o_2 < D // 2)
+        cos_2 = tl.load(rope[0] + p + o_2, mask=m_2, other=1.0)
+        sin_2 = tl.load(rope[1] + p + o_2, mask=m_2, other=0.0)
+    return cos_1, sin_1, cos_2, sin_2
+
+
+@triton.jit
+def rotate_block(x, cos, sin, SIGN: tl.constexpr):
+    """(a, b) -> (a cos - b sin, a sin + b cos) on channel pairs (2k, 2k+1), in fp32; SIGN -1 turns back."""
+    a, b = tl.split(tl.reshape(x.to(tl.float32), (x.shape[0], x.shape[1] // 2, 2)))
+    y = tl.join(a * cos - b * (SIGN * sin), a * (SIGN * sin) + b * cos)
+    return tl.reshape(y, (x.shape[0], x.shape[1])).to(x.dtype)
+
+
+@triton.jit
+def rotate_tile(tile, angles, SIGN: tl.constexpr, D2: tl.constexpr):
+    b_1 = rotate_block(tile[0], angles[0], angles[1], SIGN)
+    b_2 = b_1
+    if D2 > 0:
+        b_2 = rotate_block(tile[1], angles[2], angles[3], SIGN)
+    return b_1, b_2
+
+
+@triton.jit
+def tile_rows(i_t, core_tiles, first_patch, n_c, n_p, P, BP: tl.constexpr):
+    """The tokens of tile i_t of a walk over all tokens, core tiles first: (rows, valid rows, rows of patches).
+
+    Cores are tokens 0.. and patches first_patch..; the first n_c and n_p of each are valid. The third mask takes in
+    padded patches too: their gradients are stored, as zeros.
+    """
+    is_patch = i_t >= core_tiles
+    start = tl.where(is_patch, first_patch + (i_t - core_tiles) * BP, i_t * BP)
+    rows = start + tl.arange(0, BP)
+    return (
+        rows,
+        rows < tl.where(is_patch, first_patch + n_p, n_c),
+        rows < tl.where(is_patch, first_patch + P, 0),
+    )

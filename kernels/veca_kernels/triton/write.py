@@ -1,0 +1,232 @@
+"""The write: every patch attends to the cores and, with PATCH_SELF, to its own key.
+
+    out[p] = sum_c softmax_c(scale <q[p], k[c]>) v[c]
+
+Shapes     q, out (B, T, H, D), patches from row `first_patch` on; k, v (B, T, H, D), cores in rows 0..C.
+Programs   one per (image, share of the patches, head), heads fastest; it keeps all cores' keys and values and walks
+           its tiles of patches. One softmax over a whole row: no rescaling, and nothing saved for the backward.
+Traffic    2 BPHD elements forward (q, out), 3 BPHD backward (q, dout, dq), 2 BPHD more each way with PATCH_SELF.
+Not here   dropout, bias, more than 128 cores, double backward.
+"""
+
+import triton
+import triton.language as tl
+
+from .tiles import (
+    LOG2_E,
+    RUNTIME,
+    accumulate,
+    count_of,
+    load_angles,
+    load_tile,
+    offset,
+    rotate_tile,
+    row_dot,
+    scale_tile,
+    scores,
+    store_tile,
+    tile_rows,
+    zero_tile,
+)
+
+
+@triton.jit
+def add_scaled(acc, factor, x, D2: tl.constexpr):
+    """acc + factor x, row by row in fp32."""
+    b_1 = acc[0] + factor[:, None] * x[0].to(tl.float32)
+    b_2 = b_1
+    if D2 > 0:
+        b_2 = acc[1] + factor[:, None] * x[1].to(tl.float32)
+    return b_1, b_2
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def write_forward(
+    q,
+    k,
+    v,
+    rope,
+    out,
+    active,
+    lengths,
+    scale,
+    B,
+    H,
+    C,
+    P,
+    first_patch,
+    num_splits,
+    tiles_per_split,
+    D: tl.constexpr,
+    D1: tl.constexpr,
+    D2: tl.constexpr,
+    BC: tl.constexpr,
+    BP: tl.constexpr,
+    PATCH_SELF: tl.constexpr,
+    ALIGN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The own key needs no rotation: <R q, R k> = <q, k>."""
+    i_h = tl.program_id(0) % H
+    i_s = tl.program_id(0) // H % num_splits
+    i_b = tl.program_id(0) // (H * num_splits)
+    n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
+    o_c = tl.arange(0, BC)
+    m_c = o_c < n_c
+    b_k = load_tile(k, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    b_v = load_tile(v, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    for i_t in range(i_s * tiles_per_split, tl.minimum((i_s + 1) * tiles_per_split, tl.cdiv(P, BP))):
+        o_p = i_t * BP + tl.arange(0, BP)
+        rows, m_p = first_patch + o_p, o_p < n_p
+        b_q = load_tile(q, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
+        b_turned = b_q
+        if rope is not None:
+            b_turned = rotate_tile(b_q, load_angles(rope, i_b, o_p, m_p, D, D1, D2), 1, D2)
+        b_s = scores(b_turned, b_k, D2, PRECISION) * (scale * LOG2_E)  # [BP, BC]
+        b_s = tl.where(m_c[None, :], b_s, float("-inf"))
+        b_m = tl.max(b_s, 1)
+        if PATCH_SELF:
+            b_own = row_dot(b_q, load_tile(k, i_b, i_h, rows, m_p, D, D1, D2, ALIGN), D2) * (scale * LOG2_E)
+            b_m = tl.maximum(b_m, b_own)
+        b_m = tl.where(b_m == float("-inf"), 0.0, b_m)
+        b_w = tl.exp2(b_s - b_m[:, None])
+        b_l = tl.sum(b_w, 1)
+        b_out = accumulate(b_w, b_v, zero_tile(BP, D1, D2), D2, PRECISION)
+        if PATCH_SELF:
+            b_own = tl.exp2(b_own - b_m)
+            b_l += b_own
+            b_out = add_scaled(b_out, b_own, load_tile(v, i_b, i_h, rows, m_p, D, D1, D2, ALIGN), D2)
+        b_scale = tl.where(m_p & (b_l > 0), 1.0 / tl.where(b_l > 0, b_l, 1.0), 0.0)
+        store_tile(out, scale_tile(b_out, b_scale[:, None], D2), i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def write_backward(
+    q,
+    k,
+    v,
+    rope,
+    lse,
+    delta,
+    dout,
+    dq,
+    dk,
+    dv,
+    dk_own,
+    dv_own,
+    active,
+    lengths,
+    scale,
+    B,
+    H,
+    C,
+    P,
+    first_patch,
+    core_tiles,
+    num_splits,
+    tiles_per_split,
+    D: tl.constexpr,
+    D1: tl.constexpr,
+    D2: tl.constexpr,
+    BC: tl.constexpr,
+    BP: tl.constexpr,
+    PATCH_SELF: tl.constexpr,
+    ALIGN: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """p = softmax(s); ds = p (dout v^T - rowsum(p dp)); dq = scale ds k; dk = scale sum ds^T q; dv = sum p^T dout.
+
+    All keys are resident, so the softmax and its row sums are recomputed: neither out nor statistics are read. dk and
+    dv of the cores are fp32 sums over the program's tiles, then over programs in order. With core tiles the cores
+    themselves join as query rows (they read each other's keys), with the lse and delta that `read_backward` had.
+    PATCH_SELF adds to dk_own, dv_own, which `read_backward` wrote before in stream order.
+    """
+    i_h = tl.program_id(0) % H
+    i_s = tl.program_id(0) // H % num_splits
+    i_b = tl.program_id(0) // (H * num_splits)
+    n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
+    o_c = tl.arange(0, BC)
+    m_c = o_c < n_c
+    b_k = load_tile(k, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    b_v = load_tile(v, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    b_dk, b_dv = zero_tile(BC, D1, D2), zero_tile(BC, D1, D2)
+    i_row = (i_b.to(tl.int64) * H + i_h) * C
+    last = tl.minimum((i_s + 1) * tiles_per_split, core_tiles + tl.cdiv(P, BP))
+    for i_t in range(i_s * tiles_per_split, last):
+        rows, m_t, m_patch = tile_rows(i_t, core_tiles, first_patch, n_c, n_p, P, BP)
+        b_q = load_tile(q, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
+        b_do = load_tile(dout, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
+        b_turned = b_q
+        if rope is not None:
+            angles = load_angles(rope, i_b, rows - first_patch, m_t & m_patch, D, D1, D2)
+            b_turned = rotate_tile(b_q, angles, 1, D2)
+        b_s = scores(b_turned, b_k, D2, PRECISION) * (scale * LOG2_E)  # [BP, BC]
+        b_s = tl.where(m_c[None, :], b_s, float("-inf"))
+        b_m = tl.max(b_s, 1)
+        if PATCH_SELF:
+            b_k_own = load_tile(k, i_b, i_h, rows, m_t & m_patch, D, D1, D2, ALIGN)
+            b_v_own = load_tile(v, i_b, i_h, rows, m_t & m_patch, D, D1, D2, ALIGN)
+            b_s_own = row_dot(b_q, b_k_own, D2) * (scale * LOG2_E)
+            b_m = tl.maximum(b_m, b_s_own)
+        b_m = tl.where(b_m == float("-inf"), 0.0, b_m)
+        if lse is not None:
+            m_core = m_t & (rows < first_patch)
+            b_lse = tl.load(lse + i_row + rows, mask=m_core, other=0.0) * LOG2_E
+            b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)
+            b_m = tl.where(m_core, b_lse, b_m)
+        b_p = tl.exp2(b_s - b_m[:, None])
+        b_l = tl.sum(b_p, 1)
+        if PATCH_SELF:
+            b_p_own = tl.where(m_t & m_patch, tl.exp2(b_s_own - b_m), 0.0)
+            b_l += b_p_own
+        b_r = tl.where(m_t, 1.0 / tl.where(m_patch & (b_l > 0), b_l, 1.0), 0.0)  # a core's p is normalised
+        b_p = b_p * b_r[:, None]
+        b_dp = scores(b_do, b_v, D2, PRECISION)  # [BP, BC]
+        b_delta = tl.sum(b_p * b_dp, 1)
+        if PATCH_SELF:
+            b_p_own = b_p_own * b_r
+            b_dp_own = row_dot(b_do, b_v_own, D2)
+            b_delta += b_p_own * b_dp_own
+        if lse is not None:
+            b_delta = tl.where(m_core, tl.load(delta + i_row + rows, mask=m_core, other=0.0), b_delta)
+        b_ds = b_p * (b_dp - b_delta[:, None])
+        b_dk = accumulate(tl.trans(b_ds), b_turned, b_dk, D2, PRECISION)
+        b_dv = accumulate(tl.trans(b_p), b_do, b_dv, D2, PRECISION)
+        b_dq = scale_tile(accumulate(b_ds, b_k, zero_tile(BP, D1, D2), D2, PRECISION), scale, D2)
+        if rope is not None:
+            b_dq = rotate_tile(b_dq, angles, -1, D2)
+        if PATCH_SELF:
+            b_ds_own = scale * b_p_own * (b_dp_own - b_delta)
+            b_dq = add_scaled(b_dq, b_ds_own, b_k_own, D2)
+            b_dk_own = load_tile(dk_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
+            b_dv_own = load_tile(dv_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
+            b_dk_own = add_scaled(b_dk_own, b_ds_own, b_q, D2)
+            b_dv_own = add_scaled(b_dv_own, b_p_own, b_do, D2)
+            store_tile(dk_own, b_dk_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
+            store_tile(dv_own, b_dv_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
+        store_tile(dq, b_dq, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
+    i_sb = i_s * B + i_b
+    store_tile(dk, scale_tile(b_dk, scale, D2), i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
+    store_tile(dv, b_dv, i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def sum_partials(part, out, B, H, C, num_splits, D: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
+    """out[w, b] = sum over splits of part[w, s, b], fp32, in split order.
+
+    part (W, S, B, C, H, D) contiguous; out is (pointer, stride of w, batch, token, head), channels contiguous. One
+    program sums BLOCK consecutive numbers of one (w, b).
+    """
+    size = C * H * D
+    blocks = tl.cdiv(size, BLOCK)
+    i_b = tl.program_id(0) // blocks % B
+    i_w = tl.program_id(0) // (blocks * B)
+    o_x = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    m_x = o_x < size
+    i_block = i_w.to(tl.int64) * num_splits * B + i_b
+    b_sum = tl.zeros([BLOCK], tl.float32)
+    for i_s in range(num_splits):
+        b_sum += tl.load(part + (i_block + i_s * B) * size + o_x, mask=m_x, other=0.0)
+    p = out[0] + offset(i_w, out[1], ALIGN) + offset(i_b, out[2], ALIGN)
+    p += offset(o_x // (H * D), out[3], ALIGN) + offset(o_x // D % H, out[4], ALIGN) + o_x % D
+    tl.store(p, b_sum.to(out[0].dtype.element_ty), mask=m_x)

@@ -1,0 +1,83 @@
+"""Every shipped variant compiles for GPUs that are not here, within the limits of registers and shared memory."""
+
+import json
+import os
+import re
+
+import pytest
+
+pytest.importorskip("triton")
+
+from veca_kernels import aot
+from veca_kernels.triton import tables
+
+pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
+
+
+@pytest.mark.parametrize("arch", aot.SHARED_LIMITS)
+def test_limits_at_head_dim_64(arch, capsys):
+    """sm_90: no spills up to 64 cores, wgmma from 64 on; everywhere: shared memory of the device."""
+    status = aot.main(["--arch", arch, "--check", "--head-dims", "64", "--workers", "1"])
+    assert status == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", aot.SHARED_LIMITS)
+def test_limits_of_all_variants(arch, capsys):
+    assert aot.main(["--arch", arch, "--check", "--full"]) == 0, capsys.readouterr().out
+
+
+def test_a_broken_limit_is_named():
+    variant = aot.Variant("sm_90", "read_forward", "bf16", 64, 64, rope=True)
+    row = aot.Row(variant, "64 x 4w x 2s", registers=255, spill_bytes=8, shared_bytes=300 << 10, wgmma=0, mma=4)
+    assert [reason.split()[0] for reason in row.broken] == ["shared", "8", "no"]
+
+
+def test_a_compiler_failure_breaks_the_check(monkeypatch, capsys):
+    from veca_kernels.triton import adapter
+
+    def fail(*_):
+        raise RuntimeError("out of registers")
+
+    monkeypatch.setattr(adapter, "compile_ahead", fail)
+    row = aot.build(aot.variants("sm_90", full=False)[0])
+    assert "out of registers" in row.broken[0]
+
+
+def test_json_rows(capsys):
+    aot.main(["--arch", "sm_80", "--cores", "16", "--head-dims", "32", "--json", "--workers", "1"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["variant"]["kernel"] for row in rows] == list(aot.KERNELS)
+    assert all(0 < row["registers"] <= 255 and row["mma"] > 0 and not row["broken"] for row in rows)
+
+
+def test_offsets_are_64_bits_wide():
+    """A packed tensor passes 2^31 elements. In the IR every stride is widened before it meets an index."""
+    from veca_kernels.triton import adapter
+
+    for kernel in aot.KERNELS:
+        code = adapter.lower(*aot.record(aot.Variant("sm_90", kernel, "bf16", 16, 32, rope=True)), "sm_90")
+        assert re.search(r"arith\.muli .* : i64", code)
+        narrow = re.findall(r"tt\.addptr .* : !tt\.ptr<bf16>, i32", code)
+        assert not narrow, narrow
+
+
+PAIRS = {8: (16, 0), 32: (32, 0), 40: (32, 16), 48: (32, 16), 56: (64, 0), 64: (64, 0)}
+PAIRS |= {72: (64, 16), 80: (64, 16), 96: (64, 32), 104: (128, 0), 128: (128, 0)}
+
+
+@pytest.mark.parametrize(("head_dim", "pair"), PAIRS.items())
+def test_split_head_dim(head_dim, pair):
+    assert tables.split_head_dim(head_dim) == pair
+
+
+def test_split_count_fills_the_device_and_respects_its_limits():
+    from veca_kernels.triton.launch import split_count
+
+    for programs, tiles in ((12, 1025), (12, 65), (36, 300), (1, 5000), (12, 6)):
+        splits = split_count(programs, tiles, 4 * programs * 64 * 64, 132)
+        assert 1 <= splits <= 64
+        assert splits == 1 or tiles / splits >= 4
+        assert splits * 4 * programs * 64 * 64 <= 24 << 20
+    assert split_count(12, 1025, 4 * 12 * 64 * 64, 132) * 12 / 264 > 0.85  # one image at 4096 px: a full wave
+    assert split_count(110, 1025, 1, 132) == 1  # images and heads fill the device

@@ -1,0 +1,179 @@
+"""The kernels themselves, run by Triton's interpreter: logic and reductions, fp32 and fp16 exactly, bf16 upcast.
+
+Needs TRITON_INTERPRET=1 before the kernels are decorated, hence a pytest process of its own: `make test-interpreter`.
+"""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from veca_kernels import (
+    core_periphery_attention,
+    core_to_patch_attention,
+    merge_attention_states,
+    patch_to_core_attention,
+)
+
+from tests.kernels.cases import (
+    GRADS,
+    LAYOUTS,
+    OPTIONS,
+    SCALE,
+    Case,
+    assert_close,
+    drawn_cases,
+    forward_backward,
+    make_options,
+    make_qkv,
+)
+
+pytestmark = [
+    pytest.mark.interpreter,
+    pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="set TRITON_INTERPRET=1"),
+]
+triton = pytest.importorskip("triton")
+if tuple(int(x) for x in triton.__version__.split(".")[:2]) < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+    pytest.skip(
+        "the interpreter of Triton 3.6 cannot loop with numpy >= 2.4 (triton-lang/triton#9171)", allow_module_level=True
+    )
+
+SIZES = [
+    Case(P=P, C=C, D=D, B=1)
+    for P, C, D in [
+        (0, 1, 32), (0, 8, 64), (1, 7, 32), (1, 64, 64), (63, 7, 80), (64, 8, 96), (65, 17, 128), (65, 65, 8),
+        (196, 63, 64), (197, 64, 64), (197, 128, 32), (1025, 16, 64), (33, 8, 72), (65, 1, 40), (5, 0, 32),
+    ]
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("impl", ["triton", "packed_triton"])
+@pytest.mark.parametrize("case", SIZES + OPTIONS + LAYOUTS + GRADS, ids=str)
+def test_fp32(case, impl):
+    if impl == "packed_triton" and case.layout != "head_major":
+        pytest.skip("packing copies the layout away")
+    assert_close(forward_backward(impl, case), case)
+
+
+@pytest.mark.parametrize(
+    "case", [*OPTIONS, Case(P=197, C=64, D=64, B=1), Case(P=65, C=17, D=80, rope="shared")], ids=str
+)
+def test_fp16(case):
+    case = case.at(dtype=torch.float16)
+    assert_close(forward_backward("triton", case), case)
+
+
+@pytest.mark.parametrize("case", [Case(), Case(P=197, C=64, D=64, B=1, rope="shared"), Case(patch_self=True)], ids=str)
+def test_bf16_with_upcast_operands(case):
+    """The interpreter truncates fp32 to bf16 where the hardware rounds: twice the tolerance."""
+    case = case.at(dtype=torch.bfloat16)
+    assert_close(forward_backward("triton", case), case, slack=2.0)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(drawn_cases(dtype=st.just(torch.float32)))
+def test_drawn_cases(case):
+    assert_close(forward_backward("triton", case), case, slack=4.0)
+
+
+@pytest.mark.parametrize("num_sms", [1, 3, 40])
+@pytest.mark.parametrize("core_self", [True, False])
+def test_any_number_of_splits_gives_the_same_result(num_sms, core_self, monkeypatch):
+    """From one split, written directly, to many partials that are combined and summed."""
+    from veca_kernels.triton import launch
+
+    monkeypatch.setattr(launch, "device_facts", lambda device: (num_sms, 99 << 10))
+    case = Case(P=900, C=17, D=32, B=1, core_self=core_self, active=11, lengths=(700,), patch_self=True)
+    assert_close(forward_backward("triton", case), case)
+
+
+def test_repeated_runs_give_the_same_bits():
+    case = Case(P=900, C=16, D=32, B=1)
+    first, second = (forward_backward("triton", case) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("shared", [227 << 10, 163 << 10, 99 << 10, 64 << 10])
+def test_every_shared_memory_class(shared, monkeypatch):
+    from veca_kernels.triton import launch
+
+    monkeypatch.setattr(launch, "device_facts", lambda device: (2, shared))
+    case = Case(P=130, C=64, D=96, B=1, rope="shared")
+    assert_close(forward_backward("triton", case), case)
+
+
+@pytest.mark.parametrize("lengths", [None, (300, 0)])
+def test_read_half_with_lse(lengths):
+    """Output, lse and the gradient through both; many patches, so that splits are combined."""
+    q, k, v = (torch.randn(2, 2, n, 32, requires_grad=True) for n in (9, 600, 600))
+    options = dict(scale=SCALE, return_lse=True)
+    options["key_lengths"] = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
+    results = [patch_to_core_attention(q, k, v, impl=impl, **options) for impl in ("triton", "reference")]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+    grads = []
+    for out, lse in results:
+        loss = out.square().sum() + lse.masked_fill(lse == float("-inf"), 0).cos().sum()
+        grads.append(torch.autograd.grad(loss, (q, k, v)))
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)
+
+
+def test_reads_of_shards_merge():
+    q, k, v = (torch.randn(1, 2, n, 32) for n in (9, 300, 300))
+    parts = [
+        patch_to_core_attention(q, k[:, :, s], v[:, :, s], return_lse=True, impl="triton")
+        for s in (slice(0, 100), slice(100, 100), slice(100, 300))
+    ]
+    out, lse = merge_attention_states(*zip(*parts, strict=True))
+    expected = patch_to_core_attention(q, k, v, return_lse=True, impl="reference")
+    torch.testing.assert_close((out, lse), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("active", [None, 5, 0, (3, 9)])
+def test_write_half(active):
+    q, k, v = (torch.randn(2, 2, n, 40, requires_grad=True) for n in (600, 9, 9))
+    active = torch.tensor(active, dtype=torch.int32) if isinstance(active, tuple) else active
+    results = [core_to_patch_attention(q, k, v, active_cores=active, impl=i) for i in ("triton", "reference")]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+    grads = [torch.autograd.grad(x.square().sum(), (q, k, v)) for x in results]
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)
+
+
+def test_padding_may_hold_anything():
+    """NaN in padded patches and in inactive cores is never touched."""
+    case = Case(P=100, C=8, lengths=(60, 0), active=5, rope="shared")
+    (q, k, v), _ = make_qkv(case)
+    clean = core_periphery_attention(q, k, v, 8, impl="triton", **make_options(case))
+    dirty = []
+    for x in (q, k, v):
+        x = x.detach().clone()
+        x[:, :, 5:8] = float("nan")
+        x[0, :, 8 + 60 :] = float("nan")
+        x[1, :, 8:] = float("inf")
+        dirty.append(x)
+    out = core_periphery_attention(*dirty, 8, impl="triton", **make_options(case))
+    assert torch.equal(out, clean)
+
+
+def test_huge_stride_of_a_dimension_of_one():
+    """Offsets are 64 bits wide and a stride beyond 32 bits on a single image is multiplied by zero."""
+    case = Case(P=65, C=8, B=1)
+    views, _ = make_qkv(case)
+    huge = [x.detach().as_strided(x.shape, (2**40, *x.stride()[1:])) for x in views]
+    expected = core_periphery_attention(*views, 8, impl="triton")
+    assert torch.equal(core_periphery_attention(*huge, 8, impl="triton"), expected)
+
+
+def test_empty_batch_launches_nothing():
+    x = torch.randn(0, 2, 20, 32, requires_grad=True)
+    out = core_periphery_attention(x, x, x, 8, impl="triton")
+    assert out.shape == x.shape
+    out.sum().backward()
+
+
+def test_auto_on_a_cpu_stays_with_sdpa(monkeypatch):
+    from veca_kernels import registration
+
+    monkeypatch.setattr(registration, "core_periphery_attention", None)
+    core_periphery_attention(*make_qkv(Case())[0], 8)
