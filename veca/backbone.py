@@ -1,0 +1,398 @@
+"""The backbone: a vision transformer in which patches talk through learned, moving cores only.
+
+    tokens = [cores[:C] ; patches]
+    for each block:  move the cores, then  tokens = block(tokens)
+
+VECA, arXiv 2605.12491. Attention costs O(P C), so the whole model is linear in the image.
+
+Shapes: B images, M cores in the bank, C active cores (the budget), P = rows * cols patches, T = C + P tokens,
+E embedding dim, D head dim.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from timm.layers import PatchEmbed, to_2tuple, trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import Tables
+from .block import Block
+from .cores import CoreBank, CoreStep
+from .features import AttentionMaps, Features, pool, zero_inactive
+from .rope import augment_coordinates, patch_coordinates, rope_periods, rope_tables
+from .sizes import fit_to_patches
+
+__all__ = ["VECA"]
+
+_CHOICES = {
+    "global_from": ("core0", "core_mean", "patch_mean", "core0+patch_mean"),
+    "on_odd": ("pad", "crop", "error"),
+    "update": ("parallel", "sequential"),
+    "coord_norm": ("separate", "max", "min"),
+    "rope_axis_order": ("xy", "yx"),
+    "rope_layout": ("interleaved", "half"),
+}
+
+
+class _Frame(NamedTuple):
+    """What stays the same from block to block."""
+
+    num_cores: int
+    grid_size: tuple[int, int]
+    periods: Tensor  # (D/4,)
+    patch_rope: Tables  # each (P, D/2)
+    core_scale: Tensor | None
+    active_cores: Tensor | None  # (B,)
+
+
+class VECA(nn.Module):
+    """Core-periphery vision transformer. All arguments are plain values: a model is its config and weights.
+
+    Args:
+        embed_dim, depth, num_heads: E, number of blocks, H; the head dim E / H is a multiple of 4.
+        mlp_ratio: hidden width of the SwiGLU is int(E * mlp_ratio), rounded up to a `multiple_of`.
+        multiple_of: see `mlp_ratio`; 8 or 64 suit tensor cores, 1 keeps the published widths.
+        patch_size, in_chans: of the patch embedding.
+        img_size: nominal size, known to `patch_embed.grid_size`; any size can be passed in.
+        num_cores: M, size of the core bank.
+        trained_budgets: budgets that do not warn; None means the multiples of 8, and M.
+        num_classes: width of the classifier; 0 has none.
+        output_dim: width of the features, by a linear after the final norm when it is not E; None means E.
+        global_from: what the global token is: "core0", "core_mean", "patch_mean", "core0+patch_mean", added.
+        on_odd: sizes that are no multiple of the patch are zero-padded right and bottom ("pad"), cut there
+            ("crop"), or refused ("error").
+        update, core_self, patch_self: of `Block`.
+        coord_norm: of `rope.patch_coordinates`: "separate", "max" or "min".
+        rope_base, rope_zero_low: of `rope.rope_periods`.
+        rope_axis_order, rope_layout: "xy" or "yx"; "interleaved" or "half" rows in the q and k weights.
+        rope_shift, rope_scale: random shift and scale of the patch coordinates in training, one draw a batch.
+            The published models used 0.08 and 2.
+        core_step_norm, core_step_max: norm before, and bound of, the cores' moves; see `CoreStep`.
+        core_logit_log_scale: number of patches N at which the core read is left alone; elsewhere its scores
+            are multiplied by log P / log N, since its softmax grows with P. None is off.
+        norm_eps, qk_norm, init_values: of `Block`.
+        drop_path_rate: of the last block, growing linearly from 0 at the first.
+        impl: which attention of `veca_kernels`: "auto", "triton", "sdpa" or "reference".
+
+    Attributes:
+        budget: cores used when a call names no number; M at first, may be set.
+        trained_budgets: see above.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 2.66667,
+        multiple_of: int = 1,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] = 224,
+        num_cores: int = 64,
+        trained_budgets: Sequence[int] | None = None,
+        num_classes: int = 0,
+        output_dim: int | None = None,
+        global_from: str = "core0",
+        on_odd: str = "pad",
+        update: str = "parallel",
+        core_self: bool = True,
+        patch_self: bool = False,
+        coord_norm: str = "separate",
+        rope_base: float = 100.0,
+        rope_zero_low: float = 0.125,
+        rope_axis_order: str = "xy",
+        rope_layout: str = "interleaved",
+        rope_shift: float = 0.0,
+        rope_scale: float = 1.0,
+        core_step_norm: bool = False,
+        core_step_max: float | None = None,
+        core_logit_log_scale: int | None = None,
+        norm_eps: float = 1e-5,
+        qk_norm: bool = False,
+        init_values: float | None = None,
+        drop_path_rate: float = 0.0,
+        impl: str = "auto",
+    ):
+        super().__init__()
+        _check_choices(
+            global_from=global_from,
+            on_odd=on_odd,
+            update=update,
+            coord_norm=coord_norm,
+            rope_axis_order=rope_axis_order,
+            rope_layout=rope_layout,
+        )
+        if embed_dim % (4 * num_heads):
+            raise ValueError(f"expected a head dim of 4 n, got embed_dim={embed_dim} and num_heads={num_heads}")
+        if num_cores < 1:
+            raise ValueError(f"expected num_cores of at least 1, got {num_cores}")
+        if core_logit_log_scale is not None and core_logit_log_scale < 2:
+            raise ValueError(f"expected core_logit_log_scale of 2 patches or more, got {core_logit_log_scale}")
+
+        self.embed_dim = embed_dim
+        self.num_features = output_dim or embed_dim
+        self.num_cores = self.budget = num_cores
+        self.trained_budgets = tuple(trained_budgets or sorted({*range(8, num_cores + 1, 8), num_cores}))
+        self.num_classes = num_classes
+        self.global_from = global_from
+        self.on_odd = on_odd
+        self.coord_norm = coord_norm
+        self.rope_base = rope_base
+        self.rope_zero_low = rope_zero_low
+        self.rope_axis_order = rope_axis_order
+        self.rope_shift = rope_shift
+        self.rope_scale = rope_scale
+        self.core_logit_log_scale = core_logit_log_scale
+        self.grad_checkpointing = False
+
+        # told a size, timm's module would check it with a message that pins a compiled graph to that size
+        self.patch_embed = PatchEmbed(None, patch_size, in_chans, embed_dim, output_fmt="NHWC")
+        self.patch_embed.grid_size = tuple(side // patch_size for side in to_2tuple(img_size))
+        self.core_bank = CoreBank(num_cores, embed_dim)
+        self.core_steps = nn.ModuleList(
+            CoreStep(embed_dim, core_step_norm, core_step_max, norm_eps) for _ in range(depth - 1)
+        )
+        hidden_dim = int(embed_dim * mlp_ratio)
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                hidden_dim + -hidden_dim % multiple_of,
+                norm_eps=norm_eps,
+                qk_norm=qk_norm,
+                init_values=init_values,
+                drop_path=drop_path_rate * index / max(depth - 1, 1),
+                update=update,
+                core_self=core_self,
+                patch_self=patch_self,
+                rope_layout=rope_layout,
+                impl=impl,
+            )
+            for index in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        same_width = self.num_features == embed_dim
+        self.output = nn.Identity() if same_width else nn.Linear(embed_dim, self.num_features)
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.apply(_init_linear)
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches, as timm counts them: the cores of a call that names no budget."""
+        return self.budget
+
+    def forward(self, images: Tensor, num_cores: int | None = None, *, active_cores: Tensor | None = None) -> Tensor:
+        """Logits (B, num_classes), or the global token (B, num_features) of a model without classifier.
+
+        Args: as in `forward_features`.
+        """
+        return self.forward_head(self.forward_features(images, num_cores, active_cores=active_cores))
+
+    def forward_features(
+        self, images: Tensor, num_cores: int | None = None, *, active_cores: Tensor | None = None
+    ) -> Features:
+        """All features of a batch of images.
+
+        Args:
+            images: (B, 3, height, width), normalised, in the dtype of the weights (any floating one under
+                autocast).
+            num_cores: C, the budget of this call, 1 to M; None means `self.budget`.
+            active_cores: int32 (B,), a budget per image within C. The remaining rows of `Features.cores` are
+                zeros, those of `core_xy` mean nothing.
+
+        Returns:
+            The record, after the final norm.
+        """
+        tokens, raw_xy, frame = self._enter(images, num_cores, active_cores)
+        for index in range(len(self.blocks)):
+            tokens, raw_xy = self._advance(index, tokens, raw_xy, frame)
+        return self._record(tokens, raw_xy, frame)
+
+    def forward_head(self, features: Features, pre_logits: bool = False) -> Tensor:
+        """The classifier on top of `forward_features`; `pre_logits` stops before it."""
+        return features.global_token if pre_logits else self.head(features.global_token)
+
+    def forward_intermediates(
+        self,
+        images: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        num_cores: int | None = None,
+    ) -> list[Tensor] | list[tuple[Tensor, Tensor]] | tuple[Features, list]:
+        """Features after several blocks, with timm's arguments.
+
+        Args:
+            images, num_cores: as in `forward_features`.
+            indices: the last n blocks for an int, these for a list (negative from the end), all for None.
+            return_prefix_tokens: pair each map with the cores (B, C, E) after the same block.
+            norm: apply the final norm to what is returned. False as in timm; DINOv2 has it True.
+            stop_early: leave out the blocks after the last one asked for.
+            output_fmt: "NCHW" for maps (B, E, rows, cols), "NLC" for (B, P, E).
+            intermediates_only: return the list alone.
+
+        Returns:
+            (record of the last block that ran, list in the order of the blocks), or the list.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"expected output_fmt 'NCHW' or 'NLC', got {output_fmt!r}")
+        taken = self._block_indices(indices)
+        tokens, raw_xy, frame = self._enter(images, num_cores)
+        intermediates = []
+        for index in range(max(taken) + 1 if stop_early else len(self.blocks)):
+            tokens, raw_xy = self._advance(index, tokens, raw_xy, frame)
+            if index not in taken:
+                continue
+            out = self.norm(tokens) if norm else tokens
+            cores, patches = out[:, : frame.num_cores], out[:, frame.num_cores :]
+            if output_fmt == "NCHW":
+                patches = patches.unflatten(1, frame.grid_size).permute(0, 3, 1, 2).contiguous()
+            intermediates.append((patches, cores) if return_prefix_tokens else patches)
+        if intermediates_only:
+            return intermediates
+        return self._record(tokens, raw_xy, frame), intermediates
+
+    def attention_maps(self, images: Tensor, num_cores: int | None = None, block: int = -1) -> AttentionMaps:
+        """What attention does in one block: slow and explicit, memory O(B H C P); no other path builds maps.
+
+        Args:
+            images, num_cores: as in `forward_features`.
+            block: which block, negative from the end.
+
+        Returns:
+            The maps of both reads and the value-weighted core map.
+        """
+        if self.blocks[0].update != "parallel":
+            raise ValueError(f"expected a model with update='parallel', got {self.blocks[0].update!r}")
+        (last,) = self._block_indices([block])
+        tokens, raw_xy, frame = self._enter(images, num_cores)
+        for index in range(last):
+            tokens, raw_xy = self._advance(index, tokens, raw_xy, frame)
+        raw_xy = self._move_cores(last, tokens, raw_xy, frame)
+        layer = self.blocks[last]
+        core_rope = self._core_rope(raw_xy, frame)
+        maps = layer.attn.maps(layer.norm1(tokens), frame.num_cores, core_rope, frame.patch_rope, frame.core_scale)
+        core_xy = raw_xy.tanh().expand(len(images), -1, -1)
+        return AttentionMaps(*maps, core_xy=core_xy, grid_size=frame.grid_size)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh classifier of this width; 0 removes it."""
+        weight = self.patch_embed.proj.weight
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.head.apply(_init_linear).to(weight.device, weight.dtype)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the cores, their coordinates and step sizes."""
+        steps = {f"core_steps.{index}.alpha" for index in range(len(self.core_steps))}
+        return {"core_bank.tokens", "core_bank.raw_xy"} | steps
+
+    def _enter(
+        self, images: Tensor, num_cores: int | None, active_cores: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, _Frame]:
+        """Tokens (B, T, E), raw core coordinates (C, 2) and the frame of a batch of images."""
+        num_cores = self._check_budget(num_cores)
+        patches = self.patch_embed(fit_to_patches(images, self.patch_embed, self.on_odd))  # (B, rows, cols, E)
+        batch, rows, cols, _ = patches.shape
+        cores = self.core_bank.tokens[:num_cores].expand(batch, -1, -1)
+        tokens = torch.cat((cores, patches.flatten(1, 2)), 1)  # under autocast fp32, like the cores
+
+        head_dim = self.blocks[0].attn.head_dim
+        periods = rope_periods(head_dim, self.rope_base, self.rope_zero_low, images.device)
+        xy = patch_coordinates(rows, cols, self.coord_norm, images.device)
+        if self.training and (self.rope_shift or self.rope_scale != 1):
+            xy = augment_coordinates(xy, self.rope_shift, self.rope_scale)
+        core_scale = None
+        if self.core_logit_log_scale is not None:
+            counts = torch.full((), rows * cols, device=images.device, dtype=torch.float32)
+            core_scale = counts.log() / math.log(self.core_logit_log_scale)
+        patch_rope = rope_tables(xy, periods, self.rope_axis_order)
+        frame = _Frame(num_cores, (rows, cols), periods, patch_rope, core_scale, active_cores)
+        raw_xy = self.core_bank.raw_xy[:num_cores]
+        return tokens, raw_xy.to(torch.promote_types(raw_xy.dtype, torch.float32)), frame
+
+    def _advance(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: _Frame) -> tuple[Tensor, Tensor]:
+        """Move the cores, then run block `index`."""
+        raw_xy = self._move_cores(index, tokens, raw_xy, frame)
+        arguments = (
+            tokens,
+            frame.num_cores,
+            self._core_rope(raw_xy, frame),
+            frame.patch_rope,
+            frame.core_scale,
+            frame.active_cores,
+        )
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.blocks[index], *arguments, use_reentrant=False), raw_xy
+        return self.blocks[index](*arguments), raw_xy
+
+    def _move_cores(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: _Frame) -> Tensor:
+        return self.core_steps[index - 1](raw_xy, tokens[:, : frame.num_cores]) if index else raw_xy
+
+    def _core_rope(self, raw_xy: Tensor, frame: _Frame) -> Tables:
+        return rope_tables(raw_xy.tanh(), frame.periods, self.rope_axis_order)
+
+    def _record(self, tokens: Tensor, raw_xy: Tensor, frame: _Frame) -> Features:
+        tokens = self.output(self.norm(tokens))
+        cores, patches = tokens[:, : frame.num_cores], tokens[:, frame.num_cores :]
+        cores = zero_inactive(cores, frame.active_cores)
+        return Features(
+            global_token=pool(cores, patches, self.global_from, frame.active_cores),
+            patches=patches,
+            cores=cores,
+            core_xy=raw_xy.tanh().expand(len(tokens), -1, -1),
+            grid_size=frame.grid_size,
+            num_cores=frame.num_cores,
+        )
+
+    def _check_budget(self, num_cores: int | None) -> int:
+        num_cores = self.budget if num_cores is None else num_cores
+        if isinstance(num_cores, bool) or not isinstance(num_cores, int):
+            raise TypeError(f"expected num_cores to be an int, got {type(num_cores).__name__}")
+        if not 1 <= num_cores <= self.num_cores:
+            raise ValueError(f"expected num_cores from 1 to {self.num_cores}, the core bank, got {num_cores}")
+        if not torch.compiler.is_compiling() and num_cores not in self.trained_budgets:
+            trained = ", ".join(map(str, self.trained_budgets))
+            warnings.warn(f"num_cores={num_cores} is not among the trained budgets {trained}", stacklevel=4)
+        return num_cores
+
+    def _block_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Absolute block numbers, ascending: the last n for an int, all for None."""
+        depth = len(self.blocks)
+        if indices is None or isinstance(indices, int):
+            count = depth if indices is None else indices
+            if not 1 <= count <= depth:
+                raise ValueError(f"expected the last 1 to {depth} blocks, got {count}")
+            return list(range(depth - count, depth))
+        for index in indices:
+            if not -depth <= index < depth:
+                raise ValueError(f"expected block indices from {-depth} to {depth - 1}, got {index}")
+        return sorted({index % depth for index in indices})
+
+
+def _check_choices(**given: str) -> None:
+    for name, value in given.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"expected {name} to be one of {', '.join(_CHOICES[name])}, got {value!r}")
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

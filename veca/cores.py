@@ -1,0 +1,96 @@
+"""The cores: learned tokens at learned positions, of which any prefix is a model.
+
+Shapes: B images, M cores in the bank, C active cores (a prefix), E embedding dim. Positions: (x, y).
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CoreBank", "CoreStep", "spread_points"]
+
+_CANDIDATES = 1000
+_EXTENT = 0.95  # tanh would need infinite raw values at 1
+
+
+class CoreBank(nn.Module):
+    """All M cores, ordered: a budget of C uses the first C.
+
+    Args:
+        num_cores: M.
+        embed_dim: E.
+
+    Attributes:
+        tokens: (M, E), initially N(0, 1) / sqrt(E). No position is added to them.
+        raw_xy: (M, 2), unbounded; `xy` is its tanh.
+    """
+
+    def __init__(self, num_cores: int, embed_dim: int):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(num_cores, embed_dim) * embed_dim**-0.5)
+        points = spread_points(num_cores)
+        self.raw_xy = nn.Parameter(torch.atanh(points).to(self.tokens.device))
+
+    @property
+    def xy(self) -> Tensor:
+        """Positions before the first block, (M, 2) in (-1, 1)."""
+        return self.raw_xy.tanh()
+
+    def extra_repr(self) -> str:
+        return f"num_cores={self.tokens.shape[0]}, embed_dim={self.tokens.shape[1]}"
+
+
+class CoreStep(nn.Module):
+    """Moves the cores between two blocks, each image its own way.
+
+        raw <- raw + alpha * Linear(tokens)
+
+    Args:
+        embed_dim: E.
+        norm: put a LayerNorm before the linear, which otherwise reads the raw residual stream.
+        max_step: largest change of a raw coordinate in one step; None leaves it unbounded.
+        norm_eps: epsilon of that LayerNorm.
+    """
+
+    def __init__(self, embed_dim: int, norm: bool = False, max_step: float | None = None, norm_eps: float = 1e-5):
+        super().__init__()
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norm else nn.Identity()
+        self.head = nn.Linear(embed_dim, 2)
+        # one element rather than none: FSDP2 refuses to shard scalars
+        self.alpha = nn.Parameter(torch.full((1,), 0.01))
+        self.max_step = max_step
+
+    def forward(self, raw_xy: Tensor, tokens: Tensor) -> Tensor:
+        """Args:
+            raw_xy: (C, 2) or (B, C, 2), at least fp32.
+            tokens: cores in the residual stream, (B, C, E).
+
+        Returns:
+            (B, C, 2).
+        """
+        step = self.alpha * self.head(self.norm(tokens))
+        if self.max_step is not None:
+            step = step.clamp(-self.max_step, self.max_step)
+        return raw_xy + step
+
+
+def spread_points(count: int, seed: int = 0) -> Tensor:
+    """Points spread over the square so that every prefix is spread too: farthest point sampling.
+
+    Starts with the candidate nearest the centre; each next point is the one farthest from all before it.
+
+    Args:
+        count: how many points.
+        seed: of a private generator; the global one is not touched.
+
+    Returns:
+        (count, 2), fp32 on the CPU, within [-0.95, 0.95].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    candidates = torch.rand(max(_CANDIDATES, 4 * count), 2, generator=generator, device="cpu")
+    candidates = _EXTENT * (2 * candidates - 1)
+    chosen = [candidates.square().sum(-1).argmin()]
+    distance = torch.full((len(candidates),), torch.inf, device="cpu")
+    for _ in range(count - 1):
+        distance = torch.minimum(distance, (candidates - candidates[chosen[-1]]).square().sum(-1))
+        chosen.append(distance.argmax())
+    return candidates[torch.stack(chosen)]

@@ -1,0 +1,43 @@
+"""Image sizes that are no multiple of the patch."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed
+from torch import Tensor
+
+__all__ = ["fit_to_patches"]
+
+
+def fit_to_patches(images: Tensor, patch_embed: PatchEmbed, on_odd: str) -> Tensor:
+    """Check images against the patch embedding and bring their size to a multiple of the patch.
+
+    Args:
+        images: (B, channels, height, width), floating, in the dtype of the weights unless under autocast.
+        patch_embed: knows channels, patch size and dtype.
+        on_odd: "pad" adds zeros right and bottom up to the next multiple, less than a patch away, so that
+            every patch holds real pixels; "crop" cuts right and bottom; "error" refuses.
+
+    Returns:
+        (B, channels, rows * patch height, cols * patch width); the input itself where nothing is to be done.
+    """
+    weight = patch_embed.proj.weight
+    channels = weight.shape[1]
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"expected images as a normalised floating tensor, got {kind}")
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
+        raise ValueError(f"expected images (B, {channels}, height, width), got {tuple(images.shape)}")
+    if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+        raise TypeError(f"expected images in {weight.dtype} like the weights, got {images.dtype}")
+    height, width = images.shape[2:]
+    patch_h, patch_w = patch_embed.patch_size
+    if height % patch_h == 0 and width % patch_w == 0:
+        return images
+    if on_odd == "pad":
+        return F.pad(images, (0, -width % patch_w, 0, -height % patch_h))
+    if on_odd == "error" or height < patch_h or width < patch_w:
+        raise ValueError(
+            f"expected height and width in multiples of the patch {patch_h} x {patch_w}, "
+            f"got {height} x {width} with on_odd={on_odd!r}"
+        )
+    return images[:, :, : height // patch_h * patch_h, : width // patch_w * patch_w]
