@@ -377,7 +377,7 @@ def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
     if not all(isinstance(x, Tensor) for x in tensors):
         return tensors
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]

@@ -74,13 +74,13 @@ def write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: fl
 
 
 class _FirstOrderOnly(Function):
-    """A backward op that may be differentiated no further, and says so."""
+    """Base of the backward ops: differentiating them again is refused by name.
+
+    `forward` of every Function here spells its parameters out: torch 2.11's Dynamo counts them to learn whether a
+    nested Function wants a context.
+    """
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(name: str, *arguments: Any) -> Any:
-        return getattr(_ops, name)(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -94,15 +94,53 @@ class _FirstOrderOnly(Function):
         )
 
 
+class _CorePeripheryBackward(_FirstOrderOnly):
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        core_out: Tensor,
+        lse: Tensor,
+        num_cores: int,
+        active: int,
+        per_image: Tensor | None,
+        lengths: Tensor | None,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        scale: float,
+        core_self: bool,
+        patch_self: bool,
+    ) -> Tensor:
+        packed = k is None
+        joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
+        return _ops.core_periphery_backward(grad, *_unpacked(q, k, v), core_out, lse, *joint, packed)
+
+
 class _CorePeriphery(Function):
     """Saved for backward: q, k, v, the core rows of the output and their lse. No patch output, no statistics."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor | None, v: Tensor | None, *joint: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor | None,
+        num_cores: int,
+        active: int,
+        per_image: Tensor | None,
+        lengths: Tensor | None,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        scale: float,
+        core_self: bool,
+        patch_self: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
         out, lse = _ops.core_periphery_forward(*_unpacked(q, k, v), *joint)
-        return out, out[:, : joint[0]].clone(), lse
+        return out, out[:, :num_cores].clone(), lse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -117,24 +155,26 @@ class _CorePeriphery(Function):
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         if grad is None:
             return (None,) * 12
-        q, k, v, core_out, lse, per_image, lengths, cos, sin = ctx.saved_tensors
-        packed = k is None
-        grads = _FirstOrderOnly.apply(
-            "core_periphery_backward",
-            grad,
-            *_unpacked(q, k, v),
-            core_out,
-            lse,
-            *ctx.counts,
-            per_image,
-            lengths,
-            cos,
-            sin,
-            *ctx.flags,
-            packed,
-        )
-        dq, dk, dv = (grads, None, None) if packed else grads.unbind(0)
+        q, k, v, core_out, lse, *options = ctx.saved_tensors
+        grads = _CorePeripheryBackward.apply(grad, q, k, v, core_out, lse, *ctx.counts, *options, *ctx.flags)
+        dq, dk, dv = (grads, None, None) if k is None else grads.unbind(0)
         return dq, dk, dv, *(None,) * 9
+
+
+class _ReadBackward(_FirstOrderOnly):
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        grad_lse: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        lengths: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _ops.read_backward(grad, grad_lse, q, k, v, out, lse, lengths, scale)
 
 
 class _Read(Function):
@@ -153,8 +193,16 @@ class _Read(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
         q, k, v, out, lse, lengths = ctx.saved_tensors
-        grads = _FirstOrderOnly.apply("read_backward", grad, grad_lse, q, k, v, out, lse, lengths, ctx.scale)
+        grads = _ReadBackward.apply(grad, grad_lse, q, k, v, out, lse, lengths, ctx.scale)
         return *grads, None, None
+
+
+class _WriteBackward(_FirstOrderOnly):
+    @staticmethod
+    def forward(
+        grad: Tensor, q: Tensor, k: Tensor, v: Tensor, active: int, per_image: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        return _ops.write_backward(grad, q, k, v, active, per_image, scale)
 
 
 class _Write(Function):
@@ -173,7 +221,7 @@ class _Write(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         q, k, v, per_image = ctx.saved_tensors
-        dq, dkv = _FirstOrderOnly.apply("write_backward", grad, q, k, v, ctx.active, per_image, ctx.scale)
+        dq, dkv = _WriteBackward.apply(grad, q, k, v, ctx.active, per_image, ctx.scale)
         return dq, *dkv.unbind(0), None, None, None
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import masked_logsumexp, masked_softmax, prefix_mask, rotate_pairs
+from .masks import masked_logsumexp, masked_softmax, pad_rotation, prefix_mask, rotate_pairs
 
 _MIN_PIECE = 256  # patches in a piece of the fold: two query tiles of a stock kernel
 _CPU_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
@@ -32,10 +32,10 @@ def core_periphery_attention(
     """See `api.core_periphery_attention`; arguments are already checked and filled in."""
     sizes = (num_cores, q.shape[2] - num_cores)
     num_patches = sizes[1]
-    (q_core, q_patch), (k_core, k_patch), (v_core, v_patch) = (x.split(sizes, dim=2) for x in (q, k, v))
     if patch_rope is not None:
-        q_patch, k_patch = rotate_pairs(q_patch, *patch_rope), rotate_pairs(k_patch, *patch_rope)
-        k = torch.cat((k_core, k_patch), 2)
+        rope = pad_rotation(*patch_rope, num_cores)
+        q, k = rotate_pairs(q, *rope), rotate_pairs(k, *rope)
+    (q_core, q_patch), (k_core, k_patch), (v_core, v_patch) = (x.split(sizes, dim=2) for x in (q, k, v))
 
     truncated = isinstance(active_cores, Tensor) or active_cores != num_cores
     active = prefix_mask(active_cores, num_cores, q.device) if truncated else None

@@ -1,0 +1,1 @@
+"""What is measured, and against whom. Imports everything, is imported by tests alone."""

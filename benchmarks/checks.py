@@ -1,0 +1,239 @@
+"""The quick numerical check before any timing: the call that will be timed, against the fp64 definition.
+
+The contender runs at the full shape; two (image, head) pairs of its output and gradients are compared, which
+loses nothing since images and heads are independent. Of full attention only the first rows are compared.
+
+A value passes if
+
+    max |x - ref| <= 2 (max |composed - ref| + eps max |ref|)
+    rms(x - ref)  <= max(0.005 rms(ref), 2 rms(composed - ref))
+
+where `composed` is a plain chain in the dtype under test: in bf16 its own RMS error passes 0.005 from about a
+thousand patches on. In fp32 the bounds are 1e-5 max |ref| and 1e-5 rms(ref). NaN never passes.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from veca_kernels import core_to_patch_attention, patch_to_core_attention
+
+from .floors import Case
+from .peers import Peer, chain
+from .timing import OUT_OF_MEMORY, short_error
+
+__all__ = ["BufferSet", "Buffers", "Check", "Oracle", "verify"]
+
+_RMS_LIMIT = 0.005
+_FP32_LIMIT = 1e-5
+_FULL_ROWS = 256  # query rows of full attention that are compared
+_NAMES = ("out", "dq", "dk", "dv")
+
+
+@dataclass(frozen=True)
+class BufferSet:
+    """Inputs of an op (leaves that require grad) and the gradient of its output."""
+
+    inputs: tuple[Tensor, ...]
+    grad: Tensor
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a contender computes the op; `share` is its worst error over the error allowed."""
+
+    status: str  # "ok", "wrong", "error", or "skipped" when out of memory
+    share: float
+    message: str
+    peak_bytes: int | None = None  # beyond the inputs, forward and backward; CUDA only
+
+
+class Buffers:
+    """Random inputs of one op at one shape: equal values in every layout, and copies to rotate through."""
+
+    def __init__(self, case: Case, op: str, device: torch.device, count: int) -> None:
+        self.case, self.op, self.device, self.count = case, op, device, count
+        self._sets: dict[str, list[BufferSet]] = {}
+
+    def get(self, layout: str) -> list[BufferSet]:
+        """The sets in "token-major", "head-major" or "packed" memory, made at the first request."""
+        if layout not in self._sets:
+            first = self._make(layout)
+            self._sets[layout] = [first, *(_copy(first) for _ in range(self.count - 1))]
+        return self._sets[layout]
+
+    def _make(self, layout: str) -> BufferSet:
+        case = self.case
+        lengths = {
+            "read": (case.C, case.P),
+            "write": (case.P, case.C),
+            "whole": (case.C + case.P,) * 2,
+            "full": (case.P, case.P),
+        }
+        queries, keys = lengths[self.op]
+        generator = torch.Generator(self.device).manual_seed(0)
+        q, k, v, grad = (self._random(length, generator) for length in (queries, keys, keys, queries))
+        if layout == "packed":
+            return BufferSet((torch.stack((q, k, v), 2).requires_grad_(),), grad)  # (B, T, 3, H, D)
+        tensors = [x.transpose(1, 2) for x in (q, k, v, grad)]  # (B, H, L, D)
+        if layout == "head-major":
+            tensors = [x.contiguous() for x in tensors]
+        return BufferSet(tuple(x.requires_grad_() for x in tensors[:3]), tensors[3])
+
+    def _random(self, length: int, generator: torch.Generator) -> Tensor:
+        case, dtype = self.case, getattr(torch, self.case.dtype)
+        shape = (case.B, length, case.H, case.D)
+        return torch.randn(shape, generator=generator, device=self.device, dtype=dtype)
+
+
+def _copy(buffers: BufferSet) -> BufferSet:
+    """The same values elsewhere in memory, strides included."""
+    inputs = tuple(x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in buffers.inputs)
+    return BufferSet(inputs, buffers.grad.clone(memory_format=torch.preserve_format))
+
+
+class Oracle:
+    """The fp64 answer for two (image, head) pairs of the first buffer set, and the error values may have."""
+
+    def __init__(self, case: Case, op: str, buffers: Buffers) -> None:
+        self.case, self.op = case, op
+        self.pairs = sorted({(0, 0), (case.B - 1, case.H - 1)})
+        self.rows = min(case.P, _FULL_ROWS) if op == "full" else None
+        self.fp32 = case.dtype == "float32"
+        self.eps = torch.finfo(getattr(torch, case.dtype)).eps
+        first = buffers.get("token-major")[0]
+        self._expected, self._composed = [], []
+        for image, head in self.pairs:
+            pair = [x[image, head][None, None].detach() for x in (*first.inputs, first.grad)]
+            q, k, v, grad = pair[0][:, :, : self.rows], pair[1], pair[2], pair[3][:, :, : self.rows]
+            with _one_thread(q.device):
+                exact = (x.double() for x in (q, k, v, grad))
+                self._expected.append(_with_gradients(self._definition(), *exact))
+                self._composed.append(_with_gradients(self._chain(), q, k, v, grad))
+
+    def compare(self, out: Tensor, grads: Sequence[Tensor]) -> tuple[float, str]:
+        """The worst error over the allowed error, and what it is; `grads` may be empty.
+
+        Args:
+            out: (B, H, queries, D), of the whole batch.
+            grads: dq, dk, dv, shaped like q, k, v.
+        """
+        worst, message = 0.0, ""
+        values = dict(zip(_NAMES, (out, *grads), strict=False))
+        if self.op == "full":
+            values = {name: x[:, :, : self.rows] for name, x in values.items() if name in ("out", "dq")}
+        for (image, head), expected, composed in zip(self.pairs, self._expected, self._composed, strict=True):
+            for name, x in values.items():
+                share, text = self._share(x[image, head].detach(), expected[name], composed[name])
+                if not share <= worst:
+                    worst, message = share, f"{name} of image {image}, head {head}: {text}"
+        return worst, message
+
+    def _share(self, x: Tensor, expected: Tensor, composed: Tensor) -> tuple[float, str]:
+        """Error over allowed error of one value, by maximum and by RMS; inf for NaN."""
+        error, rms = _errors(x, expected)
+        largest = expected.abs().max().item()
+        if self.fp32:
+            allowed, allowed_rms = _FP32_LIMIT * largest, _FP32_LIMIT
+        else:
+            own, own_rms = _errors(composed, expected)
+            allowed, allowed_rms = 2 * (own + self.eps * largest), max(_RMS_LIMIT, 2 * own_rms)
+        share = max(error / allowed, rms / allowed_rms)
+        text = f"max error {error:.3g}, allowed {allowed:.3g}; relative RMS {rms:.3g}, allowed {allowed_rms:.3g}"
+        return (math.inf if math.isnan(error) else share), text
+
+    def _definition(self) -> Callable[..., Tensor]:
+        read = _reference(patch_to_core_attention)
+        return self._compose(read, _reference(core_to_patch_attention))
+
+    def _chain(self) -> Callable[..., Tensor]:
+        return self._compose(chain, chain)
+
+    def _compose(self, read: Callable[..., Tensor], write: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The op from its halves: the dense T x T mask of the definition would not fit."""
+        if self.op in ("read", "full"):
+            return read
+        if self.op == "write":
+            return write
+        cores = self.case.C
+
+        def whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out_core = read(q[:, :, :cores], k, v)
+            return torch.cat((out_core, write(q[:, :, cores:], k[:, :, :cores], v[:, :, :cores])), 2)
+
+        return whole
+
+
+def verify(peer: Peer, oracle: Oracle, buffers: Buffers) -> Check:
+    """Run a peer as it will be timed and compare; whatever it raises is a failed check with that reason."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            share, message, peak = _run(peer, oracle, buffers)
+        except Exception as error:  # a peer may refuse a shape in any way it likes
+            reasons = dict.fromkeys(str(w.message).split(" (Triggered")[0].strip() for w in caught)
+            message = "; ".join((short_error(error), *reasons))[:600]
+            status = "skipped" if OUT_OF_MEMORY in message else "error"
+            return Check(status, math.inf, message)
+    return Check("ok" if share <= 1 else "wrong", share, message, peak)
+
+
+def _run(peer: Peer, oracle: Oracle, buffers: Buffers) -> tuple[float, str, int | None]:
+    first = buffers.get(peer.layout)[0]
+    cuda = buffers.device.type == "cuda"
+    with peer.context():
+        if cuda:  # the first run pays for compilation and library workspaces, the second shows the peak
+            _forward_backward(peer, first)
+            torch.cuda.synchronize()
+            held = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        out, grads = _forward_backward(peer, first)
+        peak = torch.cuda.max_memory_allocated() - held if cuda else None
+    if peer.layout == "packed":
+        out, grads = out.transpose(1, 2), [x.transpose(1, 2) for x in grads[0].unbind(2)] if grads else ()
+    return *oracle.compare(out, grads), peak
+
+
+def _forward_backward(peer: Peer, buffers: BufferSet) -> tuple[Tensor, Sequence[Tensor]]:
+    if not peer.differentiable:
+        with torch.no_grad():
+            return peer.call(*buffers.inputs), ()
+    out = peer.call(*buffers.inputs)
+    return out, torch.autograd.grad(out, buffers.inputs, buffers.grad)
+
+
+def _errors(x: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The largest error, and the RMS error relative to the RMS of what was expected."""
+    difference = x.double() - expected
+    return difference.abs().max().item(), (difference.norm() / expected.norm()).item()
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """For many small fp64 products: on a busy CPU their threads mostly wait for each other."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if device.type == "cpu" else threads)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _with_gradients(
+    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, grad: Tensor
+) -> dict[str, Tensor]:
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    out = attention(q, k, v)
+    values = (out, *torch.autograd.grad(out, (q, k, v), grad))
+    return {name: x[0, 0].detach() for name, x in zip(_NAMES, values, strict=True)}
+
+
+def _reference(half: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return half(q, k, v, impl="reference")
+
+    return definition

@@ -1,0 +1,101 @@
+"""Which kernels really run: names, grids and times of every launch, per peer and pass, from a profiler trace.
+
+    python -m benchmarks.launches --batch 1 --patches 65536 --cores 64
+
+Tells which attention backend torch picks by itself, and whether a kernel splits the keys: a read whose grid
+has no more blocks than images x heads x query tiles does not.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .checks import Buffers
+from .floors import Case
+from .peers import Absent, Peer, peers
+from .record import JsonLines
+from .summary import launches_table
+from .timing import short_error
+
+__all__ = ["kernels_of_trace"]
+
+
+def kernels_of_trace(trace: dict[str, Any]) -> list[dict[str, Any]]:
+    """The kernel launches of a Chrome trace, in order: name, grid, block and microseconds."""
+    events = [event for event in trace["traceEvents"] if event.get("cat") == "kernel"]
+    return [
+        {
+            "kernel": event["name"],
+            "grid": event.get("args", {}).get("grid"),
+            "block": event.get("args", {}).get("block"),
+            "us": event["dur"],
+        }
+        for event in sorted(events, key=lambda event: event["ts"])
+    ]
+
+
+def trace(call: Callable[[], object]) -> list[dict[str, Any]]:
+    """The launches of one call, after two that warm up."""
+    for _ in range(2):
+        call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        return kernels_of_trace(json.loads(path.read_text()))
+
+
+def record_launches(case: Case, op: str, device: torch.device, sink: JsonLines) -> None:
+    """One row per peer and pass of an op."""
+    buffers = Buffers(case, op, device, 1)
+    inputs, grad = buffers.get("token-major")[0].inputs, buffers.get("token-major")[0].grad
+    plain = Peer("sdpa-default", "sdpa", op, "token-major", F.scaled_dot_product_attention)
+    found = [plain, *peers(op, case, device, ("veca", "sdpa"), ("token-major",))]
+    for peer in found if op != "whole" else found[1:]:
+        if isinstance(peer, Absent) or peer.layout != "token-major":
+            continue
+        for pass_ in ("fwd", "bwd"):
+            names = {"label": peer.name, "op": op, "pass": pass_, "B": case.B, "P": case.P, "C": case.C}
+            launches, reason = [], ""
+            try:
+                with peer.context():
+                    if pass_ == "fwd":
+                        with torch.no_grad():
+                            launches = trace(lambda call=peer.call: call(*inputs))
+                    else:
+                        out = peer.call(*inputs)
+                        launches = trace(lambda out=out: torch.autograd.grad(out, inputs, grad, retain_graph=True))
+            except Exception as error:  # a peer that refuses the shape, a profiler that is not allowed
+                reason = short_error(error)
+            sink.append({"kind": "launches", **names, "launches": launches, "reason": reason})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--patches", type=int, default=65536)
+    parser.add_argument("--cores", type=int, default=64)
+    parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
+    args = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("expected a CUDA device, found none", file=sys.stderr)
+        return 2
+    sink = JsonLines(args.out)
+    for op in ("read", "write", "whole"):
+        record_launches(Case(args.batch, args.patches, args.cores), op, torch.device("cuda"), sink)
+    print(launches_table(sink.rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

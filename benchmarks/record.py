@@ -1,0 +1,138 @@
+"""What every number carries: device, versions, date, commit. How numbers are kept: JSON lines, Markdown."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["JsonLines", "environment", "markdown_table", "read_rows", "slug", "today"]
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("torch", "triton", "timm", "xformers", "numpy")
+
+Row = Mapping[str, Any]
+
+
+class JsonLines:
+    """An append-only file of rows, each on disk before the next is measured; without a path, a list only."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def append(self, row: Row) -> None:
+        self.rows.append(dict(row))
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file; [] if it does not exist. A last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"expected JSON in line {number} of {path}, got {line[:80]!r}") from error
+    return rows
+
+
+def environment(device: str, threads: int | None = None) -> dict[str, Any]:
+    """Device, versions, date and commit, as JSON. `device` is "cpu" or "cuda"."""
+    import torch
+
+    record = {
+        "date": today(),
+        "device": cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "commit": commit(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+    if device == "cpu":
+        record["threads"] = torch.get_num_threads() if threads is None else threads
+        return record
+    properties = torch.cuda.get_device_properties(0)
+    return record | {
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "l2_bytes": properties.L2_cache_size,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def commit() -> str:
+    """The commit that is checked out, "+changes" if the tree differs from it, "unknown" outside git."""
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def slug(name: str) -> str:
+    """A device name for file names: "NVIDIA H200" gives "nvidia-h200"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"
+
+
+def markdown_table(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """A Markdown table; missing and None cells are empty, floats get three digits."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def microseconds(seconds: float) -> str:
+    """Three digits with a unit: 47.1 us, 1.47 ms, 2.1 s."""
+    for factor, unit in ((1e6, "us"), (1e3, "ms")):
+        if seconds * factor < 999.5:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ("git", "-C", str(ROOT), *arguments)
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,195 @@
+"""From timing rows to ratios: the best peer, how much faster we are, how close to the floor. No torch here.
+
+A row is what `benchmarks.kernels` writes for one contender, op, pass, mode and shape. Most peers have no
+joint op: for "whole" the best read and the best write are added, without the concatenation that our op
+includes. A ratio is withheld wherever one of our own implementations failed its numerical check.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .record import markdown_table, microseconds
+
+__all__ = ["detail_table", "launches_table", "notes", "summarize_rows", "summary_table"]
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]  # shape, op, pass, mode
+Table = dict[Key, list[Row]]
+SHAPE = ("dtype", "B", "P", "C", "H", "D")
+OURS = ("veca-triton", "veca-sdpa")  # in the order impl="auto" prefers them
+_NO_FULL = {"full": None, "full_us": None}
+_PASS_ORDER = ("fwd", "bwd", "fwd+bwd")
+_OP_ORDER = ("read", "write", "whole")
+
+
+def summarize_rows(rows: Iterable[Row]) -> list[Row]:
+    """One row per shape, op, pass and mode: our time, the best peer's, full attention's, and ratios."""
+    table: dict[Key, list[Row]] = {}
+    refusals: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        if row.get("kind") != "time":
+            continue
+        if row["status"] == "ok":
+            table.setdefault(_key(row), []).append(row)
+        elif row["family"] == "veca" and row["status"] in ("wrong", "error"):
+            refusals[_shape(row), row["op"]] = f"{row['label']}: {row['reason']}"
+    full = _best_full(table)
+    summary = []
+    for key in table:
+        ours = _ours(table[key])
+        if ours is not None:
+            attention = full.get((*_without_cores(key[0]), *key[2:])) if key[1] == "whole" else None
+            summary.append(_entry(key, ours, table, attention, refusals.get(key[:2])))
+    return sorted(summary, key=_order)
+
+
+def _entry(key: Key, ours: Row, table: Table, attention: Row | None, refusal: str | None) -> Row:
+    """One summary row; its ratios are None where there is nobody to compare with or the check failed."""
+    shape, op, pass_, mode = key
+    peer, peer_us = _best_peer(table, key, lambda row: row["family"] != "veca")
+    sdpa, sdpa_us = _best_peer(table, key, lambda row: row["family"] == "sdpa")
+    entry = dict(zip(SHAPE, shape, strict=True)) | {"op": op, "pass": pass_, "mode": mode}
+    entry |= {"ours": ours["name"], "ours_us": ours["median_us"], "runs": ours["runs"]}
+    entry |= {name: ours[name] for name in ("low_us", "high_us", "floor_us", "regime", "peak_bytes")}
+    entry |= {"peer": peer, "peer_us": peer_us, "sdpa": sdpa, "sdpa_us": sdpa_us}
+    entry |= {"full": attention["label"], "full_us": attention["median_us"]} if attention else _NO_FULL
+    entry |= {"floor_share": ours["floor_us"] / ours["median_us"], "refused": refusal}
+    for name in ("peer", "sdpa", "full"):
+        other = entry[f"{name}_us"]
+        known = other is not None and refusal is None
+        entry[f"{name}_ratio"] = other / ours["median_us"] if known else None
+    return entry
+
+
+def summary_table(summary: Iterable[Row]) -> str:
+    """The summary as Markdown; losing shapes stand beside winning ones."""
+    columns = (
+        *("dtype", "B", "P", "C", "op", "pass", "mode", "ours", "ours time", "20-80 %", "runs", "best peer"),
+        *("peer time", "x peer", "full attention", "full time", "x full", "floor", "% of floor"),
+    )
+    return markdown_table((_printed(entry) for entry in summary), columns)
+
+
+def detail_table(rows: Iterable[Row]) -> str:
+    """Every contender that was timed, as Markdown."""
+    columns = ("dtype", "B", "P", "C", "op", "pass", "mode", "contender", "time", "20-80 %", "runs", "check")
+    timed = [row for row in rows if row.get("kind") == "time" and row["status"] == "ok"]
+    printed = []
+    for row in sorted(timed, key=lambda row: (_order(row), row["median_us"])):
+        span = f"{row['low_us']:.3g}-{row['high_us']:.3g}"
+        times = {
+            "time": microseconds(row["median_us"] * 1e-6),
+            "20-80 %": span,
+            "check": row.get("check_share"),
+        }
+        printed.append(row | times | {"contender": row["label"]})
+    return markdown_table(printed, columns)
+
+
+def launches_table(rows: Iterable[Row]) -> str:
+    """One line per launch; names cut to their first 80 characters."""
+    lines = []
+    for row in rows:
+        if row.get("kind") != "launches":
+            continue
+        who = {name: row[name] for name in ("B", "P", "C", "op", "pass", "label")}
+        for launch in row["launches"] or [{"kernel": row["reason"], "grid": None, "us": None}]:
+            grid = None if launch["grid"] is None else " x ".join(map(str, launch["grid"]))
+            lines.append(who | {"kernel": launch["kernel"][:80], "grid": grid, "us": launch["us"]})
+    return markdown_table(lines, ("B", "P", "C", "op", "pass", "label", "kernel", "grid", "us"))
+
+
+def notes(rows: Iterable[Row]) -> list[str]:
+    """What was not timed and why, one line per reason with the number of shapes it holds for."""
+    shapes: dict[tuple[str, str, str], set[tuple[Any, ...]]] = {}
+    for row in rows:
+        if row.get("kind") == "time" and row["status"] != "ok":
+            reason = (row["label"], row["status"], row["reason"])
+            shapes.setdefault(reason, set()).add((*_shape(row), row["op"]))
+    lines = []
+    for (label, status, reason), where in shapes.items():
+        first = sorted(where, key=str)[0]
+        example = f"B={first[1]}, P={first[2]}, C={first[3]}, {first[-1]}"
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        lines.append(f"{label}: {status} ({example}{more}): {reason}")
+    return lines
+
+
+def _best_peer(table: Table, key: Key, accept: Callable[[Row], bool]) -> tuple[str | None, float | None]:
+    """Name and time of the fastest peer; for "whole" also the sum of the fastest halves."""
+    shape, op, pass_, mode = key
+
+    def fastest(op: str) -> Row | None:
+        accepted = (row for row in table.get((shape, op, pass_, mode), ()) if accept(row))
+        return min(accepted, key=lambda row: row["median_us"], default=None)
+
+    direct = fastest(op)
+    candidates = [] if direct is None else [(direct["median_us"], direct["label"])]
+    if op == "whole":
+        read, write = fastest("read"), fastest("write")
+        if read is not None and write is not None:
+            total = read["median_us"] + write["median_us"]
+            candidates.append((total, f"{read['label']} + {write['label']}"))
+    time, name = min(candidates, default=(None, None))
+    return name, time
+
+
+def _best_full(table: Table) -> dict[tuple[Any, ...], Row]:
+    """The fastest full attention by everything but the number of cores, which it does not have."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for (shape, op, pass_, mode), rows in table.items():
+        if op == "full":
+            key = (*_without_cores(shape), pass_, mode)
+            best[key] = min((*rows, *filter(None, [best.get(key)])), key=lambda row: row["median_us"])
+    return best
+
+
+def _ours(here: list[Row]) -> Row | None:
+    """Our row: Triton where it ran, else SDPA; the three-tensor form, whose inputs the peers share."""
+    by_name = {row["name"]: row for row in here if row["layout"] == "token-major"}
+    return next((by_name[name] for name in OURS if name in by_name), None)
+
+
+def _printed(entry: Row) -> Row:
+    """A summary row with times as text."""
+
+    def time(name: str) -> str | None:
+        return None if entry[name] is None else microseconds(entry[name] * 1e-6)
+
+    def ratio(name: str) -> str | None:
+        return "refused" if entry["refused"] else None if entry[name] is None else f"{entry[name]:.2f}"
+
+    return entry | {
+        "ours time": time("ours_us"),
+        "20-80 %": _span(entry),
+        "best peer": entry["peer"],
+        "peer time": time("peer_us"),
+        "x peer": ratio("peer_ratio"),
+        "full attention": entry["full"],
+        "full time": time("full_us"),
+        "x full": ratio("full_ratio") if entry["op"] == "whole" else None,
+        "floor": f"{microseconds(entry['floor_us'] * 1e-6)} {entry['regime']}",
+        "% of floor": f"{100 * entry['floor_share']:.0f}",
+    }
+
+
+def _span(row: Row) -> str:
+    return f"{microseconds(row['low_us'] * 1e-6)} - {microseconds(row['high_us'] * 1e-6)}"
+
+
+def _shape(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in SHAPE)
+
+
+def _without_cores(shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value for name, value in zip(SHAPE, shape, strict=True) if name != "C")
+
+
+def _key(row: Row) -> Key:
+    return _shape(row), row["op"], row.get("pass"), row.get("mode")
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    ops = {name: i for i, name in enumerate((*_OP_ORDER, "full"))}
+    passes = {name: i for i, name in enumerate(_PASS_ORDER)}
+    return *_shape(row), ops[row["op"]], passes[row["pass"]], row["mode"]

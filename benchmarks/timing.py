@@ -1,0 +1,231 @@
+"""Timers. A contender is measured over several buffer sets in turn: no run finds its inputs in the cache.
+
+    cpu     wall clock, contenders interleaved run by run: other programs disturb neighbouring runs alike
+    eager   CUDA events around every call: what a model without graphs sees, launch latency included
+    graph   CUDA graph of a turn or more of the buffer sets; events around each replay, over the calls in it
+
+Every sample list is reported as its median with the 20 % and 80 % quantiles and its length.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Budget", "Contender", "Timing", "measure", "num_buffer_sets", "summarize"]
+
+Call = Callable[[], object]
+OUT_OF_MEMORY = "OutOfMemoryError"
+MODES = ("cpu", "eager", "graph")
+_WARMUP_CALLS = 3
+_LONG_RUN = 0.5  # seconds
+_REPLAY_SECONDS = 1e-3
+_MOST_REPEATS = 8
+_CPU_CACHE_BYTES = 32_000_000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call: median, 20 and 80 % quantiles of `runs` samples, each the mean of `calls_per_run`."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+    calls_per_run: int = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to measure.
+
+    Every contender gets `screening` runs. Those within `factor` of the fastest known in their group that is
+    not `kept` go on to `runs` runs, or to as many as fit `max_seconds`; `Timing.runs` tells how many there were.
+    """
+
+    runs: int = 100
+    screening: int = 11
+    max_seconds: float = 3.0
+    factor: float = 2.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time: `make` builds one call per buffer set and runs, like the calls, inside `context`."""
+
+    make: Callable[[], Sequence[Call]]
+    context: Callable[[], AbstractContextManager[object]]
+    group: str = ""  # contenders of one group are screened against each other
+    kept: bool = False  # measured in full however slow
+
+
+def measure(contenders: Mapping[str, Contender], mode: str, budget: Budget) -> dict[str, Timing | str]:
+    """Time every contender; a contender that raises is reported by its error instead of a timing."""
+    if mode not in MODES:
+        raise ValueError(f"expected a timer of {MODES}, got {mode!r}")
+    if mode == "cpu":
+        return _interleave(contenders, budget)
+    results: dict[str, Timing | str] = {}
+    fastest: dict[str, float] = {}  # of each group, among those measured so far
+    for name, contender in contenders.items():
+        limit = math.inf if contender.kept else budget.factor * fastest.get(contender.group, math.inf)
+        result = _guarded(lambda c=contender, limit=limit: _measure_cuda(c, mode, budget, limit))
+        if isinstance(result, Timing) and not contender.kept:
+            fastest[contender.group] = min(result.median, fastest.get(contender.group, math.inf))
+        results[name] = result
+    return results
+
+
+def num_buffer_sets(bytes_per_set: int, device: torch.device, most: int = 128) -> int:
+    """How many buffer sets exceed three times the last-level cache, at most `most`."""
+    cuda = device.type == "cuda"
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if cuda else _CPU_CACHE_BYTES
+    return max(1, min(most, math.ceil(3 * cache / max(bytes_per_set, 1))))
+
+
+def summarize(samples: Sequence[float], calls_per_run: int = 1) -> Timing:
+    """The quantiles of samples, in seconds, each an average over `calls_per_run` calls."""
+    if not samples:
+        raise ValueError("expected at least one sample, got none")
+    ordered = sorted(samples)
+
+    def quantile(q: float) -> float:
+        return ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]
+
+    return Timing(statistics.median(ordered), quantile(0.2), quantile(0.8), len(ordered), calls_per_run)
+
+
+def short_error(error: BaseException) -> str:
+    """One line of an exception, and of the first one behind it: a failed graph capture hides its cause."""
+    first = error
+    while first.__context__ is not None:
+        first = first.__context__
+    return _line(error) if first is error else f"{_line(error)} (after {_line(first)})"
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"
+
+
+def _affordable(seconds_per_run: float, budget: Budget) -> int:
+    """Runs that fit the budget, between the screening count and the full count."""
+    fitting = int(budget.max_seconds / max(seconds_per_run, 1e-9))
+    return max(budget.screening, min(budget.runs, fitting))
+
+
+def _promising(contenders: Mapping[str, Contender], screened: Mapping[str, Timing], factor: float) -> set[str]:
+    """Who gets all runs: the kept, and those within `factor` of the fastest of their group."""
+    fastest: dict[str, float] = {}
+    for name, timing in screened.items():
+        if not contenders[name].kept:
+            group = contenders[name].group
+            fastest[group] = min(timing.median, fastest.get(group, math.inf))
+    return {
+        name
+        for name, timing in screened.items()
+        if contenders[name].kept or timing.median <= factor * fastest[contenders[name].group]
+    }
+
+
+def _guarded(run: Callable[[], Timing]) -> Timing | str:
+    """Run a timing; errors become their one-line text and leave the device usable for the next contender."""
+    try:
+        return run()
+    except Exception as error:  # whatever a third-party kernel throws is that contender's result
+        message = short_error(error)
+    # Outside the handler, whose traceback keeps the tensors of a failed run alive.
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    return message
+
+
+def _interleave(contenders: Mapping[str, Contender], budget: Budget) -> dict[str, Timing | str]:
+    """Wall clock, round-robin. The first round warms up and screens, at twice the usual factor.
+
+    Its sample is dropped, unless a run takes so long that a warm-up would not show.
+    """
+    results: dict[str, Timing | str] = {}
+    calls: dict[str, Sequence[Call]] = {}
+    samples: dict[str, list[float]] = {}
+    for name, contender in contenders.items():
+        try:
+            with contender.context():
+                made = contender.make()
+                samples[name], calls[name] = [_wall(made[0])], made
+        except Exception as error:
+            results[name] = short_error(error)
+    first = {name: summarize(times) for name, times in samples.items()}
+    running = _promising(contenders, first, 2 * budget.factor)
+    wanted = {n: _affordable(first[n].median, budget) for n in running}
+    for name in running:
+        if first[name].median < _LONG_RUN:
+            samples[name].clear()
+    for i in range(max(wanted.values(), default=0)):
+        for name in [n for n in samples if n in running and len(samples[n]) < wanted[n]]:
+            with contenders[name].context():
+                samples[name].append(_wall(calls[name][i % len(calls[name])]))
+    return results | {name: summarize(times) for name, times in samples.items()}
+
+
+def _wall(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float) -> Timing:
+    """Warm up and time one contender on a stream of its own, so that backward passes can be captured too."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with contender.context(), torch.cuda.stream(stream):
+        calls = contender.make()
+        for i in range(max(_WARMUP_CALLS, len(calls))):
+            calls[i % len(calls)]()
+        if mode == "eager":
+            timing = _time_events(calls, budget, limit)
+        else:
+            calls = [*calls] * _repeats(calls)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                kept = [call() for call in calls]  # alive until the end: outputs reach memory, not L2
+            del kept
+            graph.replay()
+            timing = _time_events([graph.replay], budget, limit, calls_per_run=len(calls))
+            graph.reset()
+    torch.cuda.current_stream().wait_stream(stream)
+    return timing
+
+
+def _repeats(calls: Sequence[Call]) -> int:
+    """How often one replay goes through the calls, so that it takes about a millisecond but few outputs."""
+    once = _time_events(calls, Budget(screening=len(calls)), limit=0.0).median
+    return max(1, min(_MOST_REPEATS, math.ceil(_REPLAY_SECONDS / (once * len(calls)))))
+
+
+def _time_events(calls: Sequence[Call], budget: Budget, limit: float, calls_per_run: int = 1) -> Timing:
+    """CUDA events around each run on the current stream; outputs live for one turn of the buffer sets.
+
+    Stops after the screening if a call takes longer than `limit` seconds.
+    """
+    samples: list[float] = []
+    kept: list[object] = [None] * len(calls)
+    runs = budget.screening
+    while len(samples) < runs:
+        count = min(runs - len(samples), 32)  # runs queued between two synchronisations
+        events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(count)]
+        for i, (start, end) in enumerate(events, start=len(samples)):
+            start.record()
+            kept[i % len(calls)] = calls[i % len(calls)]()
+            end.record()
+        torch.cuda.synchronize()
+        samples += [start.elapsed_time(end) * 1e-3 / calls_per_run for start, end in events]
+        median = statistics.median(samples)
+        if len(samples) >= budget.screening and median <= limit:
+            runs = _affordable(median * calls_per_run, budget)
+    return summarize(samples, calls_per_run)

@@ -1,0 +1,191 @@
+"""Timers: quantiles, screening, errors; the CUDA path on stand-ins that count what it does."""
+
+import contextlib
+import math
+import time
+
+import pytest
+import torch
+
+from benchmarks import timing
+from benchmarks.machine import as_row, measured_machine
+from benchmarks.timing import Budget, Contender, measure, num_buffer_sets, summarize
+
+
+def _contender(seconds, log=None, name="", sets=1, **options):
+    def call():
+        if log is not None:
+            log.append(name)
+        time.sleep(seconds)
+
+    return Contender(lambda: [call] * sets, contextlib.nullcontext, **options)
+
+
+def test_quantiles():
+    found = summarize([5.0, 1.0, 2.0, 3.0, 4.0, 100.0], calls_per_run=7)
+    assert (found.median, found.low, found.high, found.runs, found.calls_per_run) == (3.5, 2.0, 5.0, 6, 7)
+    with pytest.raises(ValueError, match="at least one sample"):
+        summarize([])
+
+
+def test_cpu_runs_are_interleaved_and_slow_peers_stop_early():
+    log = []
+    contenders = {
+        "ours": _contender(0.02, log, "ours", kept=True),
+        "fast": _contender(0.001, log, "fast"),
+        "slow": _contender(0.02, log, "slow"),
+        "other group": _contender(0.02, log, "other group", group="full"),
+    }
+    found = measure(contenders, "cpu", Budget(runs=5, screening=2, max_seconds=10))
+    assert {name: result.runs for name, result in found.items()} == {
+        "ours": 5,
+        "fast": 5,
+        "slow": 1,
+        "other group": 5,
+    }
+    assert found["ours"].median >= 0.02 > found["fast"].median
+    assert log[4:10] == ["ours", "fast", "other group"] * 2  # after the first round of four
+
+
+def test_the_budget_of_seconds_limits_runs_but_not_below_the_screening():
+    found = measure({"a": _contender(0.01)}, "cpu", Budget(runs=50, screening=3, max_seconds=0.001))
+    assert found["a"].runs == 3
+
+
+def test_buffer_sets_take_turns():
+    log = []
+    contender = Contender(
+        lambda: [lambda: log.append(0), lambda: log.append(1), lambda: log.append(2)], contextlib.nullcontext
+    )
+    measure({"a": contender}, "cpu", Budget(runs=6, screening=6, max_seconds=1))
+    assert log[1:] == [0, 1, 2, 0, 1, 2]  # the first call warms up
+
+
+def test_an_error_is_a_result():
+    def broken():
+        raise RuntimeError("no kernel\nand a long story")
+
+    contenders = {"broken": Contender(lambda: [broken], contextlib.nullcontext), "fine": _contender(0)}
+    found = measure(contenders, "cpu", Budget(runs=2, screening=1, max_seconds=1))
+    assert found["broken"] == "RuntimeError: no kernel"
+    assert found["fine"].runs == 2
+
+
+def test_the_cause_behind_an_error_is_named():
+    def capture():
+        try:
+            raise MemoryError("no room")
+        finally:
+            raise RuntimeError("capture invalidated")
+
+    found = measure({"a": Contender(lambda: [capture], contextlib.nullcontext)}, "cpu", Budget())
+    assert found["a"] == "RuntimeError: capture invalidated (after MemoryError: no room)"
+
+
+def test_unknown_timers_are_refused():
+    with pytest.raises(ValueError, match=r"expected a timer of .* got 'gpu'"):
+        measure({}, "gpu", Budget())
+
+
+def test_buffer_sets_exceed_the_cache():
+    cpu = torch.device("cpu")
+    assert num_buffer_sets(10**9, cpu) == 1
+    assert num_buffer_sets(10**7, cpu) * 10**7 >= 3 * 32_000_000
+    assert num_buffer_sets(1, cpu, most=9) == 9
+
+
+def test_rates_of_a_machine_are_measured():
+    found = measured_machine(torch.device("cpu"), torch.float32)
+    assert 1e8 < found.bandwidth < 1e13 and 1e8 < found.matmul < 1e16
+    assert as_row(found)["exps"] is None and "measured in this run" in found.source
+
+
+class _Clock:
+    """Device time that advances only when a call says so."""
+
+    now = 0.0
+
+
+class _Event:
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = _Clock.now
+
+    def elapsed_time(self, end):
+        return (end.time - self.time) * 1e3
+
+
+class _Stream:
+    def wait_stream(self, other):
+        pass
+
+
+class _Graph:
+    def replay(self):
+        for seconds in self.cost:
+            _Clock.now += seconds
+
+    def reset(self):
+        self.cost = None
+
+
+@contextlib.contextmanager
+def _capture(graph, stream):
+    """What a capture sees: the device time of the calls inside, none of which passes now."""
+    start = _Clock.now
+    yield
+    graph.cost = [_Clock.now - start]
+    _Clock.now = start
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    _Clock.now = 0.0
+    for name, value in {
+        "Event": _Event,
+        "Stream": _Stream,
+        "CUDAGraph": _Graph,
+        "graph": _capture,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "current_stream": _Stream,
+        "synchronize": lambda: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+def _device_contender(seconds, log, sets=2, **options):
+    def call(index):
+        log.append(index)
+        _Clock.now += seconds
+
+    return Contender(lambda: [lambda i=i: call(i) for i in range(sets)], contextlib.nullcontext, **options)
+
+
+def test_eager_takes_events_around_each_call(fake_cuda):
+    log = []
+    found = measure({"a": _device_contender(0.002, log)}, "eager", Budget(runs=20, screening=5, max_seconds=1))["a"]
+    assert (found.runs, found.calls_per_run) == (20, 1)
+    assert found.median == pytest.approx(0.002)
+    assert log[: timing._WARMUP_CALLS] == [0, 1, 0]
+    assert log[timing._WARMUP_CALLS :] == [0, 1] * 10
+
+
+def test_graph_divides_a_replay_by_its_calls(fake_cuda):
+    log = []
+    found = measure({"a": _device_contender(1.1e-4, log)}, "graph", Budget(runs=100, screening=5, max_seconds=1))["a"]
+    repeats = math.ceil(timing._REPLAY_SECONDS / 2.2e-4)
+    assert found.calls_per_run == 2 * repeats
+    assert found.median == pytest.approx(1.1e-4)
+    assert found.runs == 100
+
+
+def test_on_a_device_slow_peers_stop_after_the_screening_and_ours_never(fake_cuda):
+    contenders = {
+        "fast": _device_contender(0.001, []),
+        "slow": _device_contender(0.003, []),
+        "ours": _device_contender(0.003, [], kept=True),
+    }
+    found = measure(contenders, "eager", Budget(runs=40, screening=11, max_seconds=10))
+    assert {name: result.runs for name, result in found.items()} == {"fast": 40, "slow": 11, "ours": 40}
