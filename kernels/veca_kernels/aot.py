@@ -77,20 +77,22 @@ class Row:
 
 
 def variants(arch: str, full: bool) -> list[Variant]:
-    """What ships: with the rotation in bf16; `full` adds fp16, fp32, unrotated and patch_self launches."""
+    """bf16 with rotation at all sizes; `full` adds fp16, fp32, unrotated and patch_self at D = 64 and 128."""
     from .triton.tables import fits
 
-    shapes = [(c, d) for c in CORES for d in HEAD_DIMS]
-    choices = [("bf16", True, False)]
+    choices = [("bf16", True, False, HEAD_DIMS)]
     if full:
-        choices += [("bf16", False, False), ("fp16", True, False), ("fp32", True, False), ("bf16", True, True)]
-    rows = []
-    for dtype, rope, patch_self in choices:
-        for c, d in shapes:
-            if not fits(c, d, DTYPES[dtype].itemsize, SHARED_LIMITS[arch]):
-                continue
-            rows += [Variant(arch, k, dtype, c, d, rope, patch_self) for k in KERNELS if "write" in k or not patch_self]
-    return rows
+        others = [("bf16", False, False), ("fp16", True, False), ("fp32", True, False), ("bf16", True, True)]
+        choices += [(*choice, (64, 128)) for choice in others]
+    return [
+        Variant(arch, kernel, dtype, cores, head_dim, rope, patch_self)
+        for dtype, rope, patch_self, head_dims in choices
+        for cores in CORES
+        for head_dim in head_dims
+        for kernel in KERNELS
+        if fits(cores, head_dim, DTYPES[dtype].itemsize, SHARED_LIMITS[arch])
+        and (kernel.startswith("write") or not patch_self)
+    ]
 
 
 @contextmanager
@@ -169,7 +171,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m veca_kernels.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", nargs="+", choices=SHARED_LIMITS, help="targets; all with --check, else sm_90")
     parser.add_argument("--check", action="store_true", help="exit 1 when a variant breaks a limit")
-    parser.add_argument("--full", action="store_true", help="also fp16, fp32, unrotated and patch_self variants")
+    parser.add_argument(
+        "--full", action="store_true", help="also fp16, fp32, unrotated and patch_self variants at D = 64 and 128"
+    )
     parser.add_argument("--cores", type=int, nargs="+", choices=CORES, default=CORES)
     parser.add_argument("--head-dims", type=int, nargs="+", choices=HEAD_DIMS, default=HEAD_DIMS)
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")

@@ -49,12 +49,14 @@ SIZES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("impl", ["triton", "packed_triton"])
 @pytest.mark.parametrize("case", SIZES + OPTIONS + LAYOUTS + GRADS, ids=str)
-def test_fp32(case, impl):
-    if impl == "packed_triton" and case.layout != "head_major":
-        pytest.skip("packing copies the layout away")
-    assert_close(forward_backward(impl, case), case)
+def test_fp32(case):
+    assert_close(forward_backward("triton", case), case)
+
+
+@pytest.mark.parametrize("case", [Case(), Case(P=0), Case(active=(3, 0), lengths=(65, 9), patch_self=True)], ids=str)
+def test_packed_form(case):
+    assert_close(forward_backward("packed_triton", case), case)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def test_bf16_with_upcast_operands(case):
     assert_close(forward_backward("triton", case), case, slack=2.0)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(drawn_cases(dtype=st.just(torch.float32)))
 def test_drawn_cases(case):
     assert_close(forward_backward("triton", case), case, slack=4.0)
@@ -85,12 +87,12 @@ def test_any_number_of_splits_gives_the_same_result(num_sms, core_self, monkeypa
     from veca_kernels.triton import launch
 
     monkeypatch.setattr(launch, "device_facts", lambda device: (num_sms, 99 << 10))
-    case = Case(P=900, C=17, D=32, B=1, core_self=core_self, active=11, lengths=(700,), patch_self=True)
+    case = Case(P=450, C=17, D=32, B=1, core_self=core_self, active=11, lengths=(390,), patch_self=True)
     assert_close(forward_backward("triton", case), case)
 
 
 def test_repeated_runs_give_the_same_bits():
-    case = Case(P=900, C=16, D=32, B=1)
+    case = Case(P=450, C=16, D=32, B=1)
     first, second = (forward_backward("triton", case) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 

@@ -35,8 +35,10 @@ def choose_tile(kernel: str, cores: int, head_dim: int, itemsize: int, rotated: 
     if itemsize == 4:
         return Tile(block_c, 16, 4, 1) if wide and many else Tile(block_c, 32, 8, 1)
     if shared >= _LARGE_SHARED:
+        if backward and wide and many:
+            return Tile(block_c, 32, 8, 1)
         if backward:
-            return Tile(block_c, 64, 4 if not (rotated or wide or many) else 8, 2)
+            return Tile(block_c, 64, 8 if rotated or wide or many else 4, 2)
         return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
     if backward:
         return Tile(block_c, 32, 4, 1)
