@@ -24,7 +24,9 @@ def split_head_dim(head_dim: int) -> tuple[int, int]:
     return min(single + double, key=lambda pair: (sum(pair), pair[1]))
 
 
-def choose_tile(kernel: str, cores: int, head_dim: int, itemsize: int, rotated: bool, shared: int) -> Tile:
+def choose_tile(
+    kernel: str, cores: int, head_dim: int, itemsize: int, rotated: bool, patch_self: bool, shared: int
+) -> Tile:
     """The launch of a kernel for that many cores, bytes an element and bytes of shared memory a block.
 
     Two classes of shared memory; fp32, multiplied outside the tensor cores, takes small tiles on both.
@@ -37,6 +39,8 @@ def choose_tile(kernel: str, cores: int, head_dim: int, itemsize: int, rotated: 
     if shared >= _LARGE_SHARED:
         if backward and wide and many:
             return Tile(block_c, 32, 8, 1)
+        if kernel == "write_backward" and patch_self:
+            return Tile(block_c, 32, 8, 2)
         if backward:
             return Tile(block_c, 64, 8 if rotated or wide or many else 4, 2)
         return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
