@@ -7,10 +7,11 @@ import os
 import torch
 from torch import Tensor
 
+from .triton.tables import fits
+
 MAX_CORES = 128
 MAX_HEAD_DIM = 128
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_SMALL_OPERAND = 16 << 10  # bytes of (C, D) keys; anything smaller fits every supported device
 _INTERPRETED_DEVICE = (4, 163 << 10)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -47,15 +48,9 @@ def triton_support(tensors: tuple[Tensor, ...], num_cores: int) -> tuple[bool, s
     if any(t.stride(-1) != 1 for t in tensors):
         strides = [t.stride(-1) for t in tensors]
         return False, f"expected a contiguous last dimension, got last strides {strides}; call .contiguous()"
-    if num_cores * x.shape[-1] * x.element_size() > _SMALL_OPERAND:
-        from .triton.tables import fits
-
-        shared = device_facts(x.device)[1]
-        if not fits(num_cores, x.shape[-1], x.element_size(), shared):
-            return (
-                False,
-                f"{num_cores} cores of head dim {x.shape[-1]} need more shared memory than {shared} bytes; {fallback}",
-            )
+    size = (num_cores, x.shape[-1], x.element_size())
+    if not fits(*size, shared=0) and not fits(*size, shared=device_facts(x.device)[1]):
+        return False, f"{num_cores} cores of head dim {size[1]} exceed this GPU's shared memory; {fallback}"
     if x.device.type == "cuda" and torch.version.hip is None:
         major, minor = torch.cuda.get_device_capability(x.device)
         if major < 8:

@@ -37,6 +37,7 @@ class Case:
     core_self: bool = True
     patch_self: bool = False
     offset: float = 0.0  # added to v: exposes a delta that is rounded before it cancels
+    gain: float = 1.0  # multiplies q and k: scores of hundreds overflow where the maximum is not subtracted
 
     def __str__(self) -> str:
         words = [f"P{self.P}-C{self.C}-D{self.D}", str(self.dtype).removeprefix("torch.")]
@@ -44,6 +45,7 @@ class Case:
         words += [f"active{self.active}"] * (self.active is not None)
         words += [f"lengths{self.lengths}"] * (self.lengths is not None)
         words += [f"rope_{self.rope}"] * (self.rope is not None)
+        words += [f"offset{self.offset:g}"] * bool(self.offset) + [f"gain{self.gain:g}"] * (self.gain != 1)
         words += ["no_core_self"] * (not self.core_self) + ["patch_self"] * self.patch_self
         return "-".join(words).replace(" ", "")
 
@@ -143,6 +145,8 @@ def forward_backward(impl: str, case: Case, device: str = "cpu", dtype: torch.dt
     views, leaves = make_qkv(case, device)
     if case.offset:
         views[2] = views[2] + case.offset
+    if case.gain != 1:
+        views[:2] = [x * case.gain for x in views[:2]]
     if dtype is not None:
         views = [x.to(dtype) for x in views]
     out = run(impl, case, *views, make_options(case, device))
@@ -198,6 +202,7 @@ OPTIONS = [
     Case(rope="shared"),
     Case(rope="per_image", patch_self=True, active=3, lengths=(60, 1)),
     Case(offset=30.0),
+    Case(gain=12.0, patch_self=True),
 ]
 LAYOUTS = [Case(layout=x) for x in ("token_major", "packed", "sliced", "expanded", "mixed")]
 GRADS = [Case(grad_layout=x) for x in ("stride0", "stride0_tokens", "transposed", "token_major")]

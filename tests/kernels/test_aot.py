@@ -5,6 +5,7 @@ import os
 import re
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -60,6 +61,29 @@ def test_offsets_are_64_bits_wide():
         assert re.search(r"arith\.muli .* : i64", code)
         narrow = re.findall(r"tt\.addptr .* : !tt\.ptr<bf16>, i32", code)
         assert not narrow, narrow
+
+
+def test_tf32_is_taken_only_on_request_and_where_it_compiles(monkeypatch):
+    """Transposed tf32 products of 64 rows fail to compile for sm_90: those backward kernels stay exact."""
+    from veca_kernels.triton import launch, read, tables, write
+
+    cuda, few, many = torch.device("cuda"), tables.Tile(32, 32, 8, 1), tables.Tile(64, 32, 8, 1)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
+    assert launch.fp32_precision(cuda, read.read_forward, many) == "ieee"
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    assert launch.fp32_precision(cuda, read.read_forward, many) == "tf32"
+    assert launch.fp32_precision(cuda, write.write_backward, few) == "tf32"
+    assert launch.fp32_precision(cuda, write.write_backward, many) == "ieee"
+    assert launch.fp32_precision(torch.device("cpu"), read.read_forward, many) == "ieee"
+
+
+@pytest.mark.parametrize("shared", aot.SHARED_LIMITS.values())
+def test_what_fits_is_judged_on_padded_sizes(shared):
+    """65 cores of 96 channels are 128 x 96 on the chip: refused where 128 x 96 is."""
+    for itemsize in (2, 4):
+        assert tables.fits(65, 96, itemsize, shared) == tables.fits(128, 96, itemsize, shared)
+    assert tables.fits(64, 64, 4, shared)
+    assert tables.fits(128, 128, 2, shared) == (shared > 100 << 10)
 
 
 PAIRS = {8: (16, 0), 32: (32, 0), 40: (32, 16), 48: (32, 16), 56: (64, 0), 64: (64, 0)}

@@ -118,7 +118,7 @@ class Call:
             BC=tile.block_c,
             BP=tile.block_p,
             ALIGN=align,
-            PRECISION=fp32_precision(self.q.device),
+            PRECISION=fp32_precision(self.q.device, kernel, tile),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
             enable_fp_fusion=True,
@@ -157,10 +157,16 @@ def kernel_rows(x: Tensor, align: int) -> tuple[Any, ...]:
     return (x, *(encode_stride(s // align) for s in x.stride()[:-1]))
 
 
-def fp32_precision(device: torch.device) -> str:
-    """tf32 only where the user asked torch for it."""
-    wants_tf32 = device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if wants_tf32 else "ieee"
+def fp32_precision(device: torch.device, kernel: Any, tile: Tile) -> str:
+    """tf32 only where the user asked torch for it.
+
+    Backward kernels with 64 rows of cores stay exact: Triton 3.6 and 3.9 fail to compile their transposed tf32
+    products for sm_90 (TritonGPUOptimizeDotOperands, 2026-11-22).
+    """
+    if device.type != "cuda" or torch.backends.cuda.matmul.fp32_precision != "tf32":
+        return "ieee"
+    backward = kernel in (read.read_backward, write.write_backward)
+    return "ieee" if backward and tile.block_c >= 64 else "tf32"
 
 
 def run_read_forward(call: Call, out: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def choose_tile(
 def fits(cores: int, head_dim: int, itemsize: int, shared: int) -> bool:
     """Whether all passes fit `shared` bytes a block; the backward keeps two (C, D) operands on the chip.
 
-    Bounds read off the compiler: 32 KB operands need 140 KB in bf16, 64 KB operands (fp32 only) 160 KB.
+    Bounds read off the compiler: operands up to 16 KB fit every target, 32 KB in bf16 need 140 KB, 64 KB (fp32) 160 KB.
     """
     block_c = next(c for c in (16, 32, 64, 128) if c >= cores)
     operand = block_c * sum(split_head_dim(head_dim)) * itemsize
