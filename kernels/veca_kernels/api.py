@@ -290,7 +290,7 @@ def _options(
         num_cores=num_cores,
         active_cores=_check_active(active_cores, num_cores, batch, like.device),
         patch_lengths=_check_counts("patch_lengths", patch_lengths, batch, like.device),
-        patch_rope=patch_rope,
+        patch_rope=None if patch_rope is None else tuple(x.detach() for x in patch_rope),
         scale=_check_scale(scale, head_dim),
         core_self=core_self,
         patch_self=patch_self,

@@ -96,7 +96,7 @@ def read_backward(
     q_, k_, v_, do = (_heads_first(x) for x in (q, k, v, grad))
     mask = _key_mask(k, k.shape[1] if lengths is None else lengths)
     p = _weights_from_lse(q_ @ k_.transpose(-2, -1) * scale, lse, mask)
-    delta = (_heads_first(out) * do).sum(-1) - grad_lse
+    delta = (_heads_first(out) * do).sum(-1) - grad_lse.masked_fill(lse == float("-inf"), 0.0)
     ds = p * (do @ v_.transpose(-2, -1) - delta[..., None]) * scale
     return (
         _tokens_first(ds @ k_, q),

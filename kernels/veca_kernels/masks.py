@@ -22,7 +22,7 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         a, b = pairs.unbind(-1)
         turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
     else:  # one pass instead of six: 4.4 against 39 ms for 16,448 x 6 x 64 fp32 (two Zen 5 cores, 2026-11-22)
-        if pairs.storage_offset() % 2 or any(s % 2 for s in pairs.stride()[:-1]):
+        if pairs.stride(-1) != 1 or pairs.storage_offset() % 2 or any(s % 2 for s in pairs.stride()[:-1]):
             pairs = pairs.contiguous()
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return turned.flatten(-2).to(x.dtype)

@@ -31,6 +31,7 @@ SCHEMAS = {
     "write_forward": f"({_QKV}, {_COUNTS}, float scale) -> Tensor",
     "write_backward": f"(Tensor grad, {_QKV}, {_COUNTS}, float scale) -> (Tensor, Tensor)",
 }
+_CONTIGUOUS = {"active_per_image", "lengths", "lse", "grad_lse"}
 _ops = torch.ops.veca_kernels
 
 
@@ -277,7 +278,7 @@ FAKES = {
 }
 
 
-def _body(name: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
+def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
     """The function behind an op: names its arguments, joins the optional ones, imports what computes."""
 
     def run(*values: Any) -> Any:
@@ -286,13 +287,15 @@ def _body(name: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
         else:
             from .triton import ops as bodies
         named = dict(zip(arguments, values, strict=True))
+        for name in _CONTIGUOUS & named.keys():  # addressed without strides; callers expand and slice counts
+            named[name] = None if named[name] is None else named[name].contiguous()
         per_image = named.pop("active_per_image", None)
         if per_image is not None:
             named["active"] = per_image
         if "cos" in named:
             cos, sin = named.pop("cos"), named.pop("sin")
             named["rope"] = None if cos is None else (cos, sin)
-        return getattr(bodies, name)(**named)
+        return getattr(bodies, op)(**named)
 
     return run
 

@@ -39,7 +39,11 @@ def test_against_fp64(case, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("impl", ["sdpa", "packed_triton"])
-@pytest.mark.parametrize("case", [Case(B=1, P=4096, C=64, D=64), Case(P=197, C=64, D=64, active=(3, 64))], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [*OPTIONS, Case(B=1, P=4096, C=64, D=64), Case(P=192, C=64, D=64, active=(0, 64), lengths=(192, 0))],
+    ids=str,
+)
 def test_other_entries_against_fp64(case, impl, dtype):
     """The fold of sdpa.py (4096 patches of one image) and the packed form."""
     case = case.at(dtype=dtype)
@@ -96,9 +100,12 @@ def test_more_than_two_to_the_31_elements():
     for i in (0, 15):
         alone = qkv[i : i + 1].detach().requires_grad_()
         expected = core_periphery_attention_qkvpacked(alone, 64, impl="sdpa")
-        torch.testing.assert_close(out[i : i + 1], expected, rtol=0.02, atol=0.01)
         (expected_grad,) = torch.autograd.grad(expected, alone, grad[i : i + 1])
-        torch.testing.assert_close(dqkv[i : i + 1], expected_grad, rtol=0.05, atol=0.02)
+        for rows in (slice(0, 64), slice(64, None)):  # cores and patches differ in size by orders of magnitude
+            pairs = [(out[i, rows], expected[0, rows])]
+            pairs += [(dqkv[i, rows, j], expected_grad[0, rows, j]) for j in range(3)]
+            for actual, reference in pairs:
+                assert (actual.float() - reference.float()).norm() <= 0.02 * reference.float().norm()
 
 
 def test_cuda_graph_replay_with_new_inputs_and_budgets():

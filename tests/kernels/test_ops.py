@@ -45,6 +45,19 @@ def test_gradcheck_of_the_halves_through_output_and_lse():
     assert torch.autograd.gradcheck(lambda *x: registration.write(*x, active, SCALE), (k, q, q.detach() + 1))
 
 
+@pytest.mark.parametrize("impl", ["sdpa", "reference"])
+def test_tables_get_no_gradient_and_any_last_stride_is_taken(impl):
+    q, k, v = (torch.randn(1, 2, 40, 32, 2)[..., 0].requires_grad_() for _ in range(3))
+    cos, sin = (torch.rand(32, 16, requires_grad=True) for _ in range(2))
+    out = core_periphery_attention(q, k, v, 8, patch_rope=(cos, sin), impl=impl)
+    out.sum().backward()
+    assert cos.grad is None
+    expected = core_periphery_attention(
+        *(x.contiguous() for x in (q, k, v)), 8, patch_rope=(cos, sin), impl="reference"
+    )
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_packed_gradient_is_one_buffer():
     """(B, T, 3, H, D), contiguous, equal to the stacked gradients of the three-tensor form."""
     case = Case(dtype=torch.float64, layout="packed", active=5, rope="shared")

@@ -29,18 +29,17 @@ _SUM_BLOCK = 1024
 
 
 def split_count(programs: int, tiles: int, bytes_per_split: int, num_sms: int) -> int:
-    """The smallest number of splits within 85 % of the best wave efficiency over two blocks a multiprocessor.
+    """The number of splits that is fastest on paper: waves of two blocks a multiprocessor, times tiles of a block.
 
-    The rule of FlashAttention 2 and 3: 1 when images and heads alone fill 80 % of the device; at least 4 tiles a
-    split, at most 64 splits, all partials together within 24 MB.
+    Loading what a program keeps and writing its partial count as two tiles. At least 4 tiles a split, at most 64
+    splits, all partials together within 24 MB; the fewest splits among equals.
     """
-    slots = 2 * num_sms
     most = min(_MAX_SPLITS, tiles // _MIN_TILES_PER_SPLIT, _PARTIAL_BYTES // max(bytes_per_split, 1))
-    if programs >= 0.8 * num_sms or most <= 1:
-        return 1
-    efficiency = [programs * s / (math.ceil(programs * s / slots) * slots) for s in range(1, most + 1)]
-    best = max(efficiency)
-    return next(s for s, e in enumerate(efficiency, 1) if e >= 0.85 * best)
+
+    def cost(splits: int) -> int:
+        return math.ceil(programs * splits / (2 * num_sms)) * (math.ceil(tiles / splits) + 2)
+
+    return min(range(1, max(most, 1) + 1), key=cost)
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Call:
         if self.rope is None:
             return None
         cos, sin = (x.contiguous() for x in self.rope)
-        return cos, sin, encode_stride(cos.stride(0) if cos.ndim == 3 else 0)
+        return cos, sin, encode_stride(cos.stride(0) // 4 if cos.ndim == 3 else 0)
 
 
 def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
@@ -202,6 +201,7 @@ def run_read_forward(call: Call, out: Tensor) -> Tensor:
             BD=triton.next_power_of_2(D),
             ROWS=_COMBINE_ROWS,
             ALIGN=align,
+            enable_fp_fusion=True,
         )
     return lse
 
@@ -212,7 +212,7 @@ def run_write_forward(call: Call, out: Tensor) -> None:
     tiles = triton.cdiv(call.patches, tile.block_p)
     if tiles == 0:
         return
-    wanted = triton.cdiv(4 * call.num_sms, max(call.batch * call.heads, 1))
+    wanted = max(1, 4 * call.num_sms // max(call.batch * call.heads, 1))
     splits = triton.cdiv(tiles, triton.cdiv(tiles, min(tiles, wanted)))  # no program without a tile
     call.launch(write.write_forward, tile, splits, tiles, dict(out=out), PATCH_SELF=call.patch_self)
 
@@ -283,4 +283,5 @@ def sum_partials(call: Call, part: Tensor, out: Tensor, splits: int) -> None:
         D=call.head_dim,
         ALIGN=align,
         BLOCK=_SUM_BLOCK,
+        enable_fp_fusion=True,
     )

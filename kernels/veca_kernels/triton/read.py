@@ -146,7 +146,7 @@ def read_backward(
     b_lse = tl.load(lse + i_row + o_c, mask=m_c, other=float("-inf")) * LOG2_E
     b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)  # p = 0 where a core reads nothing
     if dlse is not None:
-        b_delta -= tl.load(dlse + i_row + o_c, mask=m_c, other=0.0)
+        b_delta -= tl.where(b_lse == float("inf"), 0.0, tl.load(dlse + i_row + o_c, mask=m_c, other=0.0))
     if i_s == 0:
         tl.store(delta + i_row + o_c, b_delta, mask=o_c < C)
     b_dq = zero_tile(BC, D1, D2)
@@ -161,9 +161,10 @@ def read_backward(
         b_s = scores(b_k, b_q, D2, PRECISION) * (scale * LOG2_E)  # [BP, BC]
         b_p = tl.where(m_t[:, None], tl.exp2(b_s - b_lse[None, :]), 0.0)
         b_ds = b_p * (scores(b_v, b_do, D2, PRECISION) - b_delta[None, :])
+        # dq first: after dk, ptxas serialises every wgmma of the loop (C7515, Triton 3.6, sm_90, 2026-11-22)
+        b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)
         b_dv = accumulate(b_p, b_do, zero_tile(BP, D1, D2), D2, PRECISION)
         b_dk = scale_tile(accumulate(b_ds, b_q, zero_tile(BP, D1, D2), D2, PRECISION), scale, D2)
-        b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)
         if rope is not None:
             b_dk = rotate_tile(b_dk, angles, -1, D2)
         store_tile(dk, b_dk, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
@@ -200,7 +201,7 @@ def combine_reads(
     b_m = tl.full([ROWS], float("-inf"), tl.float32)
     b_l = tl.zeros([ROWS], tl.float32)
     b_acc = tl.zeros([ROWS, BD], tl.float32)
-    for i_s in range(num_splits):
+    for i_s in tl.range(0, num_splits, loop_unroll_factor=4):  # four loads in flight
         i_sb = (i_s * B + i_b).to(tl.int64)
         b_lse = tl.load(part_lse + (i_sb * H + i_h) * C + o_c, mask=m_c, other=float("-inf"))
         p = part + ((i_sb * C + o_c[:, None]) * H + i_h) * D + o_d

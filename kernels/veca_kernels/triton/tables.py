@@ -6,6 +6,7 @@ on the user's machine: autotuning costs minutes of cold start, tunes anew for ev
 
 from dataclasses import dataclass
 
+_HOPPER_SHARED = 227 << 10  # room and registers for a third stage: with two, loads wait for the whole tile before
 _LARGE_SHARED = 160 << 10  # data-centre GPUs; consumer GPUs have 99 KB, gfx942 64 KB
 
 
@@ -42,7 +43,8 @@ def choose_tile(
         if kernel == "write_backward" and patch_self:
             return Tile(block_c, 32, 8, 2)
         if backward:
-            return Tile(block_c, 64, 8 if rotated or wide or many else 4, 2)
+            prefetch = shared >= _HOPPER_SHARED and not (wide or many)
+            return Tile(block_c, 64, 8 if rotated or wide or many else 4, 3 if prefetch else 2)
         return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
     if backward:
         return Tile(block_c, 32, 4, 1)

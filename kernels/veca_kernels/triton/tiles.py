@@ -131,7 +131,7 @@ def accumulate(w, x, acc, D2: tl.constexpr, PRECISION: tl.constexpr):
 @triton.jit
 def load_angles(rope, i_b, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr):
     """(cos, sin) of both blocks of a tile, [rows, D1/2] and [rows, D2/2]; the identity outside the mask."""
-    p = offset(i_b, rope[2], 1) + (rows.to(tl.int64) * (D // 2))[:, None]
+    p = offset(i_b, rope[2], 4) + (rows.to(tl.int64) * (D // 2))[:, None]  # D/2 is a multiple of 4
     o_1 = tl.arange(0, D1 // 2)
     m_1 = mask[:, None] & (o_1 < D // 2)
     cos_1 = tl.load(rope[0] + p + o_1, mask=m_1, other=1.0)
