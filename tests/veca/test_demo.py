@@ -1,0 +1,521 @@
+import json
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+
+import veca
+from veca import cost
+from veca.demo import DemoSettings, agreement, check_request, conclusions, machine, page, run_demo, timing
+from veca.demo.report import write_html
+from veca.demo.timing import Case, Stopwatch, fit_time
+
+# GFLOPs of one attention sub-layer, VECA with 64 cores / dense with class token and four registers; batch 1
+SUBLAYER = {
+    384: "0.434/0.413 0.875/1.204 1.491/2.840 3.253/10.91 5.719/30.67",
+    768: "1.623/1.441 3.259/3.778 5.549/8.108 12.09/27.27 21.25/71.02",
+    1024: "2.835/2.468 5.687/6.256 9.680/12.97 21.09/41.21 37.06/103.3",
+}
+# GFLOPs of all blocks of the base model, patch embedding left out
+MODEL = {256: (56, 45, 47), 384: (112, 100, 111), 512: (190, 176, 214), 768: (413, 394, 589)}
+MODEL |= {1024: (726, 700, 1317), 2048: (2871, 2794, 12686)}
+
+
+def hollow(name, **options):
+    with torch.device("meta"):
+        if name.startswith("veca"):
+            return veca.create_model(name, **options)
+        return timm.create_model(name, dynamic_img_size=True, num_classes=0, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- FLOPs, memory
+
+
+def digits(value, text):
+    """A value in units of 1e9 with as many digits as the text that it is compared with."""
+    return f"{value / 1e9:.{len(text.partition('.')[2])}f}"
+
+
+@pytest.mark.parametrize("dim", SUBLAYER)
+def test_flops_of_the_attention_sublayer_are_the_published_ones(dim):
+    for size, cell in zip((256, 384, 512, 768, 1024), SUBLAYER[dim].split(), strict=True):
+        patches = (size // 16) ** 2
+        ours, dense = cell.split("/")
+        assert digits(cost.core_attention_flops(patches, 64, dim), ours) == ours
+        assert digits(cost.dense_attention_flops(patches + 5, dim), dense) == dense
+
+
+def test_flops_of_the_base_model_are_the_published_ones():
+    model = hollow("veca_base_patch16")
+    vit = hollow("vit_base_patch16_224", reg_tokens=4)
+    for size, expected in MODEL.items():
+        blocks = [cost.forward_cost(model, size, size, cores).block for cores in (64, 8)]
+        blocks.append(cost.forward_cost(vit, size, size).block)
+        # the tables are rounded from sums that treat a few tokens differently
+        assert [12 * block / 1e9 for block in blocks] == pytest.approx(expected, rel=0.012)
+    assert cost.forward_cost(model, 1024, 1024, 64).attention == 21_252_538_368
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (96, 224)])
+def test_formulas_agree_with_the_operators_that_run(height, width):
+    model, vit = hollow("veca_nano_patch16"), hollow("vit_tiny_patch16_224", depth=3)
+    counts = set()
+    for num_cores in (8, 64):
+        counted = cost.counted_flops(model, height, width, num_cores=num_cores)
+        assert cost.forward_cost(model, height, width, num_cores).model == counted
+        counts.add(counted)
+    counts.add(cost.counted_flops(vit, height, width))
+    assert cost.forward_cost(vit, height, width).model in counts and len(counts) == 3
+
+
+def test_odd_sizes_count_the_padded_patches():
+    model = hollow("veca_nano_patch16")
+    assert cost.num_patches(model, 250, 33) == 16 * 3
+    assert cost.forward_cost(model, 250, 33, 8).model == cost.counted_flops(model, 250, 33, num_cores=8)
+
+
+def test_counting_leaves_the_model_alone():
+    model = veca.create_model("veca_nano_patch16", depth=1)
+    cost.counted_flops(model, 32, 32)
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+
+
+def test_peak_memory_counts_what_lives_at_the_same_time():
+    earlier = torch.zeros(1000)  # 4000 bytes each
+
+    def call():
+        a = earlier + 1  # 1 alive
+        b = a + 1  # 2
+        a.view(10, 100).t()  # shares memory
+        del a  # 1
+        c = b + b  # 2
+        earlier.mul_(2)  # in place, was there before
+        del b, c
+        d = torch.zeros(500)  # half
+        return d.sum()
+
+    assert cost.peak_bytes(call, torch.device("cpu")) == 8000
+    with torch.inference_mode():
+        assert cost.peak_bytes(call, torch.device("cpu")) == 8000
+
+
+def test_peak_memory_counts_tensors_at_the_addresses_of_those_that_were_there_before():
+    earlier = [torch.zeros(1000) for _ in range(200)]
+
+    def call():
+        kept = [x + 1 for x in earlier]
+        earlier.clear()  # the next ones may take their places
+        return kept + [x + 1 for x in kept]
+
+    assert cost.peak_bytes(call, torch.device("cpu")) == 400 * 4000
+
+
+def test_peak_memory_of_a_model_is_linear_in_the_patches():
+    model = veca.create_model("veca_nano_patch16", depth=2).eval()
+    with torch.inference_mode():
+        peaks = [
+            cost.peak_bytes(lambda s=side: model.forward_features(torch.zeros(1, 3, s, s), 8), torch.device("cpu"))
+            for side in (128, 256, 384)
+        ]
+    assert (peaks[2] - peaks[1]) / (peaks[1] - peaks[0]) == pytest.approx(5 / 3, rel=0.02)  # 576, 256, 64 patches
+
+
+# ------------------------------------------------------------------------------------------------------------- time
+
+
+def test_fits_recover_planted_terms():
+    assert fit_time([256, 1024, 4096], [2e-3 * p + 5e-7 * p**2 for p in (256, 1024, 4096)], (1, 2))(
+        16384
+    ) == pytest.approx(2e-3 * 16384 + 5e-7 * 16384**2)
+    assert fit_time([256, 1024], [0.3 + 1e-3 * p for p in (256, 1024)], (0, 1))(4096) == pytest.approx(0.3 + 4.096)
+
+
+def test_fits_have_no_negative_terms():
+    # t = P^1.5 falls below any line through it: a plain fit would have a negative constant
+    fit = fit_time([100, 400], [1.0, 8.0], (0, 1))
+    assert fit(0) == 0 and fit(800) == pytest.approx(800 * (100 * 1 + 400 * 8) / (100**2 + 400**2))
+
+
+class FakeMachine:
+    """Models that only let the clock advance: VECA 1e-3 P + 1e-5 P C seconds, ViT 1e-4 P + 1e-6 P^2."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.ran = 100.0, []
+        clock = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
+        monkeypatch.setattr(timing, "time", clock)
+        self.patch_embed = SimpleNamespace(patch_size=(16, 16))
+        self.vit = SimpleNamespace(forward_features=lambda image: self.run(image, None))
+
+    def forward_features(self, image, cores):
+        self.run(image, cores)
+
+    def run(self, size, cores):
+        self.ran.append((size, cores))
+        self.now += self.seconds(size, cores)
+
+    def seconds(self, size, cores):
+        patches = (size // 16) ** 2
+        return 1e-4 * patches + 1e-6 * patches**2 if cores is None else 1e-3 * patches + 1e-5 * patches * cores
+
+    def stopwatch(self, limit):
+        def flops_of(case):
+            return self.seconds(case.size, case.num_cores) * 1e9
+
+        cpu = torch.device("cpu")
+        return Stopwatch(self, self.vit, lambda size, _: size, flops_of, cpu, self.now + limit, lambda text: None)
+
+
+def test_all_cases_take_turns_and_the_median_counts(monkeypatch):
+    fake = FakeMachine(monkeypatch)
+    watch = fake.stopwatch(1e4)
+    watch.run([64, 32], [8, 16])
+    assert [m.case for m in watch.measured[:3]] == [Case(32, 16), Case(32, None), Case(32, 8)]
+    small, large = ([(size, 16), (size, None), (size, 8)] for size in (32, 64))
+    assert fake.ran == [*small, *small, *large, *large]  # untimed, timed
+    watch.repeat()
+    assert fake.ran[12:] == [*small, *large] * 4
+    for m in watch.measured:
+        assert m.warm and len(m.seconds) == 5
+        assert m.median == pytest.approx(fake.seconds(m.case.size, m.case.num_cores))
+
+
+def test_repetitions_end_with_the_time(monkeypatch):
+    fake = FakeMachine(monkeypatch)
+    watch = fake.stopwatch(1e4)
+    watch.run([32, 1024], [8])  # a round takes 5 ms, and 21.6 s
+    watch.deadline = fake.now + 30
+    watch.repeat()
+    assert fake.now <= watch.deadline
+    assert [len(m.seconds) for m in watch.measured] == [5, 5, 2, 2]
+
+
+def test_median():
+    assert timing.Measured(Case(1, 1), [3.0, 1.0, 2.0]).median == 2
+    assert timing.Measured(Case(1, 1), [4.0, 1.0, 2.0, 8.0]).median == 3
+    assert timing.Measured(Case(1, 1)).median is None
+
+
+def test_large_sizes_are_predicted_and_run_within_the_limit(monkeypatch):
+    fake = FakeMachine(monkeypatch)
+    watch = fake.stopwatch(400)  # 2048 px takes 315 s
+    watch.run([256, 512, 1024, 2048], [8, 64])
+    watch.repeat()
+    assert fake.now <= 500
+    measured = {(m.case.size, m.case.num_cores): m for m in watch.measured}
+    vit = measured[2048, None]
+    assert vit.seconds == pytest.approx([270.1], abs=0.1) and not vit.warm
+    assert vit.predicted == pytest.approx(vit.seconds[0])
+    assert measured[2048, 8].predicted == pytest.approx(measured[2048, 8].seconds[0], rel=1e-3)
+    assert measured[256, None].predicted is None and len(measured[256, None].seconds) == 5
+
+
+def test_a_slow_moment_does_not_leave_a_case_out_for_ever(monkeypatch):
+    """What was predicted too slow to fit is looked at again once its neighbour has run."""
+    fake = FakeMachine(monkeypatch)
+    watch = fake.stopwatch(60)
+    honest = fake.seconds
+    fake.seconds = lambda size, cores: honest(size, cores) * (5 if size < 512 else 1)
+    watch.run([128, 256], [8, 64])
+    fake.ran.clear()
+    watch.deadline = fake.now + 0.9 * watch.predict(Case(512, 8)) + watch.predict(Case(512, 64)) * 1.15
+    watch.deadline += 1.15 * watch.predict(Case(512, None))
+    watch.run([512], [8, 64])
+    assert [case for case in dict.fromkeys(fake.ran)] == [(512, 64), (512, None), (512, 8)]
+
+
+def test_a_vit_that_does_not_fit_is_measured_at_a_smaller_size(monkeypatch):
+    fake = FakeMachine(monkeypatch)
+    watch = fake.stopwatch(200)
+    watch.run([256, 512, 1024, 2048], [8, 64])
+    assert fake.now <= 300
+    measured = {(m.case.size, m.case.num_cores): m for m in watch.measured}
+    assert not measured[2048, None].seconds and measured[2048, None].predicted == pytest.approx(270.1, abs=0.1)
+    assert measured[2048, 64].seconds  # linear, so it fits
+    extra = [m for m in watch.measured if m.note]
+    assert [m.case.num_cores for m in extra] == [64, None] and {m.note for m in extra} == {"in place of 2048 px"}
+    smaller = extra[0].case.size
+    assert 1024 < smaller < 2048 and smaller % 128 == 0 and all(m.seconds for m in extra)
+    assert [m.case.size for m in watch.measured] == sorted(m.case.size for m in watch.measured)
+
+
+def test_without_time_the_smallest_size_is_measured_all_the_same(monkeypatch):
+    watch = FakeMachine(monkeypatch).stopwatch(-5)
+    watch.run([64, 128], [8])
+    assert [(m.case.size, len(m.seconds)) for m in watch.measured] == [(64, 1), (64, 1), (128, 0), (128, 0)]
+
+
+# ------------------------------------------------------------------------------------------------------- conclusions
+
+
+def timed(size, num_cores, median, peak=None, predicted=None, note=""):
+    times = [] if median is None else [median]
+    row = {"size": size, "num_cores": num_cores, "median_s": median, "times_s": times, "peak_bytes": peak}
+    return row | {"predicted_s": predicted, "note": note}
+
+
+def flop(size, num_cores, attention, block, model):
+    row = {"size": size, "num_cores": num_cores, "patches": (size // 16) ** 2}
+    return row | {"attention": attention, "block": block, "model": model}
+
+
+def test_ratios_are_vit_over_veca_and_absent_where_a_side_is():
+    flops = [flop(64, None, 8, 20, 90), flop(64, 4, 4, 10, 60), flop(128, None, 9, 9, 9), flop(128, 4, 3, 3, 3)]
+    rows = conclusions.ratio_rows([timed(64, 4, 2.0, 50), timed(64, None, 3.0, 40), timed(128, 4, 1.0, 7)], flops)
+    common = {"num_cores": 4, "flops_attention": 2, "flops_block": 2, "flops_model": 1.5}
+    assert rows[0] == common | {"size": 64, "time": 1.5, "memory": 0.8}
+    assert (rows[1]["time"], rows[1]["memory"], rows[1]["flops_model"]) == (None, None, 3)
+    assert conclusions.headline(rows) == rows[0]
+    assert conclusions.headline(rows[1:]) is None
+
+
+def test_the_headline_is_the_largest_size_and_budget_that_both_ran():
+    rows = [{"size": s, "num_cores": c, "time": t} for s, c, t in ((64, 8, 9.0), (128, 8, 7.0), (128, 64, 5.0))]
+    assert conclusions.headline([*rows, {"size": 256, "num_cores": 64, "time": None}])["time"] == 5.0
+
+
+def test_exponents_are_those_between_the_two_largest_sizes():
+    flops = [flop(size, None, 1, 1, 1) for size in (64, 128, 256)]
+    rows = [timed(size, None, t) for size, t in ((64, 1.0), (128, 1.0), (256, 8.0))]
+    (slope,) = conclusions.slopes([*rows, timed(512, 8, 1.0)], flops)
+    assert slope == {"num_cores": None, "from_size": 128, "to_size": 256, "exponent": 1.5}  # 8 times for 4 times P
+
+
+def test_notes_tell_what_was_left_out():
+    rows = [timed(64, 8, 1.0), timed(128, None, None, predicted=61.27), timed(96, None, 2.0, note="in place of 128 px")]
+    notes = conclusions.timing_notes(rows, {"load_average": 3.0, "cpu_count": 2})
+    assert notes[0] == "128 px: no time left for the ViT (61.3 s predicted)"
+    assert notes[1] == "96 px was measured in place of 128 px"
+    assert "load 3.0 on 2 cores" in notes[2] and len(notes) == 3
+    assert conclusions.timing_notes(rows[:1], {"load_average": 0.2, "cpu_count": 2}) == []
+
+
+def test_numbers_as_text():
+    texts = [page.seconds(0.0123), page.seconds(2.0), page.seconds(123.4), page.megabytes(2.5e9), page.gflops(5.654e12)]
+    assert texts == ["12.3 ms", "2.00 s", "123 s", "2.50 GB", "5.65 TFLOPs"]
+    assert [page.span_of(x) for x in (0.853, 1.234, 7.77, 21.4)] == ["0.85×", "1.23×", "7.8×", "21×"]
+    assert page.factor(None) == "" and 'class="worse">(0.50×)' in page.factor(0.5)
+
+
+def test_the_machine_is_described():
+    facts = machine.describe_machine(torch.device("cpu"), torch.float32)
+    assert facts["torch"] == torch.__version__.partition("+")[0] or facts["torch"] == torch.__version__
+    assert facts["dtype"] == "float32" and facts["torch_threads"] == torch.get_num_threads()
+    assert facts["device"].startswith("CPU, ") and len(facts["device"]) > 6
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", facts["date"])
+    json.dumps(facts)
+
+
+# --------------------------------------------------------------------------------------------------------- agreement
+
+
+def tiny():
+    torch.manual_seed(0)
+    return veca.VECA(embed_dim=32, depth=2, num_heads=2, num_cores=8, trained_budgets=[4, 8]).eval()
+
+
+def compare(sharpened, blocks=(0, 1)):
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    rows = agreement.compare_implementations(tiny(), ["one", "two"], images, 4, blocks, sharpened)
+    return rows, {row["impl"]: row for row in conclusions.summarise_agreement(rows, torch.float32)}
+
+
+@pytest.mark.parametrize("sharpened", [False, True])
+def test_implementations_agree_on_real_tokens(sharpened):
+    rows, summary = compare(sharpened)
+    assert {(row.photograph, row.block) for row in rows} == {("one", 0), ("one", 1), ("two", 0), ("two", 1)}
+    for impl in ("reference", "sdpa"):
+        assert summary[impl]["agrees"] is True and 0 < summary[impl]["relative_rms"] < 2e-6
+        assert summary[impl]["comparisons"] == 4 and summary[impl]["failed"] == 0
+    assert summary["sdpa"]["score_std"] == 4.0 if sharpened else summary["sdpa"]["score_std"] < 1
+
+
+def test_what_is_compared_is_what_the_blocks_compute():
+    """The op on the captured q, k, v, projected, is the block's own attention output."""
+    model, seen = tiny(), []
+    image = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    handle = model.blocks[1].attn.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.inference_mode():
+        call = agreement._attention_calls(model, image, 4)[1]
+        handle.remove()
+        out = agreement.core_periphery_attention(
+            call.q, call.k, call.v, call.num_cores, patch_rope=call.patch_rope, impl="reference"
+        )
+        torch.testing.assert_close(model.blocks[1].attn.proj(out.transpose(1, 2).flatten(2)), seen[0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="triton runs here")
+def test_a_refusal_is_shown():
+    _, summary = compare(False)
+    row = summary["triton"]
+    assert row["agrees"] is None and row["failed"] == 4 and row["max_abs"] is None
+    assert row["failure"].startswith("impl='triton' cannot take this call: ")
+
+
+@pytest.mark.parametrize(("damage", "worst"), [(1e-3, pytest.approx(1e-3, rel=0.2)), (math.nan, None)])
+def test_a_wrong_implementation_does_not_agree(monkeypatch, damage, worst):
+    right = agreement.core_periphery_attention
+
+    def wrong(*args, impl, **options):
+        out = right(*args, impl=impl, **options)
+        return out * (1 + damage) if impl == "sdpa" else out
+
+    monkeypatch.setattr(agreement, "core_periphery_attention", wrong)
+    _, summary = compare(False, blocks=[1])
+    assert summary["sdpa"]["agrees"] is False and summary["reference"]["agrees"] is True
+    if worst is not None:
+        assert summary["sdpa"]["relative_rms"] == worst
+
+
+def test_one_failed_comparison_is_no_agreement():
+    good = agreement.Agreement("sdpa", 64, 0, False, "one", 1.0, 1e-7, 1e-7, 1.0, None)
+    bad = good._replace(photograph="two", max_abs=None, relative_rms=None, failure="out of memory")
+    (row,) = conclusions.summarise_agreement([good, bad], torch.float32)
+    assert row["agrees"] is False and row["failed"] == 1 and row["failure"] == "out of memory"
+
+
+# ---------------------------------------------------------------------------------------------------------- the run
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    for package in ("skimage", "sklearn", "matplotlib"):
+        pytest.importorskip(package)
+    out = tmp_path_factory.mktemp("demo")
+    settings = DemoSettings(
+        out=out,
+        sizes=(96, 64),
+        budgets=(8, 16),
+        photographs=("astronaut", "flower"),
+        budget_seconds=8,
+        model="veca_nano_patch16",
+        device="cpu",
+    )
+    record = run_demo(settings, progress=False)
+    return out, record
+
+
+def strict(text):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_the_record_is_valid_json_and_what_run_demo_returned(demo):
+    out, record = demo
+    saved = strict((out / "report.json").read_text())
+    assert saved == json.loads(json.dumps(record))
+    assert saved["settings"]["sizes"] == [64, 96] and saved["machine"]["device_type"] == "cpu"
+
+
+def test_ratios_are_quotients_of_the_reported_times(demo):
+    out, _ = demo
+    record = strict((out / "report.json").read_text())
+    timings = {(row["size"], row["num_cores"]): row for row in record["timings"]}
+    assert set(timings) == {(size, cores) for size in (64, 96) for cores in (None, 8, 16)}
+    for row in timings.values():
+        times = sorted(row["times_s"])
+        assert times[0] > 0 and row["low_s"] == times[0] and row["high_s"] == times[-1]
+        assert row["median_s"] == pytest.approx((times[(len(times) - 1) // 2] + times[len(times) // 2]) / 2)
+    for row in record["ratios"]:
+        ours, theirs = timings[row["size"], row["num_cores"]], timings[row["size"], None]
+        assert row["time"] == pytest.approx(theirs["median_s"] / ours["median_s"])
+        assert row["memory"] == pytest.approx(theirs["peak_bytes"] / ours["peak_bytes"])
+    assert record["headline"]["size"] == 96 and record["headline"]["num_cores"] == 16
+
+
+def test_flops_in_the_record_are_those_of_the_formulas(demo):
+    record = demo[1]
+    veca_row = conclusions.find(record["flops"], 96, 16)
+    assert veca_row["attention"] == 8 * 52 * 192**2 + 4 * 192 * (2 * 36 * 16 + 16**2)
+    counted = [row for row in record["flops"] if row["model_counted"] is not None]
+    assert len(counted) == 6 and all(row["model"] == row["model_counted"] for row in counted)
+    assert record["equal_flops_px"]["8"] <= record["equal_flops_px"]["16"]
+
+
+def test_both_models_have_the_same_shape(demo):
+    ours, theirs = demo[1]["models"]
+    for key in ("width", "depth", "heads"):
+        assert ours[key] == theirs[key]
+    assert ours["parameters"] == 2_833_103 and abs(theirs["parameters"] / ours["parameters"] - 1) < 0.05
+
+
+def test_the_page_stands_alone_and_shows_only_files_that_exist(demo):
+    out, _ = demo
+    text = (out / "report.html").read_text()
+    links = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert {"times.png", "memory.png", "report.json", "photograph_astronaut.png"} <= set(links)
+    for link in links:
+        assert (out / link).is_file(), link
+    for file in out.glob("*.png"):
+        assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 10_000
+        assert file.name in links
+    assert "http" not in text and "<script" not in text and "@import" not in text
+
+
+def test_the_page_says_what_must_be_said(demo):
+    out, record = demo
+    text = (out / "report.html").read_text()
+    first = text[: text.index("<h2>Time")]
+    assert "weights are untrained" in first and "Where VECA loses" in first
+    assert record["machine"]["cpu"] in first and f"torch {record['machine']['torch']}" in first
+    ratio = record["headline"]["time"]
+    verdict = "faster" if ratio >= 1 else "slower"
+    assert f"{page.span_of(max(ratio, 1 / ratio))} {verdict}" in first
+    assert "CC BY 2.0" in text and "640 × 427 px" in text  # whose the flower is, and its native size
+    assert "veca demo --sizes 64 96" in re.sub(r" \\\n *", " ", text)
+    for row in record["timings"]:
+        assert page.seconds(row["median_s"]) in text
+
+
+def test_the_page_survives_missing_measurements(demo, tmp_path):
+    """The ViT did not fit into the time, an implementation differs, the machine was slow."""
+    record = json.loads(json.dumps(demo[1]))
+    for row in record["timings"]:
+        if row["num_cores"] is None:
+            row |= {"median_s": None, "times_s": [], "peak_bytes": None, "predicted_s": 77.7}
+    record["ratios"] = conclusions.ratio_rows(record["timings"], record["flops"])
+    record["headline"] = conclusions.headline(record["ratios"])
+    record["agreement"][0] |= {"agrees": False, "relative_rms": 0.5}
+    record["flops"][0]["model_counted"] = 1
+    record["notes"] = ["<slow> machine"]
+    write_html(record, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "77.7 s predicted" in text and "differs by more than" in text and "disagree" in text
+    assert "&lt;slow&gt; machine" in text and "<slow>" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sizes": (64, 100)}, r"multiples of 16 pixels from 32 on, got \(64, 100\)"),
+        ({"sizes": (16,)}, "from 32 on"),
+        ({"sizes": ()}, "multiples of 16"),
+        ({"budgets": (0, 8)}, r"at least 1 core, got \(0, 8\)"),
+        ({"budget_seconds": 0}, "above 0, got 0"),
+    ],
+)
+def test_settings_refuse(options, message):
+    with pytest.raises(ValueError, match=message):
+        DemoSettings(**options)
+
+
+def test_settings_order_means_nothing():
+    settings = DemoSettings(sizes=(512, 256, 512), budgets=(64, 8))
+    assert settings.sizes == (256, 512) and settings.budgets == (8, 64)
+
+
+def test_requests_that_cannot_work_are_refused_before_anything_runs(monkeypatch):
+    with pytest.raises(ValueError, match=r"one of veca_nano_patch16, .*got 'vit'"):
+        check_request(DemoSettings(model="vit"))
+    with pytest.raises(ValueError, match="did you mean retina"):
+        check_request(DemoSettings(photographs=("retinna",)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cuda'"):
+        check_request(DemoSettings(device="cuda"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'matplotlib, absent here; pip install "veca\[brain\]"'):
+        check_request(DemoSettings())

@@ -1,0 +1,153 @@
+"""Photographs that scikit-image and scikit-learn ship inside their wheels, so that nothing is downloaded.
+
+image = load_photograph("astronaut", 512)   # (3, 512, 512) in [0, 1]
+model(imagenet_normalize(image)[None])
+"""
+
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+__all__ = ["Photograph", "imagenet_normalize", "list_photographs", "load_photograph", "photograph"]
+
+
+class Photograph(NamedTuple):
+    """A photograph on this machine.
+
+    Attributes:
+        name: what `load_photograph` takes.
+        path: the file.
+        package: who ships it, as `pip` names it.
+        native_size: (height, width) of the file, pixels; anything larger is interpolated.
+        credit: author and licence, as the package states them.
+    """
+
+    name: str
+    path: Path
+    package: str
+    native_size: tuple[int, int]
+    credit: str
+
+
+class _Entry(NamedTuple):
+    file: str
+    package: str
+    credit: str
+
+
+_SKIMAGE, _SKLEARN = "scikit-image", "scikit-learn"
+_FOLDERS = {_SKIMAGE: ("skimage", "data"), _SKLEARN: ("sklearn", "datasets/images")}
+_PHOTOGRAPHS = {
+    "astronaut": _Entry("astronaut.png", _SKIMAGE, "Eileen Collins, by NASA, public domain"),
+    "chelsea": _Entry("chelsea.png", _SKIMAGE, "Chelsea the cat, by Stefan van der Walt, CC0"),
+    "coffee": _Entry("coffee.png", _SKIMAGE, "Pikolo Espresso Bar, by Rachel Michetti, CC0"),
+    "rocket": _Entry("rocket.jpg", _SKIMAGE, "launch of DSCOVR, by SpaceX, public domain"),
+    "hubble_deep_field": _Entry("hubble_deep_field.jpg", _SKIMAGE, "Hubble eXtreme Deep Field, by NASA"),
+    "retina": _Entry("retina.jpg", _SKIMAGE, "fundus of a left eye, by Mikael Häggström, CC0"),
+    "china": _Entry("china.jpg", _SKLEARN, "temple, by danielbuechele (Flickr), CC BY 2.0"),
+    "flower": _Entry("flower.jpg", _SKLEARN, "flower, by vultilion (Flickr), CC BY 2.0"),
+    "ihc": _Entry("ihc.png", _SKIMAGE, "stained colon glands, by CMMI, no known restrictions"),
+    "motorcycle": _Entry("motorcycle_left.png", _SKIMAGE, "motorcycle, by D. Scharstein, Middlebury 2014"),
+}
+
+
+def list_photographs() -> list[str]:
+    """Names of the photographs whose files are on this machine, always in the same order.
+
+    Raises:
+        ImportError: where neither scikit-image nor scikit-learn is installed.
+    """
+    folders = {package: _folder(package) for package in _FOLDERS}
+    if not any(folders.values()):
+        raise ImportError(_install(" and ".join(_FOLDERS)))
+    return [
+        name
+        for name, entry in _PHOTOGRAPHS.items()
+        if (folder := folders[entry.package]) and (folder / entry.file).is_file()
+    ]
+
+
+def photograph(name: str) -> Photograph:
+    """Where a photograph comes from, and its native size.
+
+    Args:
+        name: one of `list_photographs()`.
+    """
+    if name not in _PHOTOGRAPHS:
+        near = difflib.get_close_matches(name, _PHOTOGRAPHS, n=3) or list(_PHOTOGRAPHS)
+        raise ValueError(f"expected a photograph's name, got {name!r}; did you mean {', '.join(near)}?")
+    entry = _PHOTOGRAPHS[name]
+    folder = _folder(entry.package)
+    if folder is None:
+        raise ImportError(_install(entry.package))
+    path = folder / entry.file
+    if not path.is_file():
+        raise FileNotFoundError(f"expected {entry.file} in the wheel of {entry.package}, but {path} is absent")
+    with Image.open(path) as file:
+        width, height = file.size
+    return Photograph(name, path, entry.package, (height, width), entry.credit)
+
+
+def load_photograph(name: str, size: int | tuple[int, int] | None = None, crop: str = "center") -> Tensor:
+    """A photograph as a tensor. Sizes beyond `photograph(name).native_size` add pixels, not detail.
+
+    Args:
+        name: one of `list_photographs()`.
+        size: pixels; (height, width), or one number for a square. None keeps the pixels of the file.
+        crop: "center" cuts the largest centred rectangle of the wanted shape, a square when `size` is None,
+            before resizing; "none" cuts nothing: a tuple then changes the aspect ratio, and one number is
+            the shorter side.
+
+    Returns:
+        (3, height, width), fp32 in [0, 1], RGB. Resizing is Pillow's bicubic, which smooths before it shrinks.
+    """
+    if crop not in ("center", "none"):
+        raise ValueError(f"expected crop 'center' or 'none', got {crop!r}")
+    sides = (size, size) if isinstance(size, int) else size
+    if sides is not None and (len(sides) != 2 or min(sides) < 1):
+        raise ValueError(f"expected a size of at least 1 pixel or (height, width), got {size!r}")
+    with Image.open(photograph(name).path) as file:
+        image = file.convert("RGB")
+    width, height = image.size
+    if crop == "center":
+        image = image.crop(_center_box(height, width, sides or (1, 1)))
+    elif isinstance(size, int):
+        shorter = min(height, width)
+        sides = (round(height * size / shorter), round(width * size / shorter))
+    if sides is not None and sides != image.size[::-1]:
+        image = image.resize(sides[::-1], Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def imagenet_normalize(images: Tensor) -> Tensor:
+    """Images (..., 3, H, W) in [0, 1] -> the same less ImageNet's mean, over its standard deviation."""
+    mean, std = (images.new_tensor(x)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return (images - mean) / std
+
+
+def _center_box(height: int, width: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The largest centred box (left, top, right, bottom) with the proportions of `shape` (height, width)."""
+    ratio = min(height / shape[0], width / shape[1])
+    box_height, box_width = round(shape[0] * ratio), round(shape[1] * ratio)
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def _folder(package: str) -> Path | None:
+    """The folder of photographs of a package, found without importing it; None where it is not installed."""
+    module, folder = _FOLDERS[package]
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / folder
+
+
+def _install(package: str) -> str:
+    return f'the photographs come with {package}, absent here; pip install "veca[brain]"'

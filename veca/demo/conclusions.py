@@ -1,0 +1,119 @@
+"""What follows from the measurements: ratios, exponents, crossings, verdicts. Plain functions of plain numbers.
+
+Rows are those of report.json. Ratios are ViT over VECA: above 1, VECA is cheaper.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .agreement import TOLERANCES, Agreement
+
+__all__ = ["find", "headline", "ratio_rows", "slopes", "summarise_agreement", "timing_notes"]
+
+Row = Mapping[str, Any]
+
+
+def find(rows: Iterable[Row], size: int, num_cores: int | None) -> Row | None:
+    """The row of a model at a size; None for `num_cores` is the ViT."""
+    return next((row for row in rows if (row["size"], row["num_cores"]) == (size, num_cores)), None)
+
+
+def ratio_rows(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]:
+    """Time, memory and FLOPs of the ViT over VECA's, for every size and budget.
+
+    A ratio is None where a side was not measured.
+    """
+    rows = []
+    for cost in sorted(flops, key=lambda row: (row["size"], row["num_cores"] or 0)):
+        size, num_cores = cost["size"], cost["num_cores"]
+        if num_cores is None:
+            continue
+        ours, theirs = find(timings, size, num_cores) or {}, find(timings, size, None) or {}
+        row = {"size": size, "num_cores": num_cores}
+        for key, source in (("time", "median_s"), ("memory", "peak_bytes")):
+            a, b = theirs.get(source), ours.get(source)
+            row[key] = a / b if a and b else None
+        for part in ("attention", "block", "model"):
+            row[f"flops_{part}"] = find(flops, size, None)[part] / cost[part]
+        rows.append(row)
+    return rows
+
+
+def headline(ratios: Sequence[Row]) -> dict[str, Any] | None:
+    """The row of the largest size that both models were timed at, with the largest budget."""
+    timed = [row for row in ratios if row["time"] is not None]
+    return dict(max(timed, key=lambda row: (row["size"], row["num_cores"]))) if timed else None
+
+
+def slopes(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]:
+    """Exponents of time against patches, between the two largest sizes of each model: 1 is linear, 2 quadratic."""
+    patches = {row["size"]: row["patches"] for row in flops}
+    rows = []
+    for num_cores in {row["num_cores"]: None for row in timings}:
+        points = sorted(
+            (row["size"], row["median_s"])
+            for row in timings
+            if row["num_cores"] == num_cores and row["median_s"] and row["size"] in patches
+        )
+        if len(points) < 2:
+            continue
+        (small, fast), (large, slow) = points[-2:]
+        exponent = math.log(slow / fast) / math.log(patches[large] / patches[small])
+        rows.append({"num_cores": num_cores, "from_size": small, "to_size": large, "exponent": exponent})
+    return rows
+
+
+def timing_notes(timings: Sequence[Row], machine: Row) -> list[str]:
+    """What a reader of the times must know: runs left out, sizes put in, a busy machine."""
+    notes = []
+    for size in sorted({row["size"] for row in timings}):
+        left_out = [row for row in timings if row["size"] == size and not row["times_s"]]
+        if left_out:
+            names = [
+                ("the ViT" if row["num_cores"] is None else f"VECA with {row['num_cores']} cores")
+                + (f" ({row['predicted_s']:.3g} s predicted)" if row["predicted_s"] else "")
+                for row in left_out
+            ]
+            notes.append(f"{size} px: no time left for {', '.join(names)}")
+    instead = {(row["size"], row["note"]) for row in timings if row["note"]}
+    notes += [f"{size} px was measured {note}" for size, note in sorted(instead)]
+    load, cores = machine["load_average"], machine["cpu_count"]
+    if load is not None and cores and load > 0.5 * cores:
+        notes.append(f"the machine was busy before the start (load {load:.1f} on {cores} cores): times are noisy")
+    return notes
+
+
+def summarise_agreement(rows: Sequence[Agreement], dtype: torch.dtype) -> list[dict[str, Any]]:
+    """The worst errors of each implementation, over photographs and blocks."""
+    tolerance = TOLERANCES[dtype]
+
+    def key(row: Agreement) -> tuple[str, int, bool]:
+        return row.impl, row.size, row.sharpened
+
+    summary = []
+    for (impl, size, sharpened), group in itertools.groupby(sorted(rows, key=key), key):
+        group = list(group)
+        failures = {row.failure: None for row in group if row.failure}
+        errors = [row for row in group if row.failure is None]
+        worst = max((row.relative_rms for row in errors), default=None)
+        summary.append(
+            {
+                "impl": impl,
+                "size": size,
+                "sharpened": sharpened,
+                "comparisons": len(group),
+                "failed": len(group) - len(errors),
+                "score_std": sum(row.score_std for row in group) / len(group),
+                "max_abs": max((row.max_abs for row in errors), default=None),
+                "relative_rms": worst,
+                "tolerance": tolerance,
+                # NaN compares false, so it does not agree
+                "agrees": None if not errors else len(errors) == len(group) and worst <= tolerance,
+                "failure": "; ".join(failures) or None,
+            }
+        )
+    return summary

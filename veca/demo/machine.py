@@ -1,0 +1,57 @@
+"""On what the numbers were measured."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+__all__ = ["describe_machine"]
+
+_PACKAGES = ("torch", "triton", "timm", "numpy", "veca")
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """Device, processor, threads, precision, versions and date, ready for JSON."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU, {_cpu_name()}",
+        "device_type": device.type,
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch": 1,
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "cuda": torch.version.cuda if cuda else None,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    """The processor as its maker calls it; the architecture where the system does not tell."""
+    if sys.platform == "linux" and (info := Path("/proc/cpuinfo")).is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return platform.processor() or platform.machine()
