@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 import tyro
 
-from .demo import DemoSettings, check_request, run_demo
+from .demo import DemoSettings, check_request, run_demo, summary_lines
 from .registry import create_model, list_models
 
 __all__ = ["main"]
@@ -18,11 +18,7 @@ def demo(settings: Annotated[DemoSettings, tyro.conf.arg(name="")]) -> None:
     except (ImportError, ValueError) as error:
         raise SystemExit(f"veca demo: {error}") from error
     record = run_demo(settings)
-    best = record["headline"]
-    if best is not None:
-        where = f"at {best['size']} px, {best['num_cores']} cores"
-        for name, key in (("time", "time"), ("peak memory", "memory"), ("FLOPs", "flops_model")):
-            print(f"ViT / VECA  {name:12} {best[key]:6.2f}x  {where}")
+    print("\n".join(summary_lines(record)))
     print(settings.out / "report.html")
 
 

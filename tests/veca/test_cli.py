@@ -25,7 +25,14 @@ def asked(monkeypatch):
 
     def run_demo(settings):
         seen.append(settings)
-        return {"headline": {"size": 96, "num_cores": 16, "time": 3.456, "memory": 0.5, "flops_model": 2.0}}
+        best = {"size": 96, "num_cores": 16, "time": 3.456, "memory": 0.5, "flops_model": 2.0}
+        times = [(None, 3.456, 5e6), (16, 1.0, 1e7)]
+        return {
+            "headline": best,
+            "ratios": [best, {"size": 64, "num_cores": 8, "time": 0.87}, {"size": 128, "num_cores": 8, "time": None}],
+            "timings": [{"size": 96, "num_cores": c, "median_s": t, "peak_bytes": m} for c, t, m in times],
+            "flops": [{"size": 96, "num_cores": c, "model": f} for c, f in ((None, 4e9), (16, 2e9))],
+        }
 
     monkeypatch.setattr(cli, "run_demo", run_demo)
     monkeypatch.setattr(cli, "check_request", lambda settings: None)
@@ -39,12 +46,17 @@ def test_demo_without_arguments(asked, capsys):
     assert asked[0].budgets == (8, 16, 32, 64) and asked[0].budget_seconds == 240
 
 
-def test_demo_ends_with_the_ratios_and_the_report(asked, capsys):
+def test_demo_ends_with_the_ratios_both_sides_and_the_report(asked, capsys):
     cli.main(["demo", "--out", "somewhere"])
-    *ratios, last = capsys.readouterr().out.splitlines()
+    head, *ratios, slower, last = capsys.readouterr().out.splitlines()
+    assert head.startswith("at 96 px with 16 cores")
+    assert [re.split(r"\s{2,}", line.strip()) for line in ratios] == [
+        ["forward pass", "3.46 s", "1.00 s", "3.46x"],
+        ["peak memory", "5.00 MB", "10.0 MB", "0.50x"],
+        ["FLOPs, whole model", "4.00 GFLOPs", "2.00 GFLOPs", "2.00x"],
+    ]
+    assert slower == "VECA is slower at 64 px with 8 cores (0.87x)"
     assert last == str(Path("somewhere") / "report.html")
-    assert [re.search(r"([\d.]+)x", line).group(1) for line in ratios] == ["3.46", "0.50", "2.00"]
-    assert all("at 96 px, 16 cores" in line for line in ratios)
 
 
 def test_demo_takes_every_setting(asked):

@@ -5,7 +5,8 @@
 Weights are random: what is shown is cost, correctness and mechanics, never quality.
 """
 
+from .report import summary_lines
 from .run import check_request, run_demo
 from .settings import DemoSettings
 
-__all__ = ["DemoSettings", "check_request", "run_demo"]
+__all__ = ["DemoSettings", "check_request", "run_demo", "summary_lines"]

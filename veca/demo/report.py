@@ -1,4 +1,4 @@
-"""report.html from the record: one page, no scripts, no network, its pictures beside it."""
+"""report.html from the record: one page, no scripts, no network, its pictures beside it; and its gist as text."""
 
 from collections.abc import Callable, Mapping
 from html import escape
@@ -8,7 +8,7 @@ from typing import Any
 from .conclusions import find
 from .page import factor, figure, gflops, megabytes, millions, seconds, span_of, table
 
-__all__ = ["write_html"]
+__all__ = ["summary_lines", "write_html"]
 
 Record = Mapping[str, Any]
 
@@ -70,28 +70,45 @@ def _first_screen(record: Record, title: str) -> str:
     )
 
 
+def summary_lines(record: Record) -> list[str]:
+    """The headline as plain text: three ratios with both their sides, and where VECA is slower."""
+    best = record["headline"]
+    if best is None:
+        return ["the ViT was timed at no size"]
+    lines = [f"at {best['size']} px with {best['num_cores']} cores       ViT         VECA   ViT / VECA"]
+    for name, key, ours, theirs in _sides(record, best):
+        lines.append(f"  {name:22} {theirs:>11}  {ours:>11}  {best[key]:6.2f}x")
+    slower = [row for row in record["ratios"] if row["time"] is not None and row["time"] < 1]
+    if slower:
+        listed = ", ".join(f"{row['size']} px with {row['num_cores']} cores ({row['time']:.2f}x)" for row in slower)
+        lines.append(f"VECA is slower at {listed}")
+    return lines
+
+
+def _sides(record: Record, best: Record) -> list[tuple[str, str, str, str]]:
+    """(name, key of the ratio, VECA's value, the ViT's) of time, memory and FLOPs."""
+    ours, theirs = (find(record["timings"], best["size"], cores) for cores in (best["num_cores"], None))
+    ours_flops, theirs_flops = (find(record["flops"], best["size"], cores) for cores in (best["num_cores"], None))
+    return [
+        ("forward pass", "time", seconds(ours["median_s"]), seconds(theirs["median_s"])),
+        ("peak memory", "memory", megabytes(ours["peak_bytes"]), megabytes(theirs["peak_bytes"])),
+        ("FLOPs, whole model", "flops_model", gflops(ours_flops["model"]), gflops(theirs_flops["model"])),
+    ]
+
+
 def _cards(record: Record) -> str:
     """The three ratios, each with both its sides."""
     best = record["headline"]
     if best is None:
         return ""
-    ours, theirs = (find(record["timings"], best["size"], cores) for cores in (best["num_cores"], None))
-    our_flops, their_flops = (
-        find(record["flops"], best["size"], cores)["model"] for cores in (best["num_cores"], None)
-    )
-    cards = (
-        ("time", "faster", "slower", seconds(ours["median_s"]), seconds(theirs["median_s"])),
-        ("memory", "less", "more", megabytes(ours["peak_bytes"]), megabytes(theirs["peak_bytes"])),
-        ("flops_model", "fewer", "more", gflops(our_flops), gflops(their_flops)),
-    )
-    names = {"time": "forward pass", "memory": "peak memory", "flops_model": "FLOPs of the whole model"}
+    words = {"time": ("faster", "slower"), "memory": ("less", "more"), "flops_model": ("fewer", "more")}
     text = '<div class="cards">\n'
-    for key, good, bad, mine, other in cards:
-        ratio = best[key]
+    for name, key, ours, theirs in _sides(record, best):
+        ratio, (good, bad) = best[key], words[key]
         big = f"{span_of(ratio)} {good}" if ratio >= 1 else f"{span_of(1 / ratio)} {bad}"
         text += (
-            f'<div class="card"><b class="{"better" if ratio >= 1 else "worse"}">{big}</b><span>{names[key]}</span>'
-            f"<small>VECA {mine}, ViT {other}<br>at {best['size']} px with {best['num_cores']} cores</small></div>\n"
+            f'<div class="card"><b class="{"better" if ratio >= 1 else "worse"}">{big}</b><span>{name}</span>'
+            f"<small>VECA {ours}, ViT {theirs}<br>at {best['size']} px with {best['num_cores']} cores</small></div>\n"
         )
     return text + "</div>\n"
 
@@ -176,8 +193,8 @@ def _memory_section(record: Record) -> str:
         "repeatable, unlike the size of the process, but blind to buffers inside an operator.",
     }[record["machine"]["device_type"]]
     note = (
-        f"Beyond weights and input. {how} In brackets ViT over VECA. Both sides use torch's fused attention, which "
-        "holds no matrix of scores, so the memory of both is linear; the peak is in the FFN, whose hidden layer is "
+        f"Beyond weights and input. {how} In brackets ViT over VECA. Neither side's attention "
+        "holds a matrix of scores, so the memory of both is linear; the peak is in the FFN, whose hidden layers are "
         "wider in VECA's SwiGLU than in the ViT's MLP."
     )
     text = "<h2>Memory</h2>\n"
@@ -212,7 +229,9 @@ def _flops_section(record: Record) -> str:
             row = find(record["flops"], size, num_cores)
             cells = [f"{size} px" if num_cores is None else "", _model(num_cores)]
             for part in ("attention", "block", "model"):
-                cells.append(f"{row[part] / 1e9:#.4g}{_ratio(record, size, num_cores, f'flops_{part}')}")
+                cells.append(
+                    f"{f'{row[part] / 1e9:#.4g}'.rstrip('.')}{_ratio(record, size, num_cores, f'flops_{part}')}"
+                )
             rows.append(cells)
     counted = [row for row in record["flops"] if row["model_counted"] is not None]
     different = [row for row in counted if row["model"] != row["model_counted"]]

@@ -36,8 +36,9 @@ _VITS = {
     768: "vit_base_patch16_224",
     1024: "vit_large_patch16_224",
 }
-# shares of the time, by when parts should be over; the grace is of Stopwatch.run
-_EARLY_END, _GRACE, _PICTURES_END, _LATE_END, _REPEAT_END = 0.33, 0.17, 0.6, 0.97, 0.85
+# shares of the time, by when parts should be over
+_EARLY_END, _PICTURES_END, _LATE_END, _REPEAT_END = 0.27, 0.6, 0.97, 0.85
+_GRACE, _LEAST_REPEAT = 0.2, 0.04  # shares too: see Stopwatch.run; repetitions get this much however late it is
 _REFERENCE_TOKENS = 1200  # the dense reference holds H T^2 scores, in fp64 here
 
 
@@ -112,6 +113,7 @@ def _measure(
     split = max(len(settings.sizes) - 1, 1)
     stopwatch = Stopwatch(veca, vit, image_of, flops_of, weight.device, started + _EARLY_END * seconds, report)
     stopwatch.run(settings.sizes[:split], settings.budgets, grace=_GRACE * seconds)
+    stopwatch.deadline = max(stopwatch.deadline, time.monotonic() + _LEAST_REPEAT * seconds)
     stopwatch.repeat()
     rate = max(flops_of(m.case) / m.median for m in stopwatch.measured if m.seconds and m.case.num_cores)
     photographs, notes = picture_photographs(
@@ -120,7 +122,7 @@ def _measure(
     # the size that takes longest comes last and has the time that nothing else needed
     stopwatch.deadline = started + _LATE_END * seconds
     stopwatch.run(settings.sizes[split:], settings.budgets)
-    stopwatch.deadline = started + _REPEAT_END * seconds
+    stopwatch.deadline = max(started + _REPEAT_END * seconds, time.monotonic() + _LEAST_REPEAT * seconds)
     stopwatch.repeat()
 
     extra = sorted({m.case.size for m in stopwatch.measured} - set(settings.sizes))
