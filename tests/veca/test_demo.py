@@ -285,11 +285,20 @@ def test_exponents_are_those_between_the_two_largest_sizes():
 
 def test_notes_tell_what_was_left_out():
     rows = [timed(64, 8, 1.0), timed(128, None, None, predicted=61.27), timed(96, None, 2.0, note="in place of 128 px")]
-    notes = conclusions.timing_notes(rows, {"load_average": 3.0, "cpu_count": 2})
+    notes = conclusions.timing_notes(rows, [flop(64, 8, 1, 1, 1)], {"load_average": 3.0, "cpu_count": 2})
     assert notes[0] == "128 px: no time left for the ViT (61.3 s predicted)"
     assert notes[1] == "96 px was measured in place of 128 px"
     assert "load 3.0 on 2 cores" in notes[2] and len(notes) == 3
-    assert conclusions.timing_notes(rows[:1], {"load_average": 0.2, "cpu_count": 2}) == []
+    calm = {"load_average": 0.2, "cpu_count": 2}
+    assert conclusions.timing_notes(rows[:1], [flop(64, 8, 1, 1, 1)], calm) == []
+
+
+@pytest.mark.parametrize(("seconds", "noted"), [(4.0, False), (5.0, False), (6.0, True), (1.0, False)])
+def test_a_machine_that_slows_down_is_noted(seconds, noted):
+    flops = [flop(64, 8, 1, 1, 1e9), flop(128, 8, 1, 1, 4e9)]
+    calm = {"load_average": None, "cpu_count": 2}
+    notes = conclusions.timing_notes([timed(64, 8, 1.0), timed(128, 8, seconds)], flops, calm)
+    assert [note.startswith("the machine slowed down") for note in notes] == [True] * noted
 
 
 def test_numbers_as_text():

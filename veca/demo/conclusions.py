@@ -16,6 +16,8 @@ __all__ = ["find", "headline", "ratio_rows", "slopes", "summarise_agreement", "t
 
 Row = Mapping[str, Any]
 
+_SLOWER = 1.4  # measured on two idle cores, 256 to 1024 px: rates within 1.1 of each other
+
 
 def find(rows: Iterable[Row], size: int, num_cores: int | None) -> Row | None:
     """The row of a model at a size; None for `num_cores` is the ViT."""
@@ -67,8 +69,8 @@ def slopes(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]
     return rows
 
 
-def timing_notes(timings: Sequence[Row], machine: Row) -> list[str]:
-    """What a reader of the times must know: runs left out, sizes put in, a busy machine."""
+def timing_notes(timings: Sequence[Row], flops: Sequence[Row], machine: Row) -> list[str]:
+    """What a reader of the times must know: runs left out, sizes put in, a busy machine, one that slowed down."""
     notes = []
     for size in sorted({row["size"] for row in timings}):
         left_out = [row for row in timings if row["size"] == size and not row["times_s"]]
@@ -84,7 +86,26 @@ def timing_notes(timings: Sequence[Row], machine: Row) -> list[str]:
     load, cores = machine["load_average"], machine["cpu_count"]
     if load is not None and cores and load > 0.5 * cores:
         notes.append(f"the machine was busy before the start (load {load:.1f} on {cores} cores): times are noisy")
-    return notes
+    return notes + _slow_down(timings, flops)
+
+
+def _slow_down(timings: Sequence[Row], flops: Sequence[Row]) -> list[str]:
+    """VECA's FLOPs are linear, so its rate should not fall with size; where it does, the machine has changed."""
+    main = max(row["num_cores"] or 0 for row in timings)
+    rates = [
+        (find(flops, row["size"], main)["model"] / row["median_s"] / 1e9, row["size"])
+        for row in sorted(timings, key=lambda row: row["size"])
+        if row["num_cores"] == main and row["median_s"]
+    ]
+    if len(rates) < 2:
+        return []
+    (before, small), (after, large) = rates[-2:]
+    if before < _SLOWER * after:
+        return []
+    return [
+        f"the machine slowed down during the run (VECA reached {before:.0f} GFLOP/s at {small} px, {after:.0f} at "
+        f"{large} px): compare times within a size, not between sizes; exponents are too large"
+    ]
 
 
 def summarise_agreement(rows: Sequence[Agreement], dtype: torch.dtype) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def run_demo(settings: DemoSettings, progress: bool = True) -> dict[str, Any]:
             "models": [_describe("VECA", settings.model, veca), _describe("ViT", _VITS[veca.embed_dim], vit)],
             **parts,
         }
-        record["notes"] = record["notes"] + timing_notes(record["timings"], machine)
+        record["notes"] = record["notes"] + timing_notes(record["timings"], record["flops"], machine)
         record["ratios"] = ratio_rows(record["timings"], record["flops"])
         record["headline"] = headline(record["ratios"])
         record["slopes"] = slopes(record["timings"], record["flops"])
