@@ -13,13 +13,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from veca_kernels import core_periphery_attention_qkvpacked
+from veca_kernels import (
+    core_periphery_attention_qkvpacked,
+    core_to_patch_attention,
+    merge_attention_states,
+    patch_to_core_attention,
+)
+from veca_kernels.masks import prefix_mask, rotate_pairs
 
+from .linear import Linear, linear
 from .rope import interleaved_rows, rotate
 
-__all__ = ["CoreAttention", "core_attention"]
+__all__ = ["CoreAttention", "Read", "Tables", "core_attention"]
 
 Tables = tuple[Tensor, Tensor]
+Read = tuple[Tensor, Tensor]  # what the cores gathered from some keys (B, H, C, D), its log-sum-exp (B, H, C)
 _MAP_CHUNK = 4096  # patches whose values are projected at once for a map: bounds memory to (B, 4096, H, E)
 
 
@@ -77,11 +85,11 @@ class CoreAttention(nn.Module):
         self.rope_layout = rope_layout
         self.impl = impl
 
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.q_norm = norm_layer(self.head_dim, **dd) if qk_norm else nn.Identity()
         self.k_norm = norm_layer(self.head_dim, **dd) if qk_norm else nn.Identity()
         self.norm = norm_layer(dim, **dd) if scale_norm else nn.Identity()
-        self.proj = nn.Linear(dim, dim, bias=proj_bias, **dd)
+        self.proj = Linear(dim, dim, bias=proj_bias, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(
@@ -92,37 +100,92 @@ class CoreAttention(nn.Module):
         patch_rope: Tables | None = None,
         core_scale: Tensor | None = None,
         active_cores: Tensor | None = None,
+        patch_lengths: Tensor | None = None,
     ) -> Tensor:
         """Args:
             x: (B, T, E), the first `num_cores` tokens are the cores.
             num_cores: C.
             core_rope: (cos, sin) of the cores, each (C, D/2) or (B, C, D/2); gradients flow into them.
-            patch_rope: (cos, sin) of the patches, fp32, each (P, D/2); constants.
-            core_scale: scalar; multiplies the scores of the core read.
+            patch_rope: (cos, sin) of the patches, fp32, each (P, D/2) or (B, P, D/2); constants.
+            core_scale: scalar or (B, 1, 1, 1); multiplies the scores of the core read.
             active_cores: int32 (B,), a budget per image; later cores are attended by nobody.
+            patch_lengths: int32 (B,), valid patches per image; later patches are attended by nobody.
 
         Returns:
             (B, T, E).
         """
         out = core_periphery_attention_qkvpacked(
-            self._project(x, num_cores, core_rope, core_scale),
+            self.project(x, num_cores, core_rope, core_scale),
             num_cores,
             active_cores=active_cores,
+            patch_lengths=patch_lengths,
             patch_rope=patch_rope,
             core_self=self.core_self,
             patch_self=self.patch_self,
             impl=self.impl,
         )
+        return self.output(out)
+
+    def output(self, out: Tensor) -> Tensor:
+        """What is attended (B, N, H, D), through the output projection (B, N, E)."""
         return self.proj_drop(self.proj(self.norm(out.flatten(2))))
 
-    def _project(
+    def attend_patches(
+        self,
+        core_qkv: Tensor,
+        patch_qkv: Tensor,
+        patch_rope: Tables | None = None,
+        active_cores: Tensor | None = None,
+        patch_lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Read]:
+        """Both halves for a piece of the patches, since neither needs the others: the read is a partial one.
+
+        Args:
+            core_qkv: (B, C, 3, H, D), from `project`.
+            patch_qkv: (B, n, 3, H, D), from `project`.
+            patch_rope, active_cores, patch_lengths: as in `forward`, of these n patches.
+
+        Returns:
+            What the patches receive (B, n, H, D), and what the cores read from them.
+        """
+        core_q, core_k, core_v = (x.transpose(1, 2) for x in core_qkv.unbind(2))
+        q, k, v = (x.transpose(1, 2) for x in patch_qkv.unbind(2))  # (B, H, n, D)
+        if patch_rope is not None:
+            q, k = rotate_pairs(q, *patch_rope), rotate_pairs(k, *patch_rope)
+        read = patch_to_core_attention(core_q, k, v, key_lengths=patch_lengths, return_lse=True, impl=self.impl)
+        if not self.patch_self:
+            out = core_to_patch_attention(q, core_k, core_v, active_cores=active_cores, impl=self.impl)
+            return out.transpose(1, 2), read
+        num_cores = core_qkv.shape[1]
+        both = core_periphery_attention_qkvpacked(
+            torch.cat((core_qkv, patch_qkv), 1),
+            num_cores,
+            active_cores=active_cores,
+            patch_rope=patch_rope,
+            patch_self=True,
+            impl=self.impl,
+        )
+        return both[:, num_cores:], read
+
+    def attend_cores(self, core_qkv: Tensor, read: Read, active_cores: Tensor | None = None) -> Tensor:
+        """What the cores read from all patches, joined with what they read from each other: (B, C, H, D)."""
+        q, k, v = (x.transpose(1, 2) for x in core_qkv.unbind(2))
+        if self.core_self:
+            clique = patch_to_core_attention(q, k, v, key_lengths=active_cores, return_lse=True, impl=self.impl)
+            read = merge_attention_states(*zip(read, clique, strict=True))
+        out = read[0].transpose(1, 2)
+        if active_cores is None:
+            return out
+        return out.masked_fill(~prefix_mask(active_cores, q.shape[2], q.device)[..., None, None], 0.0)
+
+    def project(
         self, x: Tensor, num_cores: int, core_rope: Tables | None = None, core_scale: Tensor | None = None
     ) -> Tensor:
         """q, k and v of all tokens, (B, T, 3, H, D), the cores' q and k rotated."""
         if self.rope_layout == "half":
             rows = interleaved_rows(self.head_dim, self.num_heads, x.device)
             bias = None if self.qkv.bias is None else self.qkv.bias[rows]
-            qkv = F.linear(x, self.qkv.weight[rows], bias)
+            qkv = linear(x, self.qkv.weight[rows], bias)
         else:
             qkv = self.qkv(x)
         shape = (3, self.num_heads, self.head_dim)
@@ -161,7 +224,7 @@ class CoreAttention(nn.Module):
             core_read (B, H, C, T), patch_read (B, H, P, C) and core_map (B, C, P). Rows of the reads sum to
             1, but for `patch_self`, where what a row lacks is the weight of the patch's own key.
         """
-        qkv = self._project(x, num_cores, core_rope, core_scale)
+        qkv = self.project(x, num_cores, core_rope, core_scale)
         q, k, v = (tokens.transpose(1, 2) for tokens in qkv.unbind(2))  # (B, H, T, D)
         core_q, core_k = q[:, :, :num_cores], k[:, :, :num_cores]
         patch_q, patch_k = (

@@ -324,6 +324,8 @@ class VECA(nn.Module):
         patch_rope = rope_tables(xy, periods, self.rope_axis_order)
         frame = _Frame(num_cores, (rows, cols), periods, patch_rope, core_scale, active_cores)
         raw_xy = self.core_bank.raw_xy[:num_cores]
+        if not torch.is_grad_enabled():
+            raw_xy = raw_xy.detach()  # a view of a parameter asks for gradients even here, and hooks trip over it
         return tokens, raw_xy.to(torch.promote_types(raw_xy.dtype, torch.float32)), frame
 
     def _advance(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: _Frame) -> tuple[Tensor, Tensor]:

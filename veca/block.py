@@ -6,12 +6,16 @@ Shapes: B images, C cores, T = C + P tokens, E embedding dim, h hidden width, D 
 from functools import partial
 
 import torch
-from timm.layers import DropPath, LayerScale, SwiGLUPacked
+from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
+from veca_kernels import merge_attention_states
 
-from .attention import CoreAttention, Tables
+from .attention import CoreAttention, Read, Tables
+from .linear import SwiGLU
 
 __all__ = ["Block"]
+
+_PIECE = 1024  # tokens a piece on CPU: its widest activation stays in the cache and below malloc's page faults
 
 
 class Block(nn.Module):
@@ -66,7 +70,7 @@ class Block(nn.Module):
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = norm_layer(dim)
-        self.mlp = SwiGLUPacked(dim, 2 * hidden_dim)
+        self.mlp = SwiGLU(dim, hidden_dim)
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -78,18 +82,96 @@ class Block(nn.Module):
         patch_rope: Tables,
         core_scale: Tensor | None = None,
         active_cores: Tensor | None = None,
+        patch_lengths: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, E), cores first -> (B, T, E); the other arguments as in `CoreAttention.forward`."""
+        """x (B, T, E), cores first -> (B, T, E); the other arguments as in `CoreAttention.forward`.
 
-        def branch(x: Tensor) -> Tensor:
-            out = self.attn(self.norm1(x), num_cores, core_rope, patch_rope, core_scale, active_cores)
-            return self.drop_path1(self.ls1(out))
-
-        if self.update == "sequential":
-            cores, patches = x[:, :num_cores], x[:, num_cores:]
-            cores = cores + branch(x)[:, :num_cores]
-            patches = patches + branch(torch.cat((cores, patches), 1))[:, num_cores:]
-            x = torch.cat((cores, patches), 1)
-        else:
-            x = x + branch(x)
+        Large inputs on a CPU go through in pieces of the patches where no gradient is wanted: the same sums
+        in another order.
+        """
+        options = (core_rope, patch_rope, core_scale, active_cores, patch_lengths)
+        if self._takes_pieces(x, num_cores):
+            return self._forward_in_pieces(x, num_cores, *options)
+        if self.update == "parallel":
+            return self._finish(x, self.attn(self.norm1(x), num_cores, *options))
+        cores, patches = x[:, :num_cores], x[:, num_cores:]
+        cores = cores + self._branch(self.attn(self.norm1(x), num_cores, *options)[:, :num_cores])
+        moved = self.norm1(torch.cat((cores, patches), 1))
+        patches = patches + self._branch(self.attn(moved, num_cores, *options)[:, num_cores:])
+        x = torch.cat((cores, patches), 1)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+    # A block in three steps, for whoever does not hold all patches at once. Both halves of the attention use
+    # the block's input, so that pieces of the patches need nothing from each other: only the cores' partial
+    # reads are joined.
+
+    def project_cores(self, cores: Tensor, core_rope: Tables, core_scale: Tensor | None = None) -> Tensor:
+        """q, k and v of the cores (B, C, E): (B, C, 3, H, D), rotated. Every piece of the patches needs them."""
+        return self.attn.project(self.norm1(cores), cores.shape[1], core_rope, core_scale)
+
+    def advance_patches(
+        self,
+        patches: Tensor,
+        core_qkv: Tensor,
+        patch_rope: Tables,
+        active_cores: Tensor | None = None,
+        patch_lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Read]:
+        """A piece of the patches (B, n, E) through the block, and what the cores read from it."""
+        qkv = self.attn.project(self.norm1(patches), 0)
+        out, read = self.attn.attend_patches(core_qkv, qkv, patch_rope, active_cores, patch_lengths)
+        return self._finish(patches, self.attn.output(out)), read
+
+    def advance_cores(self, cores: Tensor, core_qkv: Tensor, read: Read, active_cores: Tensor | None = None) -> Tensor:
+        """The cores (B, C, E) through the block, given what they read from all patches."""
+        return self._finish(cores, self.attn.output(self.attn.attend_cores(core_qkv, read, active_cores)))
+
+    def _branch(self, attended: Tensor) -> Tensor:
+        return self.drop_path1(self.ls1(attended))
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self._branch(attended)
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+    def _takes_pieces(self, x: Tensor, num_cores: int) -> bool:
+        """Whether pieces are faster and nobody could tell: no gradient, no graph, no hook inside the block."""
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        if self.training or self.update != "parallel" or self.attn.impl not in ("auto", "sdpa"):
+            return False
+        if x.shape[1] - num_cores < 2 * _PIECE:
+            return False
+        return not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules() if m is not self)
+
+    def _forward_in_pieces(
+        self,
+        x: Tensor,
+        num_cores: int,
+        core_rope: Tables,
+        patch_rope: Tables,
+        core_scale: Tensor | None,
+        active_cores: Tensor | None,
+        patch_lengths: Tensor | None,
+    ) -> Tensor:
+        out = torch.empty_like(x)
+        (cores, patches), new_patches = x.tensor_split((num_cores,), 1), out[:, num_cores:]
+        core_qkv = self.project_cores(cores, core_rope, core_scale)
+        size = max(_PIECE // len(x), 64)
+        read = None
+        for start in range(0, patches.shape[1], size):
+            piece = slice(start, start + size)
+            new_patches[:, piece], part = self.advance_patches(
+                patches[:, piece],
+                core_qkv,
+                tuple(table[..., piece, :] for table in patch_rope),
+                active_cores,
+                None if patch_lengths is None else patch_lengths - start,
+            )
+            read = join(read, part)
+        out[:, :num_cores] = self.advance_cores(cores, core_qkv, read, active_cores)
+        return out
+
+
+def join(read: Read | None, part: Read) -> Read:
+    """What the cores have read so far, and one part more."""
+    return part if read is None else merge_attention_states(*zip(read, part, strict=True))

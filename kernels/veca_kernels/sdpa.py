@@ -65,10 +65,15 @@ def patch_to_core_attention(
     mask = None if key_lengths is None else prefix_mask(key_lengths, keys, q.device)
     if not return_lse:
         return _attend(q, k, v, mask, scale), None
-    mask = prefix_mask(keys, keys, q.device) if mask is None else mask
-    scores = _scores(q, k, scale)
-    lse = masked_logsumexp(scores.to(torch.promote_types(q.dtype, torch.float32)), mask[:, None, None])
-    return masked_softmax(scores, mask[:, None, None]) @ v, lse
+    scores = _scores(q, k, scale).to(torch.promote_types(q.dtype, torch.float32))
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
+    peak = scores.detach().amax(-1, keepdim=True) if keys else scores.new_full((*scores.shape[:-1], 1), -torch.inf)
+    weights = (scores - peak.masked_fill(peak == -torch.inf, 0.0)).exp_()
+    total = weights.sum(-1, keepdim=True)
+    total = total.masked_fill(total == 0, 1.0)
+    lse = (peak + total.log()).squeeze(-1)  # -inf for a core without keys
+    return (weights / total).to(v.dtype) @ v, lse  # normalised first: fp16 could not hold the sum of many values
 
 
 def core_to_patch_attention(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:

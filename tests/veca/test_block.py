@@ -4,6 +4,7 @@ from timm.layers import DropPath, LayerScale
 from torch import nn
 
 from tests.veca import dense
+from veca import block as module
 from veca.block import Block
 from veca.rope import patch_coordinates, rope_periods, rope_tables
 
@@ -112,3 +113,50 @@ def test_layer_scale_and_drop_path(branch):
             parameter.zero_()
     step, full_step = (model(x, C, *ropes(core_xy, patch_xy)) - x for model in (block, full))
     torch.testing.assert_close(step, 0.25 * full_step)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"core_self": False}, {"patch_self": True}, {"rope_layout": "half"}, {"qk_norm": True, "init_values": 0.3}],
+    ids=lambda options: "-".join(options) or "default",
+)
+def test_pieces_of_the_patches_give_the_whole(monkeypatch, images, options):
+    torch.manual_seed(0)
+    rows, cols = 17, 31  # 527 patches: nine pieces, the last one short
+    block = Block(E, H, HIDDEN, **options).double().eval()
+    x = torch.randn(images, C + rows * cols, E, dtype=torch.float64)
+    core_xy = torch.rand(images, C, 2, dtype=torch.float64) * 2 - 1
+    arguments = (C, *ropes(core_xy, patch_coordinates(rows, cols)))
+    budgets = torch.tensor([7, 3, 1], dtype=torch.int32)[:images]
+    lengths = torch.tensor([527, 60, 0], dtype=torch.int32)[:images]
+    for more in ((None, None, None), (torch.tensor(1.3), budgets, None), (None, None, lengths)):
+        with torch.no_grad():
+            assert not block._takes_pieces(x, C)
+            whole = block(x, *arguments, *more)
+            monkeypatch.setattr(module, "_PIECE", 64)
+            assert block._takes_pieces(x, C)
+            pieces = block(x, *arguments, *more)
+            monkeypatch.undo()
+        if more[2] is not None:  # what padding becomes is nobody's business
+            for image, length in enumerate(lengths):
+                whole[image, C + length :] = pieces[image, C + length :] = 0
+        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
+
+
+def test_pieces_are_taken_only_where_nobody_could_tell(monkeypatch):
+    monkeypatch.setattr(module, "_PIECE", 4)
+    block, x, core_xy, patch_xy = setup()
+    assert not block.eval()._takes_pieces(x, C)  # gradients are on
+    with torch.no_grad():
+        assert block._takes_pieces(x, C)
+        assert not block._takes_pieces(x[:, : C + 7], C)
+        assert not block.train()._takes_pieces(x, C)
+        block.eval()
+        seen = []
+        handle = block.mlp.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[1]))
+        block(x, C, *ropes(core_xy, patch_xy))
+        assert seen == [C + P]
+        handle.remove()
+        assert block._takes_pieces(x, C)
+        assert not setup(update="sequential")[0].eval()._takes_pieces(x, C)

@@ -83,8 +83,8 @@ def _attention_calls(model: VECA, images: Tensor, num_cores: int) -> list[_Call]
     calls = []
 
     def take(layer, arguments):
-        x, count, core_rope, patch_rope, core_scale, _ = arguments
-        qkv = layer._project(x, count, core_rope, core_scale)  # (B, T, 3, H, D)
+        x, count, core_rope, patch_rope, core_scale, *_ = arguments
+        qkv = layer.project(x, count, core_rope, core_scale)  # (B, T, 3, H, D)
         calls.append(_Call(*(part.transpose(1, 2) for part in qkv.unbind(2)), count, patch_rope))
 
     hooks = [block.attn.register_forward_pre_hook(take) for block in model.blocks]
