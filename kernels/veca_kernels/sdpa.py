@@ -60,11 +60,15 @@ def core_periphery_attention(
 def patch_to_core_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, key_lengths: Tensor | None, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The read. SDPA returns no log-sum-exp, so asking for it takes the composed chain, (B, H, C, N) in memory."""
+    """The read. SDPA returns no log-sum-exp; asking for it takes the composed chain, (B, H, C, N) in memory, or in
+    inference on a CPU the operator below SDPA, which does return it.
+    """
     keys = k.shape[2]
     mask = None if key_lengths is None else prefix_mask(key_lengths, keys, q.device)
     if not return_lse:
         return _attend(q, k, v, mask, scale), None
+    if mask is None and _takes_cpu_flash(q, k):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
     scores = _scores(q, k, scale).to(torch.promote_types(q.dtype, torch.float32))
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
@@ -74,6 +78,12 @@ def patch_to_core_attention(
     total = total.masked_fill(total == 0, 1.0)
     lse = (peak + total.log()).squeeze(-1)  # -inf for a core without keys
     return (weights / total).to(v.dtype) @ v, lse  # normalised first: fp16 could not hold the sum of many values
+
+
+def _takes_cpu_flash(q: Tensor, k: Tensor) -> bool:
+    if q.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return q.dtype in (torch.float32, torch.float64) and min(q.numel(), k.numel()) > 0
 
 
 def core_to_patch_attention(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
