@@ -30,6 +30,7 @@ SHARED_LIMITS = {  # bytes a block may use
     "gfx942": 64 << 10,
 }
 KERNELS = ("read_forward", "read_backward", "write_forward", "write_backward")
+JOINS = ("combine_reads", "sum_partials")  # of partial results: no matrix products
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CORES = (16, 32, 64, 128)
 HEAD_DIMS = (32, 64, 80, 96, 128)
@@ -46,6 +47,7 @@ class Variant:
     head_dim: int
     rope: bool
     patch_self: bool = False
+    half: bool = False  # launched by a half of the op alone, which differs in the backward
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,22 @@ class Row:
             return broken
         if v.cores <= 64 and v.head_dim == 64 and self.spill_bytes:
             broken.append(f"{self.spill_bytes} bytes spilled, expected none")
-        if v.cores >= 64 and not self.wgmma:
+        if v.cores >= 64 and v.kernel not in JOINS and not self.wgmma:
             broken.append("no wgmma")
         return broken
 
 
 def variants(arch: str, full: bool) -> list[Variant]:
-    """bf16 with rotation at all sizes; `full` adds fp16, fp32, unrotated and patch_self at D = 64 and 128."""
+    """bf16 with rotation at all sizes, and what only the halves launch; `full` adds fp16, fp32, unrotated and
+    patch_self at D = 64 and 128.
+    """
     from .triton.tables import fits
 
     choices = [("bf16", True, False, HEAD_DIMS)]
     if full:
         others = [("bf16", False, False), ("fp16", True, False), ("fp32", True, False), ("bf16", True, True)]
         choices += [(*choice, (64, 128)) for choice in others]
-    return [
+    packed = [
         Variant(arch, kernel, dtype, cores, head_dim, rope, patch_self)
         for dtype, rope, patch_self, head_dims in choices
         for cores in CORES
@@ -95,6 +99,14 @@ def variants(arch: str, full: bool) -> list[Variant]:
         if fits(cores, head_dim, DTYPES[dtype].itemsize, SHARED_LIMITS[arch])
         and (kernel.startswith("write") or not patch_self)
     ]
+    joins = [Variant(arch, kernel, "bf16", 64, head_dim, False) for head_dim in HEAD_DIMS for kernel in JOINS]
+    halves = [
+        Variant(arch, kernel, "bf16", cores, 64, False, half=True)
+        for cores in CORES
+        for kernel in ("read_backward", "write_backward")
+        if fits(cores, 64, 2, SHARED_LIMITS[arch])
+    ]
+    return packed + [v for v in joins if fits(64, v.head_dim, 2, SHARED_LIMITS[arch])] + halves
 
 
 @contextmanager
@@ -113,7 +125,7 @@ def recorded_launches(arch: str) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
 
 
 def record(variant: Variant) -> tuple[Any, dict[str, Any]]:
-    """The kernel and the arguments that a call of the packed op would launch for this variant."""
+    """The kernel and the arguments that a call of the op, packed or a half of it, would launch for this variant."""
     from .triton import ops
 
     dtype, C, D, H, P = DTYPES[variant.dtype], variant.cores, variant.head_dim, 12, 4096
@@ -121,12 +133,17 @@ def record(variant: Variant) -> tuple[Any, dict[str, Any]]:
     qkv = torch.empty(1, C + P, 3, H, D, dtype=dtype, **meta).unbind(2)
     rope = (torch.empty(P, D // 2, **meta), torch.empty(P, D // 2, **meta)) if variant.rope else None
     joint = (C, C, None, rope, D**-0.5, True, variant.patch_self)
+    core_out, lse = torch.empty(1, C, H, D, dtype=dtype, **meta), torch.empty(1, H, C, **meta)
+    cores, patches = [x[:, :C] for x in qkv], [x[:, C:] for x in qkv]
     with recorded_launches(variant.arch) as launches:
-        if variant.kernel.endswith("forward"):
+        if variant.half and variant.kernel == "read_backward":
+            ops.read_backward(core_out, lse, cores[0], *patches[1:], core_out, lse, None, D**-0.5)
+        elif variant.half:
+            ops.write_backward(patches[0], patches[0], *cores[1:], C, D**-0.5)
+        elif variant.kernel in ("read_forward", "write_forward", "combine_reads"):
             ops.core_periphery_forward(*qkv, *joint)
         else:
-            core_out = torch.empty(1, C, H, D, dtype=dtype, **meta)
-            ops.core_periphery_backward(qkv[0], *qkv, core_out, torch.empty(1, H, C, **meta), *joint, True)
+            ops.core_periphery_backward(qkv[0], *qkv, core_out, lse, *joint, True)
     return next((kernel, a) for kernel, a in launches if kernel.__name__ == variant.kernel)
 
 
@@ -135,7 +152,8 @@ def build(variant: Variant) -> Row:
     from .triton.adapter import compile_ahead
 
     kernel, arguments = record(variant)
-    tile = f"{arguments['BP']} x {arguments['num_warps']}w x {arguments['num_stages']}s"
+    joins = variant.kernel in JOINS  # launched with Triton's own numbers of warps and stages
+    tile = "-" if joins else f"{arguments['BP']} x {arguments['num_warps']}w x {arguments['num_stages']}s"
     try:
         return Row(variant, tile, **asdict(compile_ahead(kernel, arguments, variant.arch)))
     except Exception as error:  # whatever the compiler raises, the report must name the variant
@@ -161,7 +179,7 @@ def table(rows: list[Row]) -> str:
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in rows:
         v = row.variant
-        options = " ".join(["rope"] * v.rope + ["patch_self"] * v.patch_self) or "plain"
+        options = " ".join(["rope"] * v.rope + ["patch_self"] * v.patch_self + ["half"] * v.half) or "plain"
         cells = [v.arch, v.kernel, v.dtype, v.cores, v.head_dim, options, row.tile, row.registers, row.spill_bytes]
         cells += [round(row.shared_bytes / 1024), row.wgmma, row.mma, "; ".join(row.broken) or "kept"]
         lines.append(f"| {' | '.join(str(x) for x in cells)} |")

@@ -52,6 +52,17 @@ def test_json_rows(capsys):
     assert all(0 < row["registers"] <= 255 and row["mma"] > 0 and not row["broken"] for row in rows)
 
 
+def test_what_only_the_halves_launch_is_compiled_too():
+    """Alone, the read gets a gradient of its log-sum-exp and the write no cores that read."""
+    todo = aot.variants("sm_90", full=False)
+    assert {v.kernel for v in todo} == {*aot.KERNELS, *aot.JOINS}
+    arguments = {v.kernel: aot.record(v)[1] for v in todo if v.half and v.cores == 64}
+    assert arguments["read_backward"]["dlse"] is not None and arguments["read_backward"]["rope"] is None
+    assert arguments["write_backward"]["lse"] is None
+    packed = aot.record(aot.Variant("sm_90", "write_backward", "bf16", 64, 64, rope=False))[1]
+    assert packed["lse"] is not None
+
+
 def test_offsets_are_64_bits_wide():
     """A packed tensor passes 2^31 elements. In the IR every stride is widened before it meets an index."""
     from veca_kernels.triton import adapter
