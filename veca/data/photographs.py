@@ -6,6 +6,7 @@ model(imagenet_normalize(image)[None])
 
 import difflib
 import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
+from torch.utils.data import Dataset
 
-__all__ = ["Photograph", "imagenet_normalize", "list_photographs", "load_photograph", "photograph"]
+__all__ = ["Photograph", "Photographs", "imagenet_normalize", "list_photographs", "load_photograph", "photograph"]
 
 
 class Photograph(NamedTuple):
@@ -27,6 +29,7 @@ class Photograph(NamedTuple):
         package: who ships it, as `pip` names it.
         native_size: (height, width) of the file, pixels; anything larger is interpolated.
         credit: author and licence, as the package states them.
+        caption: what it shows, in our words.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Photograph(NamedTuple):
     package: str
     native_size: tuple[int, int]
     credit: str
+    caption: str
 
 
 class _Entry(NamedTuple):
@@ -55,6 +59,18 @@ _PHOTOGRAPHS = {
     "flower": _Entry("flower.jpg", _SKLEARN, "flower, by vultilion (Flickr), CC BY 2.0"),
     "ihc": _Entry("ihc.png", _SKIMAGE, "stained colon glands, by CMMI, no known restrictions"),
     "motorcycle": _Entry("motorcycle_left.png", _SKIMAGE, "motorcycle, by D. Scharstein, Middlebury 2014"),
+}
+_CAPTIONS = {
+    "astronaut": "an astronaut in an orange suit, a model of the space shuttle behind her",
+    "chelsea": "the face of a tabby cat, close up",
+    "coffee": "an espresso in a brown cup with a spoon on the saucer",
+    "rocket": "a rocket on its launch pad at dusk",
+    "hubble_deep_field": "thousands of distant galaxies on a black sky",
+    "retina": "the retina of an eye with its blood vessels",
+    "china": "a Chinese temple of three storeys above a lake",
+    "flower": "an orange dahlia on a dark background",
+    "ihc": "colon glands stained brown, their nuclei blue, under a microscope",
+    "motorcycle": "a red motorcycle in a workshop",
 }
 
 
@@ -92,7 +108,7 @@ def photograph(name: str) -> Photograph:
         raise FileNotFoundError(f"expected {entry.file} in the wheel of {entry.package}, but {path} is absent")
     with Image.open(path) as file:
         width, height = file.size
-    return Photograph(name, path, entry.package, (height, width), entry.credit)
+    return Photograph(name, path, entry.package, (height, width), entry.credit, _CAPTIONS[name])
 
 
 def load_photograph(name: str, size: int | tuple[int, int] | None = None, crop: str = "center") -> Tensor:
@@ -124,6 +140,39 @@ def load_photograph(name: str, size: int | tuple[int, int] | None = None, crop: 
     if sides is not None and sides != image.size[::-1]:
         image = image.resize(sides[::-1], Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+
+
+class Photographs(Dataset):
+    """Photographs as a data set. Samples: image, name, caption, index, as `veca.data` describes them.
+
+    Args:
+        size, crop: as in `load_photograph`. One number for `crop="none"` gives images that differ in size.
+        names: which, in this order; None takes all of `list_photographs()`.
+        transform: applied to each image, such as `imagenet_normalize`.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] | None,
+        names: Sequence[str] | None = None,
+        crop: str = "center",
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.size = size
+        self.names = list_photographs() if names is None else list(names)
+        self.crop = crop
+        self.transform = transform
+        self._captions = [photograph(name).caption for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict:
+        index = range(len(self))[index]
+        image = load_photograph(self.names[index], self.size, self.crop)
+        if self.transform is not None:
+            image = self.transform(image)
+        return {"image": image, "name": self.names[index], "caption": self._captions[index], "index": index}
 
 
 def imagenet_normalize(images: Tensor) -> Tensor:

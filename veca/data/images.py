@@ -1,0 +1,332 @@
+"""Image files: a tree of folders or an index file, and the usual transforms.
+
+    train = Images("photos/train", training_transform(256))
+    held_out = Images("photos/held_out.csv", inference_transform(256), classes=train.classes)
+
+Every listed file counts: one that is missing or broken is named, never left out in silence.
+"""
+
+import csv
+import itertools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["IMAGE_SUFFIXES", "BadImage", "Images", "inference_transform", "load_image", "training_transform"]
+
+_log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_INDEX_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_COLUMNS = ("path", "label", "caption")
+
+
+class BadImage(NamedTuple):
+    """A file that could not be read."""
+
+    path: Path
+    reason: str
+
+
+class _Entry(NamedTuple):
+    name: str  # the path, relative to the folder or to that of the index
+    label: str | int | None = None
+    caption: str | None = None
+
+
+class Images(Dataset):
+    """Image files. Samples: image, name, index, and where known label and caption, as `veca.data` describes them.
+
+    Files are opened when they are asked for; `verify` opens all of them beforehand.
+
+    Args:
+        source: a folder or an index file.
+            A folder with sub-folders has one class a sub-folder, named after it, with all images below it; one
+            without has no labels. Files that are no images by their suffix are counted in the log; names that begin
+            with a dot are passed over.
+            An index is a .csv or .tsv with a header, or a .jsonl, of the columns path and, if wanted, label and
+            caption. Paths are relative to the folder of the index. Labels that are all whole numbers are taken as
+            class numbers, unless `classes` is given.
+        transform: PIL image (RGB) -> tensor; None gives the file's own size, (3, height, width) fp32 in [0, 1].
+        on_error: for a missing or broken file, "raise", or "skip": the next good one takes its place, `bad` records
+            path and reason, and the log names it with the count so far.
+        classes: the class names in the order of their numbers, as when a held-out set must agree with the training
+            set; by default those present, sorted.
+
+    Attributes:
+        paths: of all files, in order: sorted in a folder, as listed in an index.
+        labels: class number of each, or None.
+        classes: class names, or None without labels or with class numbers.
+        bad: what was found unreadable so far. Workers of a DataLoader each keep their own.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike,
+        transform: Callable[[Image.Image], Any] | None = None,
+        on_error: str = "raise",
+        classes: Sequence[str] | None = None,
+    ):
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"expected on_error 'raise' or 'skip', got {on_error!r}")
+        source = Path(source)
+        if source.is_dir():
+            self._folder, self._entries = source, _read_folder(source)
+        elif source.is_file() and source.suffix.lower() in _INDEX_SUFFIXES:
+            self._folder, self._entries = source.parent, _read_index(source)
+        else:
+            found = "a file of another kind" if source.exists() else "nothing"
+            raise ValueError(f"expected a folder or an index ({', '.join(_INDEX_SUFFIXES)}), got {found} at {source}")
+        if not self._entries:
+            raise ValueError(f"expected at least one image, got none in {source}")
+        self.source = source
+        self.transform = _to_tensor if transform is None else transform
+        self.on_error = on_error
+        self.labels, self.classes = _number_classes(self._entries, classes, source)
+        self._bad: dict[int, BadImage] = {}
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self._folder / entry.name for entry in self._entries]
+
+    @property
+    def bad(self) -> tuple[BadImage, ...]:
+        return tuple(self._bad.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> dict:
+        index = range(len(self))[index]
+        for candidate in itertools.chain(range(index, len(self)), range(index)):
+            image = self._read(candidate)
+            if image is not None:
+                break
+        else:
+            raise ValueError(f"expected a readable image, got {len(self)} bad ones in {self.source}, {self.bad[0]}")
+        entry = self._entries[candidate]
+        sample = {"image": self.transform(image), "name": entry.name, "index": candidate}
+        if self.labels is not None:
+            sample["label"] = self.labels[candidate]
+        if entry.caption is not None:
+            sample["caption"] = entry.caption
+        return sample
+
+    def verify(self) -> tuple[BadImage, ...]:
+        """Decode every file. All that cannot be read are recorded in `bad` and returned, whatever `on_error` says."""
+        for index in range(len(self)):
+            self._try(index)
+        return self.bad
+
+    def _read(self, index: int) -> Image.Image | None:
+        """The image, or None for a bad one that is to be skipped."""
+        if self.on_error == "raise":
+            return load_image(self._folder / self._entries[index].name)
+        return self._try(index)
+
+    def _try(self, index: int) -> Image.Image | None:
+        if index in self._bad:
+            return None
+        path = self._folder / self._entries[index].name
+        try:
+            return load_image(path)
+        except (OSError, ValueError) as error:
+            self._bad[index] = BadImage(path, str(error))
+            _log.warning("bad image %d of %d files so far: %s", len(self._bad), len(self), error)
+            return None
+
+
+def load_image(path: str | os.PathLike) -> Image.Image:
+    """An image file as eight-bit RGB, upright.
+
+    The EXIF orientation is applied. Transparency is laid over white. Sixteen-bit grey is divided by 257; 16-bit colour
+    arrives from Pillow with its high bytes. Of an animation the first frame is read. CMYK is converted without its
+    colour profile.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where the file cannot be decoded to its end, has 32 bits a channel, or exceeds the limit
+            `PIL.Image.MAX_IMAGE_PIXELS` guards; names the path and the reason.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected an image file, got nothing at {path}")
+    try:
+        with Image.open(path) as file:
+            return _to_rgb(ImageOps.exif_transpose(file))
+    except Exception as error:  # on broken files, Pillow's decoders raise nearly anything
+        raise ValueError(f"expected a readable image, got {path}: {type(error).__name__}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise ValueError(f"expected 8 or 16 bits a channel, got mode {image.mode}, of 32")
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.float32) / 257
+        image = Image.fromarray(levels.round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def training_transform(size: int, margin: float = 1.125, augment: bool = True) -> Callable[[Image.Image], Tensor]:
+    """The published augmentation: shorter side to `margin * size`, random crop, flip, TrivialAugmentWide.
+
+    Random numbers are torch's: with a seeded DataLoader the crops repeat.
+
+    Args:
+        size: side of the square that comes out, pixels.
+        margin: shorter side before the crop over `size`; the published models used 1.125.
+        augment: False leaves TrivialAugmentWide out.
+
+    Returns:
+        PIL image -> (3, size, size) fp32, less ImageNet's mean, over its standard deviation. Resizing is bicubic.
+    """
+    from torchvision.transforms import v2
+
+    steps = [_resize(size, margin), v2.RandomCrop(size), v2.RandomHorizontalFlip()]
+    if augment:
+        steps.append(v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR))
+    return v2.Compose([*steps, *_normalized()])
+
+
+def inference_transform(size: int, margin: float = 1.0) -> Callable[[Image.Image], Tensor]:
+    """Shorter side to `margin * size`, then the central square.
+
+    Args:
+        size: side of the square that comes out, pixels.
+        margin: shorter side before the crop over `size`; 1 cuts off nothing but the ends of the longer side.
+
+    Returns:
+        As `training_transform`.
+    """
+    from torchvision.transforms import v2
+
+    return v2.Compose([_resize(size, margin), v2.CenterCrop(size), *_normalized()])
+
+
+def _resize(size: int, margin: float) -> Callable:
+    from torchvision.transforms import v2
+
+    if size < 1 or margin < 1:
+        raise ValueError(f"expected a size of at least 1 pixel and a margin of at least 1, got {size} and {margin}")
+    return v2.Resize(round(margin * size), interpolation=v2.InterpolationMode.BICUBIC)
+
+
+def _normalized() -> list[Callable]:
+    from torchvision.transforms import v2
+
+    to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    return [*to_float, v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD), v2.ToPureTensor()]
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+
+
+def _read_folder(folder: Path) -> list[_Entry]:
+    """Images of a folder: flat, or one class a sub-folder."""
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files = _image_files(folder)
+    if not classes:
+        return [_Entry(name) for name in files]
+    entries = [_Entry(name, name.split("/")[0]) for name in files]
+    strays = [name for name in files if "/" not in name]
+    if strays:
+        raise ValueError(f"expected either images or a sub-folder per class, got {strays[0]} beside {classes[0]}/")
+    empty = set(classes) - {entry.label for entry in entries}
+    if empty:
+        raise ValueError(f"expected images in every class folder, got none in {folder / min(empty)}")
+    return entries
+
+
+def _image_files(folder: Path) -> list[str]:
+    """Image files at any depth, sorted, relative to the folder; links to folders are followed."""
+    found, others = [], []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        base = Path(root).relative_to(folder)
+        for name in names:
+            if not name.startswith("."):
+                (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append((base / name).as_posix())
+    if others:
+        _log.warning("%d files in %s are no images by their suffix, such as %s", len(others), folder, min(others))
+    return sorted(found)
+
+
+def _read_index(index: Path) -> list[_Entry]:
+    rows = _json_rows(index) if index.suffix.lower() == ".jsonl" else _table_rows(index)
+    entries, columns = [], None
+    for line, row in rows:
+        columns = columns or row.keys()
+        if "path" not in columns or not columns <= set(_COLUMNS):
+            raise ValueError(f"expected the columns path[, label][, caption], got {_listed(columns)} in {index}")
+        if row.keys() != columns or any(not _is_value(key, value) for key, value in row.items()):
+            raise ValueError(f"expected values for {_listed(columns)}, got {row} in line {line} of {index}")
+        entries.append(_Entry(row["path"], row.get("label"), row.get("caption")))
+    if columns and "label" in columns and all(str(entry.label).isdecimal() for entry in entries):
+        return [entry._replace(label=int(entry.label)) for entry in entries]
+    return entries
+
+
+def _is_value(column: str, value: Any) -> bool:
+    """Text that is not empty, or a whole number as a label."""
+    whole_number = column == "label" and isinstance(value, int) and not isinstance(value, bool)
+    return whole_number or (isinstance(value, str) and value != "")
+
+
+def _listed(columns: Iterable) -> str:
+    return ", ".join(map(str, columns))
+
+
+def _table_rows(index: Path) -> Iterator[tuple[int, dict]]:
+    with index.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if index.suffix.lower() == ".tsv" else ",")
+        for row in reader:
+            yield reader.line_num, row
+
+
+def _json_rows(index: Path) -> Iterator[tuple[int, dict]]:
+    with index.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"expected a JSON object a line, got {error} in line {line} of {index}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"expected a JSON object a line, got {text.strip()[:80]} in line {line} of {index}")
+            yield line, row
+
+
+def _number_classes(
+    entries: list[_Entry], classes: Sequence[str] | None, source: Path
+) -> tuple[list[int] | None, tuple[str, ...] | None]:
+    """The class number of each entry, and the names of the classes; None where there are none."""
+    labels = [entry.label for entry in entries]
+    if labels[0] is None:
+        if classes is not None:
+            raise ValueError(f"expected labels for the {len(classes)} classes, got none in {source}")
+        return None, None
+    if classes is None and isinstance(labels[0], int):
+        return labels, None
+    names = [str(label) for label in labels]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)) if classes is None else classes)}
+    unknown = [entry for entry, name in zip(entries, names, strict=True) if name not in numbers]
+    if unknown:
+        raise ValueError(
+            f"expected one of {len(numbers)} classes, got {unknown[0].label!r} for {unknown[0].name} in {source}"
+        )
+    return [numbers[name] for name in names], tuple(numbers)
