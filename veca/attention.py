@@ -173,7 +173,7 @@ class CoreAttention(nn.Module):
         if self.core_self:
             clique = patch_to_core_attention(q, k, v, key_lengths=active_cores, return_lse=True, impl=self.impl)
             read = merge_attention_states(*zip(read, clique, strict=True))
-        out = read[0].transpose(1, 2)
+        out = read[0].transpose(1, 2).to(v.dtype)
         if active_cores is None:
             return out
         return out.masked_fill(~prefix_mask(active_cores, q.shape[2], q.device)[..., None, None], 0.0)

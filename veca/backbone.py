@@ -9,13 +9,12 @@ Shapes: B images, M cores in the bank, C active cores (the budget), P = rows * c
 E embedding dim, D head dim.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-from timm.layers import PatchEmbed, to_2tuple, trunc_normal_
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,8 +22,10 @@ from .attention import Tables
 from .block import Block
 from .cores import CoreBank, CoreStep
 from .features import AttentionMaps, Features, pool, zero_inactive
-from .rope import augment_coordinates, patch_coordinates, rope_periods, rope_tables
-from .sizes import fit_to_patches
+from .hub import HubMixin
+from .interface import BackboneInterface, init_linear
+from .rope import augment_coordinates, rope_periods, rope_tables
+from .tokens import Frame, core_read_scale, embed_patches, patch_positions
 
 __all__ = ["VECA"]
 
@@ -38,18 +39,7 @@ _CHOICES = {
 }
 
 
-class _Frame(NamedTuple):
-    """What stays the same from block to block."""
-
-    num_cores: int
-    grid_size: tuple[int, int]
-    periods: Tensor  # (D/4,)
-    patch_rope: Tables  # each (P, D/2)
-    core_scale: Tensor | None
-    active_cores: Tensor | None  # (B,)
-
-
-class VECA(nn.Module):
+class VECA(BackboneInterface, nn.Module, HubMixin):
     """Core-periphery vision transformer. All arguments are plain values: a model is its config and weights.
 
     Args:
@@ -58,6 +48,8 @@ class VECA(nn.Module):
         multiple_of: see `mlp_ratio`; 8 or 64 suit tensor cores, 1 keeps the published widths.
         patch_size, in_chans: of the patch embedding.
         img_size: nominal size, known to `patch_embed.grid_size`; any size can be passed in.
+        mean, std: of each channel, by which images in [0, 1] are to be normalised; kept for whoever prepares
+            them. None means ImageNet's for three channels, 0.5 for any other number.
         num_cores: M, size of the core bank.
         trained_budgets: budgets that do not warn; None means the multiples of 8, and M.
         num_classes: width of the classifier; 0 has none.
@@ -92,7 +84,9 @@ class VECA(nn.Module):
         multiple_of: int = 1,
         patch_size: int = 16,
         in_chans: int = 3,
-        img_size: int | tuple[int, int] = 224,
+        img_size: int | Sequence[int] = 224,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         num_cores: int = 64,
         trained_budgets: Sequence[int] | None = None,
         num_classes: int = 0,
@@ -119,7 +113,7 @@ class VECA(nn.Module):
         impl: str = "auto",
     ):
         super().__init__()
-        _check_choices(
+        self._check_choices(
             global_from=global_from,
             on_odd=on_odd,
             update=update,
@@ -133,12 +127,19 @@ class VECA(nn.Module):
             raise ValueError(f"expected num_cores of at least 1, got {num_cores}")
         if core_logit_log_scale is not None and core_logit_log_scale < 2:
             raise ValueError(f"expected core_logit_log_scale of 2 patches or more, got {core_logit_log_scale}")
+        mean = mean or (IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.5,) * in_chans)
+        std = std or (IMAGENET_DEFAULT_STD if in_chans == 3 else (0.5,) * in_chans)
+        if not len(mean) == len(std) == in_chans:
+            raise ValueError(f"expected a mean and std for each of {in_chans} channels, got {len(mean)} and {len(std)}")
 
         self.embed_dim = embed_dim
         self.num_features = output_dim or embed_dim
         self.num_cores = self.budget = num_cores
         self.trained_budgets = tuple(trained_budgets or sorted({*range(8, num_cores + 1, 8), num_cores}))
         self.num_classes = num_classes
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._set_option("mean", list(mean))
+        self._set_option("std", list(std))
         self.global_from = global_from
         self.on_odd = on_odd
         self.coord_norm = coord_norm
@@ -179,14 +180,11 @@ class VECA(nn.Module):
         same_width = self.num_features == embed_dim
         self.output = nn.Identity() if same_width else nn.Linear(embed_dim, self.num_features)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before the patches, as timm counts them: the cores of a call that names no budget."""
-        return self.budget
-
-    def forward(self, images: Tensor, num_cores: int | None = None, *, active_cores: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor | Sequence[Tensor], num_cores: int | None = None, *, active_cores: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, num_classes), or the global token (B, num_features) of a model without classifier.
 
         Args: as in `forward_features`.
@@ -194,13 +192,14 @@ class VECA(nn.Module):
         return self.forward_head(self.forward_features(images, num_cores, active_cores=active_cores))
 
     def forward_features(
-        self, images: Tensor, num_cores: int | None = None, *, active_cores: Tensor | None = None
+        self, images: Tensor | Sequence[Tensor], num_cores: int | None = None, *, active_cores: Tensor | None = None
     ) -> Features:
         """All features of a batch of images.
 
         Args:
             images: (B, 3, height, width), normalised, in the dtype of the weights (any floating one under
-                autocast).
+                autocast). Or a list of B images (3, height, width) of any sizes: each gets what it would get
+                alone, in one batch as long as the largest.
             num_cores: C, the budget of this call, 1 to M; None means `self.budget`.
             active_cores: int32 (B,), a budget per image within C. The remaining rows of `Features.cores` are
                 zeros, those of `core_xy` mean nothing.
@@ -219,7 +218,7 @@ class VECA(nn.Module):
 
     def forward_intermediates(
         self,
-        images: Tensor,
+        images: Tensor | Sequence[Tensor],
         indices: int | Sequence[int] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
@@ -236,7 +235,7 @@ class VECA(nn.Module):
             return_prefix_tokens: pair each map with the cores (B, C, E) after the same block.
             norm: apply the final norm to what is returned. False as in timm; DINOv2 has it True.
             stop_early: leave out the blocks after the last one asked for.
-            output_fmt: "NCHW" for maps (B, E, rows, cols), "NLC" for (B, P, E).
+            output_fmt: "NCHW" for maps (B, E, rows, cols), "NLC" for (B, P, E), which a list of images needs.
             intermediates_only: return the list alone.
 
         Returns:
@@ -246,13 +245,15 @@ class VECA(nn.Module):
             raise ValueError(f"expected output_fmt 'NCHW' or 'NLC', got {output_fmt!r}")
         taken = self._block_indices(indices)
         tokens, raw_xy, frame = self._enter(images, num_cores)
+        if output_fmt == "NCHW" and frame.patch_lengths is not None:
+            raise ValueError("expected output_fmt 'NLC' with a list of images, got 'NCHW'")
         intermediates = []
         for index in range(max(taken) + 1 if stop_early else len(self.blocks)):
             tokens, raw_xy = self._advance(index, tokens, raw_xy, frame)
             if index not in taken:
                 continue
             out = self.norm(tokens) if norm else tokens
-            cores, patches = out[:, : frame.num_cores], out[:, frame.num_cores :]
+            cores, patches = out[:, : frame.num_cores], zero_inactive(out[:, frame.num_cores :], frame.patch_lengths)
             if output_fmt == "NCHW":
                 patches = patches.unflatten(1, frame.grid_size).permute(0, 3, 1, 2).contiguous()
             intermediates.append((patches, cores) if return_prefix_tokens else patches)
@@ -260,77 +261,84 @@ class VECA(nn.Module):
             return intermediates
         return self._record(tokens, raw_xy, frame), intermediates
 
-    def attention_maps(self, images: Tensor, num_cores: int | None = None, block: int = -1) -> AttentionMaps:
-        """What attention does in one block: slow and explicit, memory O(B H C P); no other path builds maps.
+    def forward_maps(
+        self,
+        images: Tensor,
+        num_cores: int | None = None,
+        blocks: int | Sequence[int] | None = (-1,),
+        stop_early: bool = False,
+    ) -> tuple[Features, list[AttentionMaps]]:
+        """The features, and what attention does in several blocks, from one pass.
+
+        Slow and explicit, memory O(B H C P) a block; no other path builds maps.
 
         Args:
-            images, num_cores: as in `forward_features`.
-            block: which block, negative from the end.
+            images, num_cores: as in `forward_features`; images of one size.
+            blocks: `indices` of `forward_intermediates`.
+            stop_early: leave out what follows the attention of the last of them, so that the record is that of
+                the block before.
 
         Returns:
-            The maps of both reads and the value-weighted core map.
+            (record, maps in the order of the blocks).
         """
         if self.blocks[0].update != "parallel":
             raise ValueError(f"expected a model with update='parallel', got {self.blocks[0].update!r}")
-        (last,) = self._block_indices([block])
+        taken = self._block_indices(blocks)
         tokens, raw_xy, frame = self._enter(images, num_cores)
-        for index in range(last):
-            tokens, raw_xy = self._advance(index, tokens, raw_xy, frame)
-        raw_xy = self._move_cores(last, tokens, raw_xy, frame)
-        layer = self.blocks[last]
-        core_rope = self._core_rope(raw_xy, frame)
-        maps = layer.attn.maps(layer.norm1(tokens), frame.num_cores, core_rope, frame.patch_rope, frame.core_scale)
-        core_xy = raw_xy.tanh().expand(len(images), -1, -1)
-        return AttentionMaps(*maps, core_xy=core_xy, grid_size=frame.grid_size)
+        if frame.patch_lengths is not None:
+            raise ValueError("expected images of one size as one tensor for maps, got a list")
+        maps = []
+        for index in range(len(self.blocks)):
+            raw_xy = self._move_cores(index, tokens, raw_xy, frame)
+            if index in taken:
+                maps.append(self._maps(index, tokens, raw_xy, frame))
+            if stop_early and index == max(taken):
+                break
+            tokens = self._run_block(index, tokens, raw_xy, frame)
+        return self._record(tokens, raw_xy, frame), maps
 
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh classifier of this width; 0 removes it."""
-        weight = self.patch_embed.proj.weight
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head.apply(_init_linear).to(weight.device, weight.dtype)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass instead of keeping their activations."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the cores, their coordinates and step sizes."""
-        steps = {f"core_steps.{index}.alpha" for index in range(len(self.core_steps))}
-        return {"core_bank.tokens", "core_bank.raw_xy"} | steps
+    def attention_maps(self, images: Tensor, num_cores: int | None = None, block: int = -1) -> AttentionMaps:
+        """What attention does in one block, negative from the end; see `forward_maps`."""
+        return self.forward_maps(images, num_cores, [block], stop_early=True)[1][0]
 
     def _enter(
-        self, images: Tensor, num_cores: int | None, active_cores: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, _Frame]:
+        self, images: Tensor | Sequence[Tensor], num_cores: int | None, active_cores: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Frame]:
         """Tokens (B, T, E), raw core coordinates (C, 2) and the frame of a batch of images."""
-        num_cores = self._check_budget(num_cores)
-        patches = self.patch_embed(fit_to_patches(images, self.patch_embed, self.on_odd))  # (B, rows, cols, E)
-        batch, rows, cols, _ = patches.shape
-        cores = self.core_bank.tokens[:num_cores].expand(batch, -1, -1)
-        tokens = torch.cat((cores, patches.flatten(1, 2)), 1)  # under autocast fp32, like the cores
+        num_cores = self.check_budget(num_cores)
+        patches = embed_patches(images, self.patch_embed, self.on_odd)
+        device = patches.tokens.device
+        cores = self.core_bank.tokens[:num_cores].expand(patches.tokens.shape[0], -1, -1)
+        tokens = torch.cat((cores, patches.tokens), 1)  # under autocast fp32, like the cores
 
-        head_dim = self.blocks[0].attn.head_dim
-        periods = rope_periods(head_dim, self.rope_base, self.rope_zero_low, images.device)
-        xy = patch_coordinates(rows, cols, self.coord_norm, images.device)
+        periods = rope_periods(self.blocks[0].attn.head_dim, self.rope_base, self.rope_zero_low, device)
+        xy = patch_positions(patches.grid_size, self.coord_norm, device)
         if self.training and (self.rope_shift or self.rope_scale != 1):
             xy = augment_coordinates(xy, self.rope_shift, self.rope_scale)
-        core_scale = None
-        if self.core_logit_log_scale is not None:
-            counts = torch.full((), rows * cols, device=images.device, dtype=torch.float32)
-            core_scale = counts.log() / math.log(self.core_logit_log_scale)
-        patch_rope = rope_tables(xy, periods, self.rope_axis_order)
-        frame = _Frame(num_cores, (rows, cols), periods, patch_rope, core_scale, active_cores)
+        counts = patches.tokens.shape[1] if patches.lengths is None else patches.lengths
+        frame = Frame(
+            num_cores=num_cores,
+            grid_size=patches.grid_size,
+            periods=periods,
+            patch_rope=rope_tables(xy, periods, self.rope_axis_order),
+            core_scale=core_read_scale(counts, self.core_logit_log_scale, device),
+            active_cores=active_cores,
+            patch_lengths=patches.lengths,
+        )
         raw_xy = self.core_bank.raw_xy[:num_cores]
         if not torch.is_grad_enabled():
             raw_xy = raw_xy.detach()  # a view of a parameter asks for gradients even here, and hooks trip over it
         return tokens, raw_xy.to(torch.promote_types(raw_xy.dtype, torch.float32)), frame
 
-    def _advance(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: _Frame) -> tuple[Tensor, Tensor]:
+    def _advance(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
         """Move the cores, then run block `index`."""
         raw_xy = self._move_cores(index, tokens, raw_xy, frame)
+        return self._run_block(index, tokens, raw_xy, frame), raw_xy
+
+    def _move_cores(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> Tensor:
+        return self.core_steps[index - 1](raw_xy, tokens[:, : frame.num_cores]) if index else raw_xy
+
+    def _run_block(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> Tensor:
         arguments = (
             tokens,
             frame.num_cores,
@@ -338,31 +346,37 @@ class VECA(nn.Module):
             frame.patch_rope,
             frame.core_scale,
             frame.active_cores,
+            frame.patch_lengths,
         )
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.blocks[index], *arguments, use_reentrant=False), raw_xy
-        return self.blocks[index](*arguments), raw_xy
+            return checkpoint(self.blocks[index], *arguments, use_reentrant=False)
+        return self.blocks[index](*arguments)
 
-    def _move_cores(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: _Frame) -> Tensor:
-        return self.core_steps[index - 1](raw_xy, tokens[:, : frame.num_cores]) if index else raw_xy
+    def _maps(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> AttentionMaps:
+        layer = self.blocks[index]
+        core_rope = self._core_rope(raw_xy, frame)
+        maps = layer.attn.maps(layer.norm1(tokens), frame.num_cores, core_rope, frame.patch_rope, frame.core_scale)
+        return AttentionMaps(*maps, raw_xy.tanh().expand(tokens.shape[0], -1, -1), frame.grid_size)
 
-    def _core_rope(self, raw_xy: Tensor, frame: _Frame) -> Tables:
+    def _core_rope(self, raw_xy: Tensor, frame: Frame) -> Tables:
         return rope_tables(raw_xy.tanh(), frame.periods, self.rope_axis_order)
 
-    def _record(self, tokens: Tensor, raw_xy: Tensor, frame: _Frame) -> Features:
+    def _record(self, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> Features:
         tokens = self.output(self.norm(tokens))
-        cores, patches = tokens[:, : frame.num_cores], tokens[:, frame.num_cores :]
-        cores = zero_inactive(cores, frame.active_cores)
+        cores = zero_inactive(tokens[:, : frame.num_cores], frame.active_cores)
+        patches = zero_inactive(tokens[:, frame.num_cores :], frame.patch_lengths)
         return Features(
-            global_token=pool(cores, patches, self.global_from, frame.active_cores),
+            global_token=pool(cores, patches, self.global_from, frame.active_cores, frame.patch_lengths),
             patches=patches,
             cores=cores,
-            core_xy=raw_xy.tanh().expand(len(tokens), -1, -1),
+            core_xy=raw_xy.tanh().expand(tokens.shape[0], -1, -1),
             grid_size=frame.grid_size,
             num_cores=frame.num_cores,
+            patch_lengths=frame.patch_lengths,
         )
 
-    def _check_budget(self, num_cores: int | None) -> int:
+    def check_budget(self, num_cores: int | None) -> int:
+        """The budget a call would use: the model's for None, refused outside 1 to M, warned of if untrained."""
         num_cores = self.budget if num_cores is None else num_cores
         if isinstance(num_cores, bool) or not isinstance(num_cores, int):
             raise TypeError(f"expected num_cores to be an int, got {type(num_cores).__name__}")
@@ -373,28 +387,8 @@ class VECA(nn.Module):
             warnings.warn(f"num_cores={num_cores} is not among the trained budgets {trained}", stacklevel=4)
         return num_cores
 
-    def _block_indices(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Absolute block numbers, ascending: the last n for an int, all for None."""
-        depth = len(self.blocks)
-        if indices is None or isinstance(indices, int):
-            count = depth if indices is None else indices
-            if not 1 <= count <= depth:
-                raise ValueError(f"expected the last 1 to {depth} blocks, got {count}")
-            return list(range(depth - count, depth))
-        for index in indices:
-            if not -depth <= index < depth:
-                raise ValueError(f"expected block indices from {-depth} to {depth - 1}, got {index}")
-        return sorted({index % depth for index in indices})
-
-
-def _check_choices(**given: str) -> None:
-    for name, value in given.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(f"expected {name} to be one of {', '.join(_CHOICES[name])}, got {value!r}")
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    @staticmethod
+    def _check_choices(**given: str) -> None:
+        for name, value in given.items():
+            if value not in _CHOICES[name]:
+                raise ValueError(f"expected {name} to be one of {', '.join(_CHOICES[name])}, got {value!r}")

@@ -13,7 +13,7 @@ from veca_kernels import merge_attention_states
 from .attention import CoreAttention, Read, Tables
 from .linear import SwiGLU
 
-__all__ = ["Block"]
+__all__ = ["Block", "join"]
 
 _PIECE = 1024  # tokens a piece on CPU: its widest activation stays in the cache and below malloc's page faults
 
@@ -90,8 +90,8 @@ class Block(nn.Module):
         in another order.
         """
         options = (core_rope, patch_rope, core_scale, active_cores, patch_lengths)
-        if self._takes_pieces(x, num_cores):
-            return self._forward_in_pieces(x, num_cores, *options)
+        if self._takes_pieces(x[:, num_cores:]):
+            return self._forward_in_steps(x, num_cores, *options)
         if self.update == "parallel":
             return self._finish(x, self.attn(self.norm1(x), num_cores, *options))
         cores, patches = x[:, :num_cores], x[:, num_cores:]
@@ -116,11 +116,34 @@ class Block(nn.Module):
         patch_rope: Tables,
         active_cores: Tensor | None = None,
         patch_lengths: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, Read]:
-        """A piece of the patches (B, n, E) through the block, and what the cores read from it."""
-        qkv = self.attn.project(self.norm1(patches), 0)
-        out, read = self.attn.attend_patches(core_qkv, qkv, patch_rope, active_cores, patch_lengths)
-        return self._finish(patches, self.attn.output(out)), read
+        """Some of the patches (B, n, E) through the block, and what the cores read from them.
+
+        Args:
+            patches: any of them, in the block's input.
+            core_qkv: from `project_cores`.
+            patch_rope, active_cores, patch_lengths: as in `CoreAttention.forward`, of these n patches.
+            out: (B, n, E), takes the advanced patches, in inference only; may be `patches` itself. None makes
+                a new tensor.
+        """
+        if not self._takes_pieces(patches):
+            advanced, read = self._advance_piece(patches, core_qkv, patch_rope, active_cores, patch_lengths)
+            return (advanced if out is None else out.copy_(advanced)), read
+        out = torch.empty_like(patches) if out is None else out
+        size = max(_PIECE // len(patches), 64)
+        read = None
+        for start in range(0, patches.shape[1], size):
+            piece = slice(start, start + size)
+            out[:, piece], part = self._advance_piece(
+                patches[:, piece],
+                core_qkv,
+                tuple(table[..., piece, :] for table in patch_rope),
+                active_cores,
+                None if patch_lengths is None else patch_lengths - start,
+            )
+            read = join(read, part)
+        return out, read
 
     def advance_cores(self, cores: Tensor, core_qkv: Tensor, read: Read, active_cores: Tensor | None = None) -> Tensor:
         """The cores (B, C, E) through the block, given what they read from all patches."""
@@ -133,17 +156,29 @@ class Block(nn.Module):
         x = x + self._branch(attended)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
-    def _takes_pieces(self, x: Tensor, num_cores: int) -> bool:
+    def _takes_pieces(self, patches: Tensor) -> bool:
         """Whether pieces are faster and nobody could tell: no gradient, no graph, no hook inside the block."""
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or patches.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         if self.training or self.update != "parallel" or self.attn.impl not in ("auto", "sdpa"):
             return False
-        if x.shape[1] - num_cores < 2 * _PIECE:
+        if patches.shape[1] < 2 * _PIECE:
             return False
         return not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules() if m is not self)
 
-    def _forward_in_pieces(
+    def _advance_piece(
+        self,
+        patches: Tensor,
+        core_qkv: Tensor,
+        patch_rope: Tables,
+        active_cores: Tensor | None,
+        patch_lengths: Tensor | None,
+    ) -> tuple[Tensor, Read]:
+        qkv = self.attn.project(self.norm1(patches), 0)
+        out, read = self.attn.attend_patches(core_qkv, qkv, patch_rope, active_cores, patch_lengths)
+        return self._finish(patches, self.attn.output(out)), read
+
+    def _forward_in_steps(
         self,
         x: Tensor,
         num_cores: int,
@@ -154,24 +189,18 @@ class Block(nn.Module):
         patch_lengths: Tensor | None,
     ) -> Tensor:
         out = torch.empty_like(x)
-        (cores, patches), new_patches = x.tensor_split((num_cores,), 1), out[:, num_cores:]
+        (cores, patches), (new_cores, new_patches) = (tokens.tensor_split((num_cores,), 1) for tokens in (x, out))
         core_qkv = self.project_cores(cores, core_rope, core_scale)
-        size = max(_PIECE // len(x), 64)
-        read = None
-        for start in range(0, patches.shape[1], size):
-            piece = slice(start, start + size)
-            new_patches[:, piece], part = self.advance_patches(
-                patches[:, piece],
-                core_qkv,
-                tuple(table[..., piece, :] for table in patch_rope),
-                active_cores,
-                None if patch_lengths is None else patch_lengths - start,
-            )
-            read = join(read, part)
-        out[:, :num_cores] = self.advance_cores(cores, core_qkv, read, active_cores)
+        _, read = self.advance_patches(patches, core_qkv, patch_rope, active_cores, patch_lengths, out=new_patches)
+        new_cores.copy_(self.advance_cores(cores, core_qkv, read, active_cores))
         return out
 
 
 def join(read: Read | None, part: Read) -> Read:
-    """What the cores have read so far, and one part more."""
+    """What the cores have read so far, and one part more, in the precision of the log-sum-exp.
+
+    At least fp32, so that the roundings of many parts do not add up to one of half precision.
+    """
+    out, lse = part
+    part = out.to(lse.dtype), lse
     return part if read is None else merge_attention_states(*zip(read, part, strict=True))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .backbone import VECA
@@ -22,13 +23,14 @@ __all__ = [
     "core_shares",
     "draw_core_map",
     "draw_image",
-    "features_and_maps",
+    "feature_figure",
     "fit_patch_pca",
     "map_limit",
     "pca_rgb",
 ]
 
 _INK, _PAPER = "#1b1f24", "#ffffff"
+_PANELS = 4  # columns of a figure
 
 
 class PatchPCA(NamedTuple):
@@ -46,48 +48,6 @@ class PatchPCA(NamedTuple):
     low: Tensor
     high: Tensor
     explained: Tensor
-
-
-def features_and_maps(
-    model: VECA, images: Tensor, num_cores: int | None = None, blocks: Sequence[int] = (-1,)
-) -> tuple[Features, list[AttentionMaps]]:
-    """`forward_features` and the `attention_maps` of several blocks from a single pass.
-
-    Args:
-        model: with update="parallel", as by default.
-        images, num_cores: as in `VECA.forward_features`.
-        blocks: which blocks, negative from the end.
-
-    Returns:
-        (the features, maps in the order of `blocks`).
-    """
-    layers = [model.blocks[block] for block in blocks]
-    if any(layer.update != "parallel" for layer in layers):
-        raise ValueError(f"expected a model with update='parallel', got {layers[0].update!r}")
-    arguments, positions = {}, {}
-
-    def keep_arguments(layer, given):
-        arguments[layer] = given
-
-    def keep_positions(step, given, raw_xy):
-        positions[step] = raw_xy
-
-    handles = [layer.attn.register_forward_pre_hook(keep_arguments) for layer in layers]
-    handles += [step.register_forward_hook(keep_positions) for step in model.core_steps]
-    try:
-        features = model.forward_features(images, num_cores)
-    finally:
-        for handle in handles:
-            handle.remove()
-    start = model.core_bank.raw_xy[: features.num_cores]
-    maps = []
-    for block, layer in zip(blocks, layers, strict=True):
-        index = block % len(model.blocks)
-        raw_xy = positions[model.core_steps[index - 1]] if index else start
-        parts = layer.attn.maps(*arguments[layer.attn][:5])
-        core_xy = raw_xy.tanh().expand(len(images), -1, -1)
-        maps.append(AttentionMaps(*parts, core_xy=core_xy, grid_size=features.grid_size))
-    return features, maps
 
 
 def core_shares(maps: AttentionMaps, cores: Sequence[int], image: int = 0) -> Tensor:
@@ -186,3 +146,70 @@ def draw_core_map(axes: Any, share: Tensor, xy: Tensor, limit: float) -> Any:
     axes.spines[:].set_visible(False)
     axes.set(xlim=(-0.5, share.shape[1] - 0.5), ylim=(share.shape[0] - 0.5, -0.5), xticks=[], yticks=[])
     return shown
+
+
+@torch.no_grad()
+def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, title: str = "") -> tuple[Any, Features]:
+    """One image as a model sees it: where its cores are, its patches at several budgets, and what cores read.
+
+    Above, the image with the cores of the last block, then the patches as colours, in the principal components
+    of the largest budget, for it and for smaller ones, with their mean cosine similarity to it. Below, how
+    strongly each patch moves the first cores in the last block, on one scale (`core_shares`).
+
+    Args:
+        model: in evaluation mode, with update="parallel".
+        image: (3, height, width) in [0, 1]; normalised here, with the model's mean and std.
+        num_cores: the largest budget; None means `model.budget`.
+        title: of the figure.
+
+    Returns:
+        (matplotlib's Figure, the features at the largest budget).
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib, absent here; pip install "veca[brain]"') from error
+    channels = [image.new_tensor(x)[:, None, None] for x in (model.mean, model.std)]
+    weight = model.patch_embed.proj.weight
+    batch = ((image - channels[0]) / channels[1])[None].to(weight.device, weight.dtype)
+    features, (maps,) = model.forward_maps(batch, num_cores)
+    pca = fit_patch_pca(features.patches[0])
+
+    figure = Figure(figsize=(4 * _PANELS, 2 * (3.6 * _proportion(image) + 0.3) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    above, below = figure.subplots(2, _PANELS)
+    grid = [n * p for n, p in zip(features.grid_size, model.patch_embed.patch_size, strict=True)]
+    stretch = image.new_tensor([grid[1] / image.shape[2], grid[0] / image.shape[1]])  # of padded or cropped sizes
+    draw_image(above[0], image, (features.core_xy[0].to(stretch) + 1) * stretch - 1)
+    above[0].set_title(f"{features.num_cores} cores, the first ringed")
+    budgets = _budgets(model, features.num_cores)
+    for axes, budget in zip(above[1:], budgets, strict=False):
+        patches = model.forward_features(batch, budget).patches[0]
+        cosine = F.cosine_similarity(patches.float(), features.patches[0].float(), dim=-1).mean().item()
+        axes.imshow(pca_rgb(patches, pca).unflatten(0, features.grid_size).cpu().numpy(), interpolation="nearest")
+        note = "" if budget == features.num_cores else f", cosine {cosine:.3f}"
+        axes.set_title(f"patches with {budget} cores{note}")
+    shown = range(min(_PANELS, features.num_cores))
+    shares = core_shares(maps, list(shown))
+    limit = map_limit(shares)
+    for axes, core in zip(below, shown, strict=False):
+        scale = draw_core_map(axes, shares[core], maps.core_xy[0, core], limit)
+        axes.set_title(f"what moves core {core}")
+    bar = figure.colorbar(scale, ax=below, shrink=0.8, ticks=[-math.log(limit), 0, math.log(limit)])
+    bar.ax.set_yticklabels([f"1/{limit:.3g}", "even", f"{limit:.3g}x"])
+    for axes in (*above, *below[len(shown) :]):
+        axes.set_axis_off()
+    return figure, features
+
+
+def _budgets(model: VECA, largest: int) -> list[int]:
+    """Up to three budgets to compare, largest first: all, the trained one nearest a quarter, the least."""
+    trained = [budget for budget in model.trained_budgets if budget < largest]
+    if not trained:
+        return [largest]
+    quarter = min(trained, key=lambda budget: abs(budget - largest / 4))
+    return sorted({largest, quarter, trained[0]}, reverse=True)
+
+
+def _proportion(image: Tensor) -> float:
+    return min(max(image.shape[1] / image.shape[2], 0.3), 3.0)

@@ -293,6 +293,25 @@ def test_attention_maps_are_those_of_the_block(block):
         assert not torch.equal(maps.core_xy[0], model.core_bank.xy[:8])
 
 
+def test_one_pass_gives_the_features_and_the_maps_of_several_blocks():
+    model, x = tiny(depth=4), images(32, 48)
+    with torch.no_grad():
+        for step in model.core_steps:
+            step.alpha.fill_(5.0)
+    record, maps = model.forward_maps(x, 8, blocks=[-1, 1])
+    assert_records_equal(record, model.forward_features(x, 8))
+    for got, block in zip(maps, (1, 3), strict=True):
+        assert_records_equal(got, model.attention_maps(x, 8, block=block))
+    assert (maps[0].core_xy - maps[1].core_xy).abs().max() > 1e-3
+    assert len(model.forward_maps(x, 8, blocks=None)[1]) == 4
+
+    calls = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda *args: calls.append(1))
+    model.forward_maps(x, 8, blocks=[1], stop_early=True)
+    assert len(calls) == 1  # block 0, whose output the maps of block 1 need
+
+
 def test_attention_maps_refuse_what_they_cannot_show():
     with pytest.raises(ValueError, match="update='parallel', got 'sequential'"):
         tiny(update="sequential").attention_maps(images(16, 16))

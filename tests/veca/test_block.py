@@ -132,10 +132,10 @@ def test_pieces_of_the_patches_give_the_whole(monkeypatch, images, options):
     lengths = torch.tensor([527, 60, 0], dtype=torch.int32)[:images]
     for more in ((None, None, None), (torch.tensor(1.3), budgets, None), (None, None, lengths)):
         with torch.no_grad():
-            assert not block._takes_pieces(x, C)
+            assert not block._takes_pieces(x[:, C:])
             whole = block(x, *arguments, *more)
             monkeypatch.setattr(module, "_PIECE", 64)
-            assert block._takes_pieces(x, C)
+            assert block._takes_pieces(x[:, C:])
             pieces = block(x, *arguments, *more)
             monkeypatch.undo()
         if more[2] is not None:  # what padding becomes is nobody's business
@@ -144,19 +144,46 @@ def test_pieces_of_the_patches_give_the_whole(monkeypatch, images, options):
         torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 
+def test_patches_may_be_advanced_in_place(monkeypatch):
+    block, x, core_xy, patch_xy = setup()
+    core_rope, patch_rope = ropes(core_xy, patch_xy)
+    with torch.no_grad():
+        core_qkv = block.eval().project_cores(x[:, :C], core_rope)
+        wanted, wanted_read = block.advance_patches(x[:, C:], core_qkv, patch_rope)
+        for piece in (4, 1024):
+            monkeypatch.setattr(module, "_PIECE", piece)
+            patches = x[:, C:].clone()
+            out, read = block.advance_patches(patches, core_qkv, patch_rope, out=patches)
+            assert out is patches
+            for got, expected in zip((patches, *read), (wanted, *wanted_read), strict=True):
+                torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_join_of_many_parts_rounds_no_more_than_one():
+    torch.manual_seed(0)
+    parts = [(torch.randn(1, 2, 3, 16).bfloat16() + 1, torch.randn(1, 2, 3)) for _ in range(300)]
+    read = None
+    for part in parts:
+        read = module.join(read, part)
+    outs, lses = (torch.stack(x).double() for x in zip(*parts, strict=True))
+    truth = (lses.softmax(0)[..., None] * outs).sum(0)
+    torch.testing.assert_close(read[0].double(), truth, rtol=0, atol=1e-5)
+    torch.testing.assert_close(read[1].double(), lses.logsumexp(0), rtol=0, atol=1e-5)
+
+
 def test_pieces_are_taken_only_where_nobody_could_tell(monkeypatch):
     monkeypatch.setattr(module, "_PIECE", 4)
     block, x, core_xy, patch_xy = setup()
-    assert not block.eval()._takes_pieces(x, C)  # gradients are on
+    assert not block.eval()._takes_pieces(x[:, C:])  # gradients are on
     with torch.no_grad():
-        assert block._takes_pieces(x, C)
-        assert not block._takes_pieces(x[:, : C + 7], C)
-        assert not block.train()._takes_pieces(x, C)
+        assert block._takes_pieces(x[:, C:])
+        assert not block._takes_pieces(x[:, C : C + 7])
+        assert not block.train()._takes_pieces(x[:, C:])
         block.eval()
         seen = []
         handle = block.mlp.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[1]))
         block(x, C, *ropes(core_xy, patch_xy))
         assert seen == [C + P]
         handle.remove()
-        assert block._takes_pieces(x, C)
-        assert not setup(update="sequential")[0].eval()._takes_pieces(x, C)
+        assert block._takes_pieces(x[:, C:])
+        assert not setup(update="sequential")[0].eval()._takes_pieces(x[:, C:])

@@ -505,6 +505,8 @@ def test_settings_order_means_nothing():
 def test_requests_that_cannot_work_are_refused_before_anything_runs(monkeypatch):
     with pytest.raises(ValueError, match=r"one of veca_nano_patch16, .*got 'vit'"):
         check_request(DemoSettings(model="vit"))
+    with pytest.raises(ValueError, match="got 'veca_nano_patch8'"):  # it would face a ViT of patch 16
+        check_request(DemoSettings(model="veca_nano_patch8"))
     with pytest.raises(ValueError, match="did you mean retina"):
         check_request(DemoSettings(photographs=("retinna",)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -39,10 +39,19 @@ def test_multiple_of_changes_the_hidden_width_only():
 
 
 def test_every_listed_model_has_head_dim_64():
-    assert len(veca.list_models()) == 6
+    assert len(veca.list_models()) == 8
     with torch.device("meta"):
         for name in veca.list_models():
             assert veca.create_model(name).blocks[0].attn.head_dim == 64
+
+
+@pytest.mark.parametrize("size", ["nano", "small"])
+def test_patch_8_differs_in_the_patch_embedding_alone(size):
+    with torch.device("meta"):
+        fine, coarse = (veca.create_model(f"veca_{size}_patch{patch}").state_dict() for patch in (8, 16))
+    changed = {name for name in coarse if fine[name].shape != coarse[name].shape}
+    assert fine.keys() == coarse.keys() and changed == {"patch_embed.proj.weight"}
+    assert fine["patch_embed.proj.weight"].shape[2:] == (8, 8)
 
 
 def test_unknown_names_list_near_matches():

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from veca import VECA, visualize
-from veca.features import AttentionMaps
 
 
 def tiny(**options):
@@ -55,31 +54,6 @@ def test_core_shares_refuse_inactive_cores():
     maps = tiny().attention_maps(images(32, 32), 4)
     with pytest.raises(ValueError, match=r"cores from 0 to 3, got \[4, -1\]"):
         visualize.core_shares(maps, [0, 4, -1])
-
-
-def test_one_pass_gives_the_features_and_the_maps_of_every_block():
-    model, x = tiny(), images(32, 48)
-    features, maps = visualize.features_and_maps(model, x, 4, blocks=[2, 0, -2])
-    for value, expected in zip(features, model.forward_features(x, 4), strict=True):
-        assert torch.equal(value, expected) if isinstance(value, torch.Tensor) else value == expected
-    positions = set()
-    for block, got in zip([2, 0, 1], maps, strict=True):
-        expected = model.attention_maps(x, 4, block=block)
-        for name in AttentionMaps._fields[:4]:
-            torch.testing.assert_close(getattr(got, name), getattr(expected, name), msg=f"block {block}: {name}")
-        assert got.grid_size == (2, 3)
-        positions.add(got.core_xy.sum().item())
-    assert len(positions) == 3  # cores move between blocks, so each map must have its own places
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-def test_one_pass_refuses_what_maps_cannot_show_and_cleans_up_after_errors():
-    with pytest.raises(ValueError, match="update='parallel', got 'sequential'"):
-        visualize.features_and_maps(tiny(update="sequential"), images(16, 16))
-    model = tiny()
-    with pytest.raises(ValueError, match="num_cores from 1 to 8, the core bank, got 9"):
-        visualize.features_and_maps(model, images(16, 16), 9)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def planted(count, seed=0):
@@ -164,3 +138,37 @@ def test_drawn_images_show_every_core_and_ring_the_first():
     assert torch.equal(torch.as_tensor(axes.images[0].get_array().data), image.permute(1, 2, 0))
     dots, *rings = [collection.get_offsets().tolist() for collection in axes.collections]
     assert dots == [[19.5, 9.5], [9.5, 14.5]] and rings == [[[19.5, 9.5]]] * 2
+
+
+def test_the_figure_compares_budgets_and_puts_cores_where_they_are():
+    pytest.importorskip("matplotlib")
+    model = tiny(patch_size=8, depth=2, num_cores=16, trained_budgets=[2, 4, 16], mean=(0.5,) * 3, std=(0.25,) * 3)
+    image = torch.rand(3, 28, 40, generator=torch.Generator().manual_seed(0))  # 4 pixels are padded below
+    figure, features = visualize.feature_figure(model, image, title="a title")
+    expected = model.forward_features((image[None] - 0.5) / 0.25)
+    torch.testing.assert_close(features.patches, expected.patches)
+    above, below = figure.axes[:4], figure.axes[4:8]
+    dots = torch.as_tensor(above[0].collections[0].get_offsets().data).float()
+    in_pixels = (expected.core_xy[0] + 1) / 2 * torch.tensor([40, 32]) - 0.5
+    torch.testing.assert_close(dots, in_pixels.detach(), rtol=0, atol=1e-4)
+    few = model.forward_features((image[None] - 0.5) / 0.25, 2)
+    cosine = torch.nn.functional.cosine_similarity(few.patches, expected.patches, dim=-1).mean()
+    titles = [axes.get_title() for axes in above]
+    assert titles[1] == "patches with 16 cores" and titles[3] == f"patches with 2 cores, cosine {cosine:.3f}"
+    pca = visualize.fit_patch_pca(expected.patches[0].detach())
+    shown = torch.as_tensor(above[3].images[0].get_array().data)
+    torch.testing.assert_close(shown, visualize.pca_rgb(few.patches[0].detach(), pca).unflatten(0, (4, 5)))
+    shares = visualize.core_shares(model.attention_maps((image[None] - 0.5) / 0.25), [2])[0]
+    drawn = torch.as_tensor(below[2].images[0].get_array().data).exp()
+    inside = (drawn < drawn.max() - 1e-6) & (drawn > drawn.min() + 1e-6)  # the scale is cut at both ends
+    assert inside.sum() > 15
+    torch.testing.assert_close(drawn[inside].float(), shares[inside].detach(), rtol=1e-3, atol=1e-4)
+    assert figure.get_suptitle() == "a title"
+
+
+def test_a_single_core_has_a_figure_too():
+    pytest.importorskip("matplotlib")
+    model = tiny(num_cores=1, trained_budgets=[1])
+    figure, features = visualize.feature_figure(model, torch.rand(3, 32, 64))
+    filled = [axes.has_data() for axes in figure.axes[:8]]
+    assert features.num_cores == 1 and filled == [True, True, False, False, True, False, False, False]

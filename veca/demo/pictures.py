@@ -10,7 +10,7 @@ import torch
 from ..backbone import VECA
 from ..cost import forward_cost
 from ..data import imagenet_normalize, load_photograph, photograph
-from ..visualize import features_and_maps, fit_patch_pca, pca_rgb
+from ..visualize import fit_patch_pca, pca_rgb
 from .figures import draw_memory, draw_photograph, draw_times
 
 __all__ = ["draw_curves", "picture_photographs"]
@@ -93,7 +93,7 @@ def _picture(model: VECA, name: str, sizes: Sequence[int], num_cores: int, path:
         images = imagenet_normalize(image)[None].to(weight.device, weight.dtype)
         if size == map_size:
             shown = image
-            features, maps = features_and_maps(model, images, num_cores, [block - 1 for block in blocks])
+            features, maps = model.forward_maps(images, num_cores, [block - 1 for block in blocks])
         else:
             features = model.forward_features(images, num_cores)
         patches[size] = features.patches[0].unflatten(0, features.grid_size)

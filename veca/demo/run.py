@@ -20,6 +20,7 @@ from ..backbone import VECA
 from ..cost import counted_flops, forward_cost, num_patches
 from ..data import imagenet_normalize, list_photographs, load_photograph, photograph
 from ..registry import create_model, list_models
+from ..variants import VARIANTS
 from .agreement import Agreement, compare_implementations
 from .conclusions import headline, ratio_rows, slopes, summarise_agreement, timing_notes
 from .machine import describe_machine
@@ -149,8 +150,9 @@ def check_request(settings: DemoSettings) -> None:
     for name in settings.photographs:
         photograph(name)
     _device(settings.device)
-    if settings.model not in list_models():
-        raise ValueError(f"expected model to be one of {', '.join(list_models())}, got {settings.model!r}")
+    choices = [name for name in list_models() if "patch_size" not in VARIANTS[name]]  # the ViTs have patch 16
+    if settings.model not in choices:
+        raise ValueError(f"expected model to be one of {', '.join(choices)}, got {settings.model!r}")
 
 
 def _device(name: str) -> torch.device:

@@ -1,0 +1,119 @@
+"""Time and peak memory of `veca.stream_features` on one large image, and of the ordinary forward beside it.
+
+python -m benchmarks.streaming --size 8192
+python -m benchmarks.streaming --size 2048 --forward
+"""
+
+import argparse
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import veca
+from veca.streaming import stream_features
+
+from .record import JsonLines, environment, markdown_table
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BAND = 512  # rows of noise; the image repeats them
+
+
+class Noise:
+    """An image of `size` x `size` random pixels that are made when they are read."""
+
+    def __init__(self, size: int):
+        self.shape, self.dtype = (size, size, 3), np.dtype(np.uint8)
+        self.band = np.random.default_rng(0).integers(0, 256, (_BAND, size, 3), dtype=np.uint8)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self.band[np.arange(rows.start, rows.stop) % _BAND]
+
+
+def measure(args: argparse.Namespace) -> dict[str, object]:
+    """One row: seconds, peak bytes of the process, and with `--forward` the same of the ordinary forward.
+
+    The peak of a process never falls, so the streamed pass runs first.
+    """
+    device = torch.device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = veca.create_model(args.model).eval().to(device, getattr(torch, args.dtype))
+    image = Noise(args.size)
+    stream_features(model, Noise(256), mean=_MEAN, std=_STD)  # libraries allocate on first use
+    before, start = peak_bytes(device), time.perf_counter()
+    features = stream_features(
+        model,
+        image,
+        args.chunk_patches,
+        mean=_MEAN,
+        std=_STD,
+        residual=args.residual,
+        workdir=args.workdir,
+        progress=True,
+    )
+    row = {
+        "model": args.model,
+        "size": args.size,
+        "patches": math.prod(features.grid_size),
+        "chunk_patches": args.chunk_patches,
+        "dtype": args.dtype,
+        "residual": "directory" if args.workdir else args.residual,
+        "seconds": time.perf_counter() - start,
+        "peak_bytes": peak_bytes(device),
+        "peak_bytes_before": before,
+        "residual_bytes": features.patches.shape[1] * model.embed_dim * model.core_bank.tokens.element_size(),
+    }
+    return row | (forward_row(model, image, features, device) if args.forward else {})
+
+
+def forward_row(model: veca.VECA, image: Noise, streamed: veca.Features, device: torch.device) -> dict[str, object]:
+    """The ordinary forward of the same image, and how far the streamed features are from its own."""
+    weight = model.patch_embed.proj.weight
+    start = time.perf_counter()
+    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (_MEAN, _STD))
+    pixels = torch.from_numpy(image[slice(0, image.shape[0])]).to(device).permute(2, 0, 1)
+    with torch.no_grad():
+        whole = model.forward_features(((pixels / 255 - mean) / std)[None].to(weight.dtype))
+    patches = whole.patches.cpu()
+    return {
+        "forward_seconds": time.perf_counter() - start,
+        "forward_peak_bytes": peak_bytes(device),
+        "relative_difference": ((streamed.patches.cpu() - patches).norm() / patches.norm()).item(),
+    }
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory so far: allocated on a GPU, resident for the whole process otherwise."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=2048, help="side of the image in pixels")
+    parser.add_argument("--model", default="veca_small_patch16")
+    parser.add_argument("--chunk-patches", type=int, default=65536)
+    parser.add_argument("--residual", choices=("host", "device"), default="host")
+    parser.add_argument("--workdir", type=Path, help="keep the residual stream in files there")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--threads", type=int, help="of torch on a CPU")
+    parser.add_argument("--forward", action="store_true", help="also run the ordinary forward")
+    parser.add_argument("--out", type=Path, help="append the row to this JSON lines file")
+    args = parser.parse_args(words)
+    row = environment(torch.device(args.device).type) | measure(args)
+    JsonLines(args.out).append(row)
+    print(markdown_table([{"": name, "value": value} for name, value in row.items()], ("", "value")))
+
+
+if __name__ == "__main__":
+    main()

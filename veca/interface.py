@@ -1,0 +1,188 @@
+"""What timm and DINO expect of a backbone beside its forward pass. `VECA` inherits it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.layers import to_2tuple, trunc_normal_
+from torch import Tensor, nn
+
+__all__ = ["BackboneInterface", "init_linear"]
+
+
+class BackboneInterface:
+    """Methods and attributes that heads, optimisers and timm's wrappers look for, under timm's names."""
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches, as timm counts them: the cores of a call that names no budget."""
+        return self.budget
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Channels, stride in pixels and module name of every block, the source of `features_only`."""
+        stride = max(self.patch_embed.patch_size)
+        return [
+            dict(num_chs=self.embed_dim, reduction=stride, module=f"blocks.{index}")
+            for index in range(len(self.blocks))
+        ]
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """timm's description of input and classifier; `timm.data.resolve_model_data_config(model)` reads it.
+
+        What timm's builder sets is kept, but for what the model itself knows: sizes, normalisation, classes.
+        """
+        channels = self.patch_embed.proj.in_channels
+        size = tuple(n * p for n, p in zip(self.patch_embed.grid_size, self.patch_embed.patch_size, strict=True))
+        own = dict(
+            input_size=(channels, *size),
+            mean=self.mean,
+            std=self.std,
+            num_classes=self.num_classes,
+            interpolation="bicubic",
+            crop_pct=1.0,
+            crop_mode="center",
+            fixed_input_size=False,
+            pool_size=None,
+            first_conv="patch_embed.proj",
+            classifier="head",
+        )
+        return self.__dict__.get("_given_cfg", {}) | own
+
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, given: dict[str, Any]) -> None:
+        self.__dict__["_given_cfg"] = dict(given)
+
+    default_cfg = pretrained_cfg
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh classifier of this width; 0 removes it.
+
+        Args:
+            num_classes: outputs.
+            global_pool: what it reads, one of the values of `global_from`; None or "" leaves that as it is.
+        """
+        weight = self.patch_embed.proj.weight
+        if global_pool:
+            self._check_choices(global_from=global_pool)
+            self.global_from = global_pool
+            self._set_option("global_from", global_pool)
+        self.num_classes = num_classes
+        self._set_option("num_classes", num_classes)
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.head.apply(init_linear).to(weight.device, weight.dtype)
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
+        """Another nominal size, pixels. No weight depends on it, and any size can be passed in without this."""
+        patch_h, patch_w = self.patch_embed.patch_size
+        if patch_size is not None and to_2tuple(patch_size) != (patch_h, patch_w):
+            raise ValueError(f"expected patch_size {patch_h} x {patch_w}, the weights', got {patch_size}")
+        if img_size is not None:
+            height, width = to_2tuple(img_size)
+            self.patch_embed.grid_size = (height // patch_h, width // patch_w)
+            self._set_option("img_size", [height, width])
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the cores, their coordinates and step sizes."""
+        steps = {f"core_steps.{index}.alpha" for index in range(len(self.core_steps))}
+        return {"core_bank.tokens", "core_bank.raw_xy"} | steps
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that sort parameters by depth, for layer-wise learning rates; a move belongs to the block before.
+
+        Args:
+            coarse: timm's; there is one granularity here.
+        """
+        return dict(
+            stem=r"^patch_embed|^core_bank",
+            blocks=[
+                (r"^blocks\.(\d+)", None),
+                (r"^core_steps\.(\d+)", None),
+                (r"^(?:norm|output)\.", (99999,)),  # timm's number for the group of the last block
+            ],
+        )
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        norm: bool = True,
+        return_cores: bool = False,
+        num_cores: int | None = None,
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, Tensor], ...]:
+        """Features after several blocks, with DINOv2's arguments: `forward_intermediates` in other words.
+
+        Args:
+            x, num_cores: `images` and `num_cores` of `VECA.forward_features`.
+            n: the last n blocks for an int, these for a list (negative from the end).
+            reshape: maps (B, E, rows, cols) in place of (B, P, E).
+            norm: apply the final norm. True as in DINOv2; timm's method of this name has it False.
+            return_cores: pair each output with the cores (B, C, E) after the same block.
+
+        Returns:
+            One entry a block, in the order of the blocks.
+        """
+        return tuple(
+            self.forward_intermediates(
+                x,
+                n,
+                return_prefix_tokens=return_cores,
+                norm=norm,
+                output_fmt="NCHW" if reshape else "NLC",
+                stop_early=True,
+                intermediates_only=True,
+                num_cores=num_cores,
+            )
+        )
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the blocks after the last one of `indices`, and what would follow them.
+
+        Args:
+            indices: of `forward_intermediates`.
+            prune_norm: remove the final norm too.
+            prune_head: remove the classifier too.
+
+        Returns:
+            The absolute indices, ascending.
+        """
+        taken = self._block_indices(indices)
+        self.blocks = self.blocks[: taken[-1] + 1]
+        self.core_steps = self.core_steps[: taken[-1]]
+        self._set_option("depth", len(self.blocks))
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0)
+        return taken
+
+    def _block_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Absolute block numbers, ascending: the last n for an int, all for None."""
+        depth = len(self.blocks)
+        if indices is None or isinstance(indices, int):
+            count = depth if indices is None else indices
+            if not 1 <= count <= depth:
+                raise ValueError(f"expected the last 1 to {depth} blocks, got {count}")
+            return list(range(depth - count, depth))
+        for index in indices:
+            if not -depth <= index < depth:
+                raise ValueError(f"expected block indices from {-depth} to {depth - 1}, got {index}")
+        return sorted({index % depth for index in indices})
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal of deviation 0.02 for the weights of linears and convolutions, zero for their biases."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

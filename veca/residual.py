@@ -1,0 +1,171 @@
+"""Where the patches live while an image is streamed: in memory, or in a directory from which a run can go on.
+
+Shapes: C cores, P patches, E embedding dim.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .sources import ImageSource
+
+__all__ = ["DirectoryResidual", "MemoryResidual", "PatchFile", "Progress", "fingerprint"]
+
+Progress = tuple[int, Tensor, Tensor]  # blocks that are done, cores (1, C, E) and raw coordinates after them
+
+
+class MemoryResidual:
+    """One tensor, updated in place.
+
+    Args:
+        shape: (P, E).
+        dtype: of the tensor.
+        device: where the blocks run.
+        place: "device", or "host": for a GPU in pinned memory, from which it copies while it computes.
+    """
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, place: str):
+        pinned = place == "host" and device.type == "cuda"
+        kept_on = device if place == "device" else torch.device("cpu")
+        self.tensor = torch.empty(shape, dtype=dtype, device=kept_on, pin_memory=pinned)
+
+    def load(self) -> Progress | None:
+        return None
+
+    def save(self, done: int, cores: Tensor, raw_xy: Tensor) -> None:
+        pass
+
+    def after(self, done: int) -> Tensor:
+        """The patches after `done` blocks, (P, E)."""
+        return self.tensor
+
+    def remove(self) -> None:
+        pass
+
+
+class DirectoryResidual:
+    """Two memory-mapped files, each block reading one and writing the other, and the state after the last block.
+
+    Whatever a killed run leaves behind, the state names a file that is complete.
+
+    Args:
+        path: the directory; made if absent.
+        shape: (P, E).
+        dtype: of the residual stream.
+        run: plain values that name the run; see `fingerprint`.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype, run: dict[str, Any]):
+        self.path = path
+        self.run = run
+        self._state = path / "state.json"
+        path.mkdir(parents=True, exist_ok=True)
+        self._check()
+        self._names = [path / f"residual_{index}.bin" for index in range(2)]
+        size = shape[0] * shape[1]
+        self._tensors = [torch.from_file(str(name), True, size, dtype=dtype).view(shape) for name in self._names]
+
+    def load(self) -> Progress | None:
+        """The progress of an interrupted run; None before the first block."""
+        if not self._state.exists():
+            return None
+        done = json.loads(self._state.read_text(encoding="utf-8"))["blocks_done"]
+        tensors = load_file(self._cores(done))
+        return done, tensors["cores"], tensors["raw_xy"]
+
+    def save(self, done: int, cores: Tensor, raw_xy: Tensor) -> None:
+        """Make the patches after `done` blocks, and these cores, what a new run starts from."""
+        _sync(self._names[done % 2])
+        save_file({"cores": cores.contiguous(), "raw_xy": raw_xy.contiguous()}, self._cores(done))
+        _sync(self._cores(done))
+        partial = self._state.with_suffix(".partial")
+        partial.write_text(json.dumps({"blocks_done": done, "run": self.run}), encoding="utf-8")
+        _sync(partial)
+        os.replace(partial, self._state)
+        self._cores(done - 1).unlink(missing_ok=True)
+
+    def after(self, done: int) -> Tensor:
+        """The patches after `done` blocks, (P, E)."""
+        return self._tensors[done % 2]
+
+    def remove(self) -> None:
+        """Leave nothing of the run, the state first."""
+        for name in (self._state, *self.path.glob("cores_*.safetensors"), *self._names):
+            name.unlink()
+
+    def _cores(self, done: int) -> Path:
+        return self.path / f"cores_{done}.safetensors"
+
+    def _check(self) -> None:
+        if not self._state.exists():
+            return
+        found = json.loads(self._state.read_text(encoding="utf-8"))["run"]
+        other = sorted(key for key in {*found, *self.run} if found.get(key) != self.run.get(key))
+        if other:
+            raise ValueError(
+                f"expected {self.path} to be empty or to hold an interrupted run of the same call, got one with "
+                f"another {', '.join(other)}"
+            )
+
+
+class PatchFile:
+    """Final patches in a NumPy file, which takes its name when it is complete.
+
+    Args:
+        path: of the file.
+        shape: (P, width).
+        dtype: of the patches; NumPy has no bfloat16, which is stored as float32, exactly.
+
+    Attributes:
+        tensor: (P, width), backed by the file.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype):
+        stored = torch.float32 if dtype == torch.bfloat16 else dtype
+        self.path = path
+        self._partial = path.with_name(path.name + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        like = torch.empty(0, dtype=stored).numpy().dtype
+        self._array = np.lib.format.open_memmap(self._partial, mode="w+", dtype=like, shape=shape)
+        self.tensor = torch.from_numpy(self._array)
+
+    def complete(self) -> None:
+        self._array.flush()
+        os.replace(self._partial, self.path)
+
+
+def fingerprint(model: nn.Module, image: ImageSource, device: torch.device, **options: Any) -> dict[str, Any]:
+    """Plain values, equal for two calls that compute the same numbers."""
+    weights = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    settings = {
+        f"{name}.{key}": value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if not key.startswith("_") and isinstance(value, bool | int | float | str | tuple | None)
+    }
+    run = {
+        "image": image.identity(),
+        "mean": image.mean,
+        "std": image.std,
+        "weights": weights.hexdigest(),
+        "model": settings,
+        "torch": torch.__version__,
+        "device": device.type,
+        **options,
+    }
+    return json.loads(json.dumps(run, default=str))  # as a state file gives it back
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

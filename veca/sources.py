@@ -1,0 +1,241 @@
+"""Images too large to be held as floats: their rows are read, and normalised, a strip at a time."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["ImageSource", "open_image"]
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of PIL, by number of channels
+_READ_BYTES = 2**24  # of a TIFF file at once
+
+
+class ImageSource:
+    """One image, read by strips of rows.
+
+    Attributes:
+        height, width: in pixels.
+        dtype: of the pixels as they are stored.
+        mean, std: of each channel; None where the pixels are normalised already.
+    """
+
+    height: int
+    width: int
+    dtype: np.dtype
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def strips(self, rows: int) -> Iterator[Tensor]:
+        """Tensors (channels, n, width) from top to bottom as stored, n = `rows` but for the last."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values that change with the pixels, or with the file that holds them."""
+        digest = hashlib.blake2b(digest_size=16)
+        for strip in self.strips(max(1, _READ_BYTES // self.width)):
+            digest.update(strip.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return {"pixels": digest.hexdigest(), "height": self.height, "width": self.width, "dtype": str(self.dtype)}
+
+    def normalised_strips(self, rows: int, like: Tensor) -> Iterator[Tensor]:
+        """As `strips`, on the device and in the dtype of `like`, normalised as `stream_features` says."""
+        whole = torch.promote_types(like.dtype, torch.float32)
+        levels = 1 if self.dtype.kind == "f" else np.iinfo(self.dtype).max
+        for strip in self.strips(rows):
+            strip = strip.to(like.device).to(whole)
+            if self.mean is not None:
+                mean, std = (strip.new_tensor(x)[:, None, None] for x in (self.mean, self.std))
+                strip = (strip / levels - mean) / std
+            yield strip.to(like.dtype)
+
+
+class _ArraySource(ImageSource):
+    """A tensor, or whatever has shape, dtype and slices: numpy, memmap, zarr, h5py."""
+
+    def __init__(self, array: Any, channels_last: bool, dtype: np.dtype):
+        self.array = array
+        self.channels_last = channels_last
+        self.dtype = dtype
+        self.height, self.width = array.shape[:2] if channels_last else array.shape[1:]
+
+    def strips(self, rows: int) -> Iterator[Tensor]:
+        for top in range(0, self.height, rows):
+            lines = slice(top, min(top + rows, self.height))
+            strip = self.array[lines] if self.channels_last else self.array[:, lines]
+            strip = strip if isinstance(strip, Tensor) else _to_tensor(strip)
+            yield strip.permute(2, 0, 1) if self.channels_last else strip
+
+
+class _TiffSource(ImageSource):
+    """The first page of a TIFF file, decoded tile row by tile row."""
+
+    def __init__(self, path: Path, page: Any):
+        self.path = path
+        self.dtype = page.dtype
+        self.height, self.width = page.imagelength, page.imagewidth
+
+    def strips(self, rows: int) -> Iterator[Tensor]:
+        with _tifffile().TiffFile(self.path) as file:
+            for strip in _regroup(_tile_rows(file.pages.first), rows):
+                yield _to_tensor(strip).permute(2, 0, 1)
+
+    def identity(self) -> dict[str, Any]:
+        return _file_identity(self.path)
+
+
+class _FileArray(_ArraySource):
+    """Pixels of a file, which is known by its name, size and date."""
+
+    def __init__(self, path: Path, array: np.ndarray):
+        super().__init__(array, channels_last=True, dtype=array.dtype)
+        self.path = path
+
+    def identity(self) -> dict[str, Any]:
+        return _file_identity(self.path)
+
+
+def open_image(
+    source: Any,
+    channels: int,
+    layout: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ImageSource:
+    """An image by strips.
+
+    Args:
+        source: a tensor, an array or the name of an image file.
+        channels: how many the image must have.
+        layout, mean, std: these and `source` as in `stream_features`.
+    """
+    image = _open(source, channels, layout)
+    if (mean is None) != (std is None):
+        raise ValueError(f"expected mean and std, or neither, got mean={mean} and std={std}")
+    if mean is None and image.dtype.kind != "f":
+        raise ValueError(
+            f"expected mean and std for pixels of dtype {image.dtype}, got None; a model was trained with its own "
+            "model.mean and model.std"
+        )
+    if mean is not None and (len(mean) != channels or len(std) != channels or min(std) <= 0):
+        raise ValueError(f"expected {channels} means and {channels} positive stds, got mean={mean} and std={std}")
+    image.mean, image.std = mean, std
+    return image
+
+
+def _open(source: Any, channels: int, layout: str | None) -> ImageSource:
+    if layout not in (None, "CHW", "HWC"):
+        raise ValueError(f"expected layout 'CHW', 'HWC' or None, got {layout!r}")
+    if isinstance(source, str | os.PathLike):
+        if layout is not None:
+            raise ValueError(f"expected layout=None for a file, which knows its own, got {layout!r}")
+        return _open_file(Path(source), channels)
+    if isinstance(source, Image.Image):
+        return _ArraySource(_pil_pixels(source, channels), True, np.dtype(np.uint8))
+    if not all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
+        raise TypeError(f"expected a tensor, an array, a PIL image or a file name, got {type(source).__name__}")
+    dtype = _numpy_dtype(source.dtype)
+    if dtype.kind not in "uf":
+        raise TypeError(f"expected pixels as unsigned integers or floats, got {source.dtype}")
+    if isinstance(source, Tensor):
+        source = source[0] if source.ndim == 4 and len(source) == 1 else source
+        layout = layout or "CHW"
+    layout = layout or ("CHW" if dtype.kind == "f" else "HWC")
+    shape = tuple(source.shape)
+    if len(shape) != 3 or shape[layout.index("C")] != channels or 0 in shape:
+        raise ValueError(f"expected one image of {channels} channels in layout {layout!r}, got shape {shape}")
+    return _ArraySource(source, layout == "HWC", dtype)
+
+
+def _open_file(path: Path, channels: int) -> ImageSource:
+    if not path.is_file():
+        raise FileNotFoundError(f"expected an image file, found none at {path}")
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        with Image.open(path) as image:
+            return _FileArray(path, _pil_pixels(image, channels))
+    tifffile = _tifffile()
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        memmappable = page.is_memmappable  # asks the open file
+    if page.axes not in ("YXS", "YX") or page.samplesperpixel != channels:
+        raise ValueError(
+            f"expected {path.name} to hold pixels (Y, X, {channels} samples) in its first page, got axes "
+            f"{page.axes} of shape {page.shape}"
+        )
+    if page.dtype is None or page.dtype.kind not in "uf":
+        raise TypeError(f"expected {path.name} to hold unsigned integers or floats, got {page.dtype}")
+    if memmappable:
+        pixels = tifffile.memmap(path, page=0, mode="r")
+        return _FileArray(path, pixels.reshape(*pixels.shape[:2], channels))
+    return _TiffSource(path, page)
+
+
+def _pil_pixels(image: Image.Image, channels: int) -> np.ndarray:
+    """(height, width, channels), uint8."""
+    wanted = _MODES.get(channels)
+    if image.mode != wanted:
+        raise ValueError(f"expected a PIL image of mode {wanted} for {channels} channels, got {image.mode}; convert it")
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _tifffile() -> ModuleType:
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ImportError("reading TIFF files by tiles needs tifffile: pip install tifffile") from error
+    return tifffile
+
+
+def _tile_rows(page: Any) -> Iterator[np.ndarray]:
+    """The pixels of a page in rows of tiles, (n, width, channels)."""
+    height, width = page.imagelength, page.imagewidth
+    band, band_top = None, 0
+    for tile, (_, _, top, left, _), _ in page.segments(buffersize=_READ_BYTES):
+        if band is None or top != band_top:
+            if band is not None:
+                yield band
+            rows = min(page.tilelength if page.is_tiled else page.rowsperstrip, height - top)
+            band, band_top = np.zeros((rows, width, page.samplesperpixel), page.dtype), top
+        if tile is not None:  # tiles that a sparse file leaves out are zeros
+            tile = tile[0, : len(band), : width - left]
+            band[: len(tile), left : left + tile.shape[1]] = tile
+    if band is not None:
+        yield band
+
+
+def _regroup(bands: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """The same rows in strips of `rows`, the last one as long as it gets."""
+    held, count = [], 0
+    for band in bands:
+        while len(band):
+            head, band = band[: rows - count], band[rows - count :]
+            held.append(head)
+            count += len(head)
+            if count == rows:
+                yield np.concatenate(held)
+                held, count = [], 0
+    if held:
+        yield np.concatenate(held)
+
+
+def _to_tensor(pixels: Any) -> Tensor:
+    """A copy, in native byte order."""
+    pixels = np.asarray(pixels)
+    return torch.from_numpy(np.array(pixels, dtype=pixels.dtype.newbyteorder("=")))
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype:
+    if not isinstance(dtype, torch.dtype):
+        return np.dtype(dtype)
+    return np.dtype(np.float32) if dtype == torch.bfloat16 else torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def _file_identity(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"file": str(path.resolve()), "bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
