@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from veca_kernels import core_to_patch_attention, patch_to_core_attention
 
+from veca.bench.timing import OUT_OF_MEMORY, short_error
+
 from .floors import Case
 from .peers import Peer, chain
-from .timing import OUT_OF_MEMORY, short_error
 
 __all__ = ["BufferSet", "Buffers", "Check", "Oracle", "verify"]
 

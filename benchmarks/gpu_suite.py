@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from .acceptance import judge, judge_backbone, verdict_table
-from .backbone_summary import backbone_table, summarize_backbone
 from .record import RESULTS, ROOT, commit, markdown_table, read_rows, slug, today
 from .summary import launches_table, notes, summarize_rows, summary_table
 
@@ -72,6 +71,8 @@ def _cuda_parts(work: Path) -> list[Part]:
     compiled = ("--peers", "flex", "chain-compiled", *token_major, *halves, *graph, *timed)
     rest = ("--preset", "rest", "--max-seconds", "0.3", "--longest-run", "0.1")
     backbone = ("--device", "cuda", "--seconds", "{seconds}", "--max-seconds", "0.5", "--longest-run", "2")
+    models = ("--models", "veca_small_patch16", "vit_small_patch16_224", "xcit_small_12_p16_224")
+    models += ("veca_base_patch16", "vit_base_patch16_224")
     sizes = ("--sizes", "224", "384", "512", "1024", "2048", "4096", "--compiled-sizes", "1024", "4096")
     return [
         kernels("acceptance", 85, *acceptance, *half_peers, *halves, *graph),
@@ -80,14 +81,14 @@ def _cuda_parts(work: Path) -> list[Part]:
         _module("launches", 20, "launches", work / "launches.jsonl"),
         kernels("compiled-peers", 50, *acceptance, *compiled),
         kernels("grid", 65, *rest, *half_peers, *halves, *timed, *token_major, *graph),
-        _module("backbone", 95, "backbone", work / "backbone.jsonl", *backbone, *sizes),
+        _module("backbone", 95, "backbone", work / "backbone.jsonl", *backbone, *models, *sizes),
     ]
 
 
 def _cpu_parts(work: Path) -> list[Part]:
     seconds = ("--device", "cpu", "--seconds", "{seconds}")
     shape = ("--patches", "196", "--cores", "16", "--dtypes", "float32", "--runs", "3")
-    image = ("--sizes", "64", "--runs", "2")
+    image = ("--models", "veca_nano_patch16", "vit_tiny_patch16_224", "--sizes", "64", "--runs", "2")
     return [
         _module("acceptance", 60, "kernels", work / "acceptance.jsonl", *seconds, *shape),
         _module("backbone", 60, "backbone", work / "backbone.jsonl", *seconds, *image),
@@ -144,6 +145,12 @@ def collect(parts: Sequence[Part]) -> tuple[Row | None, Row | None, list[Row]]:
     return environment, tests, rows
 
 
+def backbone_page(parts: Sequence[Part]) -> str:
+    """The Markdown that the backbone benchmark keeps beside its rows; empty before it has any."""
+    pages = [part.rows.with_suffix(".md") for part in parts if part.name == "backbone"]
+    return "\n".join(page.read_text(encoding="utf-8") for page in pages if page.exists())
+
+
 def read_junit(path: Path) -> Row:
     """Counts of a pytest report, and the names of tests that failed."""
     suites = list(xml.etree.ElementTree.parse(path).getroot().iter("testsuite"))
@@ -165,7 +172,7 @@ def result_of(
 ) -> Row:
     """Everything known now; written after every part."""
     environment, tests, rows = collect(parts)
-    summary, comparisons = summarize_rows(rows), summarize_backbone(rows)
+    summary = summarize_rows(rows)
     verdicts = [*judge(summary, device), judge_backbone(rows)]
     # Counts of a killed test run do not exist; red until proven green.
     green = tests is not None and tests["passed"] > 0 and not tests["failures"] and not tests["errors"]
@@ -183,7 +190,7 @@ def result_of(
         "tests_green": green,
         "acceptance": verdicts,
         "summary": summary,
-        "backbone": comparisons,
+        "backbone": backbone_page(parts),
         "rows": rows,
     }
 
@@ -225,7 +232,7 @@ def markdown(result: Row) -> str:
         "## Kernels",
         summary_table(result["summary"]),
         "## Backbone",
-        backbone_table(result["rows"]),
+        result["backbone"].replace("\n## ", "\n### "),
         "## Kernels that ran",
         launches_table(result["rows"]),
         "## Not measured, and why",

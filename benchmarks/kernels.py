@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from veca.bench.timing import OUT_OF_MEMORY, Budget, Contender, Timing, measure, num_buffer_sets, short_error
+
 from . import acceptance
 from .checks import Buffers, BufferSet, Check, Oracle, verify
 from .floors import OPS, PASSES, Case, Machine, floor, flops, score_bytes
@@ -30,7 +32,6 @@ from .machine import as_row, machine_for
 from .peers import FAMILIES, Absent, Peer, peers
 from .record import JsonLines, environment, microseconds
 from .summary import detail_table, notes, summarize_rows, summary_table
-from .timing import OUT_OF_MEMORY, Budget, Contender, Timing, measure, num_buffer_sets, short_error
 
 FAILURES = ("wrong", "error", "failed")  # of the check by value, of the check by exception, of the timing
 

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from veca.bench.timing import short_error
+
 from .checks import Buffers
 from .floors import Case
 from .peers import Absent, Peer, peers
 from .record import JsonLines
 from .summary import launches_table
-from .timing import short_error
 
 __all__ = ["kernels_of_trace"]
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import torch
 
+from veca.bench.peak import matmul_peak
+from veca.bench.timing import Budget, Contender, Timing, measure
+
 from .floors import H200, Machine
 from .record import environment
-from .timing import Budget, Contender, Timing, measure
 
 __all__ = ["machine_for", "measured_machine"]
 
@@ -34,26 +36,22 @@ def measured_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     """Copy bandwidth (bytes read plus written) and matmul rate on random data: the 20 % quantile of the times,
     since a ceiling is what the machine can do, not what its other programs leave."""
     cuda = device.type == "cuda"
-    elements, side = (2**30, 8192) if cuda else (2**24, 1024)
+    elements = 2**30 if cuda else 2**24
     source = torch.randn(elements, device=device).to(dtype)
     target = torch.empty_like(source)
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    contenders = {
-        "copy": Contender(lambda: [lambda: target.copy_(source)], torch.no_grad, kept=True),
-        "matmul": Contender(lambda: [lambda: a @ b], torch.no_grad, kept=True),
-    }
-    timings = measure(contenders, "eager" if cuda else "cpu", Budget(runs=20, screening=5, max_seconds=1.0))
-    for name, timing in timings.items():
-        if not isinstance(timing, Timing):
-            raise RuntimeError(f"the {name} that fixes the rates of {device} failed: {timing}")
+    contenders = {"copy": Contender(lambda: [lambda: target.copy_(source)], torch.no_grad, kept=True)}
+    budget = Budget(runs=20, screening=5, max_seconds=1.0)
+    timing = measure(contenders, "eager" if cuda else "cpu", budget)["copy"]
+    if not isinstance(timing, Timing):
+        raise RuntimeError(f"the copy that fixes the bandwidth of {device} failed: {timing}")
     size = f"{source.nbytes / 1e6:.0f} MB"
     return Machine(
         name=torch.cuda.get_device_name(device) if cuda else "cpu",
-        bandwidth=2 * source.nbytes / timings["copy"].low,
-        matmul=2 * side**3 / timings["matmul"].low,
+        bandwidth=2 * source.nbytes / timing.low,
+        matmul=matmul_peak(device, dtype),
         exps=math.inf,
         launch=_CUDA_LAUNCH if cuda else 0.0,
-        source=f"copy of {size} and {dtype} matmul of side {side}, measured in this run",
+        source=f"copy of {size} and {dtype} matmul, measured in this run",
     )
 
 

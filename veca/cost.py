@@ -20,6 +20,7 @@ from .backbone import VECA
 
 __all__ = [
     "Cost",
+    "break_even_side",
     "core_attention_flops",
     "counted_flops",
     "dense_attention_flops",
@@ -86,6 +87,20 @@ def forward_cost(model: nn.Module, height: int, width: int, num_cores: int | Non
     attention = dense_attention_flops(tokens, dim)
     block = attention + 4 * tokens * dim * hidden
     return Cost(attention, block, depth * block + embedding)
+
+
+def break_even_side(veca: VECA, vit: nn.Module, num_cores: int | None = None) -> int:
+    """The smallest side of a square image, pixels, at which VECA takes no more FLOPs than a plain ViT.
+
+    Args:
+        veca: with its default attention.
+        vit: a timm VisionTransformer with full attention.
+        num_cores: C; None means the budget of `veca`.
+    """
+    side = step = veca.patch_embed.patch_size[0]
+    while forward_cost(veca, side, side, num_cores).model > forward_cost(vit, side, side).model:
+        side += step  # ends: one side grows with P, the other with P^2
+    return side
 
 
 def counted_flops(model: nn.Module, height: int, width: int, **options: object) -> int:

@@ -10,7 +10,7 @@ Every sample list is reported as its median with the 20 % and 80 % quantiles and
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -63,13 +63,13 @@ class Contender:
     kept: bool = False  # measured in full however slow
 
 
-def measure(contenders: Mapping[str, Contender], mode: str, budget: Budget) -> dict[str, Timing | str]:
+def measure(contenders: Mapping[Hashable, Contender], mode: str, budget: Budget) -> dict[Hashable, Timing | str]:
     """Time every contender; a contender that raises is reported by its error instead of a timing."""
     if mode not in MODES:
         raise ValueError(f"expected a timer of {MODES}, got {mode!r}")
     if mode == "cpu":
         return _interleave(contenders, budget)
-    results: dict[str, Timing | str] = {}
+    results: dict[Hashable, Timing | str] = {}
     fastest: dict[str, float] = {}  # of each group, among those measured so far
     for name, contender in contenders.items():
         limit = math.inf if contender.kept else budget.factor * fastest.get(contender.group, math.inf)
@@ -118,7 +118,9 @@ def _affordable(seconds_per_run: float, budget: Budget) -> int:
     return max(budget.screening, min(budget.runs, fitting))
 
 
-def _promising(contenders: Mapping[str, Contender], screened: Mapping[str, Timing], factor: float) -> set[str]:
+def _promising(
+    contenders: Mapping[Hashable, Contender], screened: Mapping[Hashable, Timing], factor: float
+) -> set[Hashable]:
     """Who gets all runs: the kept, and those within `factor` of the fastest of their group."""
     fastest: dict[str, float] = {}
     for name, timing in screened.items():
@@ -145,14 +147,14 @@ def _guarded(run: Callable[[], Timing]) -> Timing | str:
     return message
 
 
-def _interleave(contenders: Mapping[str, Contender], budget: Budget) -> dict[str, Timing | str]:
+def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dict[Hashable, Timing | str]:
     """Wall clock, round-robin. The first round warms up and screens, at twice the usual factor.
 
     Its sample is dropped, unless a run takes so long that a warm-up would not show.
     """
-    results: dict[str, Timing | str] = {}
-    calls: dict[str, Sequence[Call]] = {}
-    samples: dict[str, list[float]] = {}
+    results: dict[Hashable, Timing | str] = {}
+    calls: dict[Hashable, Sequence[Call]] = {}
+    samples: dict[Hashable, list[float]] = {}
     for name, contender in contenders.items():
         try:
             with contender.context():
@@ -168,8 +170,12 @@ def _interleave(contenders: Mapping[str, Contender], budget: Budget) -> dict[str
             samples[name].clear()
     for i in range(max(wanted.values(), default=0)):
         for name in [n for n in samples if n in running and len(samples[n]) < wanted[n]]:
-            with contenders[name].context():
-                samples[name].append(_wall(calls[name][i % len(calls[name])]))
+            try:
+                with contenders[name].context():
+                    samples[name].append(_wall(calls[name][i % len(calls[name])]))
+            except Exception as error:  # a later run may need more memory than the first
+                results[name] = short_error(error)
+                del samples[name]
     return results | {name: summarize(times) for name, times in samples.items()}
 
 

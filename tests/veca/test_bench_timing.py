@@ -7,9 +7,8 @@ import time
 import pytest
 import torch
 
-from benchmarks import timing
-from benchmarks.machine import as_row, measured_machine
-from benchmarks.timing import Budget, Contender, measure, num_buffer_sets, summarize
+from veca.bench import peak, timing
+from veca.bench.timing import Budget, Contender, Timing, measure, num_buffer_sets, summarize
 
 
 def _contender(seconds, log=None, name="", sets=1, **options):
@@ -71,6 +70,20 @@ def test_an_error_is_a_result():
     assert found["fine"].runs == 2
 
 
+def test_an_error_in_a_later_run_is_a_result_too():
+    runs = []
+
+    def breaks_later():
+        runs.append(1)
+        if len(runs) == 3:
+            raise MemoryError("no room")
+
+    contenders = {"later": Contender(lambda: [breaks_later], contextlib.nullcontext), "fine": _contender(0)}
+    found = measure(contenders, "cpu", Budget(runs=6, screening=1, max_seconds=1, factor=math.inf))
+    assert found["later"] == "MemoryError: no room" and len(runs) == 3
+    assert found["fine"].runs == 6
+
+
 def test_the_cause_behind_an_error_is_named():
     def capture():
         try:
@@ -94,10 +107,21 @@ def test_buffer_sets_exceed_the_cache():
     assert num_buffer_sets(1, cpu, most=9) == 9
 
 
-def test_rates_of_a_machine_are_measured():
-    found = measured_machine(torch.device("cpu"), torch.float32)
-    assert 1e8 < found.bandwidth < 1e13 and 1e8 < found.matmul < 1e16
-    assert as_row(found)["exps"] is None and "measured in this run" in found.source
+@pytest.mark.parametrize("slow", ["matmul", "linear"])
+def test_the_matmul_peak_is_the_faster_library_on_its_good_runs(slow, monkeypatch):
+    def planted(contenders, mode, budget):
+        for contender in contenders.values():
+            assert contender.make()[0]().shape == (1024, 1024)
+        return {name: Timing(9.0, 2.0 if name == slow else 0.5, 10.0, 5) for name in contenders}
+
+    monkeypatch.setattr(peak, "measure", planted)
+    assert peak.matmul_peak(torch.device("cpu"), torch.float32) == 2 * 1024**3 / 0.5
+
+
+def test_a_machine_that_cannot_multiply_is_named(monkeypatch):
+    monkeypatch.setattr(peak, "measure", lambda contenders, mode, budget: dict.fromkeys(contenders, "no library"))
+    with pytest.raises(RuntimeError, match="the matmul that fixes the peak rate of cpu failed: no library"):
+        peak.matmul_peak(torch.device("cpu"), torch.float32)
 
 
 class _Clock:
