@@ -1,12 +1,19 @@
 """The command line, `veca ...`. The only file that knows tyro."""
 
-from typing import Annotated
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
+from .backbone import VECA
+from .bench import BenchSettings, check_bench, run_bench
 from .demo import DemoSettings, check_request, run_demo, summary_lines
-from .registry import create_model, list_models
+from .export import export_model
+from .extract import extract_features
+from .registry import create_model, list_models, load
 
 __all__ = ["main"]
 
@@ -22,6 +29,106 @@ def demo(settings: Annotated[DemoSettings, tyro.conf.arg(name="")]) -> None:
     print(settings.out / "report.html")
 
 
+def bench(settings: Annotated[BenchSettings, tyro.conf.arg(name="")]) -> None:
+    """Throughput, memory and FLOPs of VECA, plain ViTs and linear backbones; a table, a curve and JSON lines."""
+    try:
+        check_bench(settings)
+    except (ImportError, ValueError) as error:
+        raise SystemExit(f"veca bench: {error}") from error
+    run_bench(settings)
+    page = settings.out / f"{settings.name}.md"
+    print(page.read_text(encoding="utf-8"))
+    print(page)
+
+
+def train(
+    out: Path,
+    recipe: Literal["nano-scenes"] = "nano-scenes",
+    baseline: bool = False,
+    steps: int | None = None,
+    warmup_steps: int | None = None,
+    batch_size: int | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+) -> None:
+    """Train on drawn scenes; started again, goes on from the last checkpoint. What is left out is the recipe's.
+
+    Args:
+        out: folder of the run.
+        recipe: what to train.
+        baseline: a plain ViT of equal width, depth and patch instead of VECA.
+        steps: optimiser steps.
+        warmup_steps: of the learning rate.
+        batch_size: images a step, over all processes.
+        size: side of the images, pixels.
+        seed: of everything.
+        workers: processes that prepare batches.
+        device: such as cuda or cpu; a GPU if there is one.
+    """
+    from .train import nano_scenes, train_scenes
+
+    given = dict(steps=steps, warmup_steps=warmup_steps, batch_size=batch_size, size=size, seed=seed, workers=workers)
+    try:
+        print(train_scenes(_changed(nano_scenes(), baseline=baseline or None, **given), out, device))
+    except (FloatingPointError, ValueError) as error:
+        raise SystemExit(f"veca train: {error}") from error
+
+
+def distill(
+    data: Path,
+    teacher: str,
+    out: Path,
+    recipe: Literal["tiny", "paper-stage1", "paper-stage2"] = "tiny",
+    weights: str | None = None,
+    start_from: Path | None = None,
+    held_out: Path | None = None,
+    steps: int | None = None,
+    warmup_steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+) -> None:
+    """Train a VECA on a teacher's features of unlabelled images. What is left out is the recipe's.
+
+    Args:
+        data: folder of images, or an index file (.csv, .tsv, .jsonl).
+        teacher: a model of timm, such as vit_base_patch16_dinov3.lvd1689m.
+        out: folder of the run; started again, it goes on from the last checkpoint.
+        recipe: how to train.
+        weights: of the teacher, a .safetensors file, or "random"; the hub's if left out.
+        start_from: a run or checkpoint whose student to start with.
+        held_out: other images, to measure the loss on with each checkpoint.
+        steps: optimiser steps.
+        warmup_steps: of the learning rate.
+        batch_size: images a step, over all processes.
+        seed: of everything.
+        workers: processes that prepare batches.
+        device: such as cuda or cpu; a GPU if there is one.
+    """
+    from . import train as training
+    from .data import Images
+
+    given = dict(steps=steps, warmup_steps=warmup_steps, batch_size=batch_size, seed=seed, workers=workers)
+    try:
+        if recipe == "paper-stage1":
+            settings = training.paper_stage1(len(Images(data)))
+        else:
+            settings = training.tiny() if recipe == "tiny" else training.paper_stage2()
+        settings = _changed(settings, **given)
+        frozen = training.load_teacher(teacher, weights)
+        print(training.distill(settings, frozen, data, out, start_from, held_out, device))
+    except (FileNotFoundError, FloatingPointError, RuntimeError, ValueError) as error:
+        raise SystemExit(f"veca distill: {error}") from error
+
+
+def _changed(recipe: Any, **given: Any) -> Any:
+    """The recipe with the fields that were given."""
+    return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
 def models() -> None:
     """A table of the models that `veca.create_model` builds."""
     print(f"{'name':26} {'width':>6} {'depth':>6} {'heads':>6} {'parameters':>12}")
@@ -33,10 +140,71 @@ def models() -> None:
         print(f"{name:26} {model.embed_dim:6d} {len(model.blocks):6d} {heads:6d} {parameters:12,d}")
 
 
+def features(
+    images: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("out/features"),
+    model: str = "veca_small_patch16",
+    size: int | None = 512,
+    num_cores: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """Features of image files: an .npz with the arrays and a .png to look at, for each.
+
+    Args:
+        images: image files.
+        out: folder for both.
+        model: one of `veca models`, a folder written by save_pretrained, or a Hub repository owner/name.
+        size: pixels of the longer side; None keeps each file's.
+        num_cores: the budget; None is the model's own.
+        device: where to run.
+    """
+    try:
+        backbone, note = _open(model)
+        for files in extract_features(backbone.to(device), images, out, size, num_cores, note):
+            print(*files)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise SystemExit(f"veca features: {error}") from error
+
+
+def export(
+    out: Path,
+    model: str = "veca_nano_patch16",
+    format: Literal["onnx", "pt2"] | None = None,
+    num_cores: int | None = None,
+) -> None:
+    """Write a model as ONNX or for torch.export, for images of any size, and check the file.
+
+    Args:
+        out: file to write.
+        model: one of `veca models`, a folder written by save_pretrained, or a Hub repository owner/name.
+        format: None goes by the suffix of `out`.
+        num_cores: the budget, fixed in the file; None is the model's own.
+    """
+    try:
+        backbone, _ = _open(model)
+        checks = export_model(backbone, out, format, num_cores)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise SystemExit(f"veca export: {error}") from error
+    for batch, height, width, difference in checks:
+        cores = num_cores or backbone.budget
+        print(f"{batch} x {height} x {width} px, {cores} cores: largest relative difference {difference:.2g}")
+    print(out)
+
+
+def _open(model: str) -> tuple[VECA, str]:
+    """A model in evaluation mode, and what is to be said about its weights."""
+    if model not in list_models() or model in list_models(pretrained=True):
+        return load(model)[0], model
+    print(f"no weights ship for {model}: they are random", file=sys.stderr)
+    torch.manual_seed(0)
+    return create_model(model).eval(), f"{model}, random weights"
+
+
 def main(args: list[str] | None = None) -> None:
     """Run a command.
 
     Args:
         args: words after `veca`; None takes those of the process.
     """
-    tyro.extras.subcommand_cli_from_dict({"demo": demo, "models": models}, prog="veca", args=args)
+    commands = (bench, demo, distill, export, features, models, train)
+    tyro.extras.subcommand_cli_from_dict({command.__name__: command for command in commands}, prog="veca", args=args)

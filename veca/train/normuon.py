@@ -1,0 +1,109 @@
+"""NorMuon: momentum made orthogonal, then every row scaled to the same size.
+
+    momentum <- beta1 momentum + (1 - beta1) gradient
+    update    = polar((1 - beta1) gradient + beta1 momentum)
+    second   <- beta2 second + (1 - beta2) mean over columns of update ** 2
+    update    = update / sqrt(second),  scaled to a root mean square of 0.2
+    weight   <- weight - lr (update + weight_decay * weight where both have the same sign)
+
+arXiv 2510.05491, with Nesterov momentum, with the decay of arXiv 2510.12402 and with the polar factor by the five
+polynomials of arXiv 2505.16932. A root mean square of 0.2 is about AdamW's, so that it takes AdamW's learning rate.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["NorMuon", "orthogonalize"]
+
+_POLYNOMIALS = (
+    (8.237312, -23.157748, 16.680568),
+    (4.082442, -2.893047, 0.525285),
+    (3.926348, -2.854747, 0.531802),
+    (3.298219, -2.424542, 0.486321),
+    (2.297037, -1.636626, 0.400263),
+)
+_SAFETY = 1.01  # the polynomials converge on singular values up to 1, and bf16 rounds
+_UPDATE_RMS = 0.2
+
+
+def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The nearest matrices with singular values of 1, to within about 0.2.
+
+    Args:
+        matrix: (..., rows, columns).
+        dtype: of the products.
+
+    Returns:
+        Same shape, in `dtype`.
+    """
+    x = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
+    x = (x / (_SAFETY * torch.linalg.matrix_norm(x, keepdim=True)).clamp_min(1e-7)).to(dtype)
+    for a, b, c in _POLYNOMIALS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if matrix.shape[-2] > matrix.shape[-1] else x
+
+
+class NorMuon(torch.optim.Optimizer):
+    """For weight matrices only. A group may set `splits`: how many equal matrices its weights are a stack of, three
+    for a fused qkv projection.
+
+    Args:
+        params: 2-D parameters, or groups of them.
+        lr: learning rate, on AdamW's scale.
+        weight_decay: times the learning rate.
+        momentum, beta2: decay rates of the momentum and of the rows' second moments.
+        eps: added to the root of the second moments.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 4e-4,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        beta2: float = 0.95,
+        eps: float = 1e-8,
+    ):
+        super().__init__(
+            params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum, beta2=beta2, eps=eps, splits=1)
+        )
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.ndim != 2 or len(parameter) % group["splits"]:
+                    raise ValueError(
+                        f"expected matrices of {group['splits']} n rows, got a parameter {tuple(parameter.shape)}"
+                    )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, group)
+        return loss
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        stack = (group["splits"], -1)
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+            state["second"] = parameter.new_zeros(len(parameter), 1)
+        momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+        update = parameter.grad.lerp(momentum, group["momentum"]).unflatten(0, stack)  # (S, rows, columns)
+        update = orthogonalize(update).to(parameter.dtype)
+        rows = update.square().mean(-1, keepdim=True)
+        second = state["second"].lerp_(rows.flatten(0, 1), 1 - group["beta2"]).unflatten(0, stack)
+        update = update / (second.sqrt() + group["eps"])
+        size = update.square().mean((-2, -1), keepdim=True).sqrt()
+        update = (update * (_UPDATE_RMS / size.clamp_min(group["eps"]))).flatten(0, 1)
+        if group["weight_decay"]:
+            update = update + group["weight_decay"] * parameter * (update * parameter > 0)
+        parameter.sub_(update, alpha=group["lr"])

@@ -1,0 +1,221 @@
+"""Optimisers that leave inactive cores alone, and the groups their parameters fall into."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..attention import CoreAttention
+from ..backbone import VECA
+from .bank import RowPieces
+from .budgets import BudgetSampler
+from .normuon import NorMuon
+
+__all__ = ["ElasticOptimizer", "parameter_groups"]
+
+_DECAYS = ("default", "paper")
+_KINDS = ("adamw", "sgd", "normuon")
+
+
+def parameter_groups(
+    module: nn.Module,
+    weight_decay: float,
+    decay: str = "default",
+    muon: bool = False,
+    edges: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
+    """All trainable parameters in groups for an optimiser.
+
+    Args:
+        module: a VECA, or anything that holds one or none.
+        weight_decay: of the groups that decay.
+        decay: "default" exempts parameters of one dimension and those that a model names in `no_weight_decay()`:
+            for a VECA its cores, their coordinates and step sizes. "paper" exempts nothing.
+        muon: put the matrices of the VECA in groups with `muon=True`: all linears but the coordinate heads, the
+            second linear of the last SwiGLU and the classifier. The fused qkv weights have a group with `splits=3`.
+        edges: rows at which a budget may end, from 0 to M: cores and coordinates are cut there (see
+            `RowPieces`); None keeps them whole.
+
+    Returns:
+        Dicts with `params`, `names`, `weight_decay`, `muon`, `splits`, and `pieces` (the `RowPieces` in this
+        group). No group is empty.
+    """
+    if decay not in _DECAYS:
+        raise ValueError(f"expected decay to be one of {', '.join(_DECAYS)}, got {decay!r}")
+    exempt, bank = _exempt(module), _bank(module) if edges is not None else set()
+    splits = _muon_splits(module) if muon else {}
+    groups: dict[tuple, dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = decay == "paper" or (parameter.ndim > 1 and name not in exempt)
+        key = (decays, splits.get(name, 0), name in bank)
+        group = groups.setdefault(
+            key,
+            {
+                "params": [],
+                "names": [],
+                "weight_decay": weight_decay if decays else 0.0,
+                "muon": name in splits,
+                "splits": splits.get(name, 1),
+                "pieces": [],
+            },
+        )
+        named = [(name, parameter)]
+        if name in bank:
+            group["pieces"].append(RowPieces(name, parameter, edges))
+            named = list(group["pieces"][-1].named_parameters())
+        group["names"] += [name for name, _ in named]
+        group["params"] += [parameter for _, parameter in named]
+    return list(groups.values())
+
+
+class ElasticOptimizer:
+    """An optimiser whose step leaves cores beyond the budget, and all it keeps for them, bit-identical.
+
+        optimizer = ElasticOptimizer(model, lr=4e-4, weight_decay=0.01)
+        model.forward_features(images, num_cores=16).global_token.square().mean().backward()
+        optimizer.step(num_cores=16)
+        optimizer.zero_grad()
+
+    Args:
+        module: a VECA, or anything that holds one or none; already on its device.
+        kind: "adamw"; "sgd" with momentum 0.9; "normuon" for the matrices of the VECA and AdamW for the rest.
+        lr: learning rate of all groups.
+        weight_decay, decay: of `parameter_groups`.
+        edges: rows at which a budget may end; None takes those of `BudgetSampler(M)`, the multiples of 8.
+
+    Attributes:
+        optimizers: the torch optimisers inside, one or two.
+        pieces: the `RowPieces` of the cores and of their coordinates.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        kind: str = "adamw",
+        lr: float = 4e-4,
+        weight_decay: float = 0.01,
+        decay: str = "default",
+        edges: Sequence[int] | None = None,
+    ):
+        if kind not in _KINDS:
+            raise ValueError(f"expected kind to be one of {', '.join(_KINDS)}, got {kind!r}")
+        sizes = [model.num_cores for model in module.modules() if isinstance(model, VECA)]
+        if edges is None and sizes:
+            edges = BudgetSampler(sizes[0]).edges
+        groups = parameter_groups(module, weight_decay, decay, kind == "normuon", edges)
+        self.pieces = [pieces for group in groups for pieces in group.pop("pieces")]
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._names = {p: name for group in groups for name, p in zip(group.pop("names"), group["params"], strict=True)}
+        muon: list[dict[str, Any]] = []
+        rest: list[dict[str, Any]] = []
+        for group in groups:
+            (muon if group.pop("muon") else rest).append(group)
+        if kind == "normuon":
+            if not muon:
+                raise ValueError("expected a module that holds a VECA for 'normuon', got none")
+            if any(isinstance(parameter, DTensor) for group in muon for parameter in group["params"]):
+                raise ValueError("expected whole matrices for 'normuon', got sharded ones; use 'adamw' with FSDP")
+            self.optimizers = [NorMuon(muon, lr), torch.optim.AdamW(rest, lr, fused=True)]
+        elif kind == "adamw":
+            self.optimizers = [torch.optim.AdamW(rest, lr, fused=True)]
+        else:
+            self.optimizers = [torch.optim.SGD(rest, lr, momentum=0.9)]
+
+    def set_lr(self, lr: float) -> None:
+        """A new learning rate for all groups."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def step(self, num_cores: int | None = None) -> None:
+        """Move everything that has a gradient, but of the bank only the first rows.
+
+        Args:
+            num_cores: the largest budget that the gradients come from; None means all cores.
+        """
+        for pieces in self.pieces:
+            pieces.take_gradients(len(pieces.parameter) if num_cores is None else num_cores)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        for pieces in self.pieces:
+            pieces.drop_gradients()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the optimisers remember, whole tensors called "<parameter>.<what>"; nothing before the first step."""
+        return {
+            f"{name}.{key}": value.full_tensor() if isinstance(value, DTensor) else value
+            for name, parameter, optimizer in self._named()
+            for key, value in optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` gave.
+
+        Args:
+            state: of an optimiser of the same kind, over the same module, cut at the same edges.
+        """
+        known = {name: (parameter, optimizer) for name, parameter, optimizer in self._named()}
+        foreign = sorted({key.rpartition(".")[0] for key in state} - known.keys())
+        if foreign:
+            raise ValueError(f"expected the state of this optimiser's parameters, got one of {', '.join(foreign[:3])}")
+        for _, parameter, optimizer in self._named():
+            optimizer.state.pop(parameter, None)
+        for name_key, value in state.items():
+            name, _, key = name_key.rpartition(".")
+            parameter, optimizer = known[name]
+            if value.ndim and len(value) != len(parameter):
+                raise ValueError(f"expected {name_key} with {len(parameter)} rows, got {tuple(value.shape)}")
+            value = value.to(parameter.device, copy=True)
+            if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+            optimizer.state[parameter][key] = value
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    yield self._names[parameter], parameter, optimizer
+
+
+def _exempt(module: nn.Module) -> set[str]:
+    """Full names of what the models inside keep from decay."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, child in module.named_modules()
+        if hasattr(child, "no_weight_decay")
+        for name in child.no_weight_decay()
+    }
+
+
+def _bank(module: nn.Module) -> set[str]:
+    return {
+        f"{prefix}.core_bank.{name}" if prefix else f"core_bank.{name}"
+        for prefix, child in module.named_modules()
+        if isinstance(child, VECA)
+        for name in ("tokens", "raw_xy")
+    }
+
+
+def _muon_splits(module: nn.Module) -> dict[str, int]:
+    """Full names of the matrices for Muon, and of how many matrices each is a stack."""
+    splits = {}
+    for prefix, model in module.named_modules():
+        if not isinstance(model, VECA):
+            continue
+        fused = {id(child.qkv) for child in model.modules() if isinstance(child, CoreAttention)}
+        for name, child in model.named_modules():
+            last = name == f"blocks.{len(model.blocks) - 1}.mlp.fc2"
+            if isinstance(child, nn.Linear) and not last and name.split(".")[0] in ("blocks", "output"):
+                full = f"{prefix}.{name}.weight" if prefix else f"{name}.weight"
+                splits[full] = 3 if id(child) in fused else 1
+    return splits

@@ -1,0 +1,134 @@
+"""One process or many: joining them, spreading a task over them, averaging over them.
+
+Under `torchrun` every process runs the same program on its share of each batch. DDP keeps a copy of the model in each;
+FSDP2 keeps a share of every block's parameters. The core bank is whole everywhere: it is small, and its rows are what
+the optimiser must be able to skip.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ..cores import CoreBank
+
+__all__ = ["Spread", "World", "join_world", "total_norm"]
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this one is, and where it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average over the processes; the input itself where there is one. May overwrite its input."""
+        if self.size == 1:
+            return values
+        dist.all_reduce(values)
+        return values / self.size
+
+
+@contextmanager
+def join_world(device: str | torch.device | None = None) -> Iterator[World]:
+    """Join the processes that `torchrun` started, if it did, and leave them at the end.
+
+    Args:
+        device: where to compute; None takes the GPU of this process if there is one, else the CPU.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device is None:
+        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    joins = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if joins:
+        on_gpu = device.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+    try:
+        if dist.is_initialized():
+            yield World(dist.get_rank(), dist.get_world_size(), device)
+        else:
+            yield World(0, 1, device)
+    finally:
+        if joins:
+            dist.destroy_process_group()
+
+
+class Spread:
+    """A task over the processes of a world.
+
+    Args:
+        task: on its device.
+        world: the processes.
+        how: "ddp" or "fsdp"; without effect where there is one process.
+
+    Attributes:
+        forward: call it in place of the task.
+    """
+
+    def __init__(self, task: nn.Module, world: World, how: str = "ddp"):
+        if how not in ("ddp", "fsdp"):
+            raise ValueError(f"expected how to be 'ddp' or 'fsdp', got {how!r}")
+        self.forward = task
+        self._world = world
+        self._whole: list[nn.Parameter] = []
+        if world.size == 1:
+            return
+        if how == "ddp":
+            device_ids = [world.device] if world.device.type == "cuda" else None
+            self.forward = DistributedDataParallel(task, device_ids=device_ids, broadcast_buffers=False)
+        else:
+            self._whole = [p for m in task.modules() if isinstance(m, CoreBank) for p in m.parameters()]
+            self._shard(task)
+
+    def accumulating(self) -> AbstractContextManager:
+        """A context in which backward passes add up gradients without exchanging them."""
+        if isinstance(self.forward, DistributedDataParallel):
+            return self.forward.no_sync()
+        return _without_exchange(self.forward) if isinstance(self.forward, FSDPModule) else nullcontext()
+
+    def finish_gradients(self) -> None:
+        """Average what backward did not: the gradients of the whole parameters beside sharded ones."""
+        for parameter in self._whole:
+            if parameter.grad is not None:
+                parameter.grad = self._world.mean(parameter.grad)
+
+    def _shard(self, task: nn.Module) -> None:
+        for parameter in task.parameters():
+            dist.broadcast(parameter.data, 0)
+        mesh = init_device_mesh(self._world.device.type, (self._world.size,))
+        for block in getattr(task.backbone, "blocks", ()):
+            fully_shard(block, mesh=mesh)
+        fully_shard(task, mesh=mesh, ignored_params=set(self._whole))
+        if hasattr(task, "predict"):
+            register_fsdp_forward_method(task, "predict")
+
+
+@contextmanager
+def _without_exchange(module: FSDPModule) -> Iterator[None]:
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
+
+
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients together, of sharded ones over all processes."""
+    sharded = [g for g in gradients if isinstance(g, DTensor)]
+    whole = [g for g in gradients if not isinstance(g, DTensor)]
+    norms = [torch.nn.utils.get_total_norm(part) for part in (sharded, whole) if part]
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    return torch.linalg.vector_norm(torch.stack(norms))

@@ -1,0 +1,147 @@
+"""Whole runs: what the commands `veca train` and `veca distill` do."""
+
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backbone import VECA
+from ..registry import create_model
+from .batches import ImageBatches, SceneBatches, Source
+from .budgets import BudgetSampler
+from .checkpoints import load_backbone
+from .distillation import DistillationTask, held_out_losses
+from .loop import train
+from .models import equal_vit, tokens_of
+from .recipes import DistillationRecipe, ScenesRecipe
+from .supervised import SupervisedTask, evaluate
+
+__all__ = ["distill", "scenes_task", "train_scenes"]
+
+_log = logging.getLogger(__name__)
+_EVALUATED_AT_ONCE = 50
+
+
+def scenes_task(recipe: ScenesRecipe) -> tuple[SupervisedTask, SceneBatches, SceneBatches]:
+    """The task of a scenes recipe, and its scenes: those to train on and those held out."""
+    torch.manual_seed(recipe.seed)
+    backbone: nn.Module = create_model(
+        recipe.model,
+        img_size=recipe.size,
+        num_cores=recipe.num_cores,
+        trained_budgets=_budgets(recipe).budgets,
+        drop_path_rate=recipe.drop_path_rate,
+    )
+    patch_size = backbone.patch_embed.patch_size[0]
+    source = SceneBatches(recipe.scenes, recipe.size, patch_size, seed=recipe.seed)
+    held_out = SceneBatches(recipe.held_out, recipe.size, patch_size, seed=recipe.seed + 1)
+    if recipe.baseline:
+        backbone = equal_vit(backbone, recipe.size)
+    return SupervisedTask(backbone, source.classes, source.patch_classes), source, held_out
+
+
+def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = None) -> Path:
+    """Train on drawn scenes, and evaluate at every budget with each checkpoint.
+
+    Args:
+        recipe: such as `nano_scenes()`.
+        out: folder of the run; in the end `out/model` is the trained VECA, for `VECA.from_pretrained`.
+        device: of `train`.
+
+    Returns:
+        The folder of the last checkpoint.
+    """
+    task, source, held_out = scenes_task(recipe)
+    budgets = (None,) if recipe.baseline else _budgets(recipe).budgets
+    if len(budgets) > 8:
+        budgets = BudgetSampler(recipe.num_cores).budgets
+
+    def validate(task: nn.Module) -> dict[str, Any]:
+        starts = range(0, len(held_out), _EVALUATED_AT_ONCE)
+        ranges = (range(start, min(start + _EVALUATED_AT_ONCE, len(held_out))) for start in starts)
+        scores = evaluate(task, (held_out.batch(indices, 0) for indices in ranges), budgets)
+        return {str(budget or "all"): values for budget, values in scores.items()}
+
+    path = train(task, source, recipe, out, device, validate)
+    if not recipe.baseline:
+        _publish(task.backbone, path, Path(out), recipe.ema_decay is not None)
+    return path
+
+
+def distill(
+    recipe: DistillationRecipe,
+    teacher: nn.Module,
+    data: str | Path | Source,
+    out: str | Path,
+    start_from: str | Path | None = None,
+    held_out: str | Path | None = None,
+    device: str | None = None,
+) -> Path:
+    """Train a VECA on the features of a teacher.
+
+    Args:
+        recipe: such as `tiny()`.
+        teacher: anything `tokens_of` takes; see `load_teacher`.
+        data: a folder of images or an index file, see `veca.data.Images`; or a `Source`.
+        out: folder of the run; in the end `out/model` is the student, for `VECA.from_pretrained`.
+        start_from: a run or checkpoint whose backbone the student starts with, for a second stage.
+        held_out: other images, on which `held_out_losses` joins the log with each checkpoint.
+        device: of `train`.
+
+    Returns:
+        The folder of the last checkpoint.
+    """
+    source = data
+    if isinstance(data, str | Path):
+        source = ImageBatches(data, recipe.resolution_schedule(), recipe.augment, recipe.seed)
+    torch.manual_seed(recipe.seed)
+    student = create_model(
+        recipe.model,
+        num_cores=recipe.num_cores,
+        trained_budgets=_budgets(recipe).budgets,
+        rope_shift=recipe.rope_shift,
+        rope_scale=recipe.rope_scale,
+        output_dim=_width(teacher, recipe.resolutions[0][1][0]),
+    )
+    if start_from is not None:
+        load_backbone(student, start_from)
+    elif recipe.copy_patch_embedding:
+        _copy_patch_embedding(student, teacher)
+    task = DistillationTask(student, teacher, recipe.standardize, recipe.teacher_pixels)
+    sizes = sorted({size for _, phase, _ in recipe.resolutions for size in phase})
+    budgets = BudgetSampler(recipe.num_cores).budgets
+    validate = partial(held_out_losses, images=held_out, sizes=sizes, budgets=budgets) if held_out else None
+    path = train(task, source, recipe, out, device, validate)
+    _publish(student, path, Path(out), recipe.ema_decay is not None)
+    return path
+
+
+def _publish(backbone: VECA, path: Path, out: Path, ema: bool) -> None:
+    """Write the backbone of a checkpoint, averaged if it was, as a folder of its own; one process does."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        load_backbone(VECA(**backbone.config), path, ema).save_pretrained(out / "model")
+
+
+def _copy_patch_embedding(student: VECA, teacher: nn.Module) -> None:
+    """Start with the teacher's patch embedding, where it has one of the same shape."""
+    embedding = getattr(teacher, "patch_embed", None)
+    shapes = {name: x.shape for name, x in embedding.state_dict().items()} if embedding is not None else None
+    if shapes == {name: x.shape for name, x in student.patch_embed.state_dict().items()}:
+        student.patch_embed.load_state_dict(embedding.state_dict())
+    else:
+        _log.warning("the teacher has no patch embedding of the student's shape; the student keeps its random one")
+
+
+def _budgets(recipe: DistillationRecipe | ScenesRecipe) -> BudgetSampler:
+    return BudgetSampler(recipe.num_cores, recipe.budgets, recipe.budgets_per_step, recipe.seed)
+
+
+@torch.no_grad()
+def _width(teacher: nn.Module, size: int) -> int:
+    """Width of the teacher's features, by trying it: any pair of tokens will do as a teacher."""
+    parameter = next(teacher.parameters(), torch.zeros(()))
+    return tokens_of(teacher.eval(), parameter.new_zeros(1, 3, size, size)).patches.shape[-1]

@@ -1,0 +1,106 @@
+"""Supervised training: classes of the image and a class for every patch, from one backbone."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..heads import LinearHead, PatchHead
+from .losses import cross_entropy
+from .models import tokens_of
+
+__all__ = ["SupervisedTask", "evaluate"]
+
+
+class SupervisedTask(nn.Module):
+    """A backbone with linear heads, and their loss.
+
+        task = SupervisedTask(veca.create_model("veca_nano_patch16"), {"label": 10}, patch_classes=11)
+        terms = task({"image": images, "label": labels, "patch_label": patch_labels}, num_cores=16)
+
+    Args:
+        backbone: a VECA, or anything else `tokens_of` takes that has `num_features`.
+        classes: how many classes each kind of image label has.
+        patch_classes: number of classes of a patch; 0 has no such head.
+        patch_weight: of the patches' term.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, classes: Mapping[str, int], patch_classes: int = 0, patch_weight: float = 1.0
+    ):
+        super().__init__()
+        if not classes and not patch_classes:
+            raise ValueError("expected classes of images or of patches, got neither")
+        self.backbone = backbone
+        width = backbone.num_features
+        self.heads = nn.ModuleDict({name: LinearHead(width, count) for name, count in classes.items()})
+        self.patch_head = PatchHead(width, patch_classes) if patch_classes else None
+        self.patch_weight = patch_weight
+
+    def predict(self, images: Tensor, num_cores: int | None = None) -> dict[str, Tensor]:
+        """Logits by the name of the label: (B, classes), and "patch_label" (B, P, classes)."""
+        tokens = tokens_of(self.backbone, images, num_cores)
+        logits = {name: head(tokens.global_token) for name, head in self.heads.items()}
+        if self.patch_head is not None:
+            logits["patch_label"] = self.patch_head(tokens.patches)
+        return logits
+
+    def forward(self, batch: dict[str, Tensor], num_cores: int | None = None) -> dict[str, Tensor]:
+        """Loss terms of a batch, by the name of the label; the loss is their sum.
+
+        Args:
+            batch: "image" (B, 3, height, width), normalised; each label (B,), and "patch_label" (B, P); -100 is
+                no label.
+            num_cores: budget of a VECA.
+        """
+        logits = self.predict(batch["image"], num_cores)
+        terms = {name: cross_entropy(scores, batch[name]) for name, scores in logits.items()}
+        if self.patch_head is not None:
+            terms["patch_label"] = self.patch_weight * terms["patch_label"]
+        return terms
+
+
+@torch.no_grad()
+def evaluate(
+    task: SupervisedTask, batches: Iterable[dict[str, Tensor]], budgets: Sequence[int | None] = (None,)
+) -> dict[int | None, dict[str, float]]:
+    """Shares of right answers, and the mean intersection over union of the patches, at each budget.
+
+    Args:
+        task: is evaluated in evaluation mode, and left as it was.
+        batches: as `SupervisedTask.forward` takes them, on any device; gone through once.
+        budgets: numbers of cores; None is the backbone's own.
+
+    Returns:
+        By budget: the accuracy of each label, "patch_label" counted patch by patch, and "patch_iou", the mean
+        over the classes that occur in the patches or their predictions.
+    """
+    device = next(task.parameters()).device
+    was_training = task.training
+    task.eval()
+    right: dict[int | None, dict[str, list[float]]] = {budget: {} for budget in budgets}
+    confusion = {budget: 0 for budget in budgets}
+    for batch in batches:
+        batch = {name: value.to(device) for name, value in batch.items()}
+        for budget in budgets:
+            for name, logits in task.predict(batch["image"], budget).items():
+                guess, truth = logits.argmax(-1).flatten(), batch[name].flatten().long()
+                known = truth >= 0
+                right[budget].setdefault(name, []).append((guess[known] == truth[known]).double().cpu())
+                if name == "patch_label":
+                    count = logits.shape[-1]
+                    pairs = truth[known] * count + guess[known]
+                    confusion[budget] = confusion[budget] + pairs.bincount(minlength=count**2).reshape(count, count)
+    task.train(was_training)
+    scores = {budget: {name: torch.cat(hits).mean().item() for name, hits in right[budget].items()} for budget in right}
+    if task.patch_head is not None:
+        for budget in budgets:
+            scores[budget]["patch_iou"] = _mean_iou(confusion[budget])
+    return scores
+
+
+def _mean_iou(confusion: Tensor) -> float:
+    """confusion (classes, classes): rows the truth, columns the guess."""
+    both = confusion.diagonal()
+    either = confusion.sum(0) + confusion.sum(1) - both
+    return (both[either > 0] / either[either > 0]).double().mean().item()
