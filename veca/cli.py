@@ -77,9 +77,10 @@ def train(
 
 
 def distill(
-    data: Path,
     teacher: str,
     out: Path,
+    data: Path | None = None,
+    student: str | None = None,
     recipe: Literal["tiny", "paper-stage1", "paper-stage2"] = "tiny",
     weights: str | None = None,
     start_from: Path | None = None,
@@ -91,12 +92,14 @@ def distill(
     workers: int | None = None,
     device: str | None = None,
 ) -> None:
-    """Train a VECA on a teacher's features of unlabelled images. What is left out is the recipe's.
+    """Train a student on a teacher's features of unlabelled images. What is left out is the recipe's.
 
     Args:
-        data: folder of images, or an index file (.csv, .tsv, .jsonl).
         teacher: a model of timm, such as vit_base_patch16_dinov3.lvd1689m.
         out: folder of the run; started again, it goes on from the last checkpoint.
+        data: folder of images, or an index file (.csv, .tsv, .jsonl); the photographs that ship with scikit-image
+            and scikit-learn if left out, which then are the held out images too: a first look, not a measurement.
+        student: one of `veca models`, or "converted": the teacher with its attention swapped, weights kept.
         recipe: how to train.
         weights: of the teacher, a .safetensors file, or "random"; the hub's if left out.
         start_from: a run or checkpoint whose student to start with.
@@ -109,17 +112,21 @@ def distill(
         device: such as cuda or cpu; a GPU if there is one.
     """
     from . import train as training
-    from .data import Images
+    from .data import Images, list_photographs, photograph
 
     given = dict(steps=steps, warmup_steps=warmup_steps, batch_size=batch_size, seed=seed, workers=workers)
     try:
         if recipe == "paper-stage1":
-            settings = training.paper_stage1(len(Images(data)))
+            settings = training.paper_stage1() if data is None else training.paper_stage1(len(Images(data)))
         else:
             settings = training.tiny() if recipe == "tiny" else training.paper_stage2()
-        settings = _changed(settings, **given)
+        settings = _changed(settings, model=student, **given)
         frozen = training.load_teacher(teacher, weights)
+        if data is None:
+            data = held_out = [photograph(name).path for name in list_photographs()]
         print(training.distill(settings, frozen, data, out, start_from, held_out, device))
+        if held_out:
+            print("cosine between patches of student and teacher:", (out / "cosine.json").read_text().strip())
     except (FileNotFoundError, FloatingPointError, RuntimeError, ValueError) as error:
         raise SystemExit(f"veca distill: {error}") from error
 

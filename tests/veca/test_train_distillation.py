@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from veca import VECA, cli
+from veca import VECA, cli, core_attention
 from veca.train import (
     DistillationTask,
     ImageBatches,
@@ -242,7 +242,8 @@ def test_command_line(photos, tmp_path, capsys):
     words = f"--data {photos} --held-out {photos} --teacher test_vit --weights random --out {tmp_path / 'run'}"
     sizes = "--steps 2 --warmup-steps 1 --batch-size 4 --device cpu"
     cli.main(["distill", *words.split(), *sizes.split()])
-    path = capsys.readouterr().out.strip()
+    path, cosine = capsys.readouterr().out.strip().splitlines()
+    assert '"before": ' in cosine and '"after": ' in cosine
     assert path == str(tmp_path / "run/checkpoints/step-00000002")
     last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
     assert len(last["validation"]) == 17 and last["step"] == 1
@@ -252,3 +253,35 @@ def test_command_line(photos, tmp_path, capsys):
     assert model.rope_scale == 2 and model.trained_budgets == tuple(range(8, 65, 8))
     with pytest.raises(SystemExit, match=r"veca distill: expected the recipe of the run in .*seed=0, not 5"):
         cli.main(["distill", *words.split(), *sizes.split(), "--seed", "5"])
+
+
+def test_a_converted_student_recovers_its_teacher(photos, tmp_path):
+    """The cosine is that of its definition, rises, and the weights written are those of the trained student."""
+    torch.manual_seed(0)
+    teacher = load_teacher("test_vit", "random")
+    for block in teacher.blocks:  # a fresh ViT hardly attends, and then there is nothing to recover
+        block.attn.qkv.weight *= 4
+        block.attn.proj.weight *= 4
+    recipe = dataclasses.replace(
+        tiny(), model="converted", num_cores=8, steps=60, warmup_steps=4, batch_size=8, lr_max=1e-3, lr_min=1e-4,
+        resolutions=((0, (64,), (1.0,)),), save_every=60, augment=False,
+    )  # fmt: skip
+    distill(recipe, teacher, photos, tmp_path, held_out=photos)
+    report = json.loads((tmp_path / "cosine.json").read_text())
+    assert report["size"] == 64 and report["before"] < 0.85 and report["after"] > 0.92
+
+    options = dict(num_classes=0, dynamic_img_size=True, no_embed_class=True, reg_tokens=7)
+    trained = timm.create_model("test_vit", attn_layer=core_attention(8), **options).eval()
+    trained.load_state_dict(load_file(tmp_path / "model/model.safetensors"))
+    images = ImageBatches(photos, ResolutionSchedule(((0, (64,), (1.0,)),)), augment=False)
+    images = images.batch(range(len(images)), 0)["image"]
+    with torch.no_grad():
+        ours, wanted = trained.forward_features(images)[:, 8:], teacher.forward_features(images)[:, 1:]
+    cosine = (ours * wanted).sum(-1) / ours.norm(dim=-1) / wanted.norm(dim=-1)
+    assert report["after"] == pytest.approx(cosine.mean().item(), abs=1e-5)
+
+
+def test_without_data_the_photographs_are_taken(tmp_path, capsys):
+    words = f"--teacher test_vit --weights random --student converted --out {tmp_path} --steps 2 --warmup-steps 1"
+    cli.main(["distill", *words.split(), "--batch-size", "2", "--device", "cpu"])
+    assert "cosine between patches of student and teacher" in capsys.readouterr().out

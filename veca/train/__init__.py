@@ -4,7 +4,7 @@ from .bank import RowPieces
 from .batches import ImageBatches, SceneBatches, Source
 from .budgets import BudgetSampler
 from .checkpoints import load_backbone
-from .distillation import DistillationTask, held_out_losses
+from .distillation import DistillationTask, held_out_losses, teacher_cosine
 from .loop import train
 from .models import Tokens, equal_vit, load_teacher, tokens_of
 from .normuon import NorMuon
@@ -40,6 +40,7 @@ __all__ = [
     "paper_stage2",
     "parameter_groups",
     "scenes_task",
+    "teacher_cosine",
     "tiny",
     "tokens_of",
     "train",

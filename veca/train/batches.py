@@ -75,14 +75,20 @@ class ImageBatches:
     """Image files, cropped and varied at random as `veca.data.training_transform` does; no labels.
 
     Args:
-        images: the files; a folder or an index file, see `Images`.
+        images: the files: a folder or an index file, see `Images`, or their paths.
         resolution: side of the crops of each step.
         augment: with False only the resize and the central crop.
         seed: of the variations; those of an image differ from step to step.
     """
 
-    def __init__(self, images: str | Path, resolution: ResolutionSchedule, augment: bool = True, seed: int = 0):
-        self.paths = Images(images).paths
+    def __init__(
+        self,
+        images: str | Path | Sequence[Path],
+        resolution: ResolutionSchedule,
+        augment: bool = True,
+        seed: int = 0,
+    ):
+        self.paths = Images(images).paths if isinstance(images, str | Path) else list(images)
         self.resolution = resolution
         self.augment = augment
         self.seed = seed

@@ -16,7 +16,7 @@ from .losses import distillation_terms
 from .models import Tokens, freeze, largest_batch, tokens_of
 from .schedules import ResolutionSchedule
 
-__all__ = ["DistillationTask", "held_out_losses"]
+__all__ = ["DistillationTask", "held_out_losses", "teacher_cosine"]
 
 
 class DistillationTask(nn.Module):
@@ -79,22 +79,23 @@ class DistillationTask(nn.Module):
 @torch.no_grad()
 def held_out_losses(
     task: DistillationTask,
-    images: str | Path,
+    images: str | Path | Sequence[Path],
     sizes: Sequence[int],
-    budgets: Sequence[int],
+    budgets: Sequence[int | None],
     batch_size: int = 32,
 ) -> dict[str, float]:
     """Loss on images that are not varied, at every size and budget. The paper chooses its last weights by the mean.
 
     Args:
         task: is evaluated in evaluation mode, and left as it was.
-        images: a folder or an index file, see `veca.data.Images`.
+        images: as `ImageBatches` takes them.
         sizes: sides of the central crops, pixels.
-        budgets: numbers of cores.
+        budgets: numbers of cores; (None,) for a student without budgets.
         batch_size: images at once.
 
     Returns:
-        The mean over the images by "<size> px, <budget> cores", and the mean of these as "mean".
+        The mean over the images by "<size> px, <budget> cores", or "<size> px" without budgets, and the mean of these
+        as "mean".
     """
     device = next(task.parameters()).device
     was_training = task.training
@@ -108,6 +109,32 @@ def held_out_losses(
             batch = {"image": source.batch(indices, 0)["image"].to(device)}
             for budget in budgets:
                 sums[budget] += len(indices) * sum(task(batch, budget).values()).item()
-        losses |= {f"{size} px, {budget} cores": total / len(source) for budget, total in sums.items()}
+        for budget, total in sums.items():
+            losses[f"{size} px, {budget} cores" if budget else f"{size} px"] = total / len(source)
     task.train(was_training)
     return losses | {"mean": sum(losses.values()) / len(losses)}
+
+
+@torch.no_grad()
+def teacher_cosine(
+    task: DistillationTask, images: str | Path | Sequence[Path], size: int, batch_size: int = 32
+) -> float:
+    """How far the student has come: the mean cosine between its patches and the teacher's, with all cores.
+
+    Args:
+        task: is evaluated in evaluation mode, and left as it was.
+        images, batch_size: as in `held_out_losses`.
+        size: side of the central crops, pixels.
+    """
+    device = next(task.parameters()).device
+    was_training = task.training
+    task.eval()
+    source = ImageBatches(images, ResolutionSchedule(((0, (size,), (1.0,)),)), augment=False)
+    total = 0.0
+    for start in range(0, len(source), batch_size):
+        indices = range(start, min(start + batch_size, len(source)))
+        batch = source.batch(indices, 0)["image"].to(device)
+        cosines = F.cosine_similarity(tokens_of(task.backbone, batch).patches.float(), task.targets(batch).patches, -1)
+        total += len(indices) * cosines.mean().item()
+    task.train(was_training)
+    return total / len(source)

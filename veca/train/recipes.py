@@ -93,7 +93,8 @@ class DistillationRecipe(Recipe):
     """Distillation from a frozen teacher.
 
     Attributes:
-        model, num_cores: of the student.
+        model, num_cores: of the student. "converted" is the teacher with its attention swapped by
+            `veca.convert_vit`, a timm ViT without budgets.
         rope_shift, rope_scale: random shift and scale of the patch coordinates, of `VECA`.
         resolutions: `phases` of `ResolutionSchedule`.
         standardize, teacher_pixels: of `DistillationTask`.

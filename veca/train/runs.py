@@ -1,20 +1,25 @@
 """Whole runs: what the commands `veca train` and `veca distill` do."""
 
+import copy
+import json
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ..backbone import VECA
+from ..convert import convert_vit
 from ..registry import create_model
 from .batches import ImageBatches, SceneBatches, Source
 from .budgets import BudgetSampler
 from .checkpoints import load_backbone
-from .distillation import DistillationTask, held_out_losses
+from .distillation import DistillationTask, held_out_losses, teacher_cosine
 from .loop import train
 from .models import equal_vit, tokens_of
 from .recipes import DistillationRecipe, ScenesRecipe
@@ -75,31 +80,55 @@ def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = Non
 def distill(
     recipe: DistillationRecipe,
     teacher: nn.Module,
-    data: str | Path | Source,
+    data: str | Path | Sequence[Path] | Source,
     out: str | Path,
     start_from: str | Path | None = None,
-    held_out: str | Path | None = None,
+    held_out: str | Path | Sequence[Path] | None = None,
     device: str | None = None,
 ) -> Path:
-    """Train a VECA on the features of a teacher.
+    """Train a student on the features of a teacher.
 
     Args:
         recipe: such as `tiny()`.
         teacher: anything `tokens_of` takes; see `load_teacher`.
-        data: a folder of images or an index file, see `veca.data.Images`; or a `Source`.
-        out: folder of the run; in the end `out/model` is the student, for `VECA.from_pretrained`.
+        data: images as `ImageBatches` takes them, or a `Source`.
+        out: folder of the run; in the end `out/model` is the student, for `VECA.from_pretrained`, or the weights of
+            a converted one, which `convert_vit` says how to load.
         start_from: a run or checkpoint whose backbone the student starts with, for a second stage.
-        held_out: other images, on which `held_out_losses` joins the log with each checkpoint.
+        held_out: other images, on which `held_out_losses` joins the log with each checkpoint, and `teacher_cosine`
+            before and after the run is written to `out/cosine.json`.
         device: of `train`.
 
     Returns:
         The folder of the last checkpoint.
     """
     source = data
-    if isinstance(data, str | Path):
+    if isinstance(data, str | Path | list | tuple):
         source = ImageBatches(data, recipe.resolution_schedule(), recipe.augment, recipe.seed)
     torch.manual_seed(recipe.seed)
-    student = create_model(
+    student = _student(recipe, teacher)
+    if start_from is not None:
+        load_backbone(student, start_from)
+    elif recipe.copy_patch_embedding and isinstance(student, VECA):
+        _copy_patch_embedding(student, teacher)
+    task = DistillationTask(student, teacher, recipe.standardize, recipe.teacher_pixels)
+    sizes = sorted({size for _, phase, _ in recipe.resolutions for size in phase})
+    budgets = BudgetSampler(recipe.num_cores).budgets if isinstance(student, VECA) else (None,)
+    validate = partial(held_out_losses, images=held_out, sizes=sizes, budgets=budgets) if held_out else None
+    before = teacher_cosine(task, held_out, sizes[-1]) if held_out else None
+    path = train(task, source, recipe, out, device, validate)
+    _publish(student, path, Path(out), recipe.ema_decay is not None)
+    if held_out and _first_process():
+        after = teacher_cosine(task, held_out, sizes[-1])
+        report = {"size": sizes[-1], "before": before, "after": after}
+        (Path(out) / "cosine.json").write_text(json.dumps(report) + "\n")
+    return path
+
+
+def _student(recipe: DistillationRecipe, teacher: nn.Module) -> nn.Module:
+    if recipe.model == "converted":
+        return convert_vit(teacher, recipe.num_cores).requires_grad_(True)
+    return create_model(
         recipe.model,
         num_cores=recipe.num_cores,
         trained_budgets=_budgets(recipe).budgets,
@@ -107,23 +136,22 @@ def distill(
         rope_scale=recipe.rope_scale,
         output_dim=_width(teacher, recipe.resolutions[0][1][0]),
     )
-    if start_from is not None:
-        load_backbone(student, start_from)
-    elif recipe.copy_patch_embedding:
-        _copy_patch_embedding(student, teacher)
-    task = DistillationTask(student, teacher, recipe.standardize, recipe.teacher_pixels)
-    sizes = sorted({size for _, phase, _ in recipe.resolutions for size in phase})
-    budgets = BudgetSampler(recipe.num_cores).budgets
-    validate = partial(held_out_losses, images=held_out, sizes=sizes, budgets=budgets) if held_out else None
-    path = train(task, source, recipe, out, device, validate)
-    _publish(student, path, Path(out), recipe.ema_decay is not None)
-    return path
 
 
-def _publish(backbone: VECA, path: Path, out: Path, ema: bool) -> None:
+def _publish(backbone: nn.Module, path: Path, out: Path, ema: bool) -> None:
     """Write the backbone of a checkpoint, averaged if it was, as a folder of its own; one process does."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    if not _first_process():
+        return
+    if isinstance(backbone, VECA):
         load_backbone(VECA(**backbone.config), path, ema).save_pretrained(out / "model")
+        return
+    (out / "model").mkdir(exist_ok=True)
+    weights = load_backbone(copy.deepcopy(backbone), path, ema).state_dict()
+    save_file({name: x.contiguous().cpu() for name, x in weights.items()}, out / "model" / "model.safetensors")
+
+
+def _first_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _copy_patch_embedding(student: VECA, teacher: nn.Module) -> None:
