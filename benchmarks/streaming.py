@@ -98,21 +98,26 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=2048, help="side of the image in pixels")
-    parser.add_argument("--model", default="veca_small_patch16")
-    parser.add_argument("--chunk-patches", type=int, default=65536)
-    parser.add_argument("--residual", choices=("host", "device"), default="host")
-    parser.add_argument("--workdir", type=Path, help="keep the residual stream in files there")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--threads", type=int, help="of torch on a CPU")
-    parser.add_argument("--forward", action="store_true", help="also run the ordinary forward")
-    parser.add_argument("--out", type=Path, help="append the row to this JSON lines file")
-    args = parser.parse_args(words)
+    args = _parser().parse_args(words)
     row = environment(torch.device(args.device).type) | measure(args)
     JsonLines(args.out).append(row)
     print(markdown_table([{"": name, "value": value} for name, value in row.items()], ("", "value")))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--size", type=int, default=2048, help="side of the image in pixels")
+    add("--model", default="veca_small_patch16")
+    add("--chunk-patches", type=int, default=65536)
+    add("--residual", choices=("host", "device"), default="host")
+    add("--workdir", type=Path, help="keep the residual stream in files there")
+    add("--device", default="cpu")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add("--threads", type=int, help="of torch on a CPU")
+    add("--forward", action="store_true", help="also run the ordinary forward")
+    add("--out", type=Path, help="append the row to this JSON lines file")
+    return parser
 
 
 if __name__ == "__main__":

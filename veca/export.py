@@ -159,5 +159,5 @@ def _import_onnx():
         try:
             module = importlib.import_module(name)
         except ImportError as error:
-            raise ImportError(f'ONNX files need {name}, absent here; pip install "veca[export]"') from error
+            raise ImportError(f"ONNX needs {name}, absent here; pip install onnx onnxscript onnxruntime") from error
     return module
