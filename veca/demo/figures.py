@@ -213,11 +213,12 @@ def _line(axes: Axes, series: Series, color: str, marker: str, width: float = 1.
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[Series, str, float | None, str]]) -> None:
-    """Names right of the lines' ends, pushed apart so that none covers another."""
+    """Names right of the lines' ends, pushed apart so that none covers another, each tied to its end."""
     drawn = [(line[max(line)], max(line), text, slope, color) for line, text, slope, color in ends if line]
     if not drawn:
         return
-    right = max(size for _, size, *_ in drawn)
+    sizes = [size for line, *_ in ends for size in line]
+    right = max(sizes) * (max(sizes) / min(sizes)) ** 0.06
     drawn.sort(key=lambda end: end[0])
     low, high = math.log(min(end[0] for end in drawn)), math.log(max(end[0] for end in drawn))
     every = [math.log(value) for line, *_ in ends for value in line.values()]
@@ -226,14 +227,15 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[Series, str, float | None, str]
     for value, *_ in drawn:
         places.append(max(math.log(value), places[-1] + step if places else low - step * len(drawn)))
     excess = max(0.0, places[-1] - high) / 2 if len(places) > 1 else 0.0
-    for place, (_, _, text, slope, color) in zip(places, drawn, strict=True):
+    for place, (value, size, text, slope, color) in zip(places, drawn, strict=True):
         text += "" if slope is None else f"  $\\propto$ P$^{{{slope:.2f}}}$"
         axes.annotate(
             text,
-            (right, math.exp(place - excess)),
-            xytext=(11, 0),
-            textcoords="offset points",
+            (size, value),
+            xytext=(right, math.exp(place - excess)),
+            textcoords="data",
             va="center",
+            arrowprops=dict(arrowstyle="-", color=color, lw=0.7, relpos=(0, 0.5), shrinkA=2, shrinkB=5),
             color=color,
             fontsize=9.5,
             annotation_clip=False,

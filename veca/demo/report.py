@@ -195,7 +195,7 @@ def _memory_section(record: Record) -> str:
     note = (
         f"Beyond weights and input. {how} In brackets ViT over VECA. Neither side's attention "
         "holds a matrix of scores, so the memory of both is linear; the peak is in the FFN, whose hidden layers are "
-        "wider in VECA's SwiGLU than in the ViT's MLP."
+        "wider in VECA's SwiGLU than in the ViT's MLP. On a CPU large images go through VECA's blocks in pieces."
     )
     text = "<h2>Memory</h2>\n"
     text += figure(record["figures"]["memory"], "Peak memory against resolution.", "narrow")
