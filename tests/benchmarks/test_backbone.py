@@ -1,13 +1,13 @@
 """The published cases, their verdict, and what the suite keeps of them; the measuring is tested with `veca.bench`."""
 
 import pytest
-import timm
 
 from benchmarks import backbone
 from benchmarks.acceptance import judge_backbone
 from benchmarks.backbone import BASE, SMALL, settings_of
 from benchmarks.gpu_suite import Part, backbone_page, markdown, result_of
 from benchmarks.record import read_rows
+from tests.models import bench_tiny_models
 from veca.bench import LINEAR_BACKBONES, check_bench, models, run
 
 
@@ -28,12 +28,7 @@ def test_the_table_has_losing_sizes_and_every_peer():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Models of two blocks; rates known, since measuring them takes longer than these tests."""
-    create_veca, create_timm = models.create_model, timm.create_model
-    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 2}
-    monkeypatch.setattr(models, "create_model", lambda name, **options: create_veca(name, **options, **sizes))
-    monkeypatch.setattr(timm, "create_model", lambda name, **options: create_timm(name, **options, **sizes))
-    monkeypatch.setattr(run, "matmul_peak", lambda device, dtype: 1e11)
+    bench_tiny_models(monkeypatch)
 
 
 def test_rows_can_be_judged_and_the_suite_shows_the_page(tmp_path, tiny, monkeypatch, capsys):

@@ -6,27 +6,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from tests.models import assert_records_equal, images, tiny_veca
 from tests.veca import dense
-from veca import VECA
-
-TINY = dict(embed_dim=64, depth=2, num_heads=2, num_cores=16, trained_budgets=[4, 8, 16])
-
-
-def tiny(seed=0, **options):
-    torch.manual_seed(seed)
-    return VECA(**(TINY | options))
-
-
-def images(*size, batch=2, seed=1):
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_records_equal(a, b, **tolerance):
-    for name, x, y in zip(a._fields, a, b, strict=True):
-        if isinstance(x, torch.Tensor):
-            torch.testing.assert_close(x, y, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
-        else:
-            assert x == y, name
 
 
 def cells_reached(model, patch, rows=2, cols=3):
@@ -42,14 +23,14 @@ def test_patches_reach_themselves_in_one_block_and_all_others_in_two():
     for patch in (1, 5):
         only_itself = torch.zeros(2, 3, dtype=torch.bool)
         only_itself.view(-1)[patch] = True
-        assert torch.equal(cells_reached(tiny(depth=1), patch), only_itself)
-        assert cells_reached(tiny(depth=2), patch).all()
-        assert cells_reached(tiny(depth=1, update="sequential"), patch).all()
+        assert torch.equal(cells_reached(tiny_veca(depth=1), patch), only_itself)
+        assert cells_reached(tiny_veca(depth=2), patch).all()
+        assert cells_reached(tiny_veca(depth=1, update="sequential"), patch).all()
 
 
 def test_equals_dense_blocks_with_moving_cores():
     """The whole model against the definition: embedding, positions, moves, blocks, final norm."""
-    model = tiny(num_cores=4, num_heads=1, embed_dim=32).double().eval()
+    model = tiny_veca(num_cores=4, num_heads=1, embed_dim=32).double().eval()
     x = images(32, 48, batch=1).double()
     w = dict(model.named_parameters())
     cells = x.unfold(2, 16, 16).unfold(3, 16, 16).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
@@ -76,7 +57,7 @@ def test_equals_dense_blocks_with_moving_cores():
 
 
 def test_every_parameter_gets_a_gradient():
-    model = tiny(num_classes=3)
+    model = tiny_veca(num_classes=3)
     record = model.forward_features(images(32, 48), 8)
     (record.patches.square().sum() + model.forward_head(record).square().sum()).backward()
     for name, parameter in model.named_parameters():
@@ -88,8 +69,8 @@ def test_every_parameter_gets_a_gradient():
 
 @pytest.mark.parametrize("budget", [1, 4, 7, 16])
 def test_budget_equals_a_model_whose_bank_was_cut(budget):
-    model = tiny()
-    cut = tiny(num_cores=budget, trained_budgets=[budget])
+    model = tiny_veca()
+    cut = tiny_veca(num_cores=budget, trained_budgets=[budget])
     weights = model.state_dict()
     for name in ("core_bank.tokens", "core_bank.raw_xy"):
         weights[name] = weights[name][:budget]
@@ -105,7 +86,7 @@ def test_budget_equals_a_model_whose_bank_was_cut(budget):
 
 
 def test_budgets_outside_the_trained_set_warn_and_outside_the_bank_raise():
-    model, x = tiny(), images(16, 16)
+    model, x = tiny_veca(), images(16, 16)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(x, 8)
@@ -117,11 +98,11 @@ def test_budgets_outside_the_trained_set_warn_and_outside_the_bank_raise():
             model(x, wrong)
     with pytest.raises(TypeError, match="num_cores to be an int, got float"):
         model(x, 8.0)
-    assert tiny(num_cores=20, trained_budgets=None).trained_budgets == (8, 16, 20)
+    assert tiny_veca(num_cores=20, trained_budgets=None).trained_budgets == (8, 16, 20)
 
 
 def test_model_default_budget():
-    model, x = tiny(), images(32, 32)
+    model, x = tiny_veca(), images(32, 32)
     assert model.num_prefix_tokens == 16
     model.budget = 8
     assert model.num_prefix_tokens == 8
@@ -129,7 +110,7 @@ def test_model_default_budget():
 
 
 def test_active_cores_equal_each_image_alone():
-    model, x = tiny(global_from="core_mean"), images(32, 48, batch=3)
+    model, x = tiny_veca(global_from="core_mean"), images(32, 48, batch=3)
     budgets = torch.tensor([4, 16, 8], dtype=torch.int32)
     record = model.forward_features(x, active_cores=budgets)
     together = torch.autograd.grad(record.patches[:, 0].square().sum(), model.parameters(), allow_unused=True)
@@ -165,39 +146,39 @@ def test_sizes(size, padded, cropped):
     with torch.no_grad():
         by_hand = torch.zeros(1, 3, 16 * padded[0], 16 * padded[1])
         by_hand[:, :, : size[0], : size[1]] = x
-        pad = tiny(on_odd="pad").forward_features(x)
+        pad = tiny_veca(on_odd="pad").forward_features(x)
         assert pad.grid_size == padded and pad.patches.shape[1] == padded[0] * padded[1]
-        assert_records_equal(pad, tiny(on_odd="error").forward_features(by_hand))
+        assert_records_equal(pad, tiny_veca(on_odd="error").forward_features(by_hand))
 
         by_hand = x[:, :, : 16 * cropped[0], : 16 * cropped[1]]
-        crop = tiny(on_odd="crop").forward_features(x)
+        crop = tiny_veca(on_odd="crop").forward_features(x)
         assert crop.grid_size == cropped
-        assert_records_equal(crop, tiny(on_odd="error").forward_features(by_hand))
+        assert_records_equal(crop, tiny_veca(on_odd="error").forward_features(by_hand))
 
         if multiple:
-            assert_records_equal(tiny(on_odd="error").forward_features(x), pad)
+            assert_records_equal(tiny_veca(on_odd="error").forward_features(x), pad)
         else:
             with pytest.raises(ValueError, match=f"multiples of the patch 16 x 16, got {size[0]} x {size[1]}"):
-                tiny(on_odd="error")(x)
+                tiny_veca(on_odd="error")(x)
 
 
 def test_padding_leaves_a_real_pixel_in_every_patch():
     x = images(33, 17, batch=1)
     changed = x.clone()
     changed[:, :, -1, -1] += 1  # the only real pixels of the last patch
-    model = tiny(depth=1)
+    model = tiny_veca(depth=1)
     difference = model.forward_features(changed).patches - model.forward_features(x).patches
     assert difference[0].abs().amax(1).nonzero().flatten().tolist() == [5]
 
 
 def test_crop_needs_one_whole_patch():
     with pytest.raises(ValueError, match="got 15 x 40 with on_odd='crop'"):
-        tiny(on_odd="crop")(images(15, 40))
+        tiny_veca(on_odd="crop")(images(15, 40))
 
 
 @pytest.mark.parametrize("global_from", ["core0", "core_mean", "patch_mean", "core0+patch_mean"])
 def test_global_token(global_from):
-    record = tiny(global_from=global_from).forward_features(images(32, 48), 8)
+    record = tiny_veca(global_from=global_from).forward_features(images(32, 48), 8)
     expected = {
         "core0": record.cores[:, 0],
         "core_mean": record.cores.mean(1),
@@ -210,7 +191,7 @@ def test_global_token(global_from):
 
 
 def test_forward_is_the_head_on_the_global_token():
-    model, x = tiny(num_classes=5), images(32, 48)
+    model, x = tiny_veca(num_classes=5), images(32, 48)
     record = model.forward_features(x, 8)
     torch.testing.assert_close(model(x, 8), record.global_token @ model.head.weight.T + model.head.bias)
     assert torch.equal(model.forward_head(record, pre_logits=True), record.global_token)
@@ -221,7 +202,7 @@ def test_forward_is_the_head_on_the_global_token():
 
 
 def test_output_linear_only_where_the_width_differs():
-    same, wider = tiny(output_dim=64), tiny(output_dim=96)
+    same, wider = tiny_veca(output_dim=64), tiny_veca(output_dim=96)
     assert not any(name.startswith("output") for name in same.state_dict())
     assert wider.num_features == 96 and wider.embed_dim == 64
     x = images(32, 32)
@@ -229,99 +210,9 @@ def test_output_linear_only_where_the_width_differs():
     torch.testing.assert_close(wider.forward_features(x).patches, wider.output(normed))
 
 
-@pytest.mark.parametrize(
-    ("indices", "blocks"), [(2, [1, 2]), ([0, -1], [0, 2]), ([1], [1]), (None, [0, 1, 2])], ids=str
-)
-def test_forward_intermediates_equal_hooks(indices, blocks):
-    model, x = tiny(depth=3), images(32, 48)
-    seen = []
-    for block in model.blocks:
-        block.register_forward_hook(lambda module, args, out: seen.append(out))
-    record, pairs = model.forward_intermediates(x, indices, return_prefix_tokens=True, output_fmt="NLC", num_cores=8)
-    assert len(pairs) == len(blocks)
-    for index, (patches, cores) in zip(blocks, pairs, strict=True):
-        assert torch.equal(torch.cat((cores, patches), 1), seen[index])
-    assert_records_equal(record, model.forward_features(x, 8))
-
-    maps = model.forward_intermediates(x, indices, norm=True, intermediates_only=True, num_cores=8)
-    for index, image_map in zip(blocks, maps, strict=True):
-        assert image_map.shape == (2, 64, 2, 3)
-        torch.testing.assert_close(image_map[:, :, 1, 2], model.norm(seen[index][:, 8 + 1 * 3 + 2]))
-        torch.testing.assert_close(image_map[:, :, 1, 0], model.norm(seen[index][:, 8 + 1 * 3 + 0]))
-
-
-def test_forward_intermediates_can_stop_early():
-    model, x = tiny(depth=3), images(32, 48)
-    calls = []
-    model.blocks[2].register_forward_hook(lambda *args: calls.append(1))
-    stopped = model.forward_intermediates(x, [1], stop_early=True, intermediates_only=True)
-    assert not calls
-    full = model.forward_intermediates(x, [1], intermediates_only=True)
-    assert calls and torch.equal(stopped[0], full[0])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (dict(indices=3), "last 1 to 2 blocks, got 3"),
-        (dict(indices=[2]), "from -2 to 1, got 2"),
-        (dict(output_fmt="NHWC"), "'NCHW' or 'NLC', got 'NHWC'"),
-    ],
-)
-def test_forward_intermediates_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        tiny().forward_intermediates(images(16, 16), **arguments)
-
-
-@pytest.mark.parametrize("block", [0, 1, -1])
-def test_attention_maps_are_those_of_the_block(block):
-    model, x = tiny(), images(32, 48)
-    projected, attended = [], []
-    layer = model.blocks[block].attn
-    layer.qkv.register_forward_hook(lambda module, args, out: projected.append(out))
-    layer.proj.register_forward_hook(lambda module, args, out: attended.append(args[0]))
-    record = model.forward_features(x, 8)
-    maps = model.attention_maps(x, 8, block=block)
-    assert maps.core_read.shape == (2, 2, 8, 14) and maps.patch_read.shape == (2, 2, 6, 8)
-    v = projected[0].unflatten(-1, (3, 2, 32))[:, :, 2].transpose(1, 2)
-    rebuilt = torch.cat((maps.core_read @ v, maps.patch_read @ v[:, :, :8]), 2).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(rebuilt, attended[0], rtol=0, atol=1e-6)
-    torch.testing.assert_close(maps.core_map.sum(-1), torch.ones(2, 8))
-    assert maps.grid_size == (2, 3)
-    if block:
-        assert torch.equal(maps.core_xy, record.core_xy)
-        assert not torch.equal(maps.core_xy[0], model.core_bank.xy[:8])
-
-
-def test_one_pass_gives_the_features_and_the_maps_of_several_blocks():
-    model, x = tiny(depth=4), images(32, 48)
-    with torch.no_grad():
-        for step in model.core_steps:
-            step.alpha.fill_(5.0)
-    record, maps = model.forward_maps(x, 8, blocks=[-1, 1])
-    assert_records_equal(record, model.forward_features(x, 8))
-    for got, block in zip(maps, (1, 3), strict=True):
-        assert_records_equal(got, model.attention_maps(x, 8, block=block))
-    assert (maps[0].core_xy - maps[1].core_xy).abs().max() > 1e-3
-    assert len(model.forward_maps(x, 8, blocks=None)[1]) == 4
-
-    calls = []
-    for block in model.blocks:
-        block.register_forward_hook(lambda *args: calls.append(1))
-    model.forward_maps(x, 8, blocks=[1], stop_early=True)
-    assert len(calls) == 1  # block 0, whose output the maps of block 1 need
-
-
-def test_attention_maps_refuse_what_they_cannot_show():
-    with pytest.raises(ValueError, match="update='parallel', got 'sequential'"):
-        tiny(update="sequential").attention_maps(images(16, 16))
-    with pytest.raises(ValueError, match="from -2 to 1, got 2"):
-        tiny().attention_maps(images(16, 16), block=2)
-
-
 def test_augmentation_moves_patches_once_a_batch_in_training_only():
     options = dict(rope_shift=0.08, rope_scale=2.0)
-    model, plain = tiny(**options), tiny()
+    model, plain = tiny_veca(**options), tiny_veca()
     x = images(32, 48, batch=1).expand(2, -1, -1, -1)
 
     def run(seed):
@@ -335,22 +226,22 @@ def test_augmentation_moves_patches_once_a_batch_in_training_only():
     assert (first.patches - plain.forward_features(x).patches).abs().max() > 1e-4
     model.eval()
     assert_records_equal(model.forward_features(x), plain.forward_features(x))
-    core_only = tiny(depth=1, **options).forward_features(x)
+    core_only = tiny_veca(depth=1, **options).forward_features(x)
     assert torch.equal(core_only.core_xy[0], model.core_bank.xy)
 
 
 def test_core_logit_log_scale_is_one_at_its_patch_count_and_grows_with_log_p():
     x = images(32, 64)
-    plain = tiny().attention_maps(x, block=0)
-    at_reference = tiny(core_logit_log_scale=8).attention_maps(x, block=0)
+    plain = tiny_veca().attention_maps(x, block=0)
+    at_reference = tiny_veca(core_logit_log_scale=8).attention_maps(x, block=0)
     torch.testing.assert_close(at_reference.core_read, plain.core_read)
-    grown = tiny(core_logit_log_scale=2).attention_maps(x, block=0)  # log 8 / log 2 = 3
+    grown = tiny_veca(core_logit_log_scale=2).attention_maps(x, block=0)  # log 8 / log 2 = 3
     logits, grown_logits = plain.core_read.log().diff(dim=-1), grown.core_read.log().diff(dim=-1)
     torch.testing.assert_close(grown_logits, 3 * logits, rtol=0, atol=1e-4)
     assert logits.abs().max() > 1e-2
     torch.testing.assert_close(grown.patch_read, plain.patch_read)
     with pytest.raises(ValueError, match="2 patches or more, got 1"):
-        tiny(core_logit_log_scale=1)
+        tiny_veca(core_logit_log_scale=1)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +262,7 @@ def test_core_logit_log_scale_is_one_at_its_patch_count_and_grows_with_log_p():
     ids=lambda option: "-".join(f"{k}={v}" for k, v in option.items()),
 )
 def test_option_changes_the_features_but_no_parameter(option):
-    plain, other = tiny(depth=3), tiny(depth=3, **option)
+    plain, other = tiny_veca(depth=3), tiny_veca(depth=3, **option)
     other.load_state_dict(plain.state_dict())
     with torch.no_grad():
         plain.core_steps[0].alpha.fill_(10.0)
@@ -382,26 +273,26 @@ def test_option_changes_the_features_but_no_parameter(option):
 
 
 def test_options_that_add_modules():
-    names = set(tiny().state_dict())
-    assert {n.rsplit(".", 2)[-2] for n in set(tiny(qk_norm=True).state_dict()) - names} == {
+    names = set(tiny_veca().state_dict())
+    assert {n.rsplit(".", 2)[-2] for n in set(tiny_veca(qk_norm=True).state_dict()) - names} == {
         "q_norm",
         "k_norm",
     }
-    assert {n.rsplit(".", 2)[-2] for n in set(tiny(init_values=0.1).state_dict()) - names} == {"ls1", "ls2"}
-    extra = set(tiny(core_step_norm=True).state_dict()) - names
+    assert {n.rsplit(".", 2)[-2] for n in set(tiny_veca(init_values=0.1).state_dict()) - names} == {"ls1", "ls2"}
+    extra = set(tiny_veca(core_step_norm=True).state_dict()) - names
     assert extra == {"core_steps.0.norm.weight", "core_steps.0.norm.bias"}
-    rates = [block.drop_path1.drop_prob for block in tiny(depth=3, drop_path_rate=0.2).blocks[1:]]
-    assert rates == [0.1, 0.2] and isinstance(tiny(drop_path_rate=0.2).blocks[0].drop_path1, nn.Identity)
+    rates = [block.drop_path1.drop_prob for block in tiny_veca(depth=3, drop_path_rate=0.2).blocks[1:]]
+    assert rates == [0.1, 0.2] and isinstance(tiny_veca(drop_path_rate=0.2).blocks[0].drop_path1, nn.Identity)
 
 
 def test_state_dict_has_no_position_table():
-    names = {name.split(".")[0] for name in tiny().state_dict()}
+    names = {name.split(".")[0] for name in tiny_veca().state_dict()}
     assert names == {"patch_embed", "core_bank", "core_steps", "blocks", "norm"}
-    assert not list(tiny().buffers())
+    assert not list(tiny_veca().buffers())
 
 
 def test_initialisation():
-    model = tiny(embed_dim=128, num_classes=200)
+    model = tiny_veca(embed_dim=128, num_classes=200)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             if module.weight.numel() > 1000:
@@ -410,7 +301,7 @@ def test_initialisation():
 
 
 def test_checkpointing_changes_nothing():
-    model, x = tiny(rope_shift=0.08), images(32, 48)
+    model, x = tiny_veca(rope_shift=0.08), images(32, 48)
 
     def run():
         torch.manual_seed(0)
@@ -429,13 +320,13 @@ def test_checkpointing_changes_nothing():
 
 def test_every_impl_gives_the_same_features():
     x = images(32, 48)
-    records = [tiny(impl=impl).forward_features(x) for impl in ("auto", "reference", "sdpa")]
+    records = [tiny_veca(impl=impl).forward_features(x) for impl in ("auto", "reference", "sdpa")]
     assert_records_equal(records[0], records[1], rtol=0, atol=1e-5)
     assert_records_equal(records[0], records[2])
 
 
 def test_timm_attributes():
-    model = tiny(img_size=(64, 96), patch_size=8)
+    model = tiny_veca(img_size=(64, 96), patch_size=8)
     assert (model.num_features, model.embed_dim, model.num_classes) == (64, 64, 0)
     assert model.patch_embed.grid_size == (8, 12)
     assert model.no_weight_decay() <= {name for name, _ in model.named_parameters()}
@@ -449,7 +340,7 @@ def test_every_tensor_is_made_on_the_device_of_the_images():
     class Wrapper(nn.Module):
         def __init__(self):
             super().__init__()
-            self.model = tiny(impl="reference", **tables)
+            self.model = tiny_veca(impl="reference", **tables)
 
         def forward(self, x, active_cores):
             features = self.model.forward_features(x, active_cores=active_cores)
@@ -477,7 +368,7 @@ def test_every_tensor_is_made_on_the_device_of_the_images():
 )
 def test_bad_images(bad, error, message):
     with pytest.raises(error, match=message):
-        tiny()(bad)
+        tiny_veca()(bad)
 
 
 @pytest.mark.parametrize(
@@ -491,4 +382,4 @@ def test_bad_images(bad, error, message):
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        tiny(**options)
+        tiny_veca(**options)

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from tests.models import bench_tiny_models
 from veca import cli
 from veca.bench import LINEAR_BACKBONES, BenchSettings, check_bench, models, run, run_bench
 from veca.bench.models import Case, build_model, prepare
@@ -19,12 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Models of two blocks at a known rate of the machine."""
-    create_veca, create_timm = models.create_model, timm.create_model
-    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 2}
-    monkeypatch.setattr(models, "create_model", lambda name, **options: create_veca(name, **options, **sizes))
-    monkeypatch.setattr(timm, "create_model", lambda name, **options: create_timm(name, **options, **sizes))
-    monkeypatch.setattr(run, "matmul_peak", lambda device, dtype: 1e11)
+    bench_tiny_models(monkeypatch)
 
 
 def settings(tmp_path, **options):

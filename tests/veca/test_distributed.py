@@ -8,24 +8,14 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
-from veca.backbone import VECA
+from tests.models import small_veca
 from veca.distributed import Traffic, forward_features, patch_row_slice, reduce_gradients
 
-WIDTH = dict(embed_dim=32, depth=3, num_heads=2, patch_size=4, num_cores=8, core_step_norm=True)
 OUTPUTS = ("global_token", "cores", "core_xy")  # the same on all ranks
 
 
 def small_model(**options):
-    torch.manual_seed(0)
-    model = VECA(**(WIDTH | options)).double().eval()
-    with torch.no_grad():
-        for block in model.blocks:
-            for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-                linear.weight.normal_(0, 0.2)
-        for step in model.core_steps:
-            step.alpha.fill_(0.5)
-            step.head.weight.normal_(0, 0.3)
-    return model
+    return small_veca(core_step_norm=True, **options)
 
 
 def random_like(x, seed):

@@ -14,28 +14,13 @@ from torch.utils._pytree import tree_leaves
 import veca
 from benchmarks import streaming as benchmark
 from benchmarks.record import read_rows
+from tests.models import small_veca
 from veca import streaming
-from veca.backbone import VECA
 from veca.block import Block
 from veca.streaming import stream_features
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-WIDTH = dict(embed_dim=32, depth=3, num_heads=2, patch_size=4, num_cores=8)
 FIELDS = ("global_token", "patches", "cores", "core_xy")
-
-
-def small_model(dtype=torch.float64, **options):
-    """A model whose cores move visibly and whose weights are not the shy initial ones."""
-    torch.manual_seed(0)
-    model = VECA(**(WIDTH | options)).to(dtype).eval()
-    with torch.no_grad():
-        for block in model.blocks:
-            for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-                linear.weight.normal_(0, 0.2)
-        for step in model.core_steps:
-            step.alpha.fill_(0.5)
-            step.head.weight.normal_(0, 0.3)
-    return model
 
 
 def small_image(height=44, width=60, dtype=torch.float64):
@@ -59,7 +44,7 @@ def assert_same_features(got, wanted, rtol=0.0, atol=1e-11):
 
 @pytest.mark.parametrize("chunk_patches", [1, 7, 15, 16, 164, 165, 10**6])
 def test_any_chunking_equals_the_forward(chunk_patches):
-    model, image = small_model(), small_image()  # 11 x 15 = 165 patches
+    model, image = small_veca(), small_image()  # 11 x 15 = 165 patches
     wanted = forward(model, image)
     got = stream_features(model, image, chunk_patches)
     assert_same_features(got, wanted)
@@ -79,12 +64,12 @@ def test_any_chunking_equals_the_forward(chunk_patches):
     ids=lambda options: "-".join(options),
 )
 def test_every_option_of_the_model(options):
-    model, image = small_model(**options), small_image()
+    model, image = small_veca(**options), small_image()
     assert_same_features(stream_features(model, image, 50), forward(model, image))
 
 
 def test_fewer_cores():
-    model, image = small_model(), small_image()
+    model, image = small_veca(), small_image()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wanted = forward(model, image, 3)
@@ -96,13 +81,13 @@ def test_fewer_cores():
 @pytest.mark.parametrize("on_odd", ["pad", "crop"])
 @pytest.mark.parametrize("size", [(44, 60), (45, 61), (47, 58)])
 def test_odd_sizes_and_strips_of_one_row(on_odd, size, monkeypatch):
-    model, image = small_model(on_odd=on_odd), small_image(*size)
+    model, image = small_veca(on_odd=on_odd), small_image(*size)
     wanted = forward(model, image)
     for strip_patches in (1, 35, 4096):
         monkeypatch.setattr(streaming, "_STRIP_PATCHES", strip_patches)
         assert_same_features(stream_features(model, image, 40), wanted)
     with pytest.raises(ValueError, match="multiples of the patch 4 x 4, got 45 x 61"):
-        stream_features(small_model(on_odd="error"), small_image(45, 61))
+        stream_features(small_veca(on_odd="error"), small_image(45, 61))
 
 
 @pytest.mark.parametrize("size", ["nano", pytest.param("small", marks=pytest.mark.slow)])
@@ -121,15 +106,15 @@ def test_1024_pixels_in_five_chunkings(size):
 def test_many_chunks_in_half_precision_are_as_close_to_fp64_as_the_forward():
     """The cores' reads of 256 chunks are joined in fp32; joined in bfloat16 they are 2.4 times as far."""
     image = small_image(128, 128).bfloat16()
-    truth = forward(small_model(), image.double()).cores
-    model = small_model().bfloat16()
+    truth = forward(small_veca(), image.double()).cores
+    model = small_veca().bfloat16()
     whole = (forward(model, image).cores - truth).norm()
     chunks = (stream_features(model, image, 4).cores - truth).norm()
     assert 0 < chunks < 1.2 * whole < 0.05 * truth.norm()
 
 
 def test_residual_on_the_device_is_updated_in_place_and_the_image_is_left_alone():
-    model, image = small_model(), small_image()
+    model, image = small_veca(), small_image()
     before = image.clone()
     got = stream_features(model, image, 50, residual="device")
     assert_same_features(got, forward(model, image))
@@ -142,11 +127,11 @@ def random_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (45, 58, 3), dtype=np.uint8)
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
     normalised = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
-    return pixels, normalised, forward(small_model(torch.float32), normalised).patches
+    return pixels, normalised, forward(small_veca(torch.float32), normalised).patches
 
 
 def test_sources_of_every_kind_give_the_same(tmp_path):
-    model = small_model(torch.float32)
+    model = small_veca(torch.float32)
     pixels, normalised, wanted = random_pixels()
     wide = pixels.astype(np.uint16) * 257
     np.save(tmp_path / "pixels.npy", pixels)
@@ -189,7 +174,7 @@ def test_tiff_files_are_read_by_tiles(tmp_path, options, dtype):
     pixels, _, wanted = random_pixels()
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, pixels.astype(dtype) * (np.iinfo(dtype).max // 255), photometric="rgb", **options)
-    got = stream_features(small_model(torch.float32), path, mean=MEAN, std=STD)
+    got = stream_features(small_veca(torch.float32), path, mean=MEAN, std=STD)
     assert (got.patches - wanted).abs().max() < 1e-5
 
 
@@ -205,7 +190,7 @@ def test_an_image_is_read_by_strips_only(monkeypatch):
 
     monkeypatch.setattr(streaming, "_STRIP_PATCHES", 24)  # two rows of twelve patches
     pixels = np.repeat(np.arange(0, 64, 8, dtype=np.uint8), 8)[:, None, None] * np.ones((1, 48, 3), np.uint8)
-    model = small_model(torch.float32)
+    model = small_veca(torch.float32)
     got = stream_features(model, Guarded(), mean=MEAN, std=STD)
     wanted = stream_features(model, pixels, mean=MEAN, std=STD)
     assert torch.equal(got.patches, wanted.patches)
@@ -235,7 +220,7 @@ def interrupt(monkeypatch, after):
 @pytest.mark.parametrize("after", [0, 1, 4, 6, 8])  # of three blocks of three chunks
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_an_interrupted_run_goes_on_bit_equal(tmp_path, monkeypatch, after, dtype):
-    model, image = small_model(dtype), small_image(dtype=dtype)
+    model, image = small_veca(dtype), small_image(dtype=dtype)
     wanted = stream_features(model, image, 60)
     with monkeypatch.context() as patch:
         interrupt(patch, after)
@@ -265,7 +250,7 @@ def run_until_killed(workdir):
         return advance(*args, **kwargs)
 
     Block.advance_patches = deadly
-    stream_features(small_model(), small_image(), 60, workdir=workdir)
+    stream_features(small_veca(), small_image(), 60, workdir=workdir)
 
 
 def test_a_killed_process_leaves_what_another_needs(tmp_path):
@@ -276,14 +261,14 @@ def test_a_killed_process_leaves_what_another_needs(tmp_path):
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert json.loads((tmp_path / "state.json").read_text())["blocks_done"] == 1
-    model, image = small_model(), small_image()
+    model, image = small_veca(), small_image()
     wanted = stream_features(model, image, 60)
     got = stream_features(model, image, 60, workdir=tmp_path)
     assert all(torch.equal(getattr(got, name), getattr(wanted, name)) for name in FIELDS)
 
 
 def test_a_run_killed_while_it_wrote_the_result_goes_on(tmp_path, monkeypatch):
-    model, image = small_model(), small_image()
+    model, image = small_veca(), small_image()
     wanted = stream_features(model, image, 60)
     with monkeypatch.context() as patch:
         patch.setattr(streaming.PatchFile, "complete", lambda self: (_ for _ in ()).throw(Killed))
@@ -299,12 +284,12 @@ def test_a_run_killed_while_it_wrote_the_result_goes_on(tmp_path, monkeypatch):
 
 
 def test_a_directory_of_another_run_is_refused(tmp_path, monkeypatch):
-    model, image = small_model(), small_image()
+    model, image = small_veca(), small_image()
     with monkeypatch.context() as patch:
         interrupt(patch, 4)
         with pytest.raises(Killed):
             stream_features(model, image, 60, workdir=tmp_path)
-    other = small_model()
+    other = small_veca()
     with torch.no_grad():
         other.blocks[0].mlp.fc2.bias[3] += 1
     changed = image.clone()
@@ -313,7 +298,7 @@ def test_a_directory_of_another_run_is_refused(tmp_path, monkeypatch):
         ((other, image, 60), "weights"),
         ((model, changed, 60), "image"),
         ((model, image, 61), "chunk_patches"),
-        ((small_model(coord_norm="max"), image, 60), "model"),
+        ((small_veca(coord_norm="max"), image, 60), "model"),
     ):
         with pytest.raises(ValueError, match=f"another {named}$"):
             stream_features(*arguments, workdir=tmp_path)
@@ -322,7 +307,7 @@ def test_a_directory_of_another_run_is_refused(tmp_path, monkeypatch):
 
 def test_memory_grows_with_the_residual_stream_only(monkeypatch):
     """Tensors beside the residual stream are bounded by the chunk, whatever the image."""
-    model = small_model(torch.float32)
+    model = small_veca(torch.float32)
     monkeypatch.setattr(streaming, "_STRIP_PATCHES", 64)
 
     def largest_tensor(side):
@@ -364,14 +349,14 @@ def test_memory_grows_with_the_residual_stream_only(monkeypatch):
         (dict(source="nowhere.tif"), FileNotFoundError, "found none at nowhere.tif"),
         (dict(source=Image.new("P", (8, 8))), ValueError, "mode RGB for 3 channels, got P"),
         (dict(model=torch.nn.Identity()), TypeError, "a veca.VECA model, got Identity"),
-        (dict(model=VECA(**WIDTH)), ValueError, "eval mode"),
-        (dict(model=VECA(**WIDTH, update="sequential").eval()), ValueError, "update='parallel', got 'sequential'"),
+        (dict(model=small_veca(torch.float32).train()), ValueError, "eval mode"),
+        (dict(model=small_veca(torch.float32, update="sequential")), ValueError, "update='parallel', got 'sequential'"),
         (dict(num_cores=9), ValueError, "from 1 to 8, the core bank, got 9"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_arguments_are_named(change, error, message):
-    arguments = dict(model=VECA(**WIDTH).eval(), source=small_image(dtype=torch.float32)) | change
+    arguments = dict(model=small_veca(torch.float32), source=small_image(dtype=torch.float32)) | change
     with pytest.raises(error, match=message):
         stream_features(**arguments)
 
@@ -380,7 +365,7 @@ def test_a_stack_of_planes_is_no_image(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "planes.tif", np.zeros((3, 16, 16), np.uint8), photometric="rgb")
     with pytest.raises(ValueError, match=r"pixels \(Y, X, 3 samples\) in its first page, got axes SYX"):
-        stream_features(VECA(**WIDTH).eval(), tmp_path / "planes.tif", mean=MEAN, std=STD)
+        stream_features(small_veca(torch.float32), tmp_path / "planes.tif", mean=MEAN, std=STD)
 
 
 def test_the_benchmark_measures_what_it_says(tmp_path):
@@ -398,10 +383,10 @@ def test_the_benchmark_measures_what_it_says(tmp_path):
 def test_a_gpu_gives_what_a_cpu_gives(where, tmp_path):
     """Many small chunks in flight between pinned or mapped memory and the device."""
     image = small_image(512, 512, torch.float32)  # 16,384 patches
-    wanted = forward(small_model(torch.float32), image)
+    wanted = forward(small_veca(torch.float32), image)
     places = {"directory": dict(workdir=tmp_path), "file": dict(out=tmp_path / "out.npy")}
     options = places.get(where) or dict(residual=where)
-    got = stream_features(small_model(torch.float32), image, 500, device="cuda", **options)
+    got = stream_features(small_veca(torch.float32), image, 500, device="cuda", **options)
     for name in FIELDS:
         a, b = getattr(got, name).cpu(), getattr(wanted, name)
         assert (a - b).norm() <= 1e-4 * b.norm(), name  # TF32 is off; another order of sums

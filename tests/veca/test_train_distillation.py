@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from veca import VECA, cli, core_attention
+from veca.data import list_photographs, photograph
 from veca.train import (
     DistillationTask,
     ImageBatches,
     Recipe,
     ResolutionSchedule,
+    batches,
     distill,
     held_out_losses,
     load_backbone,
@@ -281,7 +283,10 @@ def test_a_converted_student_recovers_its_teacher(photos, tmp_path):
     assert report["after"] == pytest.approx(cosine.mean().item(), abs=1e-5)
 
 
-def test_without_data_the_photographs_are_taken(tmp_path, capsys):
+def test_without_data_the_photographs_are_taken(tmp_path, capsys, monkeypatch):
+    opened, load_image = set(), batches.load_image
+    monkeypatch.setattr(batches, "load_image", lambda path, *rest: (opened.add(path), load_image(path, *rest))[1])
     words = f"--teacher test_vit --weights random --student converted --out {tmp_path} --steps 2 --warmup-steps 1"
     cli.main(["distill", *words.split(), "--batch-size", "2", "--device", "cpu"])
     assert "cosine between patches of student and teacher" in capsys.readouterr().out
+    assert opened == {photograph(name).path for name in list_photographs()}

@@ -23,7 +23,7 @@ from timm.models import VisionTransformer
 from tqdm import tqdm
 
 from ..cost import break_even_side
-from ..demo.machine import describe_machine
+from ..machine import describe_machine
 from ..registry import list_models
 from .models import Case, Prepared, agrees_with_formula, build_model, prepare
 from .peak import matmul_peak

@@ -140,7 +140,7 @@ def _machine_line(machine: Record) -> str:
     parts = [machine["device"]]
     if machine["device_type"] == "cpu":
         parts.append(f"{machine['torch_threads']} threads, {machine['cpu_capability']}")
-    parts += [machine["dtype"], f"batch {machine['batch']}"]
+    parts += [machine["dtype"], "batch 1"]
     parts += [f"{name} {machine[name]}" for name in ("torch", "triton", "timm", "veca") if machine[name]]
     parts += [f"Python {machine['python']}", machine["date"]]
     return escape("Measured on: " + "; ".join(parts)) + "."

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..backbone import VECA
-from ..cost import counted_flops, forward_cost, num_patches
+from ..cost import break_even_side, counted_flops, forward_cost, num_patches
 from ..data import imagenet_normalize, list_photographs, load_photograph, photograph
+from ..machine import describe_machine
 from ..registry import create_model, list_models
 from ..variants import VARIANTS
 from .agreement import Agreement, compare_implementations
 from .conclusions import headline, ratio_rows, slopes, summarise_agreement, timing_notes
-from .machine import describe_machine
 from .report import write_html
-from .settings import PATCH, DemoSettings
+from .settings import DemoSettings
 from .timing import Case, Measured, Stopwatch
 
 __all__ = ["check_request", "run_demo"]
@@ -76,7 +76,7 @@ def run_demo(settings: DemoSettings, progress: bool = True) -> dict[str, Any]:
         record["ratios"] = ratio_rows(record["timings"], record["flops"])
         record["headline"] = headline(record["ratios"])
         record["slopes"] = slopes(record["timings"], record["flops"])
-        record["equal_flops_px"] = {str(cores): _equal_flops(veca, vit, cores) for cores in settings.budgets}
+        record["equal_flops_px"] = {str(cores): break_even_side(veca, vit, cores) for cores in settings.budgets}
         record["figures"] = draw_curves(record, settings.out)
         record["seconds"] = time.monotonic() - started
         (settings.out / "report.json").write_text(json.dumps(record, indent=1))
@@ -218,14 +218,6 @@ def _agreement(
     for size in larger[-1:]:
         rows += compare(1, size, some, True)
     return rows
-
-
-def _equal_flops(veca: VECA, vit: nn.Module, num_cores: int) -> int:
-    """The smallest image side, pixels, at which VECA takes no more FLOPs than the ViT."""
-    size = PATCH
-    while forward_cost(veca, size, size, num_cores).model > forward_cost(vit, size, size).model:
-        size += PATCH
-    return size
 
 
 def _timing_row(measured: Measured) -> dict[str, Any]:

@@ -118,16 +118,19 @@ class DistillationRecipe(Recipe):
 
 
 def nano_scenes() -> ScenesRecipe:
-    """A VECA of 2.7 M parameters on 64-pixel scenes: about an hour on one CPU core, without any file."""
+    """A VECA of 2.7 M parameters on 64-pixel scenes, each seen once: an hour on one CPU core, no files."""
     return ScenesRecipe(
-        steps=1500,
+        steps=3000,
+        scenes=192_000,
+        held_out=2000,
         batch_size=64,
         warmup_steps=100,
         lr_max=1e-3,
         lr_min=1e-5,
         weight_decay=0.05,
         clip_norm=1.0,
-        save_every=250,
+        precision="bf16",
+        save_every=500,
     )
 
 

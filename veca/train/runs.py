@@ -1,6 +1,5 @@
 """Whole runs: what the commands `veca train` and `veca distill` do."""
 
-import copy
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from .checkpoints import load_backbone
 from .distillation import DistillationTask, held_out_losses, teacher_cosine
 from .loop import train
 from .models import equal_vit, tokens_of
-from .recipes import DistillationRecipe, ScenesRecipe
+from .recipes import DistillationRecipe, Recipe, ScenesRecipe
 from .supervised import SupervisedTask, evaluate
 
 __all__ = ["distill", "scenes_task", "train_scenes"]
@@ -72,8 +71,8 @@ def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = Non
         return {str(budget or "all"): values for budget, values in scores.items()}
 
     path = train(task, source, recipe, out, device, validate)
-    if not recipe.baseline:
-        _publish(task.backbone, path, Path(out), recipe.ema_decay is not None)
+    if not recipe.baseline and _first_process():
+        _publish(VECA(**task.backbone.config), path, Path(out), recipe)
     return path
 
 
@@ -117,11 +116,12 @@ def distill(
     validate = partial(held_out_losses, images=held_out, sizes=sizes, budgets=budgets) if held_out else None
     before = teacher_cosine(task, held_out, sizes[-1]) if held_out else None
     path = train(task, source, recipe, out, device, validate)
-    _publish(student, path, Path(out), recipe.ema_decay is not None)
-    if held_out and _first_process():
-        after = teacher_cosine(task, held_out, sizes[-1])
-        report = {"size": sizes[-1], "before": before, "after": after}
-        (Path(out) / "cosine.json").write_text(json.dumps(report) + "\n")
+    if _first_process():  # not the student itself, which may be sharded and is not averaged
+        trained = _publish(_student(recipe, teacher), path, Path(out), recipe)
+        if held_out:
+            task = DistillationTask(trained.to(next(teacher.parameters()).device), teacher, recipe.standardize)
+            report = {"size": sizes[-1], "before": before, "after": teacher_cosine(task, held_out, sizes[-1])}
+            (Path(out) / "cosine.json").write_text(json.dumps(report) + "\n")
     return path
 
 
@@ -138,16 +138,16 @@ def _student(recipe: DistillationRecipe, teacher: nn.Module) -> nn.Module:
     )
 
 
-def _publish(backbone: nn.Module, path: Path, out: Path, ema: bool) -> None:
-    """Write the backbone of a checkpoint, averaged if it was, as a folder of its own; one process does."""
-    if not _first_process():
-        return
-    if isinstance(backbone, VECA):
-        load_backbone(VECA(**backbone.config), path, ema).save_pretrained(out / "model")
-        return
-    (out / "model").mkdir(exist_ok=True)
-    weights = load_backbone(copy.deepcopy(backbone), path, ema).state_dict()
-    save_file({name: x.contiguous().cpu() for name, x in weights.items()}, out / "model" / "model.safetensors")
+def _publish(model: nn.Module, path: Path, out: Path, recipe: Recipe) -> nn.Module:
+    """Give a model of the trained shape the weights of a checkpoint, averaged if they were, and write it down."""
+    load_backbone(model, path, recipe.ema_decay is not None)
+    if isinstance(model, VECA):
+        model.save_pretrained(out / "model")
+    else:
+        (out / "model").mkdir(exist_ok=True)
+        weights = {name: x.contiguous().cpu() for name, x in model.state_dict().items()}
+        save_file(weights, out / "model" / "model.safetensors")
+    return model
 
 
 def _first_process() -> bool:

@@ -27,7 +27,6 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, obje
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "dtype": str(dtype).removeprefix("torch."),
-        "batch": 1,
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "python": platform.python_version(),
         **{package: _version(package) for package in _PACKAGES},
