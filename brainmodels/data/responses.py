@@ -1,0 +1,154 @@
+"""Responses as they were stored, and the table that says what each trial showed.
+
+trials = TrialTable.of(image_id, session=session)
+responses = Responses(np.load("betas.npy", mmap_mode="r"), trials, scale=1 / 300)
+responses.batch([0, 5, 9])  # (3, voxels) fp32, copied and scaled; nothing else is read
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from ..errors import AxisError, IdError
+
+__all__ = ["Responses", "TrialTable"]
+
+_STORED = ("float16", "float32", "float64", "int16")
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    """What each trial showed, in the order of the rows of the responses. An unknown number is -1, never invented.
+
+    Attributes:
+        image_id: of the image, namespaced string.
+        session, run: numbers as the data set counts them.
+        repeat: presentations of this image to this subject before this trial, from 0.
+        trial: position in time, over all sessions.
+    """
+
+    image_id: np.ndarray
+    session: np.ndarray
+    run: np.ndarray
+    repeat: np.ndarray
+    trial: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        image_id: Sequence[str],
+        session: Sequence[int] | int = -1,
+        run: Sequence[int] | int = -1,
+        repeat: Sequence[int] | int | None = None,
+        trial: Sequence[int] | int | None = None,
+    ) -> "TrialTable":
+        """A table from its columns; a number stands for all trials.
+
+        Args:
+            image_id, session, run: columns.
+            repeat: None counts presentations in the order of `trial`, or of the rows where that is -1.
+            trial: None says that the rows are in the order of time: 0, 1, 2, ...
+
+        Raises:
+            AxisError: columns differ in length.
+        """
+        ids = np.asarray(image_id, dtype=str)
+        count = len(ids)
+        trial = np.arange(count) if trial is None else _column("trial", trial, count)
+        repeat = _count_presentations(ids, trial) if repeat is None else _column("repeat", repeat, count)
+        return cls(ids, _column("session", session, count), _column("run", run, count), repeat, trial)
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    def __getitem__(self, rows: Sequence[int] | np.ndarray) -> "TrialTable":
+        return TrialTable(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Measured responses: an array that is never copied, and which of its rows belong to these trials.
+
+    Attributes:
+        values: (trials, voxels) or (trials, channels, times); float16, float32, float64 or int16 as stored, often
+            memory-mapped and shared by all subsets.
+        trials: what each row of `rows` showed.
+        scale: physical units of one stored unit; a batch is values * scale.
+        rows: rows of `values`; None is all of them in order.
+        unit: of a batch, such as "percent signal change", "z-scored per session" or "V".
+    """
+
+    values: np.ndarray
+    trials: TrialTable
+    scale: float = 1.0
+    rows: np.ndarray | None = None
+    unit: str = "unknown"
+
+    def __post_init__(self):
+        if self.values.ndim not in (2, 3):
+            shape = tuple(self.values.shape)
+            raise AxisError(f"expected values (trials, voxels) or (trials, channels, times), got shape {shape}")
+        if self.values.dtype.name not in _STORED:
+            raise AxisError(f"expected values of {', '.join(_STORED)}, got {self.values.dtype}")
+        count = len(self.values) if self.rows is None else len(self.rows)
+        if len(self.trials) != count:
+            raise AxisError(f"expected one trial for each of {count} rows, got {len(self.trials)} trials")
+        if self.rows is not None and count and not 0 <= np.min(self.rows) <= np.max(self.rows) < len(self.values):
+            raise AxisError(
+                f"expected rows from 0 to {len(self.values) - 1}, got {np.min(self.rows)} to {np.max(self.rows)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    @property
+    def num_voxels(self) -> int:
+        """Voxels, or channels of EEG."""
+        return self.values.shape[1]
+
+    def batch(self, indices: Sequence[int] | np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+        """Some trials as fp32 in physical units, a copy.
+
+        Args:
+            indices: positions among these trials.
+            columns: which voxels or channels; None is all.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        rows = indices if self.rows is None else np.asarray(self.rows)[indices]
+        batch = np.array(self.values[rows], dtype=np.float32)
+        if columns is not None:
+            batch = batch[:, columns]
+        return batch if self.scale == 1 else batch * np.float32(self.scale)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Responses":
+        """The same array with fewer trials: indices, not a copy."""
+        indices = np.asarray(indices)
+        indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
+        rows = indices if self.rows is None else np.asarray(self.rows)[indices]
+        return replace(self, trials=self.trials[indices], rows=rows)
+
+    def rows_of(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """For each image, its trials in the order of their repeats; an image that was never shown is an `IdError`."""
+        order = np.lexsort((self.trials.repeat, self.trials.image_id))
+        names, starts = np.unique(self.trials.image_id[order], return_index=True)
+        groups = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+        try:
+            return [groups[str(name)] for name in ids]
+        except KeyError as error:
+            raise IdError(f"expected images that were shown, got {error.args[0]!r} without a trial") from None
+
+
+def _column(name: str, values: Sequence[int] | int, count: int) -> np.ndarray:
+    column = np.full(count, values) if np.ndim(values) == 0 else np.asarray(values)
+    if column.shape != (count,) or not np.issubdtype(column.dtype, np.integer):
+        raise AxisError(f"expected {count} integers of {name}, got {column.dtype} of shape {column.shape}")
+    return column.astype(np.int64)
+
+
+def _count_presentations(ids: np.ndarray, trial: np.ndarray) -> np.ndarray:
+    repeat, seen = np.empty(len(ids), np.int64), {}
+    for row in np.argsort(trial, kind="stable"):
+        repeat[row] = seen.get(ids[row], 0)
+        seen[ids[row]] = repeat[row] + 1
+    return repeat

@@ -1,0 +1,122 @@
+"""Where responses were measured: voxels of a volume or surface, or sensors on a scalp."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import AxisError, BrainDataError, near_names, need
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Image
+
+__all__ = ["SensorSpace", "VoxelSpace"]
+
+
+@dataclass(frozen=True)
+class VoxelSpace:
+    """Voxels in the order of the columns of the responses.
+
+    One region in another acquisition is another space: names say which, and nothing joins them silently.
+
+    Attributes:
+        name: of the acquisition and resolution, such as "func1pt8mm" or "challenge-fsaverage".
+        index: (V, 3) positions in a volume of `shape`, or (V, 2) of hemisphere (0 left, 1 right) and vertex.
+        shape: of the volume, or vertices of (left, right).
+        affine: (4, 4), millimetres of a voxel position; None on a surface, and where it is not known.
+        rois: masks (V,) by the name of the region.
+        ncsnr: (V,) signal by noise standard deviation of one presentation, as published; None where it is not.
+    """
+
+    name: str
+    index: np.ndarray
+    shape: tuple[int, ...]
+    affine: np.ndarray | None = None
+    rois: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ncsnr: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.index.ndim != 2 or self.index.shape[1] not in (2, 3):
+            raise AxisError(f"expected index (voxels, 3) or (vertices, 2), got {self.index.shape}")
+        for name, mask in self.rois.items():
+            if mask.shape != (len(self),) or mask.dtype != bool:
+                raise AxisError(f"expected mask {name!r} of {len(self)} booleans, got {mask.dtype} {mask.shape}")
+        if self.ncsnr is not None and self.ncsnr.shape != (len(self),):
+            raise AxisError(f"expected ncsnr of {len(self)} voxels, got shape {self.ncsnr.shape}")
+
+    @classmethod
+    def from_mask(cls, name: str, mask: np.ndarray, affine: np.ndarray | None = None, **options) -> "VoxelSpace":
+        """The voxels of a boolean volume, in C order of (x, y, z)."""
+        if mask.dtype != bool or mask.ndim != 3:
+            raise AxisError(f"expected a boolean volume, got {mask.dtype} of shape {mask.shape}")
+        return cls(name, np.argwhere(mask), mask.shape, affine, **options)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def roi(self, name: str) -> np.ndarray:
+        """The mask (V,) of a region."""
+        if name not in self.rois:
+            known = ", ".join(self.rois) or "none"
+            raise BrainDataError(
+                f"expected a region of {self.name} ({known}), got {name!r}{near_names(name, list(self.rois))}"
+            )
+        return self.rois[name]
+
+    def select(self, mask: np.ndarray) -> "VoxelSpace":
+        """The space of some voxels, with all that is known about them."""
+        rois = {name: roi[mask] for name, roi in self.rois.items()}
+        ncsnr = None if self.ncsnr is None else self.ncsnr[mask]
+        return replace(self, index=self.index[mask], rois=rois, ncsnr=ncsnr)
+
+    def volume(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
+        """Values (V,) or (V, ...) put back into the volume: (x, y, z) or (x, y, z, ...)."""
+        if self.index.shape[1] != 3:
+            raise BrainDataError(f"expected a volume, got the surface space {self.name!r}")
+        if len(values) != len(self):
+            raise AxisError(f"expected values of {len(self)} voxels, got {len(values)}")
+        out = np.full((*self.shape, *values.shape[1:]), fill, dtype=np.result_type(values.dtype, np.float32))
+        out[tuple(self.index.T)] = values
+        return out
+
+    def to_image(self, values: np.ndarray, fill: float = 0.0) -> "Nifti1Image":
+        """Values (V,) as a NIfTI image, to save or to plot."""
+        try:
+            import nibabel
+        except ImportError as error:
+            raise need("nibabel", "a NIfTI image") from error
+        if self.affine is None:
+            raise BrainDataError(f"expected a space with an affine, got {self.name!r} without")
+        return nibabel.Nifti1Image(self.volume(np.asarray(values, np.float32), fill), self.affine)
+
+
+@dataclass(frozen=True)
+class SensorSpace:
+    """EEG or MEG channels in the order of the responses; the order is part of what a model learns.
+
+    Attributes:
+        ch_names: of the channels.
+        sfreq: samples a second, hertz.
+        times: (T,) seconds from the onset of the stimulus.
+        unit: "V", or "z" where values were standardised.
+        montage: name of the electrode layout, as MNE knows it; None where unknown.
+    """
+
+    ch_names: Sequence[str]
+    sfreq: float
+    times: np.ndarray
+    unit: str = "V"
+    montage: str | None = None
+
+    def __post_init__(self):
+        if len(set(self.ch_names)) != len(self.ch_names):
+            raise AxisError(f"expected distinct channel names, got {list(self.ch_names)}")
+        if self.sfreq <= 0:
+            raise AxisError(f"expected sfreq above 0 Hz, got {self.sfreq}")
+        steps = np.diff(self.times) * self.sfreq
+        if len(steps) and np.abs(steps - 1).max() > 0.01:
+            raise AxisError(f"expected times {1 / self.sfreq:.6g} s apart at {self.sfreq:g} Hz, got other steps")
+
+    def __len__(self) -> int:
+        return len(self.ch_names)

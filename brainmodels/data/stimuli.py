@@ -1,0 +1,213 @@
+"""Stimuli by image id: pictures that are read when they are asked for, captions and labels.
+
+stimuli = StimulusSet(ids, ImageFiles(paths))
+stimuli.images(["nsd:00013"], size=256)  # (1, 256, 256, 3) uint8
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from veca.data import load_image
+
+from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names, need
+
+__all__ = ["ArrayImages", "HDF5Images", "ImageFiles", "ImageSource", "RenderedImages", "StimulusSet"]
+
+
+class ImageSource(Protocol):
+    """Pictures by position, read one at a time."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        """uint8 (height, width, 3); `size` is a hint that a source which draws may use, others ignore it."""
+
+
+class ArrayImages:
+    """Pictures of one array, perhaps memory-mapped: (N, H, W, 3) or (N, 3, H, W); uint8, or floats in [0, 1]."""
+
+    def __init__(self, array: np.ndarray):
+        if array.ndim != 4 or 3 not in (array.shape[1], array.shape[-1]):
+            raise AxisError(f"expected images (N, H, W, 3) or (N, 3, H, W), got {tuple(array.shape)}")
+        self.array = array
+        self._channels_first = array.shape[-1] != 3
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        return _as_uint8(np.asarray(self.array[index]), self._channels_first, f"image {index}")
+
+
+class HDF5Images:
+    """Pictures of a dataset of an HDF5 file, shaped as for `ArrayImages`. Opened at the first read of each process."""
+
+    def __init__(self, path: str | Path, key: str, rows: Sequence[int] | None = None):
+        self.path, self.key = Path(path), key
+        self.rows = None if rows is None else np.asarray(rows)
+        self._file = None
+        shape = self._array().shape
+        if len(shape) != 4 or 3 not in (shape[1], shape[-1]):
+            raise AxisError(f"expected images (N, H, W, 3) or (N, 3, H, W) in {path}:{key}, got {tuple(shape)}")
+        self._channels_first = shape[-1] != 3
+        self._count = shape[0] if rows is None else len(self.rows)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        row = index if self.rows is None else int(self.rows[index])
+        return _as_uint8(self._array()[row], self._channels_first, f"image {row} of {self.path}")
+
+    def _array(self) -> Any:
+        if self._file is None:
+            try:
+                import h5py
+            except ImportError as error:
+                raise need("h5py", f"reading {self.path.name}") from error
+            if not self.path.is_file():
+                raise LayoutError(f"expected an HDF5 file of images at {self.path}, got no such file")
+            self._file = h5py.File(self.path, "r")
+            if self.key not in self._file:
+                keys = ", ".join(self._file)
+                raise LayoutError(f"expected a dataset {self.key!r} in {self.path}, got {keys or 'an empty file'}")
+        return self._file[self.key]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_file": None}  # a handle must not travel to another process
+
+
+class ImageFiles:
+    """Pictures in files of any format that Pillow reads."""
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = [Path(path) for path in paths]
+        missing = [path for path in self.paths if not path.is_file()]
+        if missing:
+            raise LayoutError(
+                f"expected {len(self.paths)} image files, got none at {missing[0]}, {len(missing)} missing"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        return np.asarray(load_image(self.paths[index]))
+
+
+class RenderedImages:
+    """Pictures that are drawn: `render(index, size)` gives uint8 (size, size, 3)."""
+
+    def __init__(self, count: int, render: Callable[[int, int], np.ndarray], size: int):
+        self.count, self.render, self.size = count, render, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        return _as_uint8(self.render(index, size or self.size), False, f"image {index}")
+
+
+class StimulusSet:
+    """Images with their ids, captions and labels. Everything is asked for by id, never by position.
+
+    Args:
+        ids: one namespaced string an image, such as "nsd:00013"; unique.
+        source: the pictures, in the order of `ids`.
+        captions: by id; images that are left out have none.
+        labels: arrays by name, in the order of `ids`.
+
+    Raises:
+        IdError: ids repeat.
+        AxisError: something has another length than `ids`.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        source: ImageSource,
+        captions: Mapping[str, Sequence[str]] | None = None,
+        labels: Mapping[str, Sequence] | None = None,
+    ):
+        self.ids = np.asarray(ids, dtype=str)
+        self.source = source
+        self._rows = {str(name): row for row, name in enumerate(self.ids)}
+        if len(self._rows) != len(self.ids):
+            names, counts = np.unique(self.ids, return_counts=True)
+            raise IdError(f"expected unique image ids, got {names[counts > 1][0]} {counts.max()} times")
+        if len(source) != len(self.ids):
+            raise AxisError(f"expected {len(self.ids)} images, one for each id, got {len(source)}")
+        self._captions = {str(name): list(texts) for name, texts in (captions or {}).items()}
+        self.rows(list(self._captions))
+        self.labels = {name: np.asarray(values) for name, values in (labels or {}).items()}
+        for name, values in self.labels.items():
+            if len(values) != len(self.ids):
+                raise AxisError(f"expected {len(self.ids)} labels of {name!r}, one for each id, got {len(values)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, image_id: str) -> bool:
+        return str(image_id) in self._rows
+
+    def __repr__(self) -> str:
+        return (
+            f"StimulusSet({len(self)} images, {type(self.source).__name__}, labels: {', '.join(self.labels) or 'none'})"
+        )
+
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
+        """Positions of ids; an unknown one is an `IdError` that names the nearest."""
+        try:
+            return np.array([self._rows[str(name)] for name in ids], dtype=np.int64)
+        except KeyError as error:
+            name = error.args[0]
+            text = f"expected ids of this set of {len(self)} images, got {name!r}{near_names(name, list(self._rows))}"
+            raise IdError(text) from None
+
+    def image(self, image_id: str, size: int | None = None) -> np.ndarray:
+        """One picture, uint8 (height, width, 3).
+
+        Args:
+            image_id: whose.
+            size: side of a square in pixels, to which the picture is resized by antialiased bicubic interpolation,
+                its aspect changed where it was not square; None leaves it as stored.
+        """
+        pixels = self.source.read(int(self.rows([image_id])[0]), size)
+        if size is None or pixels.shape[:2] == (size, size):
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+    def images(self, ids: Sequence[str], size: int) -> np.ndarray:
+        """Pictures, uint8 (len(ids), size, size, 3)."""
+        out = np.empty((len(ids), size, size, 3), np.uint8)
+        for row, name in enumerate(ids):
+            out[row] = self.image(name, size)
+        return out
+
+    def captions(self, image_id: str) -> list[str]:
+        """What people wrote about the image; empty where nothing is known."""
+        self.rows([image_id])
+        return list(self._captions.get(str(image_id), []))
+
+    def label(self, name: str, ids: Sequence[str]) -> np.ndarray:
+        """Labels of some images, by the name of the label."""
+        if name not in self.labels:
+            known = ", ".join(self.labels) or "none"
+            raise BrainDataError(f"expected one of the labels of this set ({known}), got {name!r}")
+        return self.labels[name][self.rows(ids)]
+
+
+def _as_uint8(pixels: np.ndarray, channels_first: bool, where: str) -> np.ndarray:
+    pixels = np.moveaxis(pixels, 0, -1) if channels_first else pixels
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise AxisError(f"expected {where} as uint8 or as floats in [0, 1], got {pixels.dtype}")
+    pixels = pixels.astype(np.float32)
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise AxisError(f"expected {where} in [0, 1], got {pixels.min():.3g} to {pixels.max():.3g}")
+    return (pixels * 255).round().astype(np.uint8)
