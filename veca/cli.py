@@ -1,7 +1,12 @@
-"""The command line, `veca ...`. The only file that knows tyro."""
+"""The command line, `veca ...`. The only file of the package that knows tyro.
+
+Other packages add commands: an entry point `name` of the group "veca.commands" is a function that takes the words
+after `veca name`.
+"""
 
 import dataclasses
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -213,5 +218,13 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: words after `veca`; None takes those of the process.
     """
-    commands = (bench, demo, distill, export, features, models, train)
-    tyro.extras.subcommand_cli_from_dict({command.__name__: command for command in commands}, prog="veca", args=args)
+    args = sys.argv[1:] if args is None else args
+    others = {entry.name: entry for entry in entry_points(group="veca.commands")}
+    if args and args[0] in others:
+        others[args[0]].load()(args[1:])
+        return
+    commands = {command.__name__: command for command in (bench, demo, distill, export, features, models, train)}
+    more = "".join(f" See also: veca {name} --help." for name in sorted(others))
+    tyro.extras.subcommand_cli_from_dict(
+        commands, prog="veca", description=f"Vision backbones whose cost is linear in patches.{more}", args=args
+    )

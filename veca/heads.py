@@ -3,6 +3,7 @@
 Shapes: B images, P patches = rows * cols, E width.
 """
 
+from einops import rearrange
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
@@ -31,11 +32,28 @@ class LinearHead(nn.Module):
 
 
 class PatchHead(LinearHead):
-    """Logits of every patch: a linear segmentation head, at the resolution of the patches."""
+    """Logits of every patch: a linear segmentation head.
+
+    Args:
+        embed_dim: E.
+        num_classes: of a cell.
+        norm: of `LinearHead`.
+        cells: side of the grid of cells that a patch is cut into, each with logits of its own; the patch size in pixels
+            segments pixels, 1 segments whole patches.
+    """
+
+    def __init__(self, embed_dim: int, num_classes: int, norm: bool = False, cells: int = 1):
+        super().__init__(embed_dim, num_classes * cells**2, norm)
+        self.cells = cells
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """patches (B, P, E) -> (B, P * cells * cells, num_classes), the cells of a patch row by row."""
+        return super().forward(patches).unflatten(-1, (self.cells**2, -1)).flatten(1, 2)
 
     def as_map(self, patches: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        """patches (B, P, E) -> logits (B, num_classes, rows, cols), for `F.interpolate` to any size."""
+        """patches (B, P, E) -> logits (B, num_classes, rows * cells, cols * cells), for `F.interpolate` to any size."""
         rows, cols = grid_size
         if patches.shape[1] != rows * cols:
             raise ValueError(f"expected {rows} x {cols} = {rows * cols} patches, got {patches.shape[1]}")
-        return self(patches).unflatten(1, grid_size).movedim(-1, 1)
+        i = self.cells
+        return rearrange(self(patches), "b (r c i j) n -> b n (r i) (c j)", r=rows, c=cols, i=i, j=i)

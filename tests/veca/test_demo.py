@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import veca
-from veca import machine
-from veca.demo import DemoSettings, agreement, check_request, conclusions, page, run_demo, timing
+from veca import machine, page
+from veca.demo import DemoSettings, agreement, check_request, conclusions, run_demo, timing
 from veca.demo.report import write_html
 from veca.demo.timing import Case, Stopwatch, fit_time
 

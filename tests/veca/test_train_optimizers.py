@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -41,6 +42,16 @@ def test_what_muon_takes():
         "blocks.1.mlp.fc1.weight": 1,
         "output.weight": 1,
     }
+
+
+def test_muon_takes_the_same_of_a_vit():
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2)
+    groups = parameter_groups(vit, 0.1, muon=True)
+    muon = {name: group["splits"] for group in groups if group["muon"] for name in group["names"]}
+    blocks = {"attn.qkv": 3, "attn.proj": 1, "mlp.fc1": 1, "mlp.fc2": 1}
+    wanted = {f"blocks.{block}.{name}.weight": splits for block in (0, 1) for name, splits in blocks.items()}
+    del wanted["blocks.1.mlp.fc2.weight"]
+    assert muon == wanted
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (40, 16), (16, 40), (3, 8, 20)])
@@ -148,7 +159,7 @@ def test_mistakes_are_named():
         ElasticOptimizer(tiny(), "lion")
     with pytest.raises(ValueError, match="decay to be one of default, paper, got 'none'"):
         ElasticOptimizer(tiny(), decay="none")
-    with pytest.raises(ValueError, match="a module that holds a VECA for 'normuon', got none"):
+    with pytest.raises(ValueError, match="a module that holds a VECA or a ViT of timm for 'normuon', got none"):
         ElasticOptimizer(nn.Linear(3, 3), "normuon")
     with pytest.raises(ValueError, match=r"matrices of 3 n rows, got a parameter \(8, 8\)"):
         NorMuon([{"params": [nn.Parameter(torch.zeros(8, 8))], "splits": 3}])

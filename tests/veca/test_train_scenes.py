@@ -7,7 +7,7 @@ import torch
 
 import veca.train
 from veca import cli
-from veca.data import Scenes, imagenet_normalize
+from veca.data import Scenes, imagenet_normalize, patch_labels
 from veca.heads import PatchHead
 from veca.train import evaluate, nano_scenes, scenes_task, train_scenes
 from veca.train.batches import SceneBatches
@@ -36,9 +36,10 @@ def test_held_out_scenes_are_others():
 def test_scores_by_hand():
     """A task that always says class 1: right where the truth says so."""
     task, _, held_out = scenes_task(SMALL)
-    for head in (*task.heads.values(), task.patch_head):
+    for head, cells in (*((head, 1) for head in task.heads.values()), (task.patch_head, task.patch_head.cells**2)):
         torch.nn.init.zeros_(head.linear.weight)
-        head.linear.bias.data = torch.nn.functional.one_hot(torch.tensor(1), len(head.linear.bias)).float()
+        classes = len(head.linear.bias) // cells
+        head.linear.bias.data = torch.nn.functional.one_hot(torch.tensor(1), classes).float().repeat(cells)
     batches = [held_out.batch(range(4), 0), held_out.batch(range(4, 6), 0)]
     scores = evaluate(task, batches, (8,))[8]
     truth = {name: torch.cat([batch[name].flatten() for batch in batches]) for name in scores if name != "patch_iou"}
@@ -83,3 +84,19 @@ def test_patch_head_maps_rows_and_columns():
     torch.testing.assert_close(logits[1, :, 1, 0], head(patches)[1, 3])
     with pytest.raises(ValueError, match="expected 2 x 2 = 4 patches, got 6"):
         head.as_map(patches, (2, 2))
+
+
+def test_cells_of_the_labels_and_of_the_head_lie_alike():
+    """Patches of 8 pixels in cells of 2: a label, and the logit beside it, belong to the pixels of the mask there."""
+    source = SceneBatches(10, 32, 8, seed=2, cells=4)
+    labels = source.batch([3], 0)["patch_label"][0]  # (P * 16,)
+    cells = patch_labels(Scenes(10, 32, seed=2)[3]["mask"], 2)  # (16, 16)
+    head = PatchHead(4, 9, cells=4)
+    patches = torch.randn(1, 16, 4)
+    logits, maps = head(patches)[0], head.as_map(patches, (4, 4))[0]
+    for row, col in ((0, 0), (5, 9), (15, 2)):
+        place = (row // 4 * 4 + col // 4) * 16 + row % 4 * 4 + col % 4
+        assert labels[place] == cells[row, col]
+        assert torch.equal(maps[:, row, col], logits[place])
+    with pytest.raises(ValueError, match="cells to divide patch_size=8, got cells=3"):
+        SceneBatches(10, 32, 8, cells=3)

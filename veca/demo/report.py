@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..page import document, factor, figure, gflops, megabytes, millions, seconds, span_of, table
 from .conclusions import find
-from .page import factor, figure, gflops, megabytes, millions, seconds, span_of, table
 
 __all__ = ["summary_lines", "write_html"]
 
@@ -20,10 +20,9 @@ def write_html(record: Record, out: Path) -> None:
         record: the content of report.json.
         out: the folder that holds the pictures.
     """
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     title = _title(record)
     sections = (
-        _first_screen(record, title),
+        _first_screen(record, title, out),
         _time_section(record),
         _memory_section(record),
         _flops_section(record),
@@ -32,12 +31,7 @@ def write_html(record: Record, out: Path) -> None:
         _READING,
         _reproduce_section(record),
     )
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
-    )
-    (out / "report.html").write_text(page, encoding="utf-8")
+    (out / "report.html").write_text(document(title, sections), encoding="utf-8")
 
 
 def _title(record: Record) -> str:
@@ -49,7 +43,7 @@ def _title(record: Record) -> str:
     return f"At {best['size']} px, VECA runs {verdict} than a ViT of the same width and depth"
 
 
-def _first_screen(record: Record, title: str) -> str:
+def _first_screen(record: Record, title: str, out: Path) -> str:
     veca, vit = record["models"]
     machine = record["machine"]
     count = len(record["photographs"])
@@ -67,6 +61,17 @@ def _first_screen(record: Record, title: str) -> str:
         "the implementations do not depend on that. The pictures do: they show that the mechanics work, and "
         "nothing about the quality of features.</p></div>\n"
         f'<div class="loses"><p>{_losses(record)}</p></div>\n<p class="machine">{_machine_line(machine)}</p>\n'
+        f"{_more(out)}"
+    )
+
+
+def _more(out: Path) -> str:
+    """A link to the report of a brain beside this one, where `make demo` has put it."""
+    if not (out / "brain" / "report.html").is_file():
+        return ""
+    return (
+        '<p>The trained VECA that ships with the package, as a model of a brain: <a href="brain/report.html">what its '
+        "features predict of a simulated subject's responses, and which images those responses show</a>.</p>\n"
     )
 
 

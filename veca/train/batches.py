@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -48,11 +49,15 @@ class SceneBatches:
         size: side in pixels.
         patch_size: of the backbone, pixels.
         seed: of the scenes; train and held-out sets take different ones.
+        cells: side of the grid of labels within a patch, a divisor of patch_size; see `PatchHead`.
     """
 
-    def __init__(self, count: int, size: int, patch_size: int, seed: int = 0):
+    def __init__(self, count: int, size: int, patch_size: int, seed: int = 0, cells: int = 1):
+        if patch_size % cells:
+            raise ValueError(f"expected cells to divide patch_size={patch_size}, got cells={cells}")
         self.scenes = Scenes(count, size, seed)
         self.patch_size = patch_size
+        self.cells = cells
         self.classes = {"label": len(SHAPES), "color": len(COLORS)}
         self.patch_classes = 1 + len(SHAPES)
 
@@ -60,14 +65,14 @@ class SceneBatches:
         return len(self.scenes)
 
     def batch(self, indices: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Keys "image" (B, 3, size, size), "label" and "color" (B,), "patch_label" (B, P). No step differs."""
+        """Keys "image" (B, 3, size, size), "label", "color" (B,), "patch_label" (B, P cells^2). No step differs."""
         samples = [self.scenes[index] for index in indices]
-        masks = torch.stack([sample["mask"] for sample in samples])
+        cells = patch_labels(torch.stack([sample["mask"] for sample in samples]), self.patch_size // self.cells)
         return {
             "image": imagenet_normalize(torch.stack([sample["image"] for sample in samples])),
             "label": torch.tensor([sample["label"] for sample in samples]),
             "color": torch.tensor([sample["color"] for sample in samples]),
-            "patch_label": patch_labels(masks, self.patch_size).flatten(1),
+            "patch_label": rearrange(cells, "b (r i) (c j) -> b (r c i j)", i=self.cells, j=self.cells),
         }
 
 

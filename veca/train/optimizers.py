@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..attention import CoreAttention
 from ..backbone import VECA
 from .bank import RowPieces
 from .budgets import BudgetSampler
@@ -33,8 +33,9 @@ def parameter_groups(
         weight_decay: of the groups that decay.
         decay: "default" exempts parameters of one dimension and those that a model names in `no_weight_decay()`:
             for a VECA its cores, their coordinates and step sizes. "paper" exempts nothing.
-        muon: put the matrices of the VECA in groups with `muon=True`: all linears but the coordinate heads, the
-            second linear of the last SwiGLU and the classifier. The fused qkv weights have a group with `splits=3`.
+        muon: put the matrices of a VECA, or of a ViT of timm, in groups with `muon=True`: all linears but the
+            coordinate heads, the second linear of the last MLP and the classifier. The fused qkv weights have a group
+            with `splits=3`.
         edges: rows at which a budget may end, from 0 to M: cores and coordinates are cut there (see
             `RowPieces`); None keeps them whole.
 
@@ -82,7 +83,7 @@ class ElasticOptimizer:
 
     Args:
         module: a VECA, or anything that holds one or none; already on its device.
-        kind: "adamw"; "sgd" with momentum 0.9; "normuon" for the matrices of the VECA and AdamW for the rest.
+        kind: "adamw"; "sgd" with momentum 0.9; "normuon" for the matrices of a VECA or a ViT and AdamW for the rest.
         lr: learning rate of all groups.
         weight_decay, decay: of `parameter_groups`.
         edges: rows at which a budget may end; None takes those of `BudgetSampler(M)`, the multiples of 8.
@@ -116,7 +117,7 @@ class ElasticOptimizer:
             (muon if group.pop("muon") else rest).append(group)
         if kind == "normuon":
             if not muon:
-                raise ValueError("expected a module that holds a VECA for 'normuon', got none")
+                raise ValueError("expected a module that holds a VECA or a ViT of timm for 'normuon', got none")
             if any(isinstance(parameter, DTensor) for group in muon for parameter in group["params"]):
                 raise ValueError("expected whole matrices for 'normuon', got sharded ones; use 'adamw' with FSDP")
             self.optimizers = [NorMuon(muon, lr), torch.optim.AdamW(rest, lr, fused=True)]
@@ -210,9 +211,9 @@ def _muon_splits(module: nn.Module) -> dict[str, int]:
     """Full names of the matrices for Muon, and of how many matrices each is a stack."""
     splits = {}
     for prefix, model in module.named_modules():
-        if not isinstance(model, VECA):
+        if not isinstance(model, VECA | VisionTransformer):
             continue
-        fused = {id(child.qkv) for child in model.modules() if isinstance(child, CoreAttention)}
+        fused = {id(child.qkv) for child in model.modules() if isinstance(getattr(child, "qkv", None), nn.Linear)}
         for name, child in model.named_modules():
             last = name == f"blocks.{len(model.blocks) - 1}.mlp.fc2"
             if isinstance(child, nn.Linear) and not last and name.split(".")[0] in ("blocks", "output"):

@@ -75,8 +75,10 @@ class ScenesRecipe(Recipe):
         model, num_cores, drop_path_rate: of the VECA.
         baseline: train `equal_vit` of that VECA instead.
         size: side of the scenes, pixels.
+        cells: side of the grid of labels within a patch, for the segmentation; the patch size labels pixels.
+        patch_weight: of the segmentation's term in the loss.
         scenes: how many there are to train on.
-        held_out: how many others to evaluate on.
+        held_out: how many others to evaluate on, at each checkpoint.
     """
 
     model: str = "veca_nano_patch8"
@@ -84,6 +86,8 @@ class ScenesRecipe(Recipe):
     drop_path_rate: float = 0.0
     baseline: bool = False
     size: int = 64
+    cells: int = 8
+    patch_weight: float = 3.0
     scenes: int = 20_000
     held_out: int = 500
 
@@ -121,16 +125,16 @@ def nano_scenes() -> ScenesRecipe:
     """A VECA of 2.7 M parameters on 64-pixel scenes, each seen once: an hour on one CPU core, no files."""
     return ScenesRecipe(
         steps=3000,
-        scenes=192_000,
-        held_out=2000,
-        batch_size=64,
+        batch_size=32,
+        scenes=96_000,
         warmup_steps=100,
         lr_max=1e-3,
         lr_min=1e-5,
         weight_decay=0.05,
+        optimizer="normuon",
         clip_norm=1.0,
         precision="bf16",
-        save_every=500,
+        save_every=1000,
     )
 
 

@@ -41,11 +41,12 @@ def scenes_task(recipe: ScenesRecipe) -> tuple[SupervisedTask, SceneBatches, Sce
         drop_path_rate=recipe.drop_path_rate,
     )
     patch_size = backbone.patch_embed.patch_size[0]
-    source = SceneBatches(recipe.scenes, recipe.size, patch_size, seed=recipe.seed)
-    held_out = SceneBatches(recipe.held_out, recipe.size, patch_size, seed=recipe.seed + 1)
+    source = SceneBatches(recipe.scenes, recipe.size, patch_size, recipe.seed, recipe.cells)
+    held_out = SceneBatches(recipe.held_out, recipe.size, patch_size, recipe.seed + 1, recipe.cells)
     if recipe.baseline:
         backbone = equal_vit(backbone, recipe.size)
-    return SupervisedTask(backbone, source.classes, source.patch_classes), source, held_out
+    task = SupervisedTask(backbone, source.classes, source.patch_classes, recipe.patch_weight, recipe.cells)
+    return task, source, held_out
 
 
 def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = None) -> Path:

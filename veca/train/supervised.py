@@ -23,10 +23,16 @@ class SupervisedTask(nn.Module):
         classes: how many classes each kind of image label has.
         patch_classes: number of classes of a patch; 0 has no such head.
         patch_weight: of the patches' term.
+        cells: side of the grid of labels within a patch; see `PatchHead`.
     """
 
     def __init__(
-        self, backbone: nn.Module, classes: Mapping[str, int], patch_classes: int = 0, patch_weight: float = 1.0
+        self,
+        backbone: nn.Module,
+        classes: Mapping[str, int],
+        patch_classes: int = 0,
+        patch_weight: float = 1.0,
+        cells: int = 1,
     ):
         super().__init__()
         if not classes and not patch_classes:
@@ -34,11 +40,11 @@ class SupervisedTask(nn.Module):
         self.backbone = backbone
         width = backbone.num_features
         self.heads = nn.ModuleDict({name: LinearHead(width, count) for name, count in classes.items()})
-        self.patch_head = PatchHead(width, patch_classes) if patch_classes else None
+        self.patch_head = PatchHead(width, patch_classes, cells=cells) if patch_classes else None
         self.patch_weight = patch_weight
 
     def predict(self, images: Tensor, num_cores: int | None = None) -> dict[str, Tensor]:
-        """Logits by the name of the label: (B, classes), and "patch_label" (B, P, classes)."""
+        """Logits by the name of the label: (B, classes), and "patch_label" (B, P cells^2, classes)."""
         tokens = tokens_of(self.backbone, images, num_cores)
         logits = {name: head(tokens.global_token) for name, head in self.heads.items()}
         if self.patch_head is not None:
@@ -49,7 +55,7 @@ class SupervisedTask(nn.Module):
         """Loss terms of a batch, by the name of the label; the loss is their sum.
 
         Args:
-            batch: "image" (B, 3, height, width), normalised; each label (B,), and "patch_label" (B, P); -100 is
+            batch: "image" (B, 3, height, width), normalised; each label (B,), and "patch_label" (B, P cells^2); -100 is
                 no label.
             num_cores: budget of a VECA.
         """

@@ -1,9 +1,20 @@
-"""Pieces of HTML and numbers as text. Arguments called `html` or cells are HTML already; all else is escaped."""
+"""Reports: one HTML page without scripts or network, and numbers as text. Cells are HTML; all else is escaped."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
-__all__ = ["factor", "figure", "gflops", "megabytes", "millions", "seconds", "span_of", "table"]
+__all__ = ["document", "factor", "figure", "gflops", "megabytes", "millions", "seconds", "span_of", "table"]
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """A whole page of sections of HTML, with its style inside."""
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>\n{style}</style>\n</head>\n<body>\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+    )
 
 
 def figure(file: str, caption: str, kind: str = "") -> str:
