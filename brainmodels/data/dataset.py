@@ -4,7 +4,7 @@ dataset = brainmodels.simulate("tiny")
 split = dataset.split("shared")
 train = dataset.pairs("sim01", split, "train", average="repeats")
 Y = train.array()                      # (images, voxels) fp32
-X = cache.get(train.image_ids).pooled  # the same images, found by id
+X = cache.get(train.image_ids)         # (images, features) fp32, found by id
 """
 
 import hashlib
@@ -69,10 +69,11 @@ class Split:
         name: of the rule.
         train, val, test: image ids, pairwise disjoint.
         params: of the rule: seed, fraction, variant.
-        train_of: train images of single subjects, by subject; the others train on `train`.
+        train_of, val_of: train and validation images of single subjects, by subject; others have those of the split.
+        sessions: by part, the only sessions whose trials belong to it; a part that is left out has all.
 
     Raises:
-        LeakageError: an image is in two parts.
+        LeakageError: an image is in two parts, for any subject.
     """
 
     name: str
@@ -81,6 +82,8 @@ class Split:
     test: frozenset[str]
     params: Mapping[str, Any] = field(default_factory=dict)
     train_of: Mapping[str, frozenset[str]] | None = None
+    val_of: Mapping[str, frozenset[str]] | None = None
+    sessions: Mapping[str, frozenset[int]] | None = None
 
     def __post_init__(self):
         for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
@@ -90,26 +93,53 @@ class Split:
                     f"expected {first} and {second} of split {self.name!r} to share no image, got {len(common)}, "
                     f"such as {min(common)}"
                 )
-        for subject, ids in (self.train_of or {}).items():
-            if not ids <= self.train:
-                raise LeakageError(
-                    f"expected train images of {subject} within those of the split, got {min(ids - self.train)}"
-                )
+        for part in ("train", "val"):
+            for subject, ids in (getattr(self, f"{part}_of") or {}).items():
+                if not ids <= getattr(self, part):
+                    name = min(ids - getattr(self, part))
+                    raise LeakageError(f"expected {part} images of {subject} within those of the split, got {name}")
+        unknown = sorted(set(self.sessions or {}) - set(PARTS))
+        if unknown:
+            raise BrainDataError(f"expected sessions of parts {', '.join(PARTS)}, got {unknown[0]!r}")
 
     def ids(self, part: str, subject: str | None = None) -> frozenset[str]:
         """Image ids of a part, for a subject."""
         if part not in PARTS:
             raise BrainDataError(f"expected part {', '.join(PARTS)}, got {part!r}")
-        if part == "train" and self.train_of is not None and subject in self.train_of:
-            return self.train_of[subject]
-        return getattr(self, part)
+        own = getattr(self, f"{part}_of", None)
+        return own[subject] if own is not None and subject in own else getattr(self, part)
+
+    def rows(self, trials: TrialTable, part: str, subject: str | None = None) -> np.ndarray:
+        """Positions of the trials of a part in a subject's table, ascending."""
+        chosen = np.isin(trials.image_id, np.array(sorted(self.ids(part, subject)), dtype=str))
+        if self.sessions is not None and part in self.sessions:
+            chosen &= np.isin(trials.session, sorted(self.sessions[part]))
+        return np.flatnonzero(chosen)
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that change with any id of any part."""
-        content = {part: sorted(getattr(self, part)) for part in PARTS}
-        content["train_of"] = {name: sorted(ids) for name, ids in (self.train_of or {}).items()}
+        """Twelve hexadecimal digits that change with any id of any part, and with the sessions."""
+        content = {key: value for key, value in self.to_json().items() if key not in ("name", "params")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the split in lists and strings."""
+        by_name = {
+            key: {name: sorted(ids) for name, ids in (getattr(self, key) or {}).items()}
+            for key in ("train_of", "val_of", "sessions")
+        }
+        parts = {part: sorted(getattr(self, part)) for part in PARTS}
+        return {"name": self.name, "params": dict(self.params), **parts, **by_name}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Split":
+        """The split that `to_json` described."""
+        parts = {part: frozenset(content[part]) for part in PARTS}
+        by_name = {
+            key: {name: frozenset(ids) for name, ids in content[key].items()} or None
+            for key in ("train_of", "val_of", "sessions")
+        }
+        return cls(content["name"], params=content["params"], **parts, **by_name)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(getattr(self, part))} {part}" for part in PARTS)
@@ -262,16 +292,16 @@ class BrainDataset:
         split = self.split(split) if isinstance(split, str) else split
         if average not in ("none", "repeats"):
             raise BrainDataError(f"expected average 'none' or 'repeats', got {average!r}")
-        wanted = split.ids(part, subject)
-        shown = np.unique(person.responses.trials.image_id)
-        ids = [name for name in self.stimuli.ids[np.sort(self.stimuli.rows(shown))] if name in wanted]
-        groups = person.responses.rows_of(ids)
+        rows = split.rows(person.responses.trials, part, subject)
+        shown = np.unique(person.responses.trials.image_id[rows])
+        ids = self.stimuli.ids[np.sort(self.stimuli.rows(shown))]
+        groups = person.responses.rows_of(ids, rows)
         if average == "none":
-            ids = np.repeat(np.asarray(ids, dtype=str), [len(rows) for rows in groups])
-            groups = [rows[i : i + 1] for rows in groups for i in range(len(rows))]
+            ids = np.repeat(ids, [len(group) for group in groups])
+            groups = [group[i : i + 1] for group in groups for i in range(len(group))]
         _check_transform(person, split, transform)
         columns = None if roi is None else np.flatnonzero(person.space.roi(roi))
-        return Pairs(person, split, part, np.asarray(ids, dtype=str), groups, average, transform, columns)
+        return Pairs(person, split, part, ids, groups, average, transform, columns)
 
     def with_splits(self, *splits: Split) -> "BrainDataset":
         """The same data with more splits."""

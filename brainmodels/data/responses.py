@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..errors import AxisError, IdError
+from .mapped import packed, unpacked
 
 __all__ = ["Responses", "TrialTable"]
 
@@ -99,6 +100,12 @@ class Responses:
                 f"expected rows from 0 to {len(self.values) - 1}, got {np.min(self.rows)} to {np.max(self.rows)}"
             )
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"values": packed(self.values)}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state | {"values": unpacked(state["values"])})
+
     def __len__(self) -> int:
         return len(self.trials)
 
@@ -128,9 +135,17 @@ class Responses:
         rows = indices if self.rows is None else np.asarray(self.rows)[indices]
         return replace(self, trials=self.trials[indices], rows=rows)
 
-    def rows_of(self, ids: Sequence[str]) -> list[np.ndarray]:
-        """For each image, its trials in the order of their repeats; an image that was never shown is an `IdError`."""
+    def rows_of(self, ids: Sequence[str], among: np.ndarray | None = None) -> list[np.ndarray]:
+        """For each image, its trials in the order of their repeats; an image without a trial is an `IdError`.
+
+        Args:
+            ids: of the images.
+            among: positions of the trials that count; None is all.
+        """
+        if not len(ids):
+            return []
         order = np.lexsort((self.trials.repeat, self.trials.image_id))
+        order = order if among is None else order[np.isin(order, among)]
         names, starts = np.unique(self.trials.image_id[order], return_index=True)
         groups = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
         try:

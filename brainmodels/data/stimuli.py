@@ -14,6 +14,7 @@ from PIL import Image
 from veca.data import load_image
 
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names, need
+from .mapped import packed, unpacked
 
 __all__ = ["ArrayImages", "HDF5Images", "ImageFiles", "ImageSource", "RenderedImages", "StimulusSet"]
 
@@ -35,6 +36,12 @@ class ArrayImages:
             raise AxisError(f"expected images (N, H, W, 3) or (N, 3, H, W), got {tuple(array.shape)}")
         self.array = array
         self._channels_first = array.shape[-1] != 3
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"array": packed(self.array)}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state | {"array": unpacked(state["array"])})
 
     def __len__(self) -> int:
         return len(self.array)

@@ -1,1 +1,50 @@
-"""Filled by its modules."""
+"""Metrics that say what they mean: every score carries its chance, interval, ceiling and conditions.
+
+Numbers come from the modules (`encoding.voxel_r`, `retrieval.two_way`, ...); `Score` is what a report prints.
+"""
+
+from . import (
+    ceilings,
+    controls,
+    eeg,
+    encoding,
+    head,
+    image,
+    nway,
+    protocols,
+    retrieval,
+    shape3d,
+    slots,
+    statistics,
+    sync,
+    text,
+)
+from .record import Interval, Metric, Score, library_versions, not_available
+from .registry import list_metrics, metric, register
+from .statistics import score_images
+
+__all__ = [
+    "Interval",
+    "Metric",
+    "Score",
+    "ceilings",
+    "controls",
+    "eeg",
+    "encoding",
+    "head",
+    "image",
+    "library_versions",
+    "list_metrics",
+    "metric",
+    "not_available",
+    "nway",
+    "protocols",
+    "register",
+    "retrieval",
+    "score_images",
+    "shape3d",
+    "slots",
+    "statistics",
+    "sync",
+    "text",
+]

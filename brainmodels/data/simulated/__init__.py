@@ -1,1 +1,26 @@
-"""Filled by its modules."""
+"""Simulated studies: drawn scenes, and subjects of whom everything is known.
+
+`brainmodels.simulate("tiny")` is all that most uses need.
+"""
+
+from .fmri import simulate
+from .oracle import Drift, SimulatedDataset, SubjectTruth, planted_features
+from .presets import PRESETS, Preset
+from .scenes import FACTORS, FEATURE_GROUPS, photograph_stimuli, scene_stimuli
+from .tuning import ROIS, Tuning
+
+__all__ = [
+    "FACTORS",
+    "FEATURE_GROUPS",
+    "PRESETS",
+    "ROIS",
+    "Drift",
+    "Preset",
+    "SimulatedDataset",
+    "SubjectTruth",
+    "Tuning",
+    "photograph_stimuli",
+    "planted_features",
+    "scene_stimuli",
+    "simulate",
+]

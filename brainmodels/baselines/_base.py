@@ -1,0 +1,184 @@
+"""What all baselines share: input that is checked and named, folds that keep an image together, one score a voxel."""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import AxisError, BrainDataError, LeakageError, need
+
+try:
+    from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+    from sklearn.utils.validation import check_is_fitted
+except ImportError as error:
+    raise need("scikit-learn", "brainmodels.baselines") from error
+
+__all__ = ["Baseline", "LinearBaseline", "Samples", "folds_of", "matrix"]
+
+_BLOCK = 2**22  # numbers that are looked at together
+_COLUMNS = {"features": "feature", "responses": "voxel"}
+
+Samples = np.ndarray | torch.Tensor | Sequence
+
+
+class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """A scikit-learn regressor whose `score` is one value a voxel.
+
+    scikit-learn's searches want a single number: pass `scoring="r2"` to `GridSearchCV` and `cross_val_score`.
+    """
+
+    _inputs, _outputs = "features", "responses"  # a decoder has them the other way round
+
+    def score(self, X: Samples, Y: Samples) -> np.ndarray:
+        """R^2 of each voxel over the samples, fp64 (V,).
+
+        1 - sum (y - p)^2 / sum (y - mean y)^2, the mean over these samples. A voxel that is constant or not finite here
+        is NaN, never 0.
+        """
+        from ..metrics.encoding import r2
+
+        return r2(matrix(self._outputs, Y, finite=False), self.predict(X), axis=0)
+
+    def _pairs(self, X: Samples, Y: Samples, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Checked input of `fit`; notes the number of features."""
+        X, Y = matrix(self._inputs, X), matrix(self._outputs, Y)
+        groups = _same_rows(X, Y, groups)
+        self.n_features_in_ = X.shape[1]
+        return X, Y, groups
+
+    def _samples(self, X: Samples) -> np.ndarray:
+        """What to predict from, fp32 (n, p), as wide as in `fit`."""
+        check_is_fitted(self)
+        X = matrix(self._inputs, X)
+        if X.shape[1] != self.n_features_in_:
+            name, count = type(self).__name__, self.n_features_in_
+            raise AxisError(f"expected {count} {_COLUMNS[self._inputs]}s, as {name} was fitted on, got {X.shape[1]}")
+        return X.astype(np.float32, copy=False)
+
+
+class LinearBaseline(Baseline):
+    """Predictions that are linear in the features.
+
+    The intercept is free: features and responses are centred on their train means and only slopes are penalised. With
+    more features than samples the slopes are kept as combinations of train samples, `dual_coef_` (n, V), because
+    (p, V) numbers may not fit in memory; `coef_` makes them when it is asked for.
+    """
+
+    X_mean_: np.ndarray
+    Y_mean_: np.ndarray
+    X_fit_: np.ndarray | None
+    dual_coef_: np.ndarray | None
+    _coef: np.ndarray | None
+
+    def predict(self, X: Samples) -> np.ndarray:
+        """Responses to features (n, p): fp32 (n, V)."""
+        X = self._samples(X) - self.X_mean_
+        if self.dual_coef_ is None:
+            return X @ self._coef + self.Y_mean_
+        out = np.tile(self.Y_mean_, (len(X), 1))
+        for columns, scale in self._bands():
+            out += (X[:, columns] @ self.X_fit_[:, columns].T) @ _scaled(self.dual_coef_, scale)
+        return out
+
+    @property
+    def coef_(self) -> np.ndarray:
+        """Slopes, fp32 (p, V)."""
+        check_is_fitted(self)
+        if self.dual_coef_ is None:
+            return self._coef
+        out = np.empty((self.n_features_in_, len(self.Y_mean_)), np.float32)
+        for columns, scale in self._bands():
+            out[columns] = self.X_fit_[:, columns].T @ _scaled(self.dual_coef_, scale)
+        return out
+
+    @property
+    def intercept_(self) -> np.ndarray:
+        """Response to features that are all 0, fp32 (V,)."""
+        return self.Y_mean_ - self.X_mean_ @ self.coef_
+
+    def _bands(self) -> list[tuple[Any, np.ndarray | None]]:
+        """Columns of each feature space, and what its kernel is multiplied by for each voxel (None: 1)."""
+        return [(slice(None), None)]
+
+
+def matrix(name: str, values: Samples, finite: bool = True) -> np.ndarray:
+    """Values as an array (n, columns) of real numbers; (n, 1, columns) is squeezed.
+
+    Args:
+        name: "features" or "responses", for messages.
+        values: of which floats keep their type; integers are allowed.
+        finite: refuse NaN and infinite numbers, and say where the first is.
+
+    Raises:
+        AxisError: another number of axes, no rows, or no numbers.
+        BrainDataError: something is not finite.
+    """
+    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if values.ndim == 3 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 2 or 0 in values.shape:
+        hint = f"; for one column pass {name}[:, None]" if values.ndim == 1 else ""
+        raise AxisError(f"expected {name} (samples, {_COLUMNS[name]}s), got shape {values.shape}{hint}")
+    if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.integer)):
+        raise AxisError(f"expected {name} of real numbers, got {values.dtype}")
+    if finite and np.issubdtype(values.dtype, np.floating):
+        _check_finite(name, values)
+    return values
+
+
+def _same_rows(X: np.ndarray, Y: np.ndarray, groups: Sequence | None) -> np.ndarray | None:
+    """Groups as an array, once there are as many rows of everything."""
+    if len(X) != len(Y):
+        raise AxisError(f"expected as many rows of X as of Y, got {len(X)} and {len(Y)}")
+    if groups is None:
+        return None
+    groups = np.asarray(groups)
+    if groups.shape != (len(X),):
+        raise AxisError(f"expected one group for each of {len(X)} samples, got shape {groups.shape}")
+    return groups
+
+
+def folds_of(cv: Any, count: int, groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) rows of each fold.
+
+    Args:
+        cv: number of folds, a scikit-learn splitter, or the folds themselves. A number makes consecutive blocks of rows
+            without groups, whole groups with them.
+        count: of rows.
+        groups: (count,), samples of one image share theirs.
+
+    Raises:
+        LeakageError: a splitter puts samples of one group on both sides.
+    """
+    from sklearn.model_selection import GroupKFold, check_cv
+
+    splitter = GroupKFold(cv) if isinstance(cv, Integral) and groups is not None else check_cv(cv)
+    folds = [(np.asarray(a), np.asarray(b)) for a, b in splitter.split(np.empty((count, 1)), None, groups)]
+    for train, test in folds if groups is not None else ():
+        common = np.intersect1d(groups[train], groups[test])
+        if len(common):
+            raise LeakageError(
+                f"expected the samples of a group in one fold, got {len(common)} groups on both sides of a fold of "
+                f"{splitter}, such as {common[0]}; use GroupKFold, or an integer cv"
+            )
+    return folds
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    step = max(1, _BLOCK // values.shape[1])
+    for start in range(0, len(values), step):
+        bad = ~np.isfinite(values[start : start + step])
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            row_name = "trial" if name == "responses" else "sample"
+            remedy = "; select usable_voxels(responses) first" if name == "responses" else ""
+            raise BrainDataError(
+                f"expected finite {name}, got {values[start + row, column]} in {row_name} {start + row}, "
+                f"{_COLUMNS[name]} {column}{remedy}"
+            )
+
+
+def _scaled(dual: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    return dual if scale is None else dual * scale

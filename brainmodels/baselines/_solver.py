@@ -1,0 +1,166 @@
+"""Ridge regression for many voxels, each with its own penalty, from one eigendecomposition a fold.
+
+For centred features X (n, p) and responses Y (n, V), w(a) = argmin |Y - X w|^2 + a |w|^2 is
+
+    primal, p <= n:  X'X = B diag(l) B',  w(a) = B (A / (l + a)),       A = (X B)' Y
+    dual,   p > n:   XX' = B diag(l) B',  w(a) = X' B (A / (l + a)),    A = B' Y
+
+so that a second penalty costs one product with (rank, V) numbers and no further decomposition. The definition is that
+of himalaya's RidgeCV and KernelRidgeCV (Dupré la Tour et al., 2022), which form an (n_test, n_train) matrix for every
+penalty instead; a test holds the two equal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+__all__ = ["Solution", "default_device", "solve_ridge_cv"]
+
+_FEATURE_BLOCK = 4096  # columns whose products are added to a kernel together
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A fit of V voxels.
+
+    Attributes:
+        alphas: (V,) chosen penalties.
+        cv_scores: (V,) minus the mean squared error on held-out rows, averaged over folds, at the chosen penalty.
+        weights: slopes (p, V), or dual weights (n, V) where p > n; fp32.
+        heldout_mean, heldout_std: (V,) of the predictions of held-out rows at the chosen penalty, all folds together.
+    """
+
+    alphas: np.ndarray
+    cv_scores: np.ndarray
+    weights: np.ndarray
+    heldout_mean: np.ndarray
+    heldout_std: np.ndarray
+
+
+class _Fold(NamedTuple):
+    """The system of the train rows in its eigenbasis; fp32, eigenvalues fp64."""
+
+    left: torch.Tensor  # (n_train, r): A = left' Y
+    eigenvalues: torch.Tensor  # (r,)
+    basis: torch.Tensor  # (p, r) or (n_train, r)
+    test: torch.Tensor | None  # (n_test, r): predictions are test (A / (l + a))
+
+
+def default_device(device: str | None) -> torch.device:
+    """The named device; None is a GPU where there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def solve_ridge_cv(
+    X: np.ndarray,
+    Y: np.ndarray,
+    Y_mean: np.ndarray,
+    alphas: np.ndarray,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    device: torch.device,
+    n_targets_batch: int,
+) -> Solution:
+    """Choose a penalty for each voxel by cross-validation, then fit all rows with it.
+
+    In each fold features and responses are centred on the train rows alone. Equal scores go to the larger penalty.
+
+    Args:
+        X: (n, p), fp32, centred on all rows.
+        Y: (n, V), any real type; converted to fp32 batch by batch.
+        Y_mean: (V,) fp64, of all rows.
+        alphas: (A,) penalties, above 0.
+        folds: (train, test) rows.
+        device: for all products.
+        n_targets_batch: voxels on the device at a time.
+    """
+    penalties = np.sort(alphas)[::-1]
+    system = _primal if X.shape[1] <= len(X) else _dual
+    rows = torch.from_numpy(X).to(device)
+    rows = rows if system is _primal else _kernel(rows)
+    parts = [slice(i, i + n_targets_batch) for i in range(0, Y.shape[1], n_targets_batch)]
+    sums = np.zeros((3, len(penalties), Y.shape[1]))  # of fold scores, held-out predictions and their squares
+    for train, test in folds:
+        fold = system(rows, torch.from_numpy(train).to(device), torch.from_numpy(test).to(device))
+        for part in parts:
+            sums[:, :, part] += _heldout(fold, Y[train, part], Y[test, part], Y_mean[part], penalties)
+        del fold
+    scores = sums[0] / len(folds)
+    best = scores.argmax(0), np.arange(Y.shape[1])
+    count = sum(len(test) for _, test in folds)
+    mean = sums[1][best] / count
+    variance = np.maximum(sums[2][best] / count - mean**2, 0)
+    chosen = penalties[best[0]]
+    whole = system(rows, torch.arange(len(X), device=device), None)
+    weights = _refit(whole, Y, chosen, parts)
+    return Solution(chosen, scores[best], weights, Y_mean + mean, np.sqrt(variance))
+
+
+def _heldout(
+    fold: _Fold, Y_train: np.ndarray, Y_test: np.ndarray, Y_mean: np.ndarray, penalties: np.ndarray
+) -> np.ndarray:
+    """For each penalty: minus the mean squared error, sum and sum of squares of predictions relative to `Y_mean`."""
+    device = fold.left.device
+    train, test = (torch.from_numpy(y.astype(np.float32)).to(device) for y in (Y_train, Y_test))
+    mean = train.mean(0, dtype=torch.float64)
+    shift = mean - torch.from_numpy(Y_mean).to(device)
+    A, truth = fold.left.T @ (train - mean.float()), test - mean.float()
+    out = torch.empty(3, len(penalties), train.shape[1], dtype=torch.float64, device=device)
+    for row, penalty in enumerate(penalties):
+        predicted = fold.test @ (A / (fold.eigenvalues + penalty).float()[:, None])
+        total, squares = predicted.sum(0).double(), predicted.square().sum(0).double()
+        out[0, row] = -(truth - predicted).square().mean(0).double()
+        out[1, row] = total + len(predicted) * shift
+        out[2, row] = squares + 2 * shift * total + len(predicted) * shift**2
+    return out.cpu().numpy()
+
+
+def _refit(whole: _Fold, Y: np.ndarray, chosen: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+    """Weights (p, V) or (n, V) on all rows, fp32."""
+    weights = np.empty((len(whole.basis), Y.shape[1]), np.float32)
+    device = whole.left.device
+    for part in parts:
+        y = torch.from_numpy(Y[:, part].astype(np.float32)).to(device)
+        A = whole.left.T @ (y - y.mean(0, dtype=torch.float64).float())
+        penalty = torch.from_numpy(chosen[part]).to(device)
+        shrink = (whole.eigenvalues[:, None] + penalty).float()
+        weights[:, part] = (whole.basis @ (A / shrink)).cpu().numpy()
+    return weights
+
+
+def _primal(rows: torch.Tensor, train: torch.Tensor, test: torch.Tensor | None) -> _Fold:
+    """rows: features (n, p). The decomposition is in fp64: fp32 would lose eigenvalues below 1e-7 of the largest."""
+    inside = rows[train]
+    mean = inside.mean(0, dtype=torch.float64).float()
+    inside = inside - mean
+    double = inside.double()
+    values, vectors = torch.linalg.eigh(double.T @ double)
+    basis = vectors.float()
+    outside = None if test is None else (rows[test] - mean) @ basis
+    return _Fold(inside @ basis, values.clamp_min(0), basis, outside)
+
+
+def _dual(kernel: torch.Tensor, train: torch.Tensor, test: torch.Tensor | None) -> _Fold:
+    """kernel: (n, n), fp64. Centring features on the train rows takes row and column means of their kernel away."""
+    inside = kernel[train][:, train]
+    means = inside.mean(0)
+    inside = inside - means - means[:, None] + means.mean()
+    values, vectors = torch.linalg.eigh(inside)
+    outside = None
+    if test is not None:
+        across = kernel[test][:, train]
+        across = across - across.mean(1, keepdim=True) - means + means.mean()
+        outside = (across @ vectors).float()
+    basis = vectors.float()
+    return _Fold(basis, values.clamp_min(0), basis, outside)
+
+
+def _kernel(rows: torch.Tensor) -> torch.Tensor:
+    """Products of all pairs of rows, fp64 (n, n)."""
+    out = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, rows.shape[1], _FEATURE_BLOCK):
+        block = rows[:, start : start + _FEATURE_BLOCK].double()
+        out.addmm_(block, block.T)
+    return out

@@ -1,0 +1,108 @@
+"""The command line, `veca brain ...`. The only file of the package that knows tyro."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from .errors import BrainDataError
+from .evaluation import EvaluationSettings, run_evaluation
+
+__all__ = ["main"]
+
+
+def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) -> None:
+    """Encode and decode one subject from features of the images; ends in an HTML report."""
+    try:
+        evaluation = run_evaluation(settings)
+    except (BrainDataError, ImportError, OSError) as error:
+        raise SystemExit(f"veca brain evaluate: {error}") from error
+    for item in [*evaluation.encoded, *evaluation.decoded]:
+        print(item.scores[0])
+    print(settings.out / "report.html")
+
+
+def prepare(
+    layout: str,
+    root: Path,
+    out: Path,
+    subject: str = "1",
+    image_size: int = 256,
+    options: tuple[str, ...] = (),
+) -> None:
+    """Read a subject from the files of a data set, check them, and write a folder that opens at once.
+
+    Args:
+        layout: see `veca brain layouts`.
+        root: folder of the data set, which is only read.
+        out: folder to write; it must not exist.
+        subject: number or name, as the data set has it.
+        image_size: side of the stimuli as they are written, pixels.
+        options: of the layout, as NAME=VALUE; numbers, true, false and null are read as such, all else is text.
+    """
+    from .data.prepared import prepare as write
+
+    try:
+        given = dict(_option(word) for word in options)
+        print(write(layout, root, subject, out, image_size=image_size, progress=True, **given))
+    except (BrainDataError, ImportError, OSError, TypeError) as error:
+        raise SystemExit(f"veca brain prepare: {error}") from error
+    print(out)
+
+
+def layouts(name: str | None = None) -> None:
+    """Data sets that can be read, or the files that one of them needs.
+
+    Args:
+        name: of a layout; left out, all are listed with their first line.
+    """
+    from .data.layouts import LAYOUTS, layout
+
+    try:
+        if name is not None:
+            print(layout(name).describe())
+            return
+    except BrainDataError as error:
+        raise SystemExit(f"veca brain layouts: {error}") from error
+    for known in LAYOUTS:
+        print(f"{known:16} {(layout(known).__doc__ or '').strip().splitlines()[0]}")
+
+
+def convert(file: Path, out: Path) -> None:
+    """Write what a pickled file of THINGS-EEG2 holds as .npz, which opens without running code.
+
+    Args:
+        file: to read. To ask for this is to allow its pickle: do so only with files whose maker you trust.
+        out: .npz to write.
+    """
+    from .data.layouts.things_eeg2 import convert_pickle
+
+    try:
+        print(convert_pickle(file, out))
+    except (BrainDataError, OSError) as error:
+        raise SystemExit(f"veca brain convert: {error}") from error
+
+
+def _option(word: str) -> tuple[str, Any]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise BrainDataError(f"expected options as NAME=VALUE, got {word!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def main(args: list[str]) -> None:
+    """Run a command.
+
+    Args:
+        args: words after `veca brain`.
+    """
+    logging.basicConfig(format="%(message)s")
+    commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare)}
+    tyro.extras.subcommand_cli_from_dict(
+        commands, prog="veca brain", description="Brain encoding and decoding on features of images.", args=args
+    )

@@ -1,0 +1,257 @@
+"""Do rows and images belong together? A test to run before training, on train images only.
+
+report = check_alignment(dataset, "subj01", split)
+print(report)  # raw responses of subj01 identify their images: two-way 0.96, null 0.50 +- 0.03, z 17.2, n 232 images
+
+A linear decoder from the main axes of the responses to those of coarse edges and colours (`grid_features`) is enough to
+notice shuffled, shifted or mis-scaled rows; it needs no weights, and seconds.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import AlignmentError, BrainDataError
+from .dataset import BrainDataset, Pairs, Split, Subject
+from .normalize import Normalizer
+
+__all__ = ["AlignmentReport", "check_alignment"]
+
+_log = logging.getLogger(__name__)
+_COMPONENTS = 64  # of responses and of features
+_FOLDS = 5
+_PERMUTATIONS = 200
+_RIDGE = 1.0  # of the mean variance of the components
+_ENOUGH_IMAGES = 100
+_PASS_Z = 4.0
+_SESSION_Z = (2.0, 3.0)  # a quarter of the median, within these
+_TRIALS_PER_SESSION = 200
+_SESSION_IMAGES = 10  # fewer say nothing
+
+
+@dataclass(frozen=True)
+class AlignmentReport:
+    """What `check_alignment` found.
+
+    Attributes:
+        subject, split: ids and hash of what was tested.
+        score: two-way identification of images that the decoder did not see; chance 0.5.
+        null_mean, null_sd: the same under 200 permutations of the pairing.
+        z: (score - null_mean) / null_sd; NaN where the test was switched off.
+        n: images.
+        session_z: the same for the single trials of each session, decoded by the others.
+    """
+
+    subject: str
+    split: str
+    score: float
+    null_mean: float
+    null_sd: float
+    z: float
+    n: int
+    session_z: dict[int, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if np.isnan(self.z):
+            return f"alignment of {self.subject} with its images was not tested"
+        verdict = "identify" if self.z >= _PASS_Z else "do not identify"
+        text = (
+            f"raw responses of {self.subject} {verdict} their images: two-way {self.score:.2f}, "
+            f"null {self.null_mean:.2f} +- {self.null_sd:.2f}, z {self.z:.1f}, n {self.n} images"
+        )
+        if self.session_z:
+            text += f"; sessions z {min(self.session_z.values()):.1f} to {max(self.session_z.values()):.1f}"
+        return text
+
+
+def check_alignment(
+    dataset: BrainDataset,
+    subject: str,
+    split: Split | str,
+    mode: str = "auto",
+    max_images: int = 1000,
+    seed: int = 0,
+) -> AlignmentReport:
+    """Test that the responses of a subject tell which images they are said to belong to.
+
+    Responses are standardised by session inside the test, whatever was done to them before. Images: a ridge from the
+    first 64 components of repeat-averaged responses to the first 64 of the features, in 5 folds, two-way identification
+    of held-out images against 200 permutations of the pairing. Sessions: the same on single trials, every session
+    decoded by the others.
+
+    Args:
+        dataset: of the subject.
+        subject: its id.
+        split: whose train images are used.
+        mode: "auto", or "off", which only says so.
+        max_images: at most so many, drawn at random.
+        seed: of images, folds and permutations.
+
+    Raises:
+        AlignmentError: 100 images or more are identified at chance (z < 4), or single sessions are (z below a quarter
+            of the median, 2 to 3, where the median is above 4); fewer images only give a warning.
+    """
+    if mode not in ("auto", "off"):
+        raise BrainDataError(f"expected mode 'auto' or 'off', got {mode!r}")
+    split = dataset.split(split) if isinstance(split, str) else split
+    if mode == "off":
+        report = AlignmentReport(subject, split.hash, *[float("nan")] * 4, 0)
+        _log.warning("%s", report)
+        return report
+    rng = np.random.default_rng(seed)
+    person = dataset.subject(subject)
+    normalizer = _normalizer(person, split)
+    pairs = dataset.pairs(subject, split, "train", average="repeats", transform=normalizer)
+    if len(pairs) < 2 * _FOLDS:
+        raise AlignmentError(f"expected {2 * _FOLDS} train images or more of {subject} to test, got {len(pairs)}")
+    chosen = np.sort(rng.permutation(len(pairs))[:max_images])
+    responses, features = _Axes(pairs.batch(chosen)), _Axes(_features(dataset, pairs.image_ids[chosen]))
+    report = AlignmentReport(subject, split.hash, *_identification(responses.scores, features.scores, rng), len(chosen))
+    if report.z < _PASS_Z:
+        _at_chance(report)
+        return report
+    report.session_z.update(_sessions(dataset, pairs, responses, features, rng))
+    _bad_sessions(report)
+    return report
+
+
+class _Axes:
+    """Main axes of standardised data (n, columns), and the coordinates of its rows on them."""
+
+    def __init__(self, data: np.ndarray):
+        data = data.reshape(len(data), -1).astype(np.float64)
+        self.good = np.isfinite(data).all(0) & (np.ptp(data, axis=0) > 0)
+        if not self.good.any():
+            raise AlignmentError(f"expected columns that vary in every session, got none of {data.shape[1]}")
+        data = data[:, self.good]
+        self.mean, self.std = data.mean(0), data.std(0)
+        data = (data - self.mean) / self.std
+        values, vectors = np.linalg.eigh(data @ data.T)
+        kept = np.flatnonzero(values > 1e-10 * values[-1])[::-1][:_COMPONENTS]
+        self.axes = data.T @ (vectors[:, kept] / np.sqrt(values[kept]))
+        self.scores = data @ self.axes
+
+    def project(self, data: np.ndarray) -> np.ndarray:
+        """Coordinates (n, 64) of other rows."""
+        return (data.reshape(len(data), -1)[:, self.good] - self.mean) / self.std @ self.axes
+
+
+def _normalizer(person: Subject, split: Split) -> Normalizer:
+    """By session where the sessions are known, by voxel or channel otherwise, on the train trials."""
+    part = person.responses.subset(split.rows(person.responses.trials, "train", person.id))
+    over = None if person.normalizer == "none" else person.normalizer
+    sessions, counts = np.unique(part.trials.session, return_counts=True)
+    if part.values.ndim == 3:
+        normalizer = Normalizer("channel_z", over)
+    elif len(sessions) and sessions[0] >= 0 and counts.min() >= 2:
+        normalizer = Normalizer("session_z_train", over, min_trials=2)
+    else:
+        normalizer = Normalizer("train_z", over)
+    return normalizer.fit(part, split.ids("train", person.id))
+
+
+def _features(dataset: BrainDataset, ids: np.ndarray) -> np.ndarray:
+    from ..features.grid import GRID_PIXELS, grid_features  # features know data, so not before both are there
+
+    return grid_features(dataset.stimuli.images(ids, GRID_PIXELS))
+
+
+def _ridge(x: np.ndarray, x_new: np.ndarray) -> np.ndarray:
+    """(m, n): predictions for x_new (m, k) of a ridge with a free intercept are this times targets (n, anything)."""
+    mean = x.mean(0)
+    x, x_new = x - mean, x_new - mean
+    gram = x.T @ x
+    gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram)
+    return x_new @ np.linalg.solve(gram, x.T) + 1 / len(
+        x
+    )  # columns of x sum to 0: the mean of targets is added as it is
+
+
+def _two_way(real: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """(n,): for each prediction, the share of the other images that are less similar (cosine) to it than its own."""
+    real, predicted = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (real, predicted))
+    similar = real @ predicted.T
+    return (similar < np.diag(similar)).sum(0) / (len(similar) - 1)
+
+
+def _identification(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Images from responses in folds: score, mean and standard deviation of the null with refits, z."""
+    folds = np.array_split(rng.permutation(len(x)), _FOLDS)
+    others = [np.setdiff1d(np.arange(len(x)), held) for held in folds]
+    maps = [_ridge(x[train], x[held]) for train, held in zip(others, folds, strict=True)]
+
+    def score(y: np.ndarray) -> float:
+        parts = zip(maps, others, folds, strict=True)
+        return np.concatenate([_two_way(y[held], ridge @ y[train]) for ridge, train, held in parts]).mean()
+
+    return _against_null(score(y), [score(y[rng.permutation(len(y))]) for _ in range(_PERMUTATIONS)])
+
+
+def _against_null(score: float, null: list[float]) -> tuple[float, float, float, float]:
+    mean, sd = np.mean(null), np.std(null, ddof=1)
+    return float(score), float(mean), float(sd), float((score - mean) / sd)
+
+
+def _sessions(
+    dataset: BrainDataset, pairs: Pairs, responses: _Axes, features: _Axes, rng: np.random.Generator
+) -> dict[int, float]:
+    """z of every session, its trials decoded by those of the others."""
+    person, split = pairs.subject, pairs.split
+    rows = split.rows(person.responses.trials, "train", person.id)
+    rows = _some_of_each(person.responses.trials.session[rows], rows, rng)
+    trials = person.responses.trials[rows]
+    numbers = np.unique(trials.session)
+    if len(numbers) < 2 or numbers[0] < 0:
+        return {}
+    x = np.concatenate(
+        [
+            responses.project(pairs.transform.transform(person.responses.batch(part), person.responses.trials[part]))
+            for part in np.array_split(rows, -(-len(rows) // 512))
+        ]
+    )
+    names, image = np.unique(trials.image_id, return_inverse=True)
+    y = features.project(_features(dataset, names))
+    out = {}
+    for number in numbers:
+        here = trials.session == number
+        shown, position = np.unique(image[here], return_inverse=True)
+        if len(shown) < _SESSION_IMAGES:
+            continue
+        predicted = np.zeros((len(shown), y.shape[1]))
+        np.add.at(predicted, position, _ridge(x[~here], x[here]) @ y[image[~here]])
+        orders = [rng.permutation(len(shown)) for _ in range(_PERMUTATIONS)]
+        null = [_two_way(y[shown[order]], predicted).mean() for order in orders]
+        out[int(number)] = _against_null(_two_way(y[shown], predicted).mean(), null)[3]
+    return out
+
+
+def _some_of_each(session: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """At most 200 rows of every session."""
+    some = [rng.permutation(rows[session == number])[:_TRIALS_PER_SESSION] for number in np.unique(session)]
+    return np.sort(np.concatenate(some))
+
+
+def _at_chance(report: AlignmentReport) -> None:
+    text = (
+        f"raw responses of {report.subject} identify their images at chance ({report.score:.2f}, null "
+        f"{report.null_mean:.2f} +- {report.null_sd:.2f}, z {report.z:.1f}, n {report.n})"
+    )
+    if report.n < _ENOUGH_IMAGES:
+        _log.warning("%s: %d images are too few to tell whether rows and images are misaligned", text, report.n)
+        return
+    raise AlignmentError(f"{text}: rows and images are probably misaligned, or the mask or scaling is wrong")
+
+
+def _bad_sessions(report: AlignmentReport) -> None:
+    median = np.median(list(report.session_z.values() or [0]))
+    if median <= _PASS_Z:
+        return
+    limit = np.clip(median / 4, *_SESSION_Z)
+    bad = {number: z for number, z in report.session_z.items() if z < limit}
+    if bad:
+        listed = ", ".join(f"{number} (z {z:.1f})" for number, z in bad.items())
+        raise AlignmentError(
+            f"expected the trials of every session of {report.subject} to identify their images as those of the others "
+            f"do (median z {median:.1f}), got chance in session {listed}: its rows are probably shifted or exchanged"
+        )

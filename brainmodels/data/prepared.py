@@ -1,0 +1,385 @@
+"""One subject in one folder: responses to map into memory, the pictures that were seen, and where both came from.
+
+summary = prepare("nsd_native", "/data/nsd", "subj01", "prepared/subj01")
+print(summary)
+dataset = load_prepared("prepared/subj01")
+
+    values.npy      responses as stored, float or int16      trials.npz     what every trial showed
+    images.npy      (n, size, size, 3) uint8                 stimuli.json   ids, captions, labels
+    space.npz       voxels and regions, or sensors           splits.json    ids of every part
+    meta.json       layout, source, units, versions, command, and the size and SHA-256 of the other files
+
+A folder is written under another name and renamed when it is complete; the user's own data are only read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import BrainDataError, LayoutError
+from .dataset import BrainDataset, Split, Subject
+from .layouts import layout as find_layout
+from .responses import Responses, TrialTable
+from .spaces import SensorSpace, VoxelSpace
+from .stimuli import ArrayImages, StimulusSet
+from .summary import PreparedSummary, summarize
+
+__all__ = ["load_prepared", "prepare", "save_prepared"]
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1
+_FILES = ("values.npy", "trials.npz", "space.npz", "stimuli.json", "splits.json")
+_PICTURES = "images.npy"
+_WHOLE = 64 << 20  # larger source files are known by their ends
+_END = 1 << 20
+
+
+def prepare(
+    layout: str,
+    root: str | Path,
+    subject: str,
+    out: str | Path,
+    *,
+    image_size: int | None = 256,
+    progress: bool = False,
+    **options: Any,
+) -> PreparedSummary:
+    """Read a subject from the files of a data set and write it to a folder of its own.
+
+    Args:
+        layout: of the files, see `brainmodels.data.layouts`.
+        root: folder of the data set; it is never written to.
+        subject: as the layout names it.
+        out: folder to be made; one that exists is a `LayoutError`.
+        image_size: side of the stored pictures in pixels; None stores none.
+        progress: shows bars.
+        options: of the layout.
+    """
+    out = _new(out)
+    given = "".join(f", {name}={value!r}" for name, value in options.items())
+    command = f"prepare({layout!r}, {str(root)!r}, {subject!r}, {str(out)!r}, image_size={image_size}{given})"
+    with _folder(out) as folder:
+        memory = _Memory(folder)
+        dataset = find_layout(layout).load(Path(root), subject, allocate=memory.allocate, **options)
+        if len(dataset.subjects) != 1:
+            raise BrainDataError(f"expected layout {layout!r} to load one subject, got {', '.join(dataset.subjects)}")
+        (person,) = dataset.subjects
+        _write(dataset, person, folder, memory, image_size, progress, command)
+        summary = summarize(dataset, person, str(out))
+    return summary
+
+
+def save_prepared(
+    dataset: BrainDataset, subject: str, out: str | Path, image_size: int | None = 256, progress: bool = False
+) -> PreparedSummary:
+    """Write a subject to a folder of its own.
+
+    Pictures are those that the subject was shown, and test images of its splits without responses, as challenges have.
+
+    Args:
+        dataset: of the subject.
+        subject: its id.
+        out: folder to be made; one that exists is a `LayoutError`.
+        image_size: side of the stored pictures in pixels; None stores none.
+        progress: shows bars.
+    """
+    out = _new(out)
+    command = f"save_prepared({subject!r}, {str(out)!r}, image_size={image_size})"
+    with _folder(out) as folder:
+        _write(dataset, subject, folder, _Memory(folder), image_size, progress, command)
+        summary = summarize(dataset, subject, str(out))
+    return summary
+
+
+def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
+    """The data set of one subject that `prepare` wrote; responses and pictures stay on the disk until they are read.
+
+    Args:
+        path: of the folder.
+        verify: compares the SHA-256 of every file, which reads all of them; sizes are compared in any case.
+
+    Raises:
+        LayoutError: a file is missing, truncated or changed.
+    """
+    path = Path(path)
+    meta = _read_json(path / "meta.json")
+    if meta.get("format") != _FORMAT:
+        raise LayoutError(f"expected a prepared folder of format {_FORMAT} at {path}, got {meta.get('format')!r}")
+    for name, facts in meta["files"].items():
+        _check_file(path / name, facts, verify)
+    stored, content = meta["responses"], _read_json(path / "stimuli.json")
+    values = np.load(path / "values.npy", mmap_mode="r", allow_pickle=False)
+    with np.load(path / "trials.npz", allow_pickle=False) as table:
+        trials = TrialTable(**{field.name: table[field.name] for field in fields(TrialTable)})
+    pictures = path / _PICTURES
+    source = (
+        ArrayImages(np.load(pictures, mmap_mode="r", allow_pickle=False))
+        if _PICTURES in meta["files"]
+        else _NoPictures(len(content["ids"]), str(path))
+    )
+    labels = {name: np.array(label["values"], dtype=label["dtype"]) for name, label in content["labels"].items()}
+    person = Subject(
+        meta["subject"]["id"],
+        Responses(values, trials, stored["scale"], unit=stored["unit"]),
+        _read_space(path / "space.npz", meta["space"]),
+        meta["subject"]["normalizer"],
+        meta["subject"]["design"],
+        meta["source"],
+    )
+    splits = [Split.from_json(content) for content in _read_json(path / "splits.json")]
+    stimuli = StimulusSet(content["ids"], source, content["captions"], labels)
+    return BrainDataset([person], stimuli, {split.name: split for split in splits})
+
+
+class _NoPictures:
+    """In place of pictures where none were stored."""
+
+    def __init__(self, count: int, path: str):
+        self.count, self.path = count, path
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        raise LayoutError(
+            f"expected pictures in {self.path}, got a folder prepared without; prepare it again with an image_size"
+        )
+
+
+class _Memory:
+    """Arrays in files of the folder that is being written: responses that are read into one are not copied again."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.arrays: dict[str, np.memmap] = {}
+
+    def allocate(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """An array of zeros, as `np.empty` is called."""
+        name = f"allocated-{len(self.arrays)}.npy"
+        shape = tuple(int(n) for n in np.atleast_1d(shape))  # a header with numpy's integers is not readable
+        self.arrays[name] = np.lib.format.open_memmap(self.folder / name, "w+", np.dtype(dtype), shape)
+        return self.arrays[name]
+
+    def store(self, responses: Responses, progress: bool) -> None:
+        """Write values.npy, and remove what else was allocated."""
+        target = self.folder / "values.npy"
+        own = [name for name, array in self.arrays.items() if responses.rows is None and _same(array, responses.values)]
+        if own:
+            self.arrays[own[0]].flush()
+            os.replace(self.folder / own[0], target)
+        else:
+            shape = (len(responses), *responses.values.shape[1:])
+            out = np.lib.format.open_memmap(target, "w+", responses.values.dtype, shape)
+            rows = np.arange(len(out)) if responses.rows is None else np.asarray(responses.rows)
+            for start in tqdm(range(0, len(out), 512), "responses", disable=not progress):
+                out[start : start + 512] = responses.values[rows[start : start + 512]]
+            out.flush()
+        for name in self.arrays:
+            if name not in own[:1]:
+                (self.folder / name).unlink()
+
+
+def _write(
+    dataset: BrainDataset,
+    subject: str,
+    folder: Path,
+    memory: _Memory,
+    image_size: int | None,
+    progress: bool,
+    command: str,
+) -> None:
+    """All files of a folder, meta.json last."""
+    person = dataset.subject(subject)
+    trials, responses = person.responses.trials, person.responses
+    memory.store(responses, progress)
+    np.savez(folder / "trials.npz", **{field.name: getattr(trials, field.name) for field in fields(TrialTable)})
+    space = _write_space(folder / "space.npz", person.space)
+    ids = _images_of(dataset, person)
+    if image_size is not None:
+        shape = (len(ids), image_size, image_size, 3)
+        images = np.lib.format.open_memmap(folder / _PICTURES, "w+", np.uint8, shape)
+        for row, name in enumerate(tqdm(ids, "pictures", disable=not progress)):
+            images[row] = dataset.stimuli.image(name, image_size)
+        images.flush()
+    stimuli = dataset.stimuli
+    labels = {name: stimuli.label(name, ids) for name in stimuli.labels}
+    captions = {name: stimuli.captions(name) for name in ids}
+    _write_json(
+        folder / "stimuli.json",
+        {
+            "ids": ids,
+            "captions": {name: texts for name, texts in captions.items() if texts},
+            "labels": {name: {"dtype": str(x.dtype), "values": x.tolist()} for name, x in labels.items()},
+        },
+    )
+    _write_json(folder / "splits.json", [split.to_json() for split in dataset.splits.values()])
+    names = [*_FILES, *([_PICTURES] if image_size is not None else [])]
+    meta = {
+        "format": _FORMAT,
+        "subject": {"id": person.id, "design": person.design, "normalizer": person.normalizer},
+        "responses": {
+            "scale": float(responses.scale),
+            "unit": responses.unit,
+            "dtype": str(responses.values.dtype),
+            "shape": [len(responses), *responses.values.shape[1:]],
+        },
+        "space": space,
+        "image_size": image_size,
+        "source": person.provenance,
+        "source_sha256": _source_hashes(person.provenance),
+        "versions": _versions(),
+        "command": command,
+        "files": {name: _facts(folder / name) for name in names},
+    }
+    _write_json(folder / "meta.json", meta)
+
+
+def _images_of(dataset: BrainDataset, person: Subject) -> list[str]:
+    """Images that were shown, and test images, in the order of the data set."""
+    shown = set(person.responses.trials.image_id.tolist())
+    tested = set().union(*(split.test for split in dataset.splits.values()))
+    wanted = shown | {name for name in tested if name in dataset.stimuli}
+    return dataset.stimuli.ids[np.sort(dataset.stimuli.rows(sorted(wanted)))].tolist()
+
+
+def _write_space(path: Path, space: VoxelSpace | SensorSpace) -> dict[str, Any]:
+    """Arrays to the file; the rest is returned for meta.json."""
+    if isinstance(space, SensorSpace):
+        np.savez(path, times=np.asarray(space.times))
+        names = [str(name) for name in space.ch_names]
+        return {
+            "kind": "sensors",
+            "ch_names": names,
+            "sfreq": space.sfreq,
+            "unit": space.unit,
+            "montage": space.montage,
+        }
+    arrays = {"index": space.index, "affine": space.affine, "ncsnr": space.ncsnr}
+    arrays["rois"] = np.array(list(space.rois.values()), dtype=bool).reshape(len(space.rois), len(space))
+    np.savez(path, **{name: np.asarray(array) for name, array in arrays.items() if array is not None})
+    return {"kind": "voxels", "name": space.name, "shape": [int(n) for n in space.shape], "rois": list(space.rois)}
+
+
+def _read_space(path: Path, facts: Mapping[str, Any]) -> VoxelSpace | SensorSpace:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    if facts["kind"] == "sensors":
+        return SensorSpace(facts["ch_names"], facts["sfreq"], arrays["times"], facts["unit"], facts["montage"])
+    rois = dict(zip(facts["rois"], arrays["rois"], strict=True))
+    shape = tuple(facts["shape"])
+    return VoxelSpace(facts["name"], arrays["index"], shape, arrays.get("affine"), rois, arrays.get("ncsnr"))
+
+
+def _new(out: str | Path) -> Path:
+    out = Path(out)
+    if out.exists():
+        raise LayoutError(f"expected a folder that does not exist yet, got {out}; remove it or choose another")
+    return out
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when all went well, and is removed otherwise."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    try:
+        yield folder
+        os.replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two arrays are the same memory, shape and type."""
+    return (
+        first.__array_interface__["data"][0] == second.__array_interface__["data"][0]
+        and first.shape == second.shape
+        and first.strides == second.strides
+        and first.dtype == second.dtype
+    )
+
+
+def _check_file(path: Path, facts: Mapping[str, Any], verify: bool) -> None:
+    if not path.is_file():
+        raise LayoutError(f"expected a file at {path}, got none; prepare the folder again")
+    size = path.stat().st_size
+    if size != facts["bytes"]:
+        state = "truncated" if size < facts["bytes"] else "longer than it was"
+        raise LayoutError(f"expected {facts['bytes']} bytes of {path}, got {size}: the file is {state}; copy it again")
+    if verify and _sha256(path) != facts["sha256"]:
+        raise LayoutError(f"expected {path} with SHA-256 {facts['sha256'][:12]}..., got a changed file; copy it again")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of every source file; of those above 64 MiB only of the first and last MiB, marked "ends:"."""
+    hashes = {}
+    for name in provenance.get("files", {}):
+        path = Path(provenance.get("root", ""), name)
+        if not path.is_file():
+            continue
+        if path.stat().st_size <= _WHOLE:
+            hashes[name] = _sha256(path)
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_END))
+            file.seek(-_END, os.SEEK_END)
+            digest.update(file.read(_END))
+        hashes[name] = f"ends:{digest.hexdigest()}"
+    return hashes
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("veca", "numpy", "h5py", "nibabel", "mne"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, default=_plain), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """numpy numbers and arrays, paths and sets in provenance and params."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"expected JSON, got {type(value).__name__}")
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise LayoutError(f"expected a prepared folder with {path.name} at {path.parent}, got none")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LayoutError(f"expected JSON in {path}, got: {error}; the file is truncated or was edited") from None

@@ -1,0 +1,332 @@
+"""The scalings that `Normalizer` knows by name: how each is fitted, applied and undone.
+
+x = (values - mean) / std, with statistics of all or of the train trials, per session or not, per voxel or channel;
+fixed factors between units; and the whitening of EEG channels. Statistics are accumulated in fp64, batch by batch.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import AxisError, NormalizationError, UnitsError
+from .responses import Responses, TrialTable
+
+__all__ = ["SCALINGS", "Scaling", "column_statistics"]
+
+Arrays = dict[str, np.ndarray]
+_BATCH = 512  # trials
+_STD_FLOOR = 1e-8  # of the mean: below it a voxel has no variance
+_PSC = "percent signal change"
+
+
+class Scaling(Protocol):
+    """One way to normalise; all that it learned is in `arrays`.
+
+    Attributes:
+        fits: whether it has to see the responses first.
+        statistics: whether it learns from the values of trials, not only from their unit.
+        transductive: whether those are all trials, test images included.
+    """
+
+    fits: bool
+    statistics: bool
+    transductive: bool
+
+    def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
+        """Statistics of these trials."""
+
+    def forward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable) -> np.ndarray:
+        """Values of these trials, normalised."""
+
+    def backward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None) -> np.ndarray:
+        """The values that `forward` was given."""
+
+    def num_constant(self, arrays: Arrays) -> int:
+        """Voxels that become NaN."""
+
+
+def column_statistics(
+    responses: Responses, rows: np.ndarray, groups: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and variance of every column within groups of trials, by Chan's update of batches in fp64.
+
+    Args:
+        responses: of one subject; of EEG, the samples in time of a channel count as samples of one column.
+        rows: which trials.
+        groups: (len(rows),) of each trial, from 0.
+        num_groups: how many.
+
+    Returns:
+        samples (G,), mean (G, V), sum of squared deviations (G, V).
+    """
+    shape = (num_groups, responses.num_voxels)
+    count, mean, spread = np.zeros(num_groups, np.int64), np.zeros(shape), np.zeros(shape)
+    for positions, batch in _batches(responses, rows):
+        for group in np.unique(groups[positions]):
+            part = batch[groups[positions] == group].astype(np.float64)
+            part = part if part.ndim == 2 else np.moveaxis(part, 1, 2).reshape(-1, part.shape[1])
+            total = count[group] + len(part)
+            with np.errstate(invalid="ignore"):  # missing and infinite values make their column NaN
+                new_mean = part.mean(0)
+                change = new_mean - mean[group]
+                spread[group] += np.square(part - new_mean).sum(0)
+                spread[group] += np.square(change) * (count[group] * len(part) / total)
+                mean[group] += change * (len(part) / total)
+            count[group] = total
+    return count, mean, spread
+
+
+class _Factor:
+    """Values times a number: between units."""
+
+    fits, statistics, transductive = False, False, False
+    divisor: float | None = None
+
+    def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
+        return {} if self.divisor is None else {"factor": np.array(_stored_unit(responses) / self.divisor)}
+
+    def forward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable) -> np.ndarray:
+        return values * self._factor(arrays)
+
+    def backward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None) -> np.ndarray:
+        return values / self._factor(arrays)
+
+    def num_constant(self, arrays: Arrays) -> int:
+        return 0
+
+    def _factor(self, arrays: Arrays) -> np.float32:
+        return np.float32(arrays.get("factor", 1))
+
+
+class _PercentSignalChange(_Factor):
+    """Stored integers / 300: the unit in which the Natural Scenes Dataset was published."""
+
+    fits = True
+    divisor = 300.0
+
+
+class _Div2000(_PercentSignalChange):
+    """Stored integers / 2000 without centring (SynBrain)."""
+
+    divisor = 2000.0
+
+
+class _Standard:
+    """(values - mean) / std per column, over all trials or by session."""
+
+    fits, statistics, transductive = True, True, False
+    ddof, by_session, ndim = 1, False, 2
+
+    def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
+        if responses.values.ndim != self.ndim:
+            wanted = "(trials, voxels)" if self.ndim == 2 else "(trials, channels, times)"
+            raise AxisError(f"expected responses {wanted} for this normaliser, got {responses.values.shape}")
+        trials = responses.trials[rows]
+        sessions, groups = self._sessions(trials)
+        samples, mean, spread = column_statistics(responses, rows, groups, max(1, len(sessions)))
+        self._enough(np.bincount(groups, minlength=max(1, len(sessions))), sessions, responses.trials)
+        std = np.sqrt(spread / np.maximum(samples - self.ddof, 1)[:, None])
+        std = np.where(std > _STD_FLOOR * np.abs(mean), std, np.nan)
+        return {"mean": mean.astype(np.float32), "std": std.astype(np.float32), "session": sessions}
+
+    def forward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable) -> np.ndarray:
+        mean, std = self._of_trials(arrays, values, trials)
+        return (values - mean) / std
+
+    def backward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None) -> np.ndarray:
+        mean, std = self._of_trials(arrays, values, trials)
+        return values * std + mean
+
+    def num_constant(self, arrays: Arrays) -> int:
+        return int(np.isnan(arrays["std"]).any(0).sum())
+
+    def _sessions(self, trials: TrialTable) -> tuple[np.ndarray, np.ndarray]:
+        if not self.by_session:
+            return np.empty(0, np.int64), np.zeros(len(trials), np.int64)
+        if len(trials) and trials.session.min() < 0:
+            unknown = int((trials.session < 0).sum())
+            raise NormalizationError(
+                f"expected the session of every trial, got {unknown} of unknown session; use 'train_z'"
+            )
+        return np.unique(trials.session, return_inverse=True)
+
+    def _enough(self, counts: np.ndarray, sessions: np.ndarray, trials: TrialTable) -> None:
+        if counts.min() < 2:
+            raise NormalizationError(f"expected 2 trials or more to take a standard deviation, got {counts.min()}")
+
+    def _of_trials(
+        self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """mean and std, (n or 1, V) with the axis of time where there is one."""
+        mean, std = arrays["mean"], arrays["std"]
+        if values.ndim != self.ndim or values.shape[1] != mean.shape[1]:
+            raise AxisError(f"expected values of {mean.shape[1]} columns on {self.ndim} axes, got {values.shape}")
+        if self.by_session:
+            rows = _find(arrays["session"], trials)
+            mean, std = mean[rows], std[rows]
+        return (mean, std) if values.ndim == 2 else (mean[..., None], std[..., None])
+
+
+class _SessionZ(_Standard):
+    """Per session and voxel over all trials, those of test images included."""
+
+    transductive, ddof, by_session = True, 0, True
+
+
+class _SessionZTrain(_Standard):
+    """Per session and voxel without test images; needs `min_trials` train trials in each session."""
+
+    ddof, by_session = 0, True
+
+    def __init__(self, min_trials: int = 20):
+        self.min_trials = max(2, min_trials)
+
+    def _enough(self, counts: np.ndarray, sessions: np.ndarray, trials: TrialTable) -> None:
+        few = np.flatnonzero(counts < self.min_trials)
+        if len(few):
+            raise NormalizationError(
+                f"expected {self.min_trials} train trials or more in every session, got {counts[few[0]]} in session "
+                f"{sessions[few[0]]} ({len(few)} such sessions); use 'train_z', or fit on more images"
+            )
+
+
+class _ChannelZ(_Standard):
+    """Per channel over the times of all train trials."""
+
+    ddof, ndim = 0, 3
+
+
+class _TrialZ:
+    """Each trial by its own mean and standard deviation over channels and time, or voxels."""
+
+    fits, statistics, transductive = False, False, False
+
+    def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
+        return {}
+
+    def forward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable) -> np.ndarray:
+        axes = tuple(range(1, values.ndim))
+        values = values.astype(np.float64)
+        mean, std = values.mean(axes, keepdims=True), values.std(axes, keepdims=True)
+        return (values - mean) / np.where(std > _STD_FLOOR * np.abs(mean), std, np.nan)
+
+    def backward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None) -> np.ndarray:
+        raise NormalizationError("expected statistics to undo 'trial_z' with, got none: they are of each trial alone")
+
+    def num_constant(self, arrays: Arrays) -> int:
+        return 0
+
+
+class _NoiseWhitening:
+    """EEG channels times the inverse square root of the covariance of the noise ("mvnn").
+
+    The noise of a trial is its difference from the mean over the trials of its image. The covariance is shrunk to a
+    multiple of the identity with the intensity of Ledoit and Wolf (2004). After Guggenmos, Sterzer and Cichy (2018),
+    pooled over conditions and times, on train trials only.
+    """
+
+    fits, statistics, transductive = True, True, False
+
+    def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
+        if responses.values.ndim != 3:
+            shape = responses.values.shape
+            raise AxisError(f"expected responses (trials, channels, times) for 'mvnn', got {shape}")
+        part = responses.subset(rows)
+        groups = [group for group in part.rows_of(np.unique(part.trials.image_id)) if len(group) > 1]
+        if not groups:
+            raise NormalizationError("expected images shown several times to tell noise from signal, got none")
+        channels = responses.num_voxels
+        moment, fourth, samples, freedom = np.zeros((channels, channels)), np.zeros((channels, channels)), 0, 0
+        for group in groups:
+            trials = part.batch(group).astype(np.float64)
+            noise = np.moveaxis(trials - trials.mean(0), 1, 2).reshape(-1, channels)
+            moment += noise.T @ noise
+            fourth += np.square(noise).T @ np.square(noise)
+            samples += len(noise)
+            freedom += len(noise) - len(noise) // len(group)
+        good = np.diag(moment) > 1e-12 * np.diag(moment).max()
+        kept = np.ix_(good, good)
+        covariance = _shrunk(moment[kept] / samples, fourth[kept].sum(), samples) * (samples / freedom)
+        values, vectors = np.linalg.eigh(covariance)
+        matrix, inverse = np.full((2, channels, channels), np.nan)
+        matrix[kept] = (vectors / np.sqrt(values)) @ vectors.T
+        inverse[kept] = (vectors * np.sqrt(values)) @ vectors.T
+        return {"matrix": matrix, "inverse": inverse}
+
+    def forward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable) -> np.ndarray:
+        return self._apply(arrays["matrix"], values)
+
+    def backward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None) -> np.ndarray:
+        return self._apply(arrays["inverse"], values)
+
+    def num_constant(self, arrays: Arrays) -> int:
+        return int(np.isnan(np.diag(arrays["matrix"])).sum())
+
+    @staticmethod
+    def _apply(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+        if values.ndim != 3 or values.shape[1] != len(matrix):
+            raise AxisError(f"expected values (trials, {len(matrix)} channels, times), got {values.shape}")
+        good = ~np.isnan(np.diag(matrix))
+        out = np.full(values.shape, np.nan)
+        out[:, good] = matrix[np.ix_(good, good)] @ values[:, good]
+        return out
+
+
+def _shrunk(covariance: np.ndarray, fourth: float, samples: int) -> np.ndarray:
+    """Ledoit and Wolf's estimate from S = sum x x' / n and sum_ij sum x_i^2 x_j^2, for x with mean 0."""
+    size = len(covariance)
+    center = np.trace(covariance) / size
+    norm = np.square(covariance).sum()
+    distance = norm - size * center**2
+    error = (fourth / samples - norm) / samples
+    share = 0.0 if distance <= 0 else min(max(error, 0.0), distance) / distance
+    return (1 - share) * covariance + share * center * np.eye(size)
+
+
+def _batches(responses: Responses, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(positions among `rows`, values) in order."""
+    for start in range(0, len(rows), _BATCH):
+        positions = np.arange(start, min(start + _BATCH, len(rows)))
+        yield positions, responses.batch(rows[positions])
+
+
+def _stored_unit(responses: Responses) -> float:
+    """How many of the integers that the Natural Scenes Dataset stores one unit of a batch is."""
+    if responses.unit == _PSC:
+        return 300.0
+    if responses.values.dtype == np.int16 and responses.scale == 1:
+        return 1.0
+    raise UnitsError(
+        f"expected betas in {_PSC} or as the stored int16, got {responses.values.dtype} in unit {responses.unit!r}; "
+        "say what they are with Responses(unit=...)"
+    )
+
+
+def _find(sessions: np.ndarray, trials: TrialTable | None) -> np.ndarray:
+    """Positions of the sessions of trials among those that were fitted."""
+    if trials is None:
+        raise NormalizationError("expected the trials, whose sessions have statistics of their own, got none")
+    rows = np.searchsorted(sessions, trials.session)
+    known = rows < len(sessions)
+    known[known] = sessions[rows[known]] == trials.session[known]
+    if not known.all():
+        missing = int(trials.session[~known].min())
+        raise NormalizationError(
+            f"expected trials of the {len(sessions)} sessions that were fitted, got session {missing}; "
+            "fit on images of it too, or use 'train_z'"
+        )
+    return rows
+
+
+SCALINGS: dict[str, type[Scaling]] = {
+    "none": _Factor,
+    "psc": _PercentSignalChange,
+    "div2000": _Div2000,
+    "session_z": _SessionZ,
+    "session_z_train": _SessionZTrain,
+    "train_z": _Standard,
+    "trial_z": _TrialZ,
+    "channel_z": _ChannelZ,
+    "mvnn": _NoiseWhitening,
+}

@@ -1,0 +1,174 @@
+"""What one subject's data hold, in numbers that show a wrong file at a glance."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import NormalizationError
+from .dataset import BrainDataset, Subject
+from .normalize import DEFAULT, Normalizer
+from .spaces import VoxelSpace
+
+__all__ = ["NoiseCeiling", "PreparedSummary", "summarize"]
+
+_log = logging.getLogger(__name__)
+_CEILING_IMAGES = 500  # enough for a median over voxels
+_MASK = 0.1
+
+
+@dataclass(frozen=True)
+class NoiseCeiling:
+    """What noise allows a perfect model, from repeats of the same image.
+
+    Attributes:
+        ncsnr: median over voxels of signal by noise standard deviation of one presentation.
+        ceiling: median over voxels of the largest share of variance explained in the mean of `repeats`.
+        repeats: presentations of most repeated images.
+        share: of the voxels with a ceiling of 0.1 or more.
+        images: with two presentations or more, on which this rests.
+        normalizer: applied before.
+    """
+
+    ncsnr: float
+    ceiling: float
+    repeats: int
+    share: float
+    images: int
+    normalizer: str
+
+    def __str__(self) -> str:
+        return (
+            f"ncsnr {self.ncsnr:.2f}, NC({self.repeats}) {self.ceiling:.2f} (medians over voxels), {self.share:.0%} of "
+            f"voxels at NC >= {_MASK:g}; {self.images} images, {self.normalizer}"
+        )
+
+
+@dataclass(frozen=True)
+class PreparedSummary:
+    """Trials, images, voxels and reliability of one subject.
+
+    Attributes:
+        subject: id.
+        layout: of the files the data came from.
+        path: of the prepared folder; empty where nothing was written.
+        trials, images: how many.
+        repeats: how many images were shown once, twice, ...
+        sessions: how many; None where unknown.
+        voxels: of each region, "all" first; channels of EEG.
+        normalizer, unit: of the stored values.
+        splits: images of train, val and test by name.
+        ceiling: estimate; None where no image was shown twice, and for EEG.
+    """
+
+    subject: str
+    layout: str
+    path: str
+    trials: int
+    images: int
+    repeats: Mapping[int, int]
+    sessions: int | None
+    voxels: Mapping[str, int]
+    normalizer: str
+    unit: str
+    splits: Mapping[str, tuple[int, int, int]]
+    ceiling: NoiseCeiling | None
+
+    def __str__(self) -> str:
+        repeats = ", ".join(f"{count} shown {number} x" for number, count in self.repeats.items())
+        voxels = ", ".join(f"{name} {count}" for name, count in self.voxels.items())
+        rows = [
+            ("subject", f"{self.subject} ({self.layout})"),
+            ("trials", f"{self.trials} in {self.sessions if self.sessions is not None else 'unknown'} sessions"),
+            ("images", f"{self.images}: {repeats}"),
+            ("voxels", voxels),
+            ("values", f"normaliser {self.normalizer}, unit {self.unit}"),
+            *(("split", f"{name}: {a} train, {b} val, {c} test images") for name, (a, b, c) in self.splits.items()),
+            ("ceiling", str(self.ceiling) if self.ceiling else "not estimated: no voxels with repeated images"),
+        ]
+        rows += [("folder", self.path)] if self.path else []
+        return "\n".join(f"{name:9}{text}" for name, text in rows)
+
+
+def summarize(dataset: BrainDataset, subject: str, path: str = "") -> PreparedSummary:
+    """The summary of a subject.
+
+    Args:
+        dataset: of the subject; statistics are of the train images of its first split, of all where it has none.
+        subject: its id.
+        path: of the folder it was written to.
+    """
+    person = dataset.subject(subject)
+    trials = person.responses.trials
+    _, counts = np.unique(trials.image_id, return_counts=True)
+    numbers, images = np.unique(counts, return_counts=True)
+    sessions = np.unique(trials.session)
+    rois = person.space.rois if isinstance(person.space, VoxelSpace) else {}
+    return PreparedSummary(
+        subject=subject,
+        layout=str(person.provenance.get("layout", "unknown")),
+        path=path,
+        trials=len(trials),
+        images=len(counts),
+        repeats=dict(zip(numbers.tolist(), images.tolist(), strict=True)),
+        sessions=None if -1 in sessions else len(sessions),
+        voxels={"all": len(person.space), **{name: int(mask.sum()) for name, mask in rois.items()}},
+        normalizer=person.normalizer,
+        unit=person.responses.unit,
+        splits={
+            name: tuple(len(split.ids(part, subject)) for part in ("train", "val", "test"))
+            for name, split in dataset.splits.items()
+        },
+        ceiling=_ceiling(dataset, person),
+    )
+
+
+def _ceiling(dataset: BrainDataset, person: Subject) -> NoiseCeiling | None:
+    from ..metrics.ceilings import ncsnr, noise_ceiling  # metrics know data, so not before both are there
+
+    names, counts = np.unique(person.responses.trials.image_id, return_counts=True)
+    names, counts = names[counts > 1], counts[counts > 1]
+    if person.responses.values.ndim != 2 or not len(names):
+        return None
+    chosen = np.unique(np.linspace(0, len(names) - 1, min(len(names), _CEILING_IMAGES)).round().astype(int))
+    groups = person.responses.rows_of(names[chosen])
+    normalizer = _normalizer(dataset, person)
+    if normalizer is None:
+        return None
+    rows = np.concatenate(groups)
+    values = normalizer.transform(person.responses.batch(rows), person.responses.trials[rows])
+    ends = np.cumsum([len(group) for group in groups])
+    snr = ncsnr(values, np.split(np.arange(len(rows)), ends[:-1]))
+    repeats = int(np.bincount(counts).argmax())
+    ceiling = noise_ceiling(snr, repeats)
+    kept = np.isfinite(snr)
+    if not kept.any():
+        return None
+    return NoiseCeiling(
+        ncsnr=float(np.median(snr[kept])),
+        ceiling=float(np.median(ceiling[kept])),
+        repeats=repeats,
+        share=float((ceiling[kept] >= _MASK).mean()),
+        images=len(groups),
+        normalizer=person.normalizer if normalizer.name == "none" else normalizer.name,
+    )
+
+
+def _normalizer(dataset: BrainDataset, person: Subject) -> Normalizer | None:
+    """By session on the train trials, by voxel where sessions are unknown or too short, none where it was done."""
+    if person.normalizer not in ("none", "psc", "div2000"):
+        return Normalizer("none").fit(person.responses)
+    split = next(iter(dataset.splits.values()), None)
+    responses = person.responses
+    if split is not None:
+        responses = responses.subset(split.rows(responses.trials, "train", person.id))
+    known = set(responses.trials.session.tolist()) >= set(person.responses.trials.session.tolist())
+    for name in (DEFAULT, "train_z") if known else ("train_z",):
+        try:
+            return Normalizer(name, None if person.normalizer == "none" else person.normalizer).fit(
+                responses, np.unique(responses.trials.image_id)
+            )
+        except NormalizationError as error:
+            _log.info("no %s for the noise ceiling of %s: %s", name, person.id, error)
+    return None

@@ -1,0 +1,81 @@
+"""Decoding: from responses to features of the image, and from those to the image itself among others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..baselines import LinearDecoder
+from ..metrics import Score
+from ..metrics.retrieval import full_gallery, identification, similarity
+from .encoding import SHUFFLED, Study
+
+__all__ = ["Decoded", "decode"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images found again from the responses to them.
+
+    Attributes:
+        features: name of the set in which images are compared.
+        scores: of retrieval among all test images, both ways, and of two-way identification.
+        similarities: (n, n) cosine of the decoded features in rows with those of the images in columns.
+        note: what must be said with the numbers.
+    """
+
+    features: str
+    scores: Sequence[Score]
+    similarities: np.ndarray
+    note: str = ""
+
+    def score(self, start: str) -> Score | None:
+        """The first score whose name starts so."""
+        return next((score for score in self.scores if score.metric.name.startswith(start)), None)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """(n,) place of the right image among all, from 1, best first."""
+        own = np.diagonal(self.similarities)[:, None]
+        return 1 + (self.similarities > own).sum(1)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"features": self.features, "note": self.note, "scores": [score.to_json() for score in self.scores]}
+
+
+def decode(
+    study: Study,
+    features: str,
+    fingerprint: str,
+    X: np.ndarray,
+    X_test: np.ndarray,
+    note: str = "",
+    shuffled: bool = False,
+) -> Decoded:
+    """A linear decoder from the voxels that count to standardised features, and how well it tells test images apart.
+
+    Args:
+        study: responses of train and test images.
+        features: name of the set.
+        fingerprint: of its extractor.
+        X, X_test: features (n, p) of the train and test images.
+        note: of the features.
+        shuffled: the control whose train pairs are drawn anew.
+    """
+    mean, std = X.mean(0), X.std(0)
+    kept = std > 1e-6 * max(float(std.max()), 1e-30)
+    X, X_test = ((x[:, kept] - mean[kept]) / std[kept] for x in (X, X_test))
+    if shuffled:
+        X = X[np.random.default_rng(study.seed).permutation(len(X))]
+    decoder = LinearDecoder().fit(study.measured_train[:, study.voxels], X)
+    guess = decoder.predict(study.measured[:, study.voxels])
+    conditions = {
+        "decoder": SHUFFLED if shuffled else "ridge",
+        "mask": f"{int(study.voxels.sum())} of {len(study.voxels)} voxels",
+    }
+    table = similarity(guess, X_test)
+    options = {"resamples": study.resamples, "seed": study.seed}
+    scores = full_gallery(table, **options, **conditions)
+    scores.append(identification(X_test, guess, features, **options, **conditions))
+    return Decoded(features, [score.under(study.test, features=fingerprint) for score in scores], table, note)

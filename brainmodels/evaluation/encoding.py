@@ -1,0 +1,201 @@
+"""Encoding: from features of images to responses, beside the controls and the ceiling."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..baselines import MeanMap, NearestNeighbor, Ridge
+from ..data import Pairs, Subject
+from ..data.simulated import SimulatedDataset
+from ..errors import BrainDataError
+from ..metrics import Score
+from ..metrics.ceilings import ceiling_mask, ncsnr, noise_ceiling
+from ..metrics.encoding import nr2, voxel_r
+from ..metrics.protocols import encoding_scores
+from ..metrics.statistics import bootstrap
+
+__all__ = ["Encoded", "Study", "encode", "encode_controls", "learning_curve", "planted_oracle", "reliability"]
+
+_log = logging.getLogger(__name__)
+ROI_RESAMPLES = 200
+SHUFFLED = "ridge, pairs shuffled"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every encoding of one subject shares.
+
+    Attributes:
+        train, test: responses averaged over the repeats of an image.
+        measured_train, measured: those responses, fp32 (n, V).
+        ncsnr: (V,) of single trials, from train images or as published; None where it is unknown.
+        voxels: mask (V,) of what counts: finite everywhere, and above the threshold of the ceiling.
+        ceiling: (V,) of r^2 for the test responses; None without ncsnr.
+        resamples, seed: of intervals and permutations.
+    """
+
+    train: Pairs
+    test: Pairs
+    measured_train: np.ndarray
+    measured: np.ndarray
+    ncsnr: np.ndarray | None
+    voxels: np.ndarray
+    ceiling: np.ndarray | None
+    resamples: int
+    seed: int
+
+    @classmethod
+    def of(cls, train: Pairs, test: Pairs, ncsnr: np.ndarray | None, threshold: float, resamples: int, seed: int):
+        measured_train, measured = train.array(), test.array()
+        finite = np.isfinite(measured_train).all(0) & np.isfinite(measured).all(0)
+        ceiling = None if ncsnr is None else noise_ceiling(ncsnr, [len(rows) for rows in test.trials])
+        voxels = finite if ceiling is None else finite & ceiling_mask(ceiling, threshold)
+        if not voxels.any():
+            raise BrainDataError(
+                f"expected voxels above a noise ceiling of {threshold:g}, got none of {len(finite)}, "
+                f"{int((~finite).sum())} of them undefined: responses that do not repeat cannot be predicted"
+            )
+        return cls(train, test, measured_train, measured, ncsnr, voxels, ceiling, resamples, seed)
+
+    @property
+    def rois(self) -> Mapping[str, np.ndarray]:
+        """Regions of the space that have voxels that count."""
+        known = getattr(self.test.subject.space, "rois", {})
+        return {name: mask & self.voxels for name, mask in known.items() if (mask & self.voxels).any()}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """How well one model predicts the test responses.
+
+    Attributes:
+        model, features: names.
+        scores: over all voxels that count.
+        r: (V,) correlation of each voxel, NaN where it does not count.
+        rois: by region, (value, low, high) of sum r^2 / sum NC, or of the mean r without a ceiling.
+        note: what must be said with the numbers.
+    """
+
+    model: str
+    features: str
+    scores: Sequence[Score]
+    r: np.ndarray
+    rois: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    note: str = ""
+
+    def score(self, name: str) -> Score | None:
+        """One of the scores by the name of its metric."""
+        return next((score for score in self.scores if score.metric.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        rois = {name: list(map(float, values)) for name, values in self.rois.items()}
+        scores = [score.to_json() for score in self.scores]
+        return {"model": self.model, "features": self.features, "note": self.note, "rois": rois, "scores": scores}
+
+
+def reliability(subject: Subject, singles: Pairs) -> np.ndarray | None:
+    """ncsnr of each voxel from the repeats of train images, standardised as `singles` are; None without repeats."""
+    space = subject.space
+    if getattr(space, "ncsnr", None) is not None:
+        return space.ncsnr
+    names, rows = np.unique(singles.image_ids, return_inverse=True)
+    groups = [np.flatnonzero(rows == i) for i in range(len(names))]
+    if max(map(len, groups)) < 2:
+        _log.warning("no image of %s was repeated: there is no noise ceiling", subject.id)
+        return None
+    return ncsnr(singles.array(), groups)
+
+
+def encode(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = "") -> Encoded:
+    """Ridge from standardised features, penalty by voxel, and its scores on the test images."""
+    predicted = _ridge(study, X, X_test)
+    return judge(study, predicted, "ridge", features, note, features_of=fingerprint)
+
+
+def encode_controls(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray) -> list[Encoded]:
+    """What no model may fall below: the mean response, the closest train image's, and ridge on shuffled pairs."""
+    Y = study.measured_train[:, study.voxels]
+    order = np.random.default_rng(study.seed).permutation(len(X))
+    neighbor = NearestNeighbor().fit(X, Y).predict(X_test)
+    return [
+        judge(study, _widen(study, MeanMap().fit(X, Y).predict(X_test)), "mean map", "none"),
+        judge(study, _widen(study, neighbor), "nearest neighbour", features, features_of=fingerprint),
+        judge(study, _ridge(study, X[order], X_test), SHUFFLED, features, "one shuffle", features_of=fingerprint),
+    ]
+
+
+def planted_oracle(study: Study, dataset: SimulatedDataset) -> Encoded:
+    """The planted signal itself, each voxel in units of its train responses: what a perfect model would predict."""
+    truth = dataset.truth[study.test.subject.id]
+    signal, known = truth.signal(study.test.image_ids), truth.signal(study.train.image_ids)
+    centred, mean = known - known.mean(0), np.nan_to_num(study.measured_train.mean(0))
+    slope = (centred * np.nan_to_num(study.measured_train)).sum(0) / (centred**2).sum(0)
+    predicted = (signal - known.mean(0)) * slope + mean
+    return judge(study, predicted, "planted signal", "truth", "an oracle: no model sees it")
+
+
+def learning_curve(
+    study: Study, X: np.ndarray, X_test: np.ndarray, counts: Sequence[int]
+) -> dict[int, tuple[float, float, float]]:
+    """(value, low, high) of sum r^2 / sum NC, or of the mean r, against the number of train images."""
+    order = np.random.default_rng(study.seed).permutation(len(X))
+    found = {}
+    for count in counts:
+        predicted = _ridge(study, X, X_test, order[:count])
+        found[count] = _summary(study, predicted, study.voxels)
+    return found
+
+
+def judge(
+    study: Study, predicted: np.ndarray, model: str, features: str, note: str = "", features_of: str | None = None
+) -> Encoded:
+    """Scores of predictions (images, V) of the test images."""
+    scores = encoding_scores(
+        study.test,
+        predicted,
+        study.test.image_ids,
+        study.ncsnr,
+        resamples=study.resamples,
+        seed=study.seed,
+        decoder=model,
+        features=features_of,
+        note=note,
+    )
+    r = np.full(len(study.voxels), np.nan)
+    r[study.voxels] = voxel_r(study.measured[:, study.voxels], predicted[:, study.voxels])
+    rois = {name: _summary(study, predicted, mask) for name, mask in study.rois.items()}
+    return Encoded(model, features, scores, r, rois, note)
+
+
+def _summary(study: Study, predicted: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
+    """(value, low, high) over a mask: sum r^2 / sum NC with the sign of r, or the mean r without a ceiling."""
+    measured, guess = study.measured[:, mask], predicted[:, mask]
+    ceiling = None if study.ceiling is None else study.ceiling[mask]
+
+    def statistic(rows: np.ndarray) -> float:
+        r = voxel_r(measured[rows], guess[rows])
+        return float(r.mean()) if ceiling is None else nr2(r, ceiling).total
+
+    value = statistic(np.arange(len(measured)))
+    interval = bootstrap(statistic, len(measured), ROI_RESAMPLES, study.seed)
+    return value, interval.low, interval.high
+
+
+def _ridge(study: Study, X: np.ndarray, X_test: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rows = np.arange(len(X)) if rows is None else rows
+    model = make_pipeline(StandardScaler(), Ridge())
+    model.fit(X[rows], study.measured_train[rows][:, study.voxels])
+    return _widen(study, model.predict(X_test))
+
+
+def _widen(study: Study, predicted: np.ndarray) -> np.ndarray:
+    """Predictions of the voxels that count, in the columns of all; elsewhere 0, the mean."""
+    out = np.zeros((len(predicted), len(study.voxels)), np.float32)
+    out[:, study.voxels] = predicted
+    return out

@@ -1,0 +1,213 @@
+"""One study from end to end: data, alignment, features, encoding, decoding, record and report."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from veca.machine import describe_machine
+
+from ..data import BrainDataset
+from ..data.align import check_alignment
+from ..data.normalize import fit_normalizer
+from ..data.prepared import load_prepared
+from ..data.simulated import PRESETS, SimulatedDataset, simulate
+from ..errors import BrainDataError
+from ..features import FeatureCache
+from .decoding import Decoded, decode
+from .encoding import Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
+from .features import FeatureSet, feature_rows
+
+__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "open_data", "run_evaluation"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What `veca brain evaluate` does.
+
+    Attributes:
+        data: "simulated", "simulated:PRESET" with the preset tiny, small or nsd_like, or the folder of a prepared
+            subject.
+        features: sets of features, see `FeatureSet.parse`; the first is the one that pictures and curves are of.
+        model: what predicts responses: ridge, with a penalty for each voxel.
+        out: folder of the report, its figures and record.json.
+        subject: id; None takes the first.
+        split: its name; None takes the first.
+        normalizer: of the responses; "none" leaves them as they are stored.
+        threshold: smallest noise ceiling (r^2) of a voxel that counts.
+        check_alignment: "auto", or "off", which the report then says.
+        resamples: of the bootstrap, and permutations.
+        curve: numbers of train images of the learning curve; those beyond the train images are left out.
+        seed: of everything random, the simulation among it.
+        device: of the extractors.
+        progress: show a bar.
+    """
+
+    data: str = "simulated"
+    features: tuple[str, ...] = ("veca", "pixels")
+    model: Literal["ridge"] = "ridge"
+    out: Path = Path("out/brain")
+    subject: str | None = None
+    split: str | None = None
+    normalizer: str = "session_z_train"
+    threshold: float = 0.1
+    check_alignment: Literal["auto", "off"] = "auto"
+    resamples: int = 1000
+    curve: tuple[int, ...] = (50, 100, 200, 400, 800)
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        record: everything as JSON, written to record.json.
+        encoded, decoded: one entry a model or a set of features.
+        study: the responses.
+        dataset: with the stimuli.
+    """
+
+    record: dict[str, Any]
+    encoded: Sequence[Encoded]
+    decoded: Sequence[Decoded]
+    study: Study
+    dataset: BrainDataset
+
+
+def run_evaluation(settings: EvaluationSettings) -> Evaluation:
+    """Evaluate, and write record.json, report.html and the figures to `settings.out`.
+
+    Raises:
+        BrainDataError: data, features or alignment are not what they should be.
+    """
+    from ..report import write_report
+
+    sets = [FeatureSet.parse(word) for word in settings.features]
+    dataset = open_data(settings)
+    evaluation = evaluate(dataset, sets, settings)
+    write_report(evaluation, settings.out)
+    return evaluation
+
+
+def open_data(settings: EvaluationSettings) -> BrainDataset:
+    """The data set that a word or a folder stands for."""
+    kind, _, preset = settings.data.partition(":")
+    if kind == "simulated":
+        if preset and preset not in PRESETS:
+            raise BrainDataError(f"expected a preset of {', '.join(PRESETS)}, got {preset!r}")
+        return simulate(preset or "small", seed=settings.seed, n_subjects=1)
+    if not Path(settings.data).is_dir():
+        raise BrainDataError(
+            f"expected simulated, simulated:PRESET or the folder of a prepared subject, got {settings.data!r}; "
+            "`veca brain prepare` makes such a folder"
+        )
+    return load_prepared(settings.data)
+
+
+def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: EvaluationSettings) -> Evaluation:
+    """All scores of one subject; nothing is drawn or written but the cache of features.
+
+    Args:
+        dataset: with the subject and the split of the settings.
+        sets: sets of features; the first is the one that curves are of.
+        settings: see there; `data`, `features` and `model` are only written down.
+    """
+    subject = dataset.subject(settings.subject or next(iter(dataset.subjects)))
+    split = dataset.split(settings.split or next(iter(dataset.splits)))
+    bar = tqdm(total=2 * len(sets) + 4, disable=not settings.progress, desc="evaluate", unit="step")
+    alignment = check_alignment(dataset, subject.id, split, settings.check_alignment, seed=settings.seed)
+    _step(bar, "noise ceiling")
+    scale = None if settings.normalizer == "none" else fit_normalizer(settings.normalizer, subject, split)
+    train, test = (dataset.pairs(subject.id, split, part, "repeats", scale) for part in ("train", "test"))
+    repeats = reliability(subject, dataset.pairs(subject.id, split, "train", "none", scale))
+    study = Study.of(train, test, repeats, settings.threshold, settings.resamples, settings.seed)
+
+    encoded, decoded, rows = [], [], {}
+    for item in sets:
+        _step(bar, f"features of {item.name}")
+        started = time.perf_counter()
+        rows[item.name] = _features(item, dataset, study, settings)
+        _log.info("features of %s: %.1f s", item.name, time.perf_counter() - started)
+        _step(bar, f"models of {item.name}")
+        X, X_test = rows[item.name]
+        encoded.append(encode(study, item.name, item.extractor.fingerprint(), X, X_test, item.extractor.note))
+        decoded.append(decode(study, item.name, item.extractor.fingerprint(), X, X_test, item.extractor.note))
+    _step(bar, "controls")
+    first, (X, X_test) = sets[0], rows[sets[0].name]
+    encoded += encode_controls(study, first.name, first.extractor.fingerprint(), X, X_test)
+    decoded.append(decode(study, first.name, first.extractor.fingerprint(), X, X_test, shuffled=True))
+    if isinstance(dataset, SimulatedDataset):
+        encoded.append(planted_oracle(study, dataset))
+    _step(bar, "learning curve")
+    counts = [count for count in settings.curve if count < len(X)] + [len(X)]
+    curve = learning_curve(study, X, X_test, counts)
+    _step(bar, "done")
+    bar.close()
+    record = {
+        "settings": {name: _plain(value) for name, value in asdict(settings).items()},
+        "machine": describe_machine(torch.device("cpu"), torch.float32),
+        "data": _describe(dataset, study),
+        "alignment": str(alignment),
+        "features": {item.name: json.loads(item.extractor.config()) for item in sets},
+        "fingerprints": {item.name: item.extractor.fingerprint() for item in sets},
+        "encoding": [item.to_json() for item in encoded],
+        "decoding": [item.to_json() for item in decoded],
+        "learning_curve": {
+            "features": first.name,
+            "points": {str(count): list(point) for count, point in curve.items()},
+        },
+    }
+    return Evaluation(record, encoded, decoded, study, dataset)
+
+
+def _features(item: FeatureSet, dataset: BrainDataset, study: Study, settings: EvaluationSettings):
+    """Rows of the train and the test images."""
+    cache = FeatureCache(settings.out / "features", item.extractor, dataset.stimuli)
+    ids = [*study.train.image_ids, *study.test.image_ids]
+    cache.extract(ids, device=settings.device, progress=settings.progress)
+    return tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
+
+
+def _describe(dataset: BrainDataset, study: Study) -> dict[str, Any]:
+    subject, split = study.test.subject, study.test.split
+    trials = subject.responses.trials
+    return {
+        "name": "simulated"
+        if isinstance(dataset, SimulatedDataset)
+        else str(subject.provenance.get("layout", "own data")),
+        "simulated": isinstance(dataset, SimulatedDataset),
+        "subject": subject.id,
+        "split": split.name,
+        "split_hash": split.hash,
+        "train_images": len(study.train),
+        "test_images": len(study.test),
+        "trials": len(trials),
+        "sessions": len(np.unique(trials.session)),
+        "voxels": subject.responses.num_voxels,
+        "voxels_counted": int(study.voxels.sum()),
+        "rois": {name: int(mask.sum()) for name, mask in study.rois.items()},
+        "normalizer": study.test.transform.name if study.test.transform else subject.normalizer,
+        "repeats": "averaged",
+        "ceiling": study.ceiling is not None,
+    }
+
+
+def _step(bar: tqdm, text: str) -> None:
+    bar.set_postfix_str(text)
+    bar.update()
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

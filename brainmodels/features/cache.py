@@ -1,0 +1,391 @@
+"""Features on disk, by the fingerprint of their extractor and the id of their image.
+
+cache = FeatureCache("features", extractor("gabor"), dataset.stimuli)
+cache.extract(batch_size=64)
+X = cache.get(train.image_ids)  # (n, p) fp32, the rows of these images
+
+    features/<fingerprint>/meta.json                  what made them: the extractor's config, and a reference output
+    features/<fingerprint>/<number>-<writer>/         a shard, which appears whole or not at all, and never changes
+        ids.npy  pixels.npy  tokens.npy  pooled.npy   ids, hashes of the pictures, fp16 features
+
+Any number of processes may extract into one folder: each writes shards of its own. Where two have written one image,
+the shard whose name sorts first counts. They skip what others have finished, but do not divide the work: give each its
+own ids, such as `ids[rank::world]`.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..data.stimuli import StimulusSet
+from ..errors import BrainDataError, IdError, LayoutError, NormalizationError, near_names
+from .base import Extractor
+
+__all__ = ["FeatureCache"]
+
+_log = logging.getLogger(__name__)
+FORMAT = 1
+KINDS = ("tokens", "pooled")
+SHARD = re.compile(r"\d{6}-[0-9a-f]{8}")
+PARTIAL = ".partial-"
+STALE = 3600  # seconds after which what a killed writer left is removed
+REFERENCE_VALUES, REFERENCE_TOLERANCE = 64, 0.02  # the latter lets devices and their matmul precisions differ
+
+
+class _Place(NamedTuple):
+    """Where the features of an image are."""
+
+    shard: str
+    row: int
+    pixels: str
+
+
+class FeatureCache:
+    """Features of one extractor, computed once.
+
+    Args:
+        root: folder of caches; each extractor has its own within, so that none is ever mistaken for another.
+        extractor: whose features these are.
+        stimuli: the images.
+        size: side in pixels at which pictures are read (see `StimulusSet.image`); None means the extractor's own. At
+            another one the extractor resizes them again, and the features have a folder of their own.
+        shard_images: images of a shard: what a killed writer loses at most, and what is held in memory.
+
+    Attributes:
+        folder: of this extractor.
+
+    Raises:
+        LayoutError: the folder is of another extractor or incomplete.
+        IdError: two shards have taken features of different pictures under one id.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        extractor: Extractor,
+        stimuli: StimulusSet,
+        size: int | None = None,
+        shard_images: int = 256,
+    ):
+        self.extractor, self.stimuli = extractor, stimuli
+        self.size = extractor.input_size if size is None else size
+        self.shard_images = shard_images
+        self.fingerprint = extractor.fingerprint()
+        resized = "" if self.size == extractor.input_size else f"-{self.size}px"
+        self.folder = Path(root) / f"{self.fingerprint}{resized}"
+        self._places: dict[str, _Place] = {}
+        self._shards: set[str] = set()
+        self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, image_id: str) -> bool:
+        return str(image_id) in self._places
+
+    def __repr__(self) -> str:
+        note = f", {self.extractor.note}" if self.extractor.note else ""
+        return f"FeatureCache({self.extractor.name}, {self.fingerprint}, {len(self)} images at {self.size} px{note})"
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_arrays": {}}  # a memory map would travel as a copy of its contents
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Images whose features are here, sorted."""
+        return np.array(sorted(self._places), dtype=str)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the extractor gives: "tokens", "pooled" or both; nothing before the first extraction."""
+        shard = self.folder / min(self._shards, default="none")
+        return tuple(kind for kind in KINDS if (shard / f"{kind}.npy").is_file())
+
+    def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
+        """Features of images, in the order of `ids`, which may repeat.
+
+        Args:
+            ids: whose.
+            what: "pooled" or "tokens".
+
+        Returns:
+            fp32 (len(ids), p), or (len(ids), m, d).
+
+        Raises:
+            IdError: an id that is unknown, with the nearest known, or that was not extracted.
+        """
+        places = self._locate(ids)
+        rows: dict[str, list[int]] = {}
+        for position, place in enumerate(places):
+            rows.setdefault(place.shard, []).append(position)
+        first = self._array(min(rows) if rows else min(self._shards, default=""), what)
+        out = np.empty((len(places), *first.shape[1:]), np.float32)
+        for shard, positions in rows.items():
+            array = self._array(shard, what)
+            if array.shape[1:] != first.shape[1:]:
+                raise LayoutError(
+                    f"expected {what} {first.shape[1:]} in {self.folder / shard}, as elsewhere, got {array.shape[1:]}"
+                )
+            out[positions] = array[[places[position].row for position in positions]]
+        return out
+
+    def extract(
+        self,
+        ids: Sequence[str] | None = None,
+        batch_size: int = 32,
+        device: str | torch.device = "cpu",
+        progress: bool = True,
+        verify: bool = True,
+    ) -> int:
+        """Compute the features that are not here yet. Started again after an interruption, it goes on.
+
+        Args:
+            ids: of images; None means all of `stimuli`. What is asked for twice is computed once.
+            batch_size: images of a forward pass; part of the last bits of the features.
+            device: to which the extractor is moved.
+            progress: show a bar.
+            verify: read the pictures of ids that are here too, and compare them with those that features were taken of.
+
+        Returns:
+            How many were computed.
+
+        Raises:
+            IdError: an unknown id, or one whose picture has changed.
+            NormalizationError: a feature that fp16 cannot hold, or that is not finite.
+            BrainDataError: the extractor gives other numbers than when the cache was begun.
+        """
+        ids = list(dict.fromkeys(map(str, self.stimuli.ids if ids is None else ids)))
+        self.stimuli.rows(ids)
+        self.extractor.to(device)
+        self._begin()
+        self.refresh()
+        if verify:
+            self._verify([name for name in ids if name in self], progress)
+        missing = [name for name in ids if name not in self]
+        step = max(self.shard_images // batch_size, 1) * batch_size
+        writer, computed = os.urandom(4).hex(), 0
+        with tqdm(total=len(missing), desc=self.extractor.name, unit="images", disable=not progress) as bar:
+            for start in range(0, len(missing), step):
+                block = missing[start : start + step]
+                self.refresh()
+                todo = [name for name in block if name not in self]
+                if todo:
+                    self._publish(writer, self._compute(todo, batch_size))
+                computed += len(todo)
+                bar.update(len(block))
+        self.refresh()
+        return computed
+
+    def refresh(self) -> None:
+        """Take in the shards that other processes have written since."""
+        if not self.folder.is_dir():
+            return
+        self._check_meta()
+        found = {path.name for path in self.folder.iterdir() if SHARD.fullmatch(path.name)}
+        if not self._shards <= found:  # some were removed
+            self._places, self._shards, self._arrays = {}, set(), {}
+        for shard in sorted(found - self._shards):
+            ids, pixels = (self._load(shard, name, mmap_mode=None) for name in ("ids", "pixels"))
+            for row, (name, digest) in enumerate(zip(ids.tolist(), pixels.tolist(), strict=True)):
+                place, other = _Place(shard, row, digest), self._places.get(name)
+                if other is not None and other.pixels != digest:
+                    raise IdError(
+                        f"expected one picture of {name}, got two: {other.shard} and {shard} of {self.folder} saw "
+                        "different pixels; keep the features of two sets of images under two roots"
+                    )
+                if other is None or shard < other.shard:
+                    self._places[name] = place
+        self._shards = found
+
+    def _compute(self, ids: list[str], batch_size: int) -> dict[str, np.ndarray]:
+        """The arrays of a shard."""
+        hashes, parts = [], {kind: [] for kind in KINDS}
+        for start in range(0, len(ids), batch_size):
+            batch = ids[start : start + batch_size]
+            pixels = self.stimuli.images(batch, self.size)
+            hashes += [_hash(picture) for picture in pixels]
+            for kind, values in zip(KINDS, self.extractor.encode(_as_tensor(pixels)), strict=True):
+                if values is not None:
+                    parts[kind].append(_half(values.cpu().numpy(), kind, batch, self.extractor.name))
+        arrays = {kind: np.concatenate(values) for kind, values in parts.items() if values}
+        if not arrays:
+            raise BrainDataError(f"expected tokens or pooled features of {self.extractor.name}, got neither")
+        return {"ids": np.asarray(ids, dtype=str), "pixels": np.asarray(hashes, dtype=str), **arrays}
+
+    def _publish(self, writer: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write a shard aside, then give it its name: numbered after all that this process knows."""
+        number = 1 + max((int(name.split("-")[0]) for name in self._shards), default=-1)
+        partial = self.folder / f"{PARTIAL}{number:06d}-{writer}"
+        partial.mkdir()
+        for name, array in arrays.items():
+            _write(partial / f"{name}.npy", array)
+        os.rename(partial, self.folder / f"{number:06d}-{writer}")
+
+    def _verify(self, ids: list[str], progress: bool) -> None:
+        for name in tqdm(ids, desc="comparing pictures", unit="images", disable=not progress or not ids):
+            digest = _hash(self.stimuli.image(name, self.size))
+            if digest != self._places[name].pixels:
+                raise IdError(
+                    f"expected the picture of {name} that features were taken of (hash {self._places[name].pixels}), "
+                    f"got another ({digest}); keep the features of two sets of images under two roots"
+                )
+
+    def _begin(self) -> None:
+        """Make the folder, or see that the extractor still gives what it gave when the folder was made."""
+        reference = self._reference()
+        path = self.folder / "meta.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_partial()
+        if not path.is_file():
+            content = {
+                "format": FORMAT,
+                "name": self.extractor.name,
+                "fingerprint": self.fingerprint,
+                "size": self.size,
+                "note": self.extractor.note,
+                "config": json.loads(self.extractor.config()),
+                "reference": reference.tolist(),
+            }
+            partial = self.folder / f".meta-{os.urandom(4).hex()}"
+            partial.write_text(json.dumps(content, indent=1))
+            os.replace(partial, path)
+        stored = np.array(self._check_meta()["reference"])
+        error = np.linalg.norm(stored - reference) / max(np.linalg.norm(stored), 1e-12)
+        if not error <= REFERENCE_TOLERANCE:
+            raise BrainDataError(
+                f"expected the features of {self.extractor.name} to be those with which {self.folder} was begun, got "
+                f"a relative difference of {error:.2g} on the reference picture; a library computes other numbers now: "
+                "use another root"
+            )
+
+    def _remove_partial(self) -> None:
+        """Remove what interrupted writers have left, but nothing on which one may be at work."""
+        for left in self.folder.glob(f"{PARTIAL}*"):
+            try:
+                age = time.time() - left.stat().st_mtime
+            except FileNotFoundError:  # finished meanwhile
+                continue
+            if age > STALE:
+                _log.info("removing %s, left by a writer that was interrupted", left)
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _reference(self) -> np.ndarray:
+        """Some features of one fixed picture, fp32."""
+        rows, cols, channels = np.ogrid[: self.size, : self.size, :3]
+        picture = ((3 * rows + 5 * cols + 85 * channels) % 256).astype(np.uint8)
+        tokens, pooled = self.extractor.encode(_as_tensor(picture[None]))
+        values = (tokens if pooled is None else pooled).flatten().cpu().numpy()
+        return values[:: max(len(values) // REFERENCE_VALUES, 1)][:REFERENCE_VALUES]
+
+    def _check_meta(self) -> dict[str, Any]:
+        """The contents of meta.json, which must be of this extractor."""
+        path = self.folder / "meta.json"
+        try:
+            meta = json.loads(path.read_text())
+        except FileNotFoundError:
+            if any(SHARD.fullmatch(entry.name) for entry in self.folder.iterdir()):
+                raise LayoutError(f"expected {path}, which says what made these features, got no such file") from None
+            return {}  # another process is about to write it
+        except json.JSONDecodeError as error:
+            raise LayoutError(f"expected JSON in {path}, got {error}") from error
+        expected = {"format": FORMAT, "fingerprint": self.fingerprint, "size": self.size}
+        given = {key: meta.get(key) for key in expected}
+        if given != expected:
+            raise LayoutError(
+                f"expected features of {self.extractor.name}, {expected}, in {self.folder}, got those of "
+                f"{meta.get('name')}, {given}; a folder of features keeps the name it was given"
+            )
+        return meta
+
+    def _locate(self, ids: Sequence[str]) -> list[_Place]:
+        try:
+            return [self._places[str(name)] for name in ids]
+        except KeyError as error:
+            name = error.args[0]
+        if name not in self.stimuli:
+            near = near_names(name, self.stimuli.ids.tolist())
+            raise IdError(f"expected ids of these {len(self.stimuli)} images, got {name!r}{near}")
+        absent = sum(str(name) not in self._places for name in ids)
+        raise IdError(
+            f"expected features of {len(ids)} images, got none of {absent}, such as {name}; run extract(ids) first "
+            f"({self.folder} has {len(self)}{self._others()})"
+        )
+
+    def _others(self) -> str:
+        """What else is under the root, for whom the same extractor has another fingerprint since an update."""
+        names = []
+        for path in sorted(self.folder.parent.glob("*/meta.json")):
+            if path.parent != self.folder:
+                names.append(f"{path.parent.name} of {json.loads(path.read_text()).get('name')}")
+        return f"; beside it: {', '.join(names)}" if names else ""
+
+    def _array(self, shard: str, what: str) -> np.ndarray:
+        """The features of a shard, memory-mapped."""
+        if what not in KINDS:
+            raise BrainDataError(f"expected what to be {' or '.join(map(repr, KINDS))}, got {what!r}")
+        if not shard:
+            raise IdError(f"expected features in {self.folder}, got none; run extract(ids) first")
+        if (shard, what) not in self._arrays:
+            if not (self.folder / shard / f"{what}.npy").is_file():
+                raise BrainDataError(
+                    f"expected {what} of {self.extractor.name}, got none: it gives the other kind only"
+                )
+            array = self._load(shard, what, mmap_mode="r")
+            count = len(self._load(shard, "ids", mmap_mode="r"))
+            if array.dtype != np.float16 or len(array) != count:
+                raise LayoutError(
+                    f"expected {count} rows of float16 in {self.folder / shard / what}.npy, got {len(array)} of "
+                    f"{array.dtype}"
+                )
+            self._arrays[shard, what] = array
+        return self._arrays[shard, what]
+
+    def _load(self, shard: str, name: str, mmap_mode: str | None) -> np.ndarray:
+        path = self.folder / shard / f"{name}.npy"
+        try:
+            return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise LayoutError(f"expected an array in {path}, got {error}; remove the folder {path.parent}") from error
+
+
+def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _hash(pixels: np.ndarray) -> str:
+    """Of a uint8 picture; 32 hexadecimal digits."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
+
+
+def _half(values: np.ndarray, kind: str, ids: list[str], name: str) -> np.ndarray:
+    """The values as fp16, which must hold them."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    bad = ~np.isfinite(half).reshape(len(half), -1).all(1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        largest = np.abs(values[row]).max()
+        raise NormalizationError(
+            f"expected {kind} of {name} that are finite and at most 65504 in size, which fp16 can hold, got "
+            f"{largest:.3g} for {ids[row]}; take them after a norm, or of another layer"
+        )
+    return half
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,187 @@
+"""Extractors with weights: what they share, and VECA's.
+
+Nothing is downloaded, and nothing is random unless it is asked for: weights are a local path, those that ship with
+this package (`pretrained=True`, VECA only), or "random" with a seed. Loading is strict.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import veca
+from veca.features import pool
+from veca.variants import VARIANTS
+
+from ..errors import BrainDataError, LayoutError
+from .base import Extractor, check_choice, weights_hash
+from .weights import check_source, load_strictly, seeded
+
+__all__ = ["NetworkFeatures", "VECAFeatures", "veca_features"]
+
+_log = logging.getLogger(__name__)
+
+
+class NetworkFeatures(Extractor):
+    """An extractor around a module, which it takes over: evaluation mode, no gradients, its own dtype.
+
+    Args:
+        model: whose weights these are; pass a copy of one that trains on.
+        random_seed: of weights that were drawn and not learned; None for others.
+        options: of `Extractor`.
+    """
+
+    def __init__(self, model: nn.Module, random_seed: int | None, **options: Any):
+        super().__init__(**options)
+        self.weights = f"sha256:{weights_hash(model)}" if random_seed is None else f"random:{random_seed}"
+        if random_seed is not None:
+            self.note = f"random weights (seed {random_seed}): not comparable with published numbers"
+            _log.warning("%s has %s", self.name, self.note)
+        self.model = model.eval().requires_grad_(False).to(getattr(torch, self.dtype))
+
+
+class VECAFeatures(NetworkFeatures):
+    """Features of a VECA backbone.
+
+    Args:
+        model: the backbone.
+        num_cores: budget; None means the model's.
+        layer: block after which they are taken, negative from the end; None takes what the model itself returns,
+            after its last block, norm and output linear. Only core 0 of the last block was supervised: as features
+            prefer the cores of layer -2.
+        tokens: "patches" (row by row), "cores", "cores+patches", or None for none.
+        pooled: "global", the model's own choice of the following; "core0", "core_mean", "patch_mean",
+            "core0+patch_mean"; or None for none. Of the same layer.
+        norm: apply the final norm to a `layer`.
+        size: side of the picture, pixels; None means the model's nominal one.
+        name, random_seed, dtype, value_map: as in `Extractor` and `veca_features`.
+    """
+
+    libraries = ("timm",)
+    TOKENS = ("patches", "cores", "cores+patches", None)
+    POOLED = ("global", "core0", "core_mean", "patch_mean", "core0+patch_mean", None)
+
+    def __init__(
+        self,
+        model: veca.VECA,
+        num_cores: int | None = None,
+        layer: int | None = None,
+        tokens: str | None = "patches",
+        pooled: str | None = "global",
+        norm: bool = True,
+        size: int | None = None,
+        name: str = "veca",
+        random_seed: int | None = None,
+        dtype: str = "float32",
+        value_map: str = "identity",
+    ):
+        grid, patch = model.patch_embed.grid_size, model.patch_embed.patch_size
+        nominal = max(cells * pixels for cells, pixels in zip(grid, patch, strict=True))
+        super().__init__(
+            model,
+            random_seed,
+            name=name,
+            input_size=nominal if size is None else size,
+            mean=model.mean,
+            std=model.std,
+            value_map=value_map,
+            dtype=dtype,
+        )
+        self.num_cores = model.check_budget(num_cores)
+        self.layer = None if layer is None else _block_index(layer, len(model.blocks))
+        self.tokens = check_choice("tokens", tokens, self.TOKENS)
+        self.pooled = check_choice("pooled", pooled, self.POOLED)
+        self.norm = norm
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "veca": veca.__version__,
+            "weights": self.weights,
+            "model": self.model.config,
+            "num_cores": self.num_cores,
+            "layer": self.layer,
+            "tokens": self.tokens,
+            "pooled": self.model.global_from if self.pooled == "global" else self.pooled,
+            "norm": self.norm if self.layer is not None else True,
+        }
+
+    def _encode(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if self.layer is None:
+            features = self.model.forward_features(images, self.num_cores)
+            cores, patches = features.cores, features.patches
+        else:
+            ((patches, cores),) = self.model.forward_intermediates(
+                images,
+                [self.layer],
+                return_prefix_tokens=True,
+                norm=self.norm,
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+                num_cores=self.num_cores,
+            )
+        both = {"patches": patches, "cores": cores, "cores+patches": torch.cat((cores, patches), 1), None: None}
+        source = self.model.global_from if self.pooled == "global" else self.pooled
+        return both[self.tokens], None if source is None else pool(cores, patches, source)
+
+
+def veca_features(
+    name: str = "veca",
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    seed: int = 0,
+    model_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> VECAFeatures:
+    """Features of a VECA backbone by name.
+
+    Args:
+        name: of `veca.list_models()`; or "veca", any model of a folder.
+        weights: a folder of `save_pretrained`; a safetensors file; or "random".
+        pretrained: take the weights that ship with this package.
+        seed: of random weights.
+        model_options: arguments of `veca.VECA` beyond the name, but for a folder, which knows them.
+        options: of `VECAFeatures`.
+
+    Raises:
+        LayoutError: no such file, or weights that do not fit, with the names of those missing.
+    """
+    check_source(name, weights, pretrained)
+    given = dict(model_options or {})
+    folder = weights not in (None, "random") and Path(weights).is_dir()
+    if name == "veca" and not folder:
+        raise BrainDataError(
+            f"expected a size such as {next(iter(VARIANTS))} for weights other than a folder, got veca"
+        )
+    if folder:
+        if given:
+            raise BrainDataError(f"expected no model_options for a folder, whose config says all, got {given}")
+        model = _from_folder(name, Path(weights))
+    else:
+        model = seeded(seed, lambda: veca.create_model(name, pretrained=pretrained, **given))
+        if not pretrained and weights != "random":
+            load_strictly(model, weights)
+    return VECAFeatures(model, name=name, random_seed=seed if weights == "random" else None, **options)
+
+
+def _from_folder(name: str, folder: Path) -> veca.VECA:
+    """The model of a folder, which must have the size that the name says."""
+    try:
+        model = seeded(0, lambda: veca.VECA.from_pretrained(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise LayoutError(f"expected a folder that save_pretrained has written, got {folder}: {error}") from error
+    for key, value in VARIANTS.get(name, {}).items():
+        if model.config.get(key) != value:
+            raise LayoutError(
+                f"expected {key}={value} of {name} in {folder}, got {model.config.get(key)}; the name 'veca' takes any"
+            )
+    return model
+
+
+def _block_index(layer: int, depth: int) -> int:
+    if not -depth <= layer < depth:
+        raise BrainDataError(f"expected a layer from {-depth} to {depth - 1}, got {layer}")
+    return layer % depth

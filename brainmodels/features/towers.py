@@ -1,0 +1,283 @@
+"""Features of models of timm and of the image towers of open_clip. Weights as in `networks`: never downloaded."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from ..errors import BrainDataError, near_names, need
+from .base import check_choice
+from .networks import NetworkFeatures
+from .weights import check_source, load_strictly, seeded
+
+__all__ = ["OpenCLIPFeatures", "TimmFeatures", "open_clip_features", "timm_features"]
+
+
+class _Tower(NetworkFeatures):
+    """What timm's and open_clip's models share: tokens after some block, perhaps with others before the patches.
+
+    Args:
+        layer: block, or stage of a network of stages, after which tokens are taken; negative from the end.
+        tokens: "patches", row by row; "prefix+patches", the class token and its like before them; None for none.
+        pooled: "head", what the model itself pools after its last block; of the tokens of `layer` "cls", the first
+            before the patches, or "mean", that of the patches; None for none.
+        norm: apply the final norm to the tokens, where the model has one that fits.
+        options: of `NetworkFeatures`.
+    """
+
+    TOKENS = ("patches", "prefix+patches", None)
+    POOLED = ("head", "cls", "mean", None)
+
+    def __init__(self, model: nn.Module, layer: int, tokens: str | None, pooled: str | None, norm: bool, **options):
+        super().__init__(model, **options)
+        self.layer, self.norm = layer, norm
+        self.tokens = check_choice("tokens", tokens, self.TOKENS)
+        self.pooled = check_choice("pooled", pooled, self.POOLED)
+        if not hasattr(model, "forward_intermediates"):
+            raise BrainDataError(f"expected a model that gives the output of single blocks, {self.name} does not")
+
+    @property
+    def _with_prefix(self) -> bool:
+        return self.tokens == "prefix+patches" or self.pooled == "cls"
+
+    def _tower_settings(self) -> dict[str, Any]:
+        names = ("weights", "layer", "tokens", "pooled", "norm")
+        return {name: getattr(self, name) for name in names}
+
+    def _assemble(self, maps: Tensor, prefix: Tensor | None, head: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Tokens and pooled from maps (B, d, rows, cols), tokens before them (B, n, d), and the head's vector."""
+        patches = maps.flatten(2).transpose(1, 2)
+        if self._with_prefix and prefix is None:
+            raise BrainDataError(f"expected tokens before the patches, {self.name} has none: ask for tokens='patches'")
+        tokens = torch.cat((prefix, patches), 1) if self.tokens == "prefix+patches" else patches
+        pooled = {"head": head, "cls": prefix[:, 0] if self.pooled == "cls" else None, "mean": patches.mean(1)}
+        return tokens if self.tokens else None, pooled.get(self.pooled)
+
+
+class TimmFeatures(_Tower):
+    """Features of a model of timm; size, mean and std are those of its data config. Arguments as in `_Tower`.
+
+    Args:
+        model: of `timm.create_model`.
+        name: of the model.
+        model_options: with which it was made, for the fingerprint.
+        size: side of the picture, pixels, for a model that takes others than its own.
+    """
+
+    libraries = ("timm",)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        layer: int = -1,
+        tokens: str | None = "patches",
+        pooled: str | None = "head",
+        norm: bool = True,
+        size: int | None = None,
+        model_options: Mapping[str, Any] | None = None,
+        random_seed: int | None = None,
+        dtype: str = "float32",
+        value_map: str = "identity",
+    ):
+        data = resolve_model_data_config(model)
+        built = getattr(getattr(model, "patch_embed", None), "img_size", None)  # its own where an option changed it
+        super().__init__(
+            model,
+            layer,
+            tokens,
+            pooled,
+            norm,
+            random_seed=random_seed,
+            name=name,
+            input_size=max(built or data["input_size"][1:]) if size is None else size,
+            mean=data["mean"],
+            std=data["std"],
+            dtype=dtype,
+            value_map=value_map,
+        )
+        self.model_options = dict(model_options or {})
+
+    def settings(self) -> dict[str, Any]:
+        return self._tower_settings() | {"model_options": self.model_options}
+
+    def _encode(self, images: Tensor) -> tuple[Tensor | None, ...]:
+        whole = self.pooled == "head"
+        options = {"norm": self.norm, "stop_early": not whole, "intermediates_only": not whole}
+        if self._with_prefix and getattr(self.model, "num_prefix_tokens", 0):
+            options["return_prefix_tokens"] = True
+        out = self.model.forward_intermediates(images, indices=[self.layer], **options)
+        final, (taken,) = out if whole else (None, out)
+        maps, prefix = taken if isinstance(taken, tuple) else (taken, None)
+        return self._assemble(maps, prefix, self.model.forward_head(final, pre_logits=True) if whole else None)
+
+
+class OpenCLIPFeatures(_Tower):
+    """Features of the image tower of a CLIP model; "head" is the projected embedding, not normalised.
+
+    `norm` decides between tokens before and after the last norm. open_clip's own `output_tokens` has given one or the
+    other by version and by `final_ln_after_pool`; papers on its tokens rarely say which they used.
+
+    Args:
+        model: the tower, `visual` of open_clip's model.
+        name: "open_clip:ARCHITECTURE".
+        mean, std: with which the weights were trained.
+    """
+
+    libraries = ("open_clip_torch", "timm")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layer: int = -1,
+        tokens: str | None = "patches",
+        pooled: str | None = "head",
+        norm: bool = True,
+        random_seed: int | None = None,
+        dtype: str = "float32",
+        value_map: str = "identity",
+    ):
+        side = model.image_size
+        super().__init__(
+            model,
+            layer,
+            tokens,
+            pooled,
+            norm,
+            random_seed=random_seed,
+            name=name,
+            input_size=side if isinstance(side, int) else max(side),
+            mean=mean,
+            std=std,
+            dtype=dtype,
+            value_map=value_map,
+        )
+        if norm and getattr(model, "attn_pool", None) is not None:
+            raise BrainDataError(f"expected norm=False, the last norm of {name} is that of its attention pooling")
+
+    def settings(self) -> dict[str, Any]:
+        return self._tower_settings()
+
+    def _encode(self, images: Tensor) -> tuple[Tensor | None, ...]:
+        whole = self.pooled == "head"
+        options = {"output_extra_tokens": True} if self._with_prefix else {}
+        out = self.model.forward_intermediates(
+            images,
+            indices=[self.layer],
+            stop_early=not whole,
+            normalize_intermediates=self.norm,
+            intermediates_only=not whole,
+            **options,
+        )
+        prefix = out.get("image_intermediates_prefix")
+        return self._assemble(out["image_intermediates"][0], prefix[0] if prefix else None, out.get("image_features"))
+
+
+def timm_features(
+    name: str,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    model_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TimmFeatures:
+    """Features of a model of timm.
+
+    Args:
+        name: of `timm.list_models()`, a tag after a dot included: the tag brings size, mean and std.
+        weights: a file of weights in timm's names (safetensors, or a state dict of torch), classifier included where
+            the name has one; or "random".
+        seed: of random weights.
+        model_options: of `timm.create_model`, such as {"dynamic_img_size": True} to pass another `size`.
+        options: of `TimmFeatures`.
+    """
+    check_source(name, weights)
+    given = dict(model_options or {})
+    model = seeded(seed, lambda: timm.create_model(name, pretrained=False, **given))
+    if weights != "random":
+        load_strictly(model, weights)
+    random_seed = seed if weights == "random" else None
+    return TimmFeatures(model, name, model_options=given, random_seed=random_seed, **options)
+
+
+def open_clip_features(
+    name: str,
+    weights: str | Path | None = None,
+    tag: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> OpenCLIPFeatures:
+    """Features of the image tower of a CLIP model.
+
+    Args:
+        name: "open_clip:" and one of `open_clip.list_models()`, with "-quickgelu" for weights trained so, which
+            OpenAI's were: the wrong activation is no error anywhere.
+        weights: a file of all weights of the model (safetensors, or a state dict of torch); or "random".
+        tag: under which open_clip knows these weights, for their mean and std; checks the activation too.
+        mean, std: of each channel. Needed where neither `tag` nor the architecture decides them: the weights of one
+            architecture were trained with several.
+        seed: of random weights.
+        options: of `OpenCLIPFeatures`.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise need("open_clip_torch", f"the extractor {name!r}") from error
+    check_source(name, weights)
+    architecture = name.removeprefix("open_clip:")
+    if architecture not in open_clip.list_models():
+        near = near_names(architecture, open_clip.list_models())
+        raise BrainDataError(f"expected an architecture of open_clip.list_models(), got {architecture!r}{near}")
+    if mean is None or std is None:
+        mean, std = _clip_statistics(architecture, tag)
+    options = {"mean": mean, "std": std, "random_seed": seed if weights == "random" else None} | options
+    with _without_open_clip_warning():
+        model = seeded(seed, lambda: open_clip.create_model(architecture, pretrained_text=False))
+    if weights != "random":
+        load_strictly(model, weights)
+    return OpenCLIPFeatures(model.visual, name, **options)
+
+
+@contextmanager
+def _without_open_clip_warning() -> Iterator[None]:
+    """open_clip warns, through the root logger, that a model is random, before its weights are loaded here."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    logging.getLogger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(keep)
+
+
+def _clip_statistics(architecture: str, tag: str | None) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std of the weights of this tag, or of all weights of the architecture where they agree."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag is not None and tag not in tags:
+        raise BrainDataError(f"expected a tag of {architecture} ({', '.join(tags) or 'none'}), got {tag!r}")
+    known = [open_clip.get_pretrained_cfg(architecture, name) for name in ([tag] if tag else tags)]
+    quick = (open_clip.get_model_config(architecture) or {}).get("quick_gelu", False)
+    if tag and known[0].get("quick_gelu", False) != quick:
+        other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
+        raise BrainDataError(f"expected the activation with which {tag} was trained, got the other: name {other}")
+    pairs = {(tuple(item["mean"]), tuple(item["std"])) for item in known if "mean" in item and "std" in item}
+    if len(pairs) != 1:
+        raise BrainDataError(
+            f"expected tag= (one of {', '.join(tags) or 'none known'}) or mean= and std= for {architecture}, whose "
+            f"weights were trained with {len(pairs) or 'unknown'} kinds of normalisation, got neither"
+        )
+    return pairs.pop()

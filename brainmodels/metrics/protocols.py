@@ -1,0 +1,325 @@
+"""Encoding evaluated whole: measured and predicted responses joined by image id, scored with interval and chance.
+
+test = dataset.pairs("sim01", split, "test", average="repeats", transform=normalizer)
+for score in encoding_scores(test, predicted, predicted_ids, features=fingerprint, seed=0):
+    print(score)
+
+`synbrain` and `neuroflow` are the comparisons of those papers; their numbers are on other scales and
+never share a column.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..data import Pairs
+from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names
+from .ceilings import ceiling_mask, mask_in_words, max_r, noise_ceiling
+from .encoding import cosine, ev, mse, nr2, r2, sample_r, usable_voxels, voxel_r
+from .record import Score
+from .registry import metric
+from .retrieval import correlation_matrix, similarity
+from .statistics import RESAMPLES, bootstrap_weights, percentile_interval, permutation_chance, score_images
+
+__all__ = ["encoding_scores", "join", "neuroflow", "synbrain"]
+
+_IMAGE_WISE = {"sample_r": sample_r, "mse": lambda y, p: mse(y, p, axis=1), "cosine": lambda y, p: cosine(y, p, axis=1)}
+_COLUMNS = 1024  # voxels at a time in the bootstrap
+
+
+def join(ids: Sequence[str], predicted_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
+    """Rows of predictions in the order of `ids`, found by id; (len(ids), ...).
+
+    Raises:
+        IdError: an image has no prediction, or two.
+        AxisError: predictions and their ids differ in number.
+    """
+    names = [str(name) for name in predicted_ids]
+    if len(names) != len(predicted):
+        raise AxisError(f"expected an id for each of {len(predicted)} predictions, got {len(names)}")
+    rows = {name: row for row, name in enumerate(names)}
+    if len(rows) != len(names):
+        unique, counts = np.unique(names, return_counts=True)
+        raise IdError(f"expected one prediction an image, got {counts.max()} of {unique[counts.argmax()]}")
+    missing = [str(name) for name in ids if str(name) not in rows]
+    if missing:
+        raise IdError(f"expected a prediction of {missing[0]!r}, got none{near_names(missing[0], names)}")
+    return predicted[[rows[str(name)] for name in ids]]
+
+
+def encoding_scores(
+    test: Pairs,
+    predicted: np.ndarray,
+    predicted_ids: Sequence[str],
+    ncsnr: np.ndarray | None = None,
+    threshold: float = 0.1,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **conditions,
+) -> list[Score]:
+    """Every encoding score of a test set: by voxel, by image, and against the noise ceiling.
+
+    Intervals resample images, with all their trials; those of voxel scores are centred on the value, since resamples
+    of fewer distinct images are biased. Chance permutes which image a prediction belongs to. Where `ncsnr`
+    is known, voxels are masked by their ceiling and `nr2` is among the scores; where it is not, all finite voxels
+    count, and each score says so.
+
+    Args:
+        test: responses, averaged over repeats or single trials.
+        predicted: (images, voxels) in units of the responses.
+        predicted_ids: (images,) whose prediction each row is.
+        ncsnr: (voxels,) from train images or as published; None takes that of the space, if it has one.
+        threshold: smallest noise ceiling of a voxel that counts.
+        resamples, seed: of the bootstrap, and of as many permutations.
+        conditions: further fields of `Score`.
+    """
+    case = _Case.of(test, predicted, predicted_ids)
+    ncsnr = _space_ncsnr(test) if ncsnr is None else np.asarray(ncsnr)
+    usable = usable_voxels(case.measured)
+    ceiling = None
+    if ncsnr is not None:
+        if ncsnr.shape != usable.shape:
+            raise AxisError(f"expected ncsnr of {len(usable)} voxels, got {ncsnr.shape}")
+        ceiling = noise_ceiling(ncsnr, [len(rows) for rows in test.trials])
+    mask = usable if ceiling is None else usable & ceiling_mask(ceiling, threshold)
+    if not mask.any():
+        raise BrainDataError(
+            f"expected voxels to score, got none of {len(mask)}: {int((~usable).sum())} undefined, the others below a "
+            f"noise ceiling of {threshold:g}"
+        )
+    words = mask_in_words(mask, int((~usable).sum()), None if ceiling is None else threshold)
+    found = {"mask": words, "n_of": case.unit, "seed": seed} | conditions
+    if ceiling is None:
+        found["note"] = "; ".join(filter(None, [found.get("note"), "no noise ceiling: ncsnr unknown"]))
+    case, ceiling = case.select(mask), None if ceiling is None else ceiling[mask]
+    scores = _voxel_scores(case, ceiling, resamples, seed, found)
+    scores += [_image_score(name, case, resamples, seed, found) for name in _IMAGE_WISE]
+    return [score.under(test) for score in scores]
+
+
+def synbrain(
+    test: Pairs,
+    predicted: np.ndarray,
+    predicted_ids: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **conditions,
+) -> list[Score]:
+    """SynBrain's comparison (arXiv 2508.10298): each prediction against every single trial of its image, betas / 2000.
+
+    1000 images of three trials are 3000 comparisons; `mse`, `sample_r` and `cosine` over all voxels, nothing centred.
+
+    Args:
+        test: single trials, normaliser "div2000".
+        predicted: (images, voxels) in the same units.
+        predicted_ids: (images,).
+        resamples, seed: of the bootstrap, and of as many permutations.
+        conditions: further fields of `Score`.
+
+    Raises:
+        NormalizationError: the responses are on another scale.
+    """
+    _check_scale(test, "div2000")
+    if test.average != "none":
+        raise BrainDataError(f"expected single trials, average='none', got average={test.average!r}")
+    case = _Case.of(test, predicted, predicted_ids)
+    return _paper("protocol synbrain", test, case, resamples, seed, conditions)
+
+
+def neuroflow(
+    test: Pairs,
+    predicted: np.ndarray,
+    predicted_ids: Sequence[str],
+    train: Pairs,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **conditions,
+) -> list[Score]:
+    """NeuroFlow's comparison (arXiv 2604.09817): session-z predictions mapped back, against the mean of the trials.
+
+    p * sd + mean, with the deviation (ddof 0) and mean of each voxel over the repeat-averaged train images in betas /
+    2000.
+
+    Args:
+        test: averaged repeats, normaliser "div2000".
+        predicted: (images, voxels), z-scored per session.
+        predicted_ids: (images,).
+        train: averaged repeats of the same subject and voxels, normaliser "div2000".
+        resamples, seed: of the bootstrap, and of as many permutations.
+        conditions: further fields of `Score`.
+
+    Raises:
+        NormalizationError: responses are on another scale.
+    """
+    for pairs in (test, train):
+        _check_scale(pairs, "div2000")
+        if pairs.average != "repeats":
+            raise BrainDataError(f"expected repeats averaged, average='repeats', got average={pairs.average!r}")
+    if (train.part, train.subject.id) != ("train", test.subject.id):
+        raise BrainDataError(
+            f"expected train images of {test.subject.id}, got {train.part} images of {train.subject.id}"
+        )
+    known = train.array().astype(np.float64)
+    if known.shape[1] != np.shape(predicted)[-1]:
+        raise AxisError(f"expected predictions of {known.shape[1]} voxels, got {np.shape(predicted)}")
+    mapped = np.asarray(predicted, dtype=np.float64) * known.std(0) + known.mean(0)
+    return _paper("protocol neuroflow", test, _Case.of(test, mapped, predicted_ids), resamples, seed, conditions)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Measured (samples, voxels), predicted (images, voxels), and which image each sample shows."""
+
+    measured: np.ndarray
+    predicted: np.ndarray
+    image: np.ndarray
+
+    @classmethod
+    def of(cls, test: Pairs, predicted: np.ndarray, predicted_ids: Sequence[str]) -> "_Case":
+        measured = test.array()
+        if measured.ndim != 2 or np.ndim(predicted) != 2 or measured.shape[1] != np.shape(predicted)[1]:
+            raise AxisError(
+                f"expected predictions (images, voxels) for responses {measured.shape} of {test.subject.id}, got "
+                f"{np.shape(predicted)}"
+            )
+        names, image = np.unique(test.image_ids, return_inverse=True)
+        return cls(measured, join(names, predicted_ids, np.asarray(predicted)), image)
+
+    @property
+    def clusters(self) -> np.ndarray | None:
+        return None if len(self.predicted) == len(self.measured) else self.image
+
+    @property
+    def unit(self) -> str:
+        return "images" if self.clusters is None else f"trials of {len(self.predicted)} images"
+
+    def select(self, mask: np.ndarray) -> "_Case":
+        return _Case(self.measured[:, mask], self.predicted[:, mask], self.image)
+
+
+def _voxel_scores(case: _Case, ceiling: np.ndarray | None, resamples: int, seed: int, found: dict) -> list[Score]:
+    y, p = case.measured, case.predicted[case.image]
+    values = {"voxel_r": voxel_r(y, p), "r2": r2(y, p, axis=0), "ev": ev(y, p, axis=0)}
+    drawn = _resampled(y, p, bootstrap_weights(len(y), resamples, seed, case.clusters))
+    limits = {} if ceiling is None else {"voxel_r": max_r(ceiling), "r2": ceiling, "ev": ceiling}
+    permuted = {"voxel_r": _permuted_r(case, resamples, seed)}
+
+    def score(name: str, value: float, of: str, average: Callable[[np.ndarray], np.ndarray], **more) -> Score:
+        resampled = average(drawn[of])
+        bias = resampled.mean() - value  # resamples hold fewer distinct images, which costs every voxel a little
+        interval = percentile_interval(resampled - bias, method="bootstrap over images, bias removed")
+        chance = None
+        if of in permuted:
+            chance = percentile_interval(average(permuted[of]), method=f"{resamples} permutations of the pairs")
+        return Score(metric(name), value, len(y), interval=interval, chance_interval=chance, **(found | more))
+
+    scores = []
+    for name, value in values.items():
+        for suffix, average in (("", _median), ("_mean", np.nanmean)):
+            limit = float(average(limits[name])) if limits else None
+            rows = partial(average, axis=-1)
+            scores.append(score(name + suffix, float(average(value)), name, rows, ceiling=limit))
+    if ceiling is None:
+        return scores
+    result = nr2(values["voxel_r"], ceiling, np.ones(len(ceiling), dtype=bool))
+    words = f"{result.negative} of {result.n} voxels have a negative r, worth {result.negative_share:.3g}"
+    more = {"ceiling": 1.0, "note": "; ".join(filter(None, [found.get("note"), words]))}
+    total = score("nr2", result.total, "voxel_r", lambda r: np.nansum(r * np.abs(r), -1) / ceiling.sum(), **more)
+    median = score("nr2_median", result.median, "voxel_r", lambda r: _median(r * np.abs(r) / ceiling, -1), **more)
+    return [*scores, total, median]
+
+
+def _median(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """`np.nanmedian`, which is slow, where there is something to leave out."""
+    return (np.median if np.isfinite(values).all() else np.nanmedian)(values, axis=axis)
+
+
+def _image_score(name: str, case: _Case, resamples: int, seed: int, found: dict) -> Score:
+    """Mean over samples, clustered by image; chance from the score of every sample with every prediction."""
+    values = _IMAGE_WISE[name](case.measured, case.predicted[case.image])
+    table, rows = _all_pairs(name, case), np.arange(len(values))
+    chance = permutation_chance(
+        lambda order: table[rows, order[case.image]].mean(), len(case.predicted), resamples, seed
+    )
+    found = {"chance": chance.mean, "chance_interval": chance.interval} | found
+    return score_images(metric(name), values, None, resamples, clusters=case.clusters, **found)
+
+
+def _all_pairs(name: str, case: _Case) -> np.ndarray:
+    """Score of every sample with every prediction, (samples, images)."""
+    if name == "sample_r":
+        return correlation_matrix(case.measured, case.predicted)
+    if name == "cosine":
+        return similarity(case.measured, case.predicted)
+    y, p = case.measured.astype(np.float64), case.predicted.astype(np.float64)
+    centre = y.mean(0)  # keeps the three terms small
+    y, p = y - centre, p - centre
+    return (np.square(y).sum(1)[:, None] + np.square(p).sum(1) - 2 * y @ p.T) / y.shape[1]
+
+
+def _resampled(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """voxel_r, r2 and ev of every resample, (resamples, voxels) fp32, from weighted sums of centred values."""
+    out = {name: np.empty((len(weights), y.shape[1]), np.float32) for name in ("voxel_r", "r2", "ev")}
+    total = weights.sum(1, keepdims=True)
+    for start in range(0, y.shape[1], _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        a, b = (x[:, part].astype(np.float64) for x in (y, p))
+        d = a - b
+        a, b = a - a.mean(0), b - b.mean(0)
+        mean = {key: weights @ x / total for key, x in {"a": a, "b": b, "d": d}.items()}
+        var = {key: weights @ np.square(x) / total - mean[key] ** 2 for key, x in {"a": a, "b": b, "d": d}.items()}
+        both = weights @ (a * b) / total - mean["a"] * mean["b"]
+        tiny = 1e-12 * np.square(a).mean(0)  # a resample of few distinct images may not vary at all
+        below = np.where(var["a"] > tiny, var["a"], np.nan)
+        spread = np.sqrt(below * np.maximum(var["b"], 0))
+        out["voxel_r"][:, part] = np.where(spread > 0, both / np.where(spread > 0, spread, 1), 0 * below)
+        out["r2"][:, part] = 1 - (var["d"] + mean["d"] ** 2) / below
+        out["ev"][:, part] = 1 - var["d"] / below
+    return out
+
+
+def _permuted_r(case: _Case, permutations: int, seed: int) -> np.ndarray:
+    """voxel_r where predictions are dealt to other images, (permutations, voxels) fp32."""
+    rng = np.random.default_rng(seed)
+    y = case.measured - case.measured.mean(0, dtype=np.float64)
+    y = (y / np.linalg.norm(y, axis=0)).astype(np.float32)
+    p = case.predicted.astype(np.float64)
+    counts = np.bincount(case.image)[:, None]
+    sums = np.zeros(p.shape, np.float32)
+    np.add.at(sums, case.image, y)  # the correlation needs a sum over the samples of each image only
+    out = np.empty((permutations, p.shape[1]), np.float32)
+    equal = bool((counts == counts[0]).all())
+    flat = (p == p[:1]).all(0)
+    standard = _standardized(p, counts) if equal else None
+    for row in out:
+        order = rng.permutation(len(p))
+        dealt = standard[order] if equal else _standardized(p[order], counts)
+        row[:] = np.where(flat, 0, np.einsum("iv,iv->v", sums, dealt))
+    return out
+
+
+def _standardized(p: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Predictions centred, with unit norm over the samples, fp32."""
+    p = p - (counts * p).sum(0) / counts.sum()
+    norm = np.sqrt((counts * np.square(p)).sum(0))
+    return (p / np.where(norm > 0, norm, 1)).astype(np.float32)
+
+
+def _paper(note: str, test: Pairs, case: _Case, resamples: int, seed: int, conditions: dict) -> list[Score]:
+    usable = usable_voxels(case.measured)
+    found = {"mask": mask_in_words(usable, int((~usable).sum())), "n_of": case.unit, "seed": seed, "note": note}
+    case = case.select(usable)
+    return [_image_score(name, case, resamples, seed, found | conditions).under(test) for name in _IMAGE_WISE]
+
+
+def _check_scale(pairs: Pairs, expected: str) -> None:
+    name = pairs.subject.normalizer if pairs.transform is None else pairs.transform.name
+    if name != expected:
+        raise NormalizationError(f"expected responses normalised by {expected!r}, as the paper's, got {name!r}")
+
+
+def _space_ncsnr(test: Pairs) -> np.ndarray | None:
+    ncsnr = getattr(test.subject.space, "ncsnr", None)
+    return ncsnr if ncsnr is None or test.columns is None else ncsnr[test.columns]

@@ -1,0 +1,206 @@
+"""Networks that judge images and captions: named slots, each filled from a local file or by any callable.
+
+A slot is one architecture with one published set of weights, the one that tables of the literature mean. Files are
+loaded whole or not at all, and nothing is downloaded. A callable may fill any slot; it then names the column of its
+scores, so that no number of another network can stand under the name of a published one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor, nn
+
+from ..errors import AxisError, BrainDataError, near_names, need
+from ..features.base import weights_hash
+from ..features.towers import open_clip_features
+from ..features.weights import check_source, load_strictly, seeded
+from .record import library_versions
+
+__all__ = ["SLOTS", "Network", "open_slot", "open_text_slot"]
+
+SLOTS = {
+    "alexnet": "torchvision AlexNet, IMAGENET1K_V1",
+    "inception_v3": "torchvision Inception-v3, IMAGENET1K_V1",
+    "clip_vit_l14_openai": "OpenAI CLIP ViT-L/14, all of it in open_clip's names",
+    "efficientnet_b1": "torchvision EfficientNet-B1, IMAGENET1K_V2",
+    "swav_rn50": "SwAV ResNet-50, 800 epochs, as published: prefix 'module.', projection head and prototypes included",
+}
+LAYERS = {
+    "alexnet": ("features.4", "features.11"),  # the ReLU after the second and the fifth convolution
+    "inception_v3": ("avgpool",),
+    "efficientnet_b1": ("avgpool",),
+    "swav_rn50": ("module.avgpool",),
+}
+CLIP = "ViT-L-14-quickgelu"  # OpenAI trained with the quick approximation; the exact GELU is no error anywhere
+EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What fills a slot.
+
+    Attributes:
+        name: of the slot where `own`, else of the callable, which names the columns.
+        own: the network that the slot is named after.
+        features: images (B, 3, H, W) in [0, 1] to features by layer; or texts to (n, d).
+        fingerprint: twelve hexadecimal digits of the weights, or what the callable says of itself, or None.
+    """
+
+    name: str
+    own: bool
+    features: Any
+    fingerprint: str | None
+
+
+def open_slot(slot: str, source: str | Path | Callable[[Tensor], Any], device: str | torch.device = "cpu") -> Network:
+    """The network of an image slot.
+
+    Args:
+        slot: one of `SLOTS`.
+        source: a file of weights, safetensors or a state dict of torch; or a callable that takes images (B, 3, S, S)
+            in [0, 1] at the size of the slot and gives features (B, ...), such as any extractor of
+            `brainmodels.features` (its pooled features, else its tokens).
+        device: of a network that is loaded; a callable gets images on it.
+
+    Raises:
+        LayoutError: no such file, or weights that are not those of the slot.
+        BrainDataError: an unknown slot, or a callable without a name.
+    """
+    _check_slot(slot)
+    if callable(source):
+        name = _name_of(source)
+        return Network(name, False, lambda images: {EMBEDDING: _tensor(source(images), name)}, _fingerprint_of(source))
+    check_source(f"slot {slot}", source)
+    if slot == "clip_vit_l14_openai":
+        statistics = {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD}
+        tower = open_clip_features(f"open_clip:{CLIP}", weights=source, tokens=None, **statistics).to(device)
+        return Network(slot, True, lambda images: {EMBEDDING: tower.encode(images).pooled}, tower.fingerprint())
+    model = seeded(0, lambda: _build(slot))
+    load_strictly(model, source)
+    model.eval().requires_grad_(False).to(device)
+    return Network(slot, True, _Layers(model, LAYERS[slot]), _fingerprint(slot, model))
+
+
+def open_text_slot(source: str | Path | Callable[[Sequence[str]], Any], device: str | torch.device = "cpu") -> Network:
+    """The text tower of the slot "clip_vit_l14_openai", or a callable that takes a list of texts and gives (n, d)."""
+    slot = "clip_vit_l14_openai"
+    if callable(source):
+        return Network(_name_of(source), False, source, _fingerprint_of(source))
+    try:
+        import open_clip
+    except ImportError as error:
+        raise need("open_clip_torch", "the text tower of CLIP") from error
+    check_source(f"slot {slot}", source)
+    model = seeded(0, lambda: open_clip.CLIP(**open_clip.get_model_config(CLIP)))
+    load_strictly(model, source)
+    model.eval().requires_grad_(False).to(device)
+    tokenizer = open_clip.get_tokenizer(CLIP)
+
+    @torch.no_grad()
+    def features(texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        parts = [texts[i : i + batch_size] for i in range(0, len(texts), batch_size)]
+        return np.concatenate([model.encode_text(tokenizer(part).to(device)).cpu().numpy() for part in parts])
+
+    return Network(slot, True, features, _fingerprint(slot, model))
+
+
+class _Layers:
+    """A torchvision classifier as a function from images in [0, 1] to the outputs of some of its layers."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]):
+        self.model, self._found = model, {}
+        for layer in layers:
+            model.get_submodule(layer).register_forward_hook(self._keep(layer))
+        parameter = next(model.parameters())
+        self._mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=parameter.device)[:, None, None]
+        self._std = torch.tensor(IMAGENET_DEFAULT_STD, device=parameter.device)[:, None, None]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Mapping[str, Tensor]:
+        self.model((images - self._mean) / self._std)
+        found, self._found = self._found, {}
+        return found
+
+    def _keep(self, layer: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._found[layer.removeprefix("module.")] = output
+
+        return hook
+
+
+class _SwAV(nn.Module):
+    """A module with exactly the names of the published file, so that all of it can be checked."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        backbone.fc = nn.Identity()
+        backbone.projection_head = nn.Sequential(
+            nn.Linear(2048, 2048), nn.BatchNorm1d(2048), nn.ReLU(), nn.Linear(2048, 128)
+        )
+        backbone.prototypes = nn.Linear(128, 3000, bias=False)
+        self.module = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)
+
+
+def _build(slot: str) -> nn.Module:
+    """The architecture of a slot.
+
+    Inception's published weights expect images in [-1, 1]. `transform_input` brings those that were normalised by the
+    ImageNet mean and std there; without it nothing fails and the number is wrong.
+    """
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise need("torchvision", f"the slot {slot}") from error
+    if slot == "alexnet":
+        return models.alexnet(weights=None)
+    if slot == "inception_v3":
+        return models.inception_v3(weights=None, init_weights=False, transform_input=True)
+    if slot == "efficientnet_b1":
+        return models.efficientnet_b1(weights=None)
+    return _SwAV(models.resnet50(weights=None))
+
+
+def _check_slot(slot: str) -> None:
+    if slot not in SLOTS:
+        raise BrainDataError(f"expected a slot of {', '.join(SLOTS)}, got {slot!r}{near_names(slot, list(SLOTS))}")
+
+
+def _name_of(source: Callable) -> str:
+    name = getattr(source, "name", None) or getattr(source, "__name__", None)
+    if not isinstance(name, str) or name == "<lambda>" or "@" in name or name in SLOTS:
+        raise BrainDataError(
+            f"expected a callable with a name of its own, which becomes the name of the metric, got {name or source!r}"
+        )
+    return name
+
+
+def _fingerprint_of(source: Callable) -> str | None:
+    told = getattr(source, "fingerprint", None)
+    return told() if callable(told) else told
+
+
+def _fingerprint(slot: str, model: nn.Module) -> str:
+    content = {"slot": slot, "weights": weights_hash(model), "versions": dict(library_versions("torchvision"))}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _tensor(found: Any, name: str) -> Tensor:
+    """Features as a tensor, from a tensor, an array or a `FeatureOutput`."""
+    if hasattr(found, "pooled") and hasattr(found, "tokens"):
+        found = found.tokens if found.pooled is None else found.pooled
+    if isinstance(found, np.ndarray):
+        found = torch.from_numpy(found)
+    if not isinstance(found, Tensor) or found.ndim < 2:
+        got = f"{tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise AxisError(f"expected features (B, ...) from {name}, got {got}")
+    return found

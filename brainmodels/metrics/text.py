@@ -1,0 +1,269 @@
+"""Decoded captions against those that people wrote: words in common, and embeddings of a text tower.
+
+for score in caption_scores(references, hypotheses, text_encoder="open_clip_model.safetensors"):
+    print(score)  # meteor_exact_stem ↑ 0.169 [...], meteor_exact_stem[max5] ↑ ..., caption_clip_two_way ↑ ...
+
+Texts are lower-cased, punctuation is removed, and what white space separates are the words. Every word score is given
+against the first caption and, where five were written, as the best over the five ("[max5]"); and where two images were
+decoded to the same words, once more over the first of each ("[distinct]"). BLEU, CIDEr and SPICE are left to their own
+tools, and so are the METEORs with synonyms: they give other numbers.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import AxisError, BrainDataError, IdError, near_names
+from ._porter import stem
+from .record import Metric, Score, not_available
+from .registry import metric, register
+from .retrieval import correlation_matrix, similarity, two_way_pairs
+from .slots import open_text_slot
+from .statistics import RESAMPLES, permutation_chance, score_images
+
+__all__ = ["caption_scores", "meteor_exact_stem", "rouge1", "rouge_l", "words"]
+
+_CAPTIONS = 5  # written about each image of COCO
+
+
+def words(text: str) -> list[str]:
+    """Words of a text: lower case, without punctuation, split at white space."""
+    kept = (letter for letter in text.lower() if not unicodedata.category(letter).startswith("P"))
+    return "".join(kept).split()
+
+
+def meteor_exact_stem(reference: str, hypothesis: str) -> float:
+    """METEOR with exact and stem matches (Banerjee and Lavie, 2005; parameters of Lavie and Agarwal, 2007's code).
+
+    From the first word on, each word of the hypothesis takes the first free equal word of the reference; those left
+    over then do the same with Porter's stems. Of m matches, P = m / |hypothesis|, R = m / |reference|,
+    F = P R / (.9 P + .1 R), and the score is F (1 - .5 (chunks / m)^3), where a chunk is a run of matches that follow
+    each other in both texts. A perfect match of w words is one chunk and scores 1 - .5 / w^3, not 1.
+    """
+    return _meteor(*_both(reference, hypothesis))
+
+
+def rouge1(reference: str, hypothesis: str) -> float:
+    """F1 of the words in common, each counted as often as in both (Lin, 2004)."""
+    return _rouge1(*_both(reference, hypothesis))
+
+
+def rouge_l(reference: str, hypothesis: str) -> float:
+    """F1 of the longest common subsequence of words (Lin, 2004)."""
+    return _rouge_l(*_both(reference, hypothesis))
+
+
+def caption_scores(
+    references: Mapping[str, Sequence[str]],
+    hypotheses: Mapping[str, str],
+    text_encoder: str | Path | Callable[[Sequence[str]], Any] | None = None,
+    device: Any = "cpu",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    permutations: int = 40,
+    **conditions,
+) -> list[Score]:
+    """Every caption score, joined by image id.
+
+    Args:
+        references: by id, what people wrote; the first is the reference where one is asked for.
+        hypotheses: by id, what was decoded; one for each image of `references`.
+        text_encoder: a file for the slot "clip_vit_l14_openai", or a callable from a list of texts to (n, d), which
+            then names its scores: `caption_cosine[name]`, `caption_two_way[name]`. None: not available.
+        device: of the network.
+        resamples, seed: of the bootstrap over images.
+        permutations: of the pairs, for the chance of word scores; each takes as long as the scores themselves.
+        conditions: further fields of `Score`.
+
+    Raises:
+        IdError: an image has no decoded caption.
+        BrainDataError: an image has no reference, or one without words.
+    """
+    ids = _check(references, hypotheses)
+    said = [hypotheses[name] for name in ids]
+    first: dict[tuple[str, ...], int] = {}
+    for row, text in enumerate(said):
+        first.setdefault(tuple(words(text)), row)
+    parts = {"": list(range(len(ids)))}
+    if 1 < len(first) < len(ids):
+        parts["distinct"] = sorted(first.values())
+    scores, made = [], {"resamples": resamples, "seed": seed} | conditions
+    for part, rows in parts.items():
+        chosen = [references[ids[row]] for row in rows], [said[row] for row in rows]
+        found = dict(made)
+        if part:
+            note = f"{len(rows)} distinct captions of {len(ids)}"
+            found["note"] = "; ".join(filter(None, [made.get("note"), note]))
+        scores += _word_scores(*chosen, part, permutations, found)
+        scores += _embedding_scores(*chosen, part, text_encoder, device, found)
+    return scores
+
+
+def _word_scores(
+    references: list[Sequence[str]], said: list[str], part: str, permutations: int, found: dict
+) -> list[Score]:
+    written = [[tuple(words(text)) for text in texts] for texts in references]
+    said = [tuple(words(text)) for text in said]
+    kinds = {"": [texts[:1] for texts in written]}
+    if all(len(texts) == _CAPTIONS for texts in written):
+        kinds[f"max{_CAPTIONS}"] = written
+    scores = []
+    for name, function in (("meteor_exact_stem", _meteor), ("rouge1", _rouge1), ("rougeL", _rouge_l)):
+        for kind, texts in kinds.items():
+            variant = ",".join(filter(None, (kind, part)))
+            full = name + (f"[{variant}]" if variant else "")
+            scores.append(_word_score(full, function, texts, said, permutations, found))
+    return scores
+
+
+def _word_score(
+    name: str,
+    function: Callable[..., float],
+    texts: list[list[tuple]],
+    said: list[tuple],
+    permutations: int,
+    found: dict,
+) -> Score:
+    @cache
+    def one(row: int, column: int) -> float:
+        return max(function(text, said[column]) for text in texts[row])
+
+    chance = permutation_chance(
+        lambda order: np.mean([one(row, int(column)) for row, column in enumerate(order)]),
+        len(said),
+        permutations,
+        found["seed"],
+    )
+    found = {"chance": chance.mean, "chance_interval": chance.interval} | found
+    return score_images(metric(name), np.array([one(row, row) for row in range(len(said))]), **found)
+
+
+def _embedding_scores(
+    references: list[Sequence[str]], said: list[str], part: str, source: Any, device: Any, found: dict
+) -> list[Score]:
+    """Cosine of embeddings with the first reference, and two-way identification by their Pearson correlation."""
+    own = source is not None and not callable(source)
+    bracket = f"[{part}]" if part else ""
+    scores = []
+    if not own:
+        names = [f"caption_clip_{kind}{bracket}" for kind in ("cosine", "two_way")]
+        scores = [not_available(metric(name), "weights clip_vit_l14_openai") for name in names]
+    if source is None:
+        return scores
+    network = open_text_slot(source, device)
+    embedded = [np.asarray(network.features(list(texts))) for texts in ([texts[0] for texts in references], said)]
+    for array in embedded:
+        if array.ndim != 2 or len(array) != len(said):
+            raise AxisError(f"expected embeddings ({len(said)}, d) from {network.name}, got {array.shape}")
+    found = found | {"features": network.fingerprint}
+    inside = ",".join(filter(None, (network.name, part)))
+    scores += [
+        score_images(metric(name), np.diagonal(table), table, **found)
+        for kind, measure in _EMBEDDED.items()
+        for name, table in [
+            (f"caption_clip_{kind}{bracket}" if own else f"caption_{kind}[{inside}]", measure(*embedded))
+        ]
+    ]
+    return scores
+
+
+def _check(references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str]) -> list[str]:
+    ids = list(references)
+    if len(ids) < 2:
+        raise AxisError(f"expected captions of two or more images, got {len(ids)}")
+    for name in ids:
+        if name not in hypotheses:
+            raise IdError(f"expected a decoded caption of {name!r}, got none{near_names(name, list(hypotheses))}")
+        texts = references[name]
+        if isinstance(texts, str) or not texts or not all(words(text) for text in texts):
+            raise BrainDataError(f"expected a list of reference captions with words for {name!r}, got {texts!r}")
+        if not isinstance(hypotheses[name], str):
+            raise BrainDataError(f"expected one decoded caption of {name!r}, got {hypotheses[name]!r}")
+    return ids
+
+
+def _both(reference: str, hypothesis: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    reference = tuple(words(reference))
+    if not reference:
+        raise BrainDataError("expected a reference caption with words, got none")
+    return reference, tuple(words(hypothesis))
+
+
+def _meteor(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
+    matches = _alignment(reference, hypothesis)
+    count = len(matches)
+    if not count:
+        return 0.0
+    chunks = 1 + sum(now != (before[0] + 1, before[1] + 1) for before, now in pairwise(matches))
+    precision, recall = count / len(hypothesis), count / len(reference)
+    f = precision * recall / (0.9 * precision + 0.1 * recall)
+    return f * (1 - 0.5 * (chunks / count) ** 3)
+
+
+def _alignment(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs (position in the hypothesis, in the reference), in the order of the hypothesis."""
+    free, open_words, matches = list(range(len(reference))), list(range(len(hypothesis))), []
+    for form in (str, _stem):
+        still = []
+        for i in open_words:
+            word = form(hypothesis[i])
+            j = next((j for j in free if form(reference[j]) == word), None)
+            if j is None:
+                still.append(i)
+            else:
+                free.remove(j)
+                matches.append((i, j))
+        open_words = still
+    return sorted(matches)
+
+
+def _rouge1(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
+    return _f1(sum((Counter(reference) & Counter(hypothesis)).values()), reference, hypothesis)
+
+
+def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
+    row = [0] * (len(hypothesis) + 1)
+    for word in reference:
+        previous, row = row, [0]
+        for j, other in enumerate(hypothesis):
+            row.append(previous[j] + 1 if word == other else max(previous[j + 1], row[j]))
+    return _f1(row[-1], reference, hypothesis)
+
+
+def _f1(common: int, reference: Sequence[str], hypothesis: Sequence[str]) -> float:
+    """2 P R / (P + R) of P = common / |hypothesis| and R = common / |reference|."""
+    return 2 * common / (len(reference) + len(hypothesis))
+
+
+_stem = lru_cache(maxsize=65536)(stem)
+_EMBEDDED = {
+    "cosine": similarity,
+    "two_way": lambda real, decoded: two_way_pairs(correlation_matrix(real, decoded)),
+}
+
+_VARIANTS = "max5: best over five captions; distinct: first of each decoded caption"
+_CLIP_TEXT = "text embeddings of CLIP ViT-L/14 of first and decoded caption"
+_CLIP_SLOT = "clip_vit_l14_openai"
+_IDENTIFIED = "two-way identification by Pearson correlation, ties fail"
+for _metric in (
+    Metric("meteor_exact_stem", "text", "up", None, None, "METEOR, exact and Porter-stem matches; first caption"),
+    Metric("rouge1", "text", "up", None, None, "F1 of words in common; first caption"),
+    Metric("rougeL", "text", "up", None, None, "F1 of the longest common subsequence of words; first caption"),
+):
+    register(_metric)
+    register(replace(_metric, name=f"{_metric.name}[{{variant}}]", protocol=f"{_metric.protocol}; {_VARIANTS}"))
+for _metric in (
+    Metric("caption_clip_cosine", "text", "up", None, _CLIP_SLOT, f"{_CLIP_TEXT}, mean cosine"),
+    Metric("caption_clip_two_way", "text", "up", 0.5, _CLIP_SLOT, f"{_CLIP_TEXT}; {_IDENTIFIED}"),
+):
+    register(_metric)
+    register(replace(_metric, name=f"{_metric.name}[{{variant}}]", protocol=f"{_metric.protocol}; {_VARIANTS}"))
+register(Metric("caption_cosine[{encoder}]", "text", "up", None, None, "mean cosine of text embeddings, first caption"))
+register(Metric("caption_two_way[{encoder}]", "text", "up", 0.5, None, f"text embeddings; {_IDENTIFIED}"))

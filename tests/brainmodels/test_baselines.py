@@ -1,0 +1,196 @@
+"""Mean map, nearest neighbour, and what all baselines share: conventions of scikit-learn, bad input, maps."""
+
+import nibabel
+import numpy as np
+import pytest
+import sklearn
+import torch
+from nilearn.maskers import NiftiMasker
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from brainmodels.baselines import BandedRidge, LinearDecoder, MeanMap, NearestNeighbor, Ridge, to_nifti
+from brainmodels.data import VoxelSpace
+from brainmodels.errors import AxisError, BrainDataError, LeakageError
+
+BASELINES = (MeanMap(), NearestNeighbor(), Ridge(), LinearDecoder(), BandedRidge({"a": slice(0, 3), "b": slice(3, 8)}))
+
+
+@pytest.fixture
+def data():
+    """80 samples, 8 features, 6 voxels with means; linear plus noise."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 8)) + 2
+    return X, X @ rng.normal(size=(8, 6)) + rng.normal(size=(80, 6)) + np.arange(6) * 10
+
+
+def named(baselines=BASELINES):
+    return pytest.mark.parametrize("baseline", baselines, ids=[type(x).__name__ for x in baselines])
+
+
+def test_mean_map_is_the_train_mean_and_knows_nothing_about_images(data):
+    X, Y = data
+    model = MeanMap().fit(X[:60], Y[:60])
+    np.testing.assert_allclose(model.predict(X[60:]), np.tile(Y[:60].mean(0), (20, 1)), rtol=1e-6)
+    expected = -len(Y[60:]) * (Y[60:].mean(0) - Y[:60].mean(0)) ** 2 / ((Y[60:] - Y[60:].mean(0)) ** 2).sum(0)
+    np.testing.assert_allclose(model.score(X[60:], Y[60:]), expected, rtol=1e-4)  # the cost of a bias alone
+
+
+def test_mean_map_scores_where_voxels_have_means(data):
+    """Correlation over voxels rewards the map of the means; R^2 over images does not."""
+    X, Y = data
+    predicted = MeanMap().fit(X[:60], Y[:60]).predict(X[60:])
+    assert min(np.corrcoef(p, y)[0, 1] for p, y in zip(predicted, Y[60:], strict=True)) > 0.9
+
+
+def test_nearest_neighbor_by_brute_force():
+    rng = np.random.default_rng(1)
+    X, Y, query = rng.normal(size=(50, 7)), rng.normal(size=(50, 4)), rng.normal(size=(30, 7))
+    cosines = [[x @ q / np.linalg.norm(x) / np.linalg.norm(q) for x in X] for q in query]
+    closest = [row.index(max(row)) for row in cosines]
+    model = NearestNeighbor().fit(X, Y)
+    assert model.neighbors(query).tolist() == closest
+    np.testing.assert_allclose(model.predict(query), Y[closest].astype(np.float32))
+    longer = model.predict(query * rng.uniform(0.1, 10, (30, 1)))  # a direction has no length
+    np.testing.assert_array_equal(longer, model.predict(query))
+
+
+def test_the_trials_of_an_image_are_averaged():
+    """Image "b" is shown first, "a" twice: the response to "a" is the mean of its two trials."""
+    X = np.array([[0.0, 1], [1, 0], [1, 0]])
+    Y = np.array([[9.0], [1], [3]])
+    model = NearestNeighbor().fit(X, Y, groups=["b", "a", "a"])
+    np.testing.assert_array_equal(model.predict([[5, 0.1], [0.1, 5]]), [[2], [9]])
+    assert len(model.X_fit_) == 2
+    np.testing.assert_array_equal(MeanMap().fit(X, Y, groups=["b", "a", "a"]).Y_mean_, [5.5])  # images count once
+    np.testing.assert_allclose(MeanMap().fit(X, Y).Y_mean_, [13 / 3])
+
+
+def test_nearest_neighbor_refuses_features_without_a_direction():
+    with pytest.raises(BrainDataError, match="sample 1"):
+        NearestNeighbor().fit([[1.0, 0], [0, 0]], [[1.0], [2]])
+
+
+@named()
+def test_clone_and_params(baseline, data):
+    """A fitted estimator clones to an unfitted one with equal parameters, and fits again to the same."""
+    X, Y = data if not isinstance(baseline, LinearDecoder) else data[::-1]
+    fitted = clone(baseline).fit(X, Y)
+    again = clone(fitted)
+    assert repr(again.get_params()) == repr(baseline.get_params())
+    assert not [name for name in vars(again) if name.endswith("_")]
+    np.testing.assert_array_equal(again.fit(X, Y).predict(X), fitted.predict(X))
+
+
+@named()
+def test_one_score_a_voxel_as_defined(baseline, data):
+    X, Y = data if not isinstance(baseline, LinearDecoder) else data[::-1]
+    model = clone(baseline).fit(X[:60], Y[:60])
+    y, p = Y[60:].copy(), model.predict(X[60:]).astype(np.float64)
+    expected = 1 - ((y - p) ** 2).sum(0) / ((y - y.mean(0)) ** 2).sum(0)
+    np.testing.assert_allclose(model.score(X[60:], y), expected, rtol=1e-6)
+    y[:, 2] = 4.0  # constant here: undefined, not 0 and not 1
+    scores = model.score(X[60:], y)
+    assert np.isnan(scores[2]) and np.isfinite(np.delete(scores, 2)).all()
+
+
+@named()
+def test_bad_input(baseline, data):
+    decoder = isinstance(baseline, LinearDecoder)
+    X, Y = data[::-1] if decoder else data
+    model = clone(baseline)
+    outputs = "features" if decoder else "responses"
+    where = "sample 17, feature 3" if decoder else "trial 17, voxel 3"
+    broken = Y.copy()
+    broken[17, 3] = np.nan
+    with pytest.raises(BrainDataError, match=f"finite {outputs}, got nan in {where}"):
+        model.fit(X, broken)
+    with pytest.raises(AxisError, match="80 and 79"):
+        model.fit(X, Y[:79])
+    with pytest.raises(AxisError, match=r"got shape \(80,\)"):
+        model.fit(X, Y[:, 0])
+    with pytest.raises(AxisError, match="real numbers"):
+        model.fit(X, Y.astype(str))
+    model.fit(X, Y)
+    with pytest.raises(AxisError, match=f"expected {X.shape[1]} .*got {X.shape[1] - 1}"):
+        model.predict(X[:, 1:])
+    broken = X.copy()
+    broken[5, 1] = np.inf
+    with pytest.raises(BrainDataError, match=r"got inf in .* 5, .* 1"):
+        model.predict(broken)
+
+
+@named()
+def test_not_fitted(baseline, data):
+    with pytest.raises(sklearn.exceptions.NotFittedError):
+        clone(baseline).predict(data[0])
+
+
+def test_tensors_and_a_middle_axis_of_one(data):
+    """(B, 1, V) is squeezed, tensors are taken as arrays; integers as stored give what their floats give."""
+    X, Y = data
+    whole = np.round(Y * 300).astype(np.int16)
+    plain = Ridge().fit(X, whole.astype(np.float64)).predict(X)
+    other = Ridge().fit(torch.from_numpy(X), whole[:, None]).predict(torch.from_numpy(X))
+    np.testing.assert_array_equal(other, plain)
+
+
+def test_pipeline_and_grid_search(data):
+    """scikit-learn's searches work with a scoring that is one number; a pipeline passes the vector of `score` on."""
+    X, Y = data
+    pipeline = make_pipeline(StandardScaler(), Ridge(alphas=[1.0]))
+    assert pipeline.fit(X[:60], Y[:60]).score(X[60:], Y[60:]).shape == (6,)
+    search = GridSearchCV(pipeline, {"ridge__alphas": [[1.0], [1e6]]}, scoring="r2", cv=4).fit(X, Y)
+    assert search.best_params_ == {"ridge__alphas": [1.0]}
+    by_hand = [
+        clone(pipeline).fit(X[train], Y[train]).score(X[test], Y[test]).mean() for train, test in KFold(4).split(X)
+    ]
+    np.testing.assert_allclose(cross_val_score(pipeline, X, Y, scoring="r2", cv=4), by_hand, rtol=1e-6)
+
+
+@named([x for x in BASELINES if not isinstance(x, MeanMap | NearestNeighbor)])
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored by KFold")
+def test_a_splitter_that_tears_images_apart_is_refused(baseline, data):
+    groups = np.arange(80) % 40
+    with pytest.raises(LeakageError, match=r"such as \d+; use GroupKFold"):
+        clone(baseline).set_params(cv=KFold(5)).fit(*data, groups=groups)
+    with pytest.raises(AxisError, match="one group for each of 80"):
+        clone(baseline).fit(*data, groups=groups[:70])
+
+
+def test_from_nifti_to_nifti(tmp_path):
+    """Responses from a masker, scores back through it: each voxel's score lies at its own place in the file."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([2.0, 2.0, 2.5, 1.0])
+    mask = rng.random((4, 5, 3)) < 0.5
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    strength = np.where(mask, rng.uniform(0, 3, mask.shape), 0)
+    volumes = strength[..., None] * X[:, 0] + rng.normal(size=(*mask.shape, 60))
+    masker = NiftiMasker(nibabel.Nifti1Image(mask.astype(np.uint8), affine), standardize=None).fit()
+    Y = masker.transform(nibabel.Nifti1Image(volumes.astype(np.float32), affine))
+    scores = Ridge().fit(X[:40], Y[:40]).score(X[40:], Y[40:])
+    to_nifti(scores, masker).to_filename(tmp_path / "r2.nii.gz")
+    image = nibabel.load(tmp_path / "r2.nii.gz")
+    np.testing.assert_allclose(image.affine, affine)
+    np.testing.assert_allclose(image.get_fdata()[mask], scores, rtol=1e-6)
+    assert (image.get_fdata()[~mask] == 0).all()
+    assert np.corrcoef(image.get_fdata()[mask], strength[mask])[0, 1] > 0.8
+    with pytest.raises(AxisError, match=f"{mask.sum()} voxels, as the masker has, got {mask.sum() - 1}"):
+        to_nifti(scores[1:], masker)
+
+
+def test_voxel_space_to_nifti():
+    mask = np.zeros((3, 2, 2), bool)
+    mask[2, 1, 0] = mask[0, 0, 1] = True
+    space = VoxelSpace.from_mask("made", mask, np.eye(4))
+    image = to_nifti([0.25, np.nan], space, fill=-1)
+    assert image.get_fdata()[0, 0, 1] == 0.25 and np.isnan(image.get_fdata()[2, 1, 0])
+    assert (image.get_fdata()[~mask] == -1).all()
+    maps = to_nifti(np.array([[1.0, 2], [3, 4], [5, 6]]), space)
+    assert maps.shape == (3, 2, 2, 3) and maps.get_fdata()[2, 1, 0].tolist() == [2, 4, 6]
+    with pytest.raises(AxisError, match="2 voxels, got 3"):
+        to_nifti([1, 2, 3], space)
+    with pytest.raises(BrainDataError, match="masker or a VoxelSpace, got str"):
+        to_nifti([1, 2], "brain.nii.gz")

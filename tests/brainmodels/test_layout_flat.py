@@ -1,0 +1,287 @@
+"""Anybody's arrays: read back as they were written, and every file that is wrong is named."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from brainmodels.data.layouts import flat
+from brainmodels.data.simulated import write_flat
+from brainmodels.errors import AxisError, IdError, LayoutError, UnsafePickleError
+from tests.brainmodels.made import made_dataset
+from tests.brainmodels.same import assert_same
+
+
+def made(dtype=np.float32, **space):
+    """36 trials of 12 images, with planted reliability."""
+    dataset = made_dataset(dtype=dtype)
+    (person,) = dataset.subjects.values()
+    ncsnr = np.linspace(0.1, 1, len(person.space)).astype(np.float32)
+    return dataset.with_subject(replace(person, space=replace(person.space, ncsnr=ncsnr, **space)))
+
+
+@pytest.fixture
+def written(tmp_path):
+    dataset = made()
+    write_flat.write(dataset, tmp_path, split=dataset.split("made"))
+    return dataset, tmp_path
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float16, np.float32])
+@pytest.mark.parametrize(
+    ("ids", "images"), [(".csv", "files"), (".npy", "array"), (".txt", "files"), (".json", "array")]
+)
+def test_round_trip(tmp_path, dtype, ids, images):
+    dataset = made(dtype)
+    scale = dataset.subject("subj01").responses.scale
+    write_flat.write(dataset, tmp_path, ids=ids, images=images, split=dataset.split("made"))
+    assert flat.detect(tmp_path)
+    loaded = flat.load(tmp_path, "subj01", namespace="sim", scale=scale)
+    assert_same(loaded, dataset)
+    assert loaded.split("given").test == dataset.split("made").test
+    assert (
+        loaded.split("given").train | loaded.split("given").val == set(dataset.stimuli.ids) - dataset.split("made").test
+    )
+
+
+def test_values_are_mapped_and_never_copied(written):
+    _, root = written
+    values = flat.load(root, "subj01", namespace="sim").subject("subj01").responses.values
+    assert isinstance(values, np.memmap) and not values.flags.writeable
+    row = np.load(root / "Y.npy", mmap_mode="r+")
+    row[3, 4] = 77
+    row.flush()
+    assert values[3, 4] == 77
+
+
+def test_files_of_a_subject_win_over_shared_ones(tmp_path):
+    for number in (1, 2):
+        dataset = made_dataset(seed=number)
+        write_flat.write(dataset, tmp_path / f"subj0{number}")
+    (tmp_path / "subj01" / "images").rename(tmp_path / "images")
+    np.save(tmp_path / "Y.npy", np.zeros((36, 2), np.float32))
+    first, second = (flat.load(tmp_path, f"subj0{number}").subject(f"subj0{number}") for number in (1, 2))
+    np.testing.assert_array_equal(first.responses.values, made_dataset(seed=1).subject("subj01").responses.values)
+    np.testing.assert_array_equal(second.responses.values, made_dataset(seed=2).subject("subj01").responses.values)
+
+
+def test_holdout_follows_ids_and_not_rows(tmp_path):
+    dataset = made_dataset(20, 2)
+    write_flat.write(dataset, tmp_path / "one")
+    order = np.random.default_rng(1).permutation(40)
+    person = dataset.subject("subj01")
+    write_flat.write(
+        dataset.with_subject(replace(person, responses=person.responses.subset(order))), tmp_path / "other"
+    )
+    first, second = (flat.load(tmp_path / name, holdout=0.3).split("holdout_image") for name in ("one", "other"))
+    assert first.hash == second.hash and len(first.test) == 6
+    assert flat.load(tmp_path / "one", holdout=0.3, seed=1).split("holdout_image").test != first.test
+
+
+def test_rois_as_volumes(written):
+    dataset, root = written
+    space = dataset.subject("subj01").space
+    (root / "rois" / "V1.npy").unlink()
+    volume = space.volume(space.rois["V1"].astype(np.float32), 0).astype(np.uint8)
+    write_flat.write_volume(root / "rois" / "V1.nii.gz", volume, space.affine)
+    assert_same(flat.load(root, namespace="sim"), dataset)
+
+
+def test_without_a_mask_voxels_lie_in_a_row(written):
+    _, root = written
+    (root / "mask.nii.gz").unlink()
+    space = flat.load(root).subject("subj01").space
+    np.testing.assert_array_equal(space.index[:, 0], np.arange(len(space)))
+    assert space.affine is None and not space.index[:, 1:].any()
+
+
+def test_missing_responses(written):
+    _, root = written
+    with pytest.raises(LayoutError, match=r"expected responses at .*betas\.npy, got no such path"):
+        flat.load(root, responses="betas.npy")
+    with pytest.raises(LayoutError, match=r"expected the mask at .*msk\.nii\.gz.*near: mask\.nii\.gz"):
+        flat.load(root, mask="msk.nii.gz")
+    with pytest.raises(LayoutError, match="expected a folder at"):
+        flat.load(root / "nowhere")
+
+
+def test_no_ids_means_unknown_order(written):
+    _, root = written
+    (root / "ids.csv").unlink()
+    with pytest.raises(IdError, match="row order unknown; pass ids="):
+        flat.load(root)
+
+
+def test_two_lists_of_ids_are_ambiguous(written):
+    _, root = written
+    (root / "ids.txt").write_text("a\n")
+    with pytest.raises(LayoutError, match=r"expected one of .*ids\.txt.*ids\.csv, got all of them"):
+        flat.load(root)
+
+
+@pytest.mark.parametrize(("count", "text"), [(35, "got 35"), (37, "got 37")])
+def test_wrong_number_of_ids(written, count, text):
+    _, root = written
+    names = [f"{k % 12:05d}" for k in range(count)]
+    write_flat.write_list(root / "names.txt", names)
+    with pytest.raises(IdError, match=f"expected 36 ids in .*names.txt.* {text}"):
+        flat.load(root, ids="names.txt")
+
+
+def test_transposed_responses_are_recognised(written):
+    _, root = written
+    np.save(root / "Y.npy", np.load(root / "Y.npy").T)
+    with pytest.raises(IdError, match="got 36; the responses look transposed"):
+        flat.load(root)
+
+
+def test_repeats_as_a_third_axis(written):
+    _, root = written
+    np.save(root / "Y.npy", np.load(root / "Y.npy").reshape(12, 3, -1))
+    with pytest.raises(
+        AxisError, match=r"expected \(trials, voxels\).*got shape \(12, 3, \d+\); put repeats into rows"
+    ):
+        flat.load(root)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_named_with_trial_image_and_voxel(written, bad):
+    dataset, root = written
+    values = np.load(root / "Y.npy")
+    values[[7, 20], [5, 6]] = bad
+    np.save(root / "Y.npy", values)
+    image = dataset.subject("subj01").responses.trials.image_id[7].removeprefix("sim:")
+    match = (
+        rf"expected finite values in .*Y\.npy, got {bad} at trial 7 \(image {image}\), voxel 5; 2 values of 2 voxels"
+    )
+    with pytest.raises(LayoutError, match=match):
+        flat.load(root)
+
+
+@pytest.mark.parametrize("cut", [4, -4])
+def test_an_array_of_another_length_than_its_header(written, cut):
+    _, root = written
+    content = (root / "Y.npy").read_bytes()
+    (root / "Y.npy").write_bytes(content[:-cut] if cut > 0 else content + bytes(-cut))
+    state = "truncated" if cut > 0 else "longer than its header says"
+    match = rf"expected {len(content)} bytes of .*Y\.npy.*got {len(content) - cut}: the file is {state}"
+    with pytest.raises(LayoutError, match=match):
+        flat.load(root)
+
+
+def test_something_else_under_the_name_of_an_array(written):
+    _, root = written
+    (root / "Y.npy").write_bytes(b"PK\x03\x04 a zip file")
+    with pytest.raises(LayoutError, match=r"expected a \.npy file at .*Y\.npy, got something else"):
+        flat.load(root)
+
+
+def test_pickled_ids_are_refused(written):
+    _, root = written
+    np.save(root / "objects.npy", np.array(["a", 1], dtype=object), allow_pickle=True)
+    with pytest.raises(UnsafePickleError, match=r"objects\.npy"):
+        flat.load(root, ids="objects.npy")
+
+
+def test_an_image_that_is_not_in_the_folder(written):
+    _, root = written
+    (root / "images" / "00007.png").rename(root / "images" / "00077.png")
+    with pytest.raises(IdError, match=r"picture of each of 12 images.*got none of 1, such as '00007'; near: .*00077"):
+        flat.load(root)
+
+
+def test_two_pictures_of_one_stem(written):
+    _, root = written
+    (root / "images" / "more").mkdir()
+    (root / "images" / "more" / "00007.jpg").write_bytes(b"")
+    with pytest.raises(IdError, match="expected one picture '00007'"):
+        flat.load(root)
+
+
+def test_an_array_of_images_needs_ids_of_its_own_where_trials_repeat(tmp_path):
+    write_flat.write(made_dataset(), tmp_path, images="array")
+    (tmp_path / "image_ids.json").unlink()
+    with pytest.raises(IdError, match=r"expected ids of the 12 images.*pass image_ids="):
+        flat.load(tmp_path)
+
+
+def test_unknown_test_image(written):
+    _, root = written
+    write_flat.write_list(root / "test_ids.txt", ["00011", "0012"])
+    with pytest.raises(IdError, match="got '0012' and 0 more"):
+        flat.load(root)
+
+
+def wrong_mask(root, inside):
+    """Replaces the mask by one whose values are given by a function of the true mask."""
+    import nibabel
+
+    image = nibabel.load(root / "mask.nii.gz")
+    true = np.asarray(image.dataobj) > 0
+    write_flat.write_volume(root / "mask.nii.gz", inside(true).astype(np.int16), image.affine)
+    return true
+
+
+def test_inverted_mask(written):
+    _, root = written
+    true = wrong_mask(root, lambda mask: ~mask)
+    with pytest.raises(
+        AxisError, match=rf"expected {true.sum()} voxels > 0 .*got {(~true).sum()}.*the mask is inverted"
+    ):
+        flat.load(root)
+
+
+def test_mask_of_minus_one_zero_one_cut_with_the_wrong_comparison(written):
+    """nsdgeneral holds -1, 0 and 1: `!= -1` keeps seven times too many voxels (cvnlab/nsddatapaper#1)."""
+    _, root = written
+
+    def labelled(mask):
+        labels = np.where(mask, 1, -1)
+        labels[tuple(np.argwhere(mask)[0])] = 0  # brain outside the region, taken in by the wrong comparison
+        return labels
+
+    true = wrong_mask(root, labelled)
+    with pytest.raises(AxisError, match=rf"expected {true.sum()} voxels > 0 .*got {true.sum() - 1}.*did you use != -1"):
+        flat.load(root)
+
+
+def test_region_of_another_length(written):
+    _, root = written
+    np.save(root / "rois" / "V1.npy", np.ones(3, bool))
+    with pytest.raises(AxisError, match=r"zeros and ones in .*V1\.npy.*got bool \(3,\)"):
+        flat.load(root)
+
+
+def test_region_outside_the_mask(written):
+    dataset, root = written
+    space = dataset.subject("subj01").space
+    outside = np.ones(space.shape, np.uint8)
+    outside[tuple(space.index.T)] = 0
+    write_flat.write_volume(root / "rois" / "far.nii.gz", outside, space.affine)
+    with pytest.raises(AxisError, match=rf"far\.nii\.gz inside the mask, got none of {outside.sum()}"):
+        flat.load(root)
+
+
+def test_ncsnr_of_another_length(written):
+    _, root = written
+    np.save(root / "ncsnr.npy", np.ones(2))
+    with pytest.raises(AxisError, match=r"ncsnr\.npy, got shape \(2,\)"):
+        flat.load(root)
+
+
+def test_session_that_is_no_number(written):
+    _, root = written
+    text = (root / "ids.csv").read_text().replace(",1,1,", ",first,1,", 1)
+    (root / "ids.csv").write_text(text)
+    with pytest.raises(LayoutError, match=r"whole numbers of session in .*ids\.csv.*first"):
+        flat.load(root)
+
+
+def test_table_without_image_id(written):
+    _, root = written
+    text = (root / "ids.csv").read_text().replace("image_id", "image")
+    (root / "ids.csv").write_text(text)
+    with pytest.raises(
+        LayoutError, match=r"expected a column 'image_id' in .*ids\.csv, got image, session.*near: image"
+    ):
+        flat.load(root)

@@ -1,0 +1,272 @@
+"""Raw EEG: recordings written as amplifiers store them, and read back trial by trial."""
+
+import json
+import shutil
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from brainmodels.data.layouts import raw_eeg
+from brainmodels.data.layouts.cnt import read_cnt_header
+from brainmodels.data.simulated.eeg import simulate_eeg
+from brainmodels.data.simulated.write_raw_eeg import write_brainvision, write_cnt, write_fif, write_raw_eeg
+from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, UnitsError
+
+mne = pytest.importorskip("mne")
+
+RECIPE = raw_eeg.EpochRecipe(-0.2, 0.796)  # 250 samples at 250 Hz
+EVENT_ID = {"onset": 100}
+VOLTS = 1e-5
+CHANNELS = ("FP1", "FZ", "CZ", "M1", "OZ")
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    return simulate_eeg(n_subjects=1, n_chans=5, snr_db=0, n_train=9, n_test=4, repeats=2, test_repeats=3, seed=6)
+
+
+@pytest.fixture(scope="module")
+def written(simulated, tmp_path_factory):
+    root = tmp_path_factory.mktemp("raw")
+    return root, write_raw_eeg(simulated, root)
+
+
+@pytest.fixture
+def copied(written, tmp_path):
+    return shutil.copytree(written[0], tmp_path / "copy")
+
+
+def load(root, epochs=RECIPE, event_id=EVENT_ID, **options):
+    return raw_eeg.load(root, "sim01", event_id=event_id, epochs=epochs, **options)
+
+
+@pytest.mark.parametrize(
+    ("form", "atol"), [("fif", 1e-12), ("brainvision", 1e-12), ("cnt32", 0.51e-6), ("cnt16", 0.51e-6)]
+)
+def test_recordings_come_back(simulated, tmp_path, form, atol):
+    ids = write_raw_eeg(simulated, tmp_path, form=form)
+    assert raw_eeg.detect(tmp_path) and not raw_eeg.detect(tmp_path / "sim01")
+    loaded = load(tmp_path).subject("sim01")
+    source = simulated.subject("sim01")
+    trials = loaded.responses.trials
+    assert trials.image_id.tolist() == [ids[name] for name in source.responses.trials.image_id.tolist()]
+    np.testing.assert_array_equal(trials.repeat, source.responses.trials.repeat)
+    assert np.bincount(trials.session).tolist() == [0, 15, 15]
+    assert loaded.space.ch_names == source.space.ch_names
+    np.testing.assert_allclose(loaded.space.times, source.space.times, atol=1e-9)
+    np.testing.assert_allclose(loaded.responses.batch(range(30)), source.responses.values * VOLTS, rtol=1e-6, atol=atol)
+
+
+def test_pictures_come_back(simulated, written):
+    root, ids = written
+    stimuli = load(root).stimuli
+    for name, new in ids.items():
+        np.testing.assert_array_equal(stimuli.image(new), simulated.stimuli.image(name, 64))
+
+
+def test_codes_of_images_need_no_list(simulated, copied):
+    """One code an image, with the ids of a set of stimuli that the user has."""
+    for path in (copied / "sim01").iterdir():
+        path.unlink()
+    rng = np.random.default_rng(0)
+    names = simulated.stimuli.ids[:3].tolist()
+    write_fif(
+        copied / "sim01" / "one", rng.normal(size=(5, 2000)) * VOLTS, CHANNELS, 250, [(300, 7), (700, 9), (1100, 7)]
+    )
+    loaded = load(copied, event_id=dict(zip(names, (7, 8, 9), strict=True)), stimuli=simulated.stimuli)
+    assert loaded.subject("sim01").responses.trials.image_id.tolist() == [names[0], names[2], names[0]]
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_cnt_reads_back_exactly(tmp_path, width):
+    """Values in counts, names, rate and codes, with samples of events as they were written."""
+    rng = np.random.default_rng(1)
+    counts = rng.integers(-300, 300, (3, 997))
+    events = [(5, 100), (10, 65535), (400, 255), (996, 1)]
+    path = write_cnt(tmp_path / "one", counts * 1e-6, ["A", "CB1", "M2"], 500, events, width)
+    header = read_cnt_header(path)
+    assert (header.n_chans, header.n_samples, header.sfreq) == (3, 997, 500)
+    assert header.data_format == {2: "int16", 4: "int32"}[width]
+    raw = raw_eeg.read_raw(path)
+    assert raw.ch_names == ["A", "CB1", "M2"] and raw.info["sfreq"] == 500
+    np.testing.assert_array_equal(np.rint(raw.get_data() * 1e6), counts)
+    assert raw_eeg.find_events(raw, RECIPE).tolist() == [list(event) for event in events]
+
+
+def test_cnt_whose_header_is_wrong(tmp_path):
+    rng = np.random.default_rng(2)
+    path = write_cnt(tmp_path / "one", rng.normal(size=(4, 1000)) * VOLTS, "ABCD", 250, [(500, 100)])
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<i", content, 864, 1081)  # samples
+    path.write_bytes(content)
+    with pytest.raises(LayoutError, match=r"bytes per sample = 3\.7 .*header or file truncated"):
+        raw_eeg.read_raw(path)
+    struct.pack_into("<i", content, 864, 0)
+    path.write_bytes(content)
+    with pytest.raises(LayoutError, match="expected channels, samples and a rate above 0"):
+        raw_eeg.read_raw(path)
+    struct.pack_into("<i", content, 864, 1000)
+    path.write_bytes(content[:9000])
+    with pytest.raises(LayoutError, match=r"expected events at byte 17200 .* got a file of 9000: it is truncated"):
+        raw_eeg.read_raw(path)
+    path.write_bytes(content[:100])
+    with pytest.raises(LayoutError, match="expected a header of 900 bytes"):
+        raw_eeg.read_raw(path)
+
+
+def test_cnt_read_with_the_wrong_width(tmp_path):
+    """Twice the samples makes two bytes of four; halves of numbers then differ in variance by orders of magnitude."""
+    rng = np.random.default_rng(3)
+    path = write_cnt(tmp_path / "one", rng.normal(size=(4, 1000)) * 1e-3, "ABCD", 250, [])
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<i", content, 864, 2000)
+    path.write_bytes(content)
+    assert read_cnt_header(path).data_format == "int16"
+    with pytest.raises(LayoutError, match=r"variances within a factor of 10000, got .*: samples are probably read"):
+        raw_eeg.read_raw(path)
+
+
+def test_cnt_positions_above_4_gib_wrap(tmp_path, monkeypatch):
+    """64 channels at 1 kHz pass 2^32 bytes after five hours; the stored position is what is left."""
+    n_samples = 20_000_000
+    path = write_cnt(tmp_path / "one", np.ones((64, 10)) * VOLTS, [f"C{i}" for i in range(64)], 1000, [])
+    content, true = bytearray(path.read_bytes()[:900]), 900 + 75 * 64 + 4 * 64 * n_samples
+    struct.pack_into("<i", content, 864, n_samples)
+    struct.pack_into("<I", content, 886, true % 2**32)
+    with path.open("wb") as file:
+        file.write(content)
+        file.truncate(true + 9)  # sparse
+    header = read_cnt_header(path)
+    assert (header.event_table, header.data_format) == (true, "int32")
+
+
+def test_a_recording_without_events(simulated, tmp_path):
+    (tmp_path / "sim01").mkdir()
+    write_cnt(tmp_path / "sim01" / "one", np.random.default_rng(4).normal(size=(5, 2000)) * VOLTS, CHANNELS, 250, [])
+    assert raw_eeg.read_raw(tmp_path / "sim01" / "one.cnt").n_times == 2000
+    with pytest.raises(LayoutError, match=r"expected events with codes \[100\] in .*one.cnt, got no events at all"):
+        load(tmp_path, stimuli=simulated.stimuli)
+
+
+def test_codes_that_do_not_occur(copied):
+    with pytest.raises(LayoutError, match=r"expected events with codes \[120\] .* got 100 \(15 times\)"):
+        load(copied, event_id={"onset": 120})
+    with pytest.raises(BrainDataError, match="a code of its own"):
+        load(copied, event_id={"a": 100, "b": 100})
+
+
+def test_amplitudes_in_microvolts_are_refused(tmp_path):
+    data = np.random.default_rng(5).normal(size=(5, 2000)) * 10 + 40_000
+    path = write_fif(tmp_path / "one", data, CHANNELS, 250, [(500, 100)])
+    with pytest.raises(UnitsError, match=r"expected .* 1e-07 to 0\.001 V .* got 6\.\d"):
+        raw_eeg.read_raw(path)
+    offset = write_fif(tmp_path / "two", data * 1e-6, CHANNELS, 250, [(500, 100)])
+    assert raw_eeg.read_raw(offset).n_times == 2000  # 40 mV of offset, as electrodes have, is no error
+
+
+def test_list_and_events_must_agree(copied):
+    path = copied / "sim01" / "session02.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]))
+    with pytest.raises(IdError, match=r"session02.txt for each of 15 events .* got 14; .*repairs.json"):
+        load(copied)
+    path.write_text("\n".join([*lines[:-1], "sim6_999999"]))
+    with pytest.raises(IdError, match="none of 1, such as 'sim6_999999'"):
+        load(copied)
+
+
+def test_lost_and_doubled_triggers_are_repaired_by_a_table(simulated, copied):
+    """Session 1 lost its second trigger and has one that nobody sent."""
+    folder = copied / "sim01"
+    path = folder / "session01.fif"
+    raw = mne.io.read_raw_fif(path, preload=True, verbose="error")
+    events = raw_eeg.find_events(raw, RECIPE)
+    raw.apply_function(lambda x: 0 * x, picks=["STI"], verbose="error")
+    kept = [(events[0, 0], 100), (events[0, 0] + 60, 100), *((sample, 100) for sample in events[2:, 0])]
+    write_fif(folder / "session01", raw.get_data(picks="eeg"), raw.ch_names[:-1], 250, kept)
+    repairs = {"add": [[int(events[1, 0]), 100]], "drop": [int(events[0, 0]) + 60]}
+    (folder / "repairs.json").write_text(json.dumps({"session01": repairs}))
+    loaded, source = load(copied).subject("sim01").responses, simulated.subject("sim01").responses
+    np.testing.assert_allclose(loaded.batch(range(30)), source.values * VOLTS, rtol=1e-6, atol=1e-12)
+    (folder / "repairs.json").write_text(json.dumps({"session01": {"drop": [3]}}))
+    with pytest.raises(LayoutError, match=r"expected events to drop at samples \[3\]"):
+        load(copied)
+    (folder / "repairs.json").write_text(json.dumps({"session1": repairs}))
+    with pytest.raises(LayoutError, match=r"expected names of recordings .* got 'session1'"):
+        load(copied)
+
+
+def test_settling_triggers_and_dropped_codes(tmp_path):
+    """A trigger 1 ms before the real one is noise of the cable, whatever its code; 255 is not an event."""
+    events = [(100, 36), (101, 100), (500, 100), (502, 120), (900, 255)]
+    data = np.random.default_rng(7).normal(size=(5, 1500)) * VOLTS
+    path = write_cnt(tmp_path / "one", data, CHANNELS, 1000, events)
+    raw = raw_eeg.read_raw(path)
+    recipe = replace(RECIPE, drop_codes=(255,), min_gap=0.002)
+    assert raw_eeg.find_events(raw, recipe).tolist() == [[101, 100], [500, 100], [502, 120]]
+
+
+def test_responses_of_the_subject_are_no_stimuli(tmp_path):
+    data = np.random.default_rng(8).normal(size=(5, 1500)) * VOLTS
+    path = write_brainvision(tmp_path / "one", data, CHANNELS, 250, [(300, 1), (700, 100)])
+    marker = tmp_path / "one.vmrk"
+    marker.write_text(marker.read_text() + "Mk4=Response,R  1,901,1,0\n")
+    assert raw_eeg.find_events(raw_eeg.read_raw(path), RECIPE).tolist() == [[300, 1], [700, 100]]
+
+
+def test_epochs_beyond_the_end_are_not_dropped_silently(tmp_path):
+    data = np.random.default_rng(9).normal(size=(5, 1000)) * VOLTS
+    raw = raw_eeg.read_raw(write_fif(tmp_path / "one", data, CHANNELS, 250, [(300, 100), (900, 100)]))
+    with pytest.raises(LayoutError, match=r"expected 2 epochs .* got 1: those at samples \[900\]"):
+        raw_eeg.epoch(raw, raw_eeg.find_events(raw, RECIPE), RECIPE)
+
+
+def test_channels_are_picked_in_order_and_referenced(tmp_path):
+    data = np.random.default_rng(10).normal(size=(5, 1000)) * VOLTS
+    raw = raw_eeg.read_raw(write_fif(tmp_path / "one", data, CHANNELS, 250, [(300, 100)]))
+    recipe = replace(RECIPE, channels=("OZ", "FZ", "FP1"), reference=("FZ",), baseline=(None, 0.0))
+    epochs = raw_eeg.epoch(raw, raw_eeg.find_events(raw, recipe), recipe)
+    expected = (data[[4, 1, 0]] - data[1])[:, 250:500]
+    expected = expected - expected[:, :51].mean(1, keepdims=True)
+    np.testing.assert_allclose(epochs[0], expected, rtol=1e-4, atol=1e-10)
+    assert not epochs[0, 1].any()
+    with pytest.raises(AxisError, match="expected channels O1, QZ"):
+        raw_eeg.epoch(raw, np.array([[300, 100]]), replace(recipe, channels=("FZ", "O1", "QZ")))
+
+
+@pytest.mark.parametrize(("recipe", "num_times"), [(raw_eeg.EEG3D_STATIC, 250), (raw_eeg.EEG3D_DYNAMIC, 600)])
+def test_the_presets_of_eeg3d(tmp_path, recipe, num_times):
+    """At 1 kHz, a 10 Hz tone survives the filter in phase; a 200 Hz tone and an offset do not."""
+    assert recipe.num_times(1000.0) == num_times
+    times = np.arange(40_000) / 1000
+    data = np.outer([0, 1, 2], np.sin(2 * np.pi * 10 * times) + np.sin(2 * np.pi * 200 * times) + 5) * 1e-4
+    path = write_cnt(tmp_path / "one", data, ("FZ", "CZ", "OZ"), 1000, [(20_000, 100)])
+    raw = raw_eeg.read_raw(path)
+    epochs = raw_eeg.epoch(raw, raw_eeg.find_events(raw, recipe), replace(recipe, channels=("OZ", "CZ", "FZ")))
+    assert epochs.shape == (1, 3, num_times) and not epochs[0, 2].any()
+    at = 20 - 0.2 + np.arange(num_times) / recipe.sfreq
+    middle = slice(num_times // 5, -num_times // 5)  # the resampled ends ring
+    expected = 2e-4 * np.sin(2 * np.pi * 10 * at)
+    np.testing.assert_allclose(epochs[0, 0, middle], expected[middle], rtol=0, atol=4e-6)
+
+
+def test_recordings_must_share_their_channels(copied):
+    data = np.random.default_rng(12).normal(size=(4, 2000)) * VOLTS
+    write_fif(copied / "sim01" / "session03", data, CHANNELS[:4], 250, [(500, 100)])
+    name = (copied / "sim01" / "session01.txt").read_text().splitlines()[0]
+    (copied / "sim01" / "session03.txt").write_text(name)
+    with pytest.raises(AxisError, match=r"expected 5 channels and 250 Hz .* got 4 and 250 Hz"):
+        load(copied)
+
+
+def test_no_recordings_and_unknown_suffix(copied):
+    with pytest.raises(LayoutError, match=r"expected recordings ending in \.fif.*near: sim01"):
+        raw_eeg.load(copied, "sim02", event_id=EVENT_ID, epochs=RECIPE)
+    with pytest.raises(LayoutError, match="expected a recording ending in"):
+        raw_eeg.read_raw(copied / "sim01" / "session01.txt")
+    path = copied / "sim01" / "session01.fif"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LayoutError, match="expected a complete recording"):
+        raw_eeg.read_raw(path)
