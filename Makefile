@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n auto
 .PHONY: help install demo test test-slow test-interpreter lint format aot bench clean
 
 help:
-	@echo "make demo              photographs through VECA and a ViT, report in out/demo/report.html"
+	@echo "make demo              photographs and a simulated brain through VECA, report in out/demo/report.html"
 	@echo "make test              lint, all fast tests, the Triton kernels in the interpreter"
 	@echo "make test-slow         the tests that take minutes"
 	@echo "make lint | format     ruff"
@@ -24,6 +24,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
+	$(BIN)/veca brain evaluate --out out/demo/brain --resamples 500 --curve 50 100 200 400 \
+		--features veca@64 veca@32 veca@16 veca@8 vit_nano_patch8 gabor pixels
 	$(BIN)/veca demo
 
 test: lint
