@@ -60,15 +60,7 @@ def compare(size: int, args: argparse.Namespace) -> dict[str, object]:
 
 
 def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--sizes", type=int, nargs="+", default=(256, 512, 768, 1024))
-    add("--images", type=int, default=4)
-    add("--passes", type=int, default=3)
-    add("--device", default="cpu")
-    add("--threads", type=int, help="of torch on a CPU")
-    add("--out", type=Path, help="append the rows to this JSON lines file")
-    args = parser.parse_args(words)
+    args = _parser().parse_args(words)
     if args.threads:
         torch.set_num_threads(args.threads)
     record, log, rows = environment(args.device, args.threads), JsonLines(args.out), []
@@ -77,6 +69,18 @@ def main(words: list[str] | None = None) -> None:
         log.append(record | {"benchmark": "extraction", "images": args.images} | rows[-1])
     print(f"{record['device']}, {record.get('threads', '')} threads, torch {record['torch']}, {record['date']}\n")
     print(markdown_table(rows, COLUMNS))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--sizes", type=int, nargs="+", default=(256, 512, 768, 1024))
+    add("--images", type=int, default=4)
+    add("--passes", type=int, default=3)
+    add("--device", default="cpu")
+    add("--threads", type=int, help="of torch on a CPU")
+    add("--out", type=Path, help="append the rows to this JSON lines file")
+    return parser
 
 
 if __name__ == "__main__":

@@ -151,14 +151,7 @@ def _log_table(run: Path, name: str) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--veca", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--vit", type=Path, required=True, help="folder of the run with --baseline")
-    parser.add_argument("--scenes", type=int, default=4000, help="at the size of training")
-    parser.add_argument("--other", type=int, default=1000, help="at each other size")
-    parser.add_argument("--ship", type=Path, help="folder for the two safetensors files")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"nano-scenes-{today()}.md")
-    args = parser.parse_args(words)
+    args = _parser().parse_args(words)
     text, shipped = page(args.veca, args.vit, args.scenes, args.other)
     args.out.write_text(text, encoding="utf-8")
     if args.ship:
@@ -169,6 +162,17 @@ def main(words: Sequence[str] | None = None) -> None:
         kept = {key: config[key] for key in ("img_size", "num_cores", "trained_budgets")}
         (args.ship / "veca_nano_patch8.json").write_text(json.dumps(kept) + "\n")
     sys.stdout.write(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--veca", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--vit", type=Path, required=True, help="folder of the run with --baseline")
+    parser.add_argument("--scenes", type=int, default=4000, help="at the size of training")
+    parser.add_argument("--other", type=int, default=1000, help="at each other size")
+    parser.add_argument("--ship", type=Path, help="folder for the two safetensors files")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"nano-scenes-{today()}.md")
+    return parser
 
 
 if __name__ == "__main__":

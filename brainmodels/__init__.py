@@ -2,9 +2,10 @@
 
 import importlib
 
-_ROOMS = {"simulate": ".data.simulated"}  # names that are promised here, imported when first used
+# names that are promised here, imported when first used
+_ROOMS = {"simulate": ".data.simulated", "simulate_eeg": ".data.simulated"}
 
-__all__ = ["simulate"]
+__all__ = ["simulate", "simulate_eeg"]
 
 
 def __getattr__(name: str):

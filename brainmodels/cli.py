@@ -17,7 +17,7 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
     """Encode and decode one subject from features of the images; ends in an HTML report."""
     try:
         evaluation = run_evaluation(settings)
-    except (BrainDataError, ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise SystemExit(f"veca brain evaluate: {error}") from error
     for item in [*evaluation.encoded, *evaluation.decoded]:
         print(item.scores[0])
@@ -47,7 +47,7 @@ def prepare(
     try:
         given = dict(_option(word) for word in options)
         print(write(layout, root, subject, out, image_size=image_size, progress=True, **given))
-    except (BrainDataError, ImportError, OSError, TypeError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f"veca brain prepare: {error}") from error
     print(out)
 

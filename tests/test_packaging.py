@@ -64,7 +64,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"veca_kernels", "veca", "brainmodels"}
-    assert "veca_kernels/triton/read.py" in names
+    assert {"veca_kernels/triton/read.py", "veca/page.css", "veca/weights/vit_nano_patch8.safetensors"} <= set(names)
 
 
 def test_wheel_installs_and_runs(wheel, tmp_path):
@@ -75,6 +75,7 @@ def test_wheel_installs_and_runs(wheel, tmp_path):
         "import torch, veca, veca_kernels, brainmodels, json\n"
         "x = torch.randn(1, 2, 20, 16)\n"
         "veca_kernels.core_periphery_attention(x, x, x, 4)\n"
+        "veca.create_model('veca_nano_patch8', pretrained=True)\n"
         "print(json.dumps([m.__file__ for m in (veca, veca_kernels, brainmodels)]))\n"
     )
     files = json.loads(run_without("", code))

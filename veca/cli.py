@@ -143,13 +143,15 @@ def _changed(recipe: Any, **given: Any) -> Any:
 
 def models() -> None:
     """A table of the models that `veca.create_model` builds."""
-    print(f"{'name':26} {'width':>6} {'depth':>6} {'heads':>6} {'parameters':>12}")
+    shipped = list_models(pretrained=True)
+    print(f"{'name':26} {'width':>6} {'depth':>6} {'heads':>6} {'parameters':>12}  weights")
     for name in list_models():
         with torch.device("meta"):  # weights would take seconds and gigabytes
             model = create_model(name)
         heads = model.blocks[0].attn.num_heads
-        parameters = sum(p.numel() for p in model.parameters())
-        print(f"{name:26} {model.embed_dim:6d} {len(model.blocks):6d} {heads:6d} {parameters:12,d}")
+        count = sum(p.numel() for p in model.parameters())
+        weights = "  shipped" if name in shipped else ""
+        print(f"{name:26} {model.embed_dim:6d} {len(model.blocks):6d} {heads:6d} {count:12,d}{weights}")
 
 
 def features(

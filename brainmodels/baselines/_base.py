@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.responses import positions
 from ..errors import AxisError, BrainDataError, LeakageError, need
 
 try:
@@ -150,17 +151,19 @@ def folds_of(cv: Any, count: int, groups: np.ndarray | None) -> list[tuple[np.nd
         groups: (count,), samples of one image share theirs.
 
     Raises:
-        LeakageError: a splitter puts samples of one group on both sides.
+        AxisError: a fold has rows that do not exist.
+        LeakageError: a splitter puts samples of one group, or one row, on both sides.
     """
     from sklearn.model_selection import GroupKFold, check_cv
 
     splitter = GroupKFold(cv) if isinstance(cv, Integral) and groups is not None else check_cv(cv)
-    folds = [(np.asarray(a), np.asarray(b)) for a, b in splitter.split(np.empty((count, 1)), None, groups)]
-    for train, test in folds if groups is not None else ():
-        common = np.intersect1d(groups[train], groups[test])
+    folds = [tuple(positions(x, count) for x in fold) for fold in splitter.split(np.empty((count, 1)), None, groups)]
+    kind, labels = ("row", np.arange(count)) if groups is None else ("group", groups)
+    for train, test in folds:
+        common = np.intersect1d(labels[train], labels[test])
         if len(common):
             raise LeakageError(
-                f"expected the samples of a group in one fold, got {len(common)} groups on both sides of a fold of "
+                f"expected the samples of a {kind} in one fold, got {len(common)} {kind}s on both sides of a fold of "
                 f"{splitter}, such as {common[0]}; use GroupKFold, or an integer cv"
             )
     return folds

@@ -13,6 +13,7 @@ from ._solver import Solution, default_device, solve_ridge_cv
 __all__ = ["ALPHAS", "LinearDecoder", "Ridge"]
 
 _log = logging.getLogger(__name__)
+_LEAST_SPREAD = 1e-6  # of predictions by their mean or their targets' spread; below it fp32 holds only rounding errors
 ALPHAS = tuple(10.0**power for power in range(-2, 8))
 
 
@@ -159,7 +160,8 @@ class LinearDecoder(Ridge):
             mean, std = out.mean(0, dtype=np.float64), out.std(0, dtype=np.float64)
         else:
             raise BrainDataError("expected several rows to calibrate on each other, got 1; use calibration='train_cv'")
-        gain = np.divide(self.Y_std_, std, out=np.zeros_like(std), where=std > 0)
+        varies = std > _LEAST_SPREAD * np.maximum(np.abs(mean), self.Y_std_)
+        gain = np.divide(self.Y_std_, std, out=np.zeros_like(std), where=varies)
         return ((out - mean) * gain + self.Y_mean_).astype(np.float32)
 
 

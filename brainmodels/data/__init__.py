@@ -1,6 +1,7 @@
 """Stimuli, responses, splits: everything is joined by image id, and nothing is reordered or dropped without a word."""
 
 from .align import AlignmentReport, check_alignment
+from .budgets import Budget, budget
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .leakage import check_duplicates, check_new_weights
 from .normalize import Normalizer, fit_normalizer, register_normalizer
@@ -9,10 +10,8 @@ from .rescale import Bridge
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
 from .splits import (
-    Budget,
     bold5000_5fold,
     bold5000_repeated,
-    budget,
     first_250_images,
     first_session,
     holdout,

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import AxisError, BrainDataError, IdError, LeakageError, near_names
-from .responses import Responses, TrialTable
+from .responses import Responses, TrialTable, positions
+from .scalings import SCALINGS
 from .spaces import SensorSpace, VoxelSpace
 from .stimuli import StimulusSet
 
@@ -53,6 +54,7 @@ class Subject:
             raise AxisError(
                 f"expected {len(self.space)} {kind} of {self.id}, as its space has, got {self.responses.num_voxels}"
             )
+        _check_times(self)
         if self.design not in ("event", "block"):
             raise BrainDataError(f"expected design 'event' or 'block', got {self.design!r}")
         if self.design == "block":
@@ -185,15 +187,27 @@ class Pairs:
         return len(self.image_ids)
 
     def __repr__(self) -> str:
-        normalizer = self.transform.name if self.transform else self.subject.normalizer
         return (
             f"Pairs({self.subject.id}, {self.split.name}/{self.part}, {len(self)} samples, "
-            f"average={self.average!r}, normalizer={normalizer!r})"
+            f"average={self.average!r}, normalizer={self.normalizer!r})"
         )
+
+    @property
+    def normalizer(self) -> str:
+        """What the values went through, as stored and then here: "none", "div2000", "session_z > train_z"."""
+        applied = [self.subject.normalizer, "none" if self.transform is None else self.transform.name]
+        return " > ".join(name for name in applied if name != "none") or "none"
+
+    @property
+    def transductive(self) -> bool:
+        """Whether statistics of test trials went into the values, in the stored ones or here."""
+        stored = self.subject.normalizer
+        before = stored.endswith("_transductive") or (stored in SCALINGS and SCALINGS[stored].transductive)
+        return before or bool(getattr(self.transform, "transductive", False))
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Samples as fp32 (len(indices), voxels) or (len(indices), channels, times)."""
-        groups = [self.trials[i] for i in np.asarray(indices, np.int64)]
+        groups = [self.trials[i] for i in positions(indices, len(self))]
         sizes = np.array([len(rows) for rows in groups])
         if not len(groups):
             return self.subject.responses.batch([], self.columns)
@@ -300,6 +314,8 @@ class BrainDataset:
             ids = np.repeat(ids, [len(group) for group in groups])
             groups = [group[i : i + 1] for group in groups for i in range(len(group))]
         _check_transform(person, split, transform)
+        if roi is not None and not isinstance(person.space, VoxelSpace):
+            raise BrainDataError(f"expected roi None for {subject}, whose responses are of sensors, got {roi!r}")
         columns = None if roi is None else np.flatnonzero(person.space.roi(roi))
         return Pairs(person, split, part, ids, groups, average, transform, columns)
 
@@ -310,6 +326,16 @@ class BrainDataset:
     def with_subject(self, subject: Subject) -> "BrainDataset":
         """The same data with one subject added or replaced."""
         return BrainDataset(list((self.subjects | {subject.id: subject}).values()), self.stimuli, self.splits)
+
+
+def _check_times(subject: Subject) -> None:
+    """Voxels have one value a trial, sensors one for each of their times."""
+    shape = subject.responses.values.shape
+    times = (len(subject.space.times),) if isinstance(subject.space, SensorSpace) else ()
+    if shape[2:] != times:
+        wanted = "(trials, channels, times)" if times else "(trials, voxels)"
+        known = f" with {times[0]} times" if times else ""
+        raise AxisError(f"expected responses {wanted}{known} of {subject.id}, as its space has, got {shape}")
 
 
 def _check_transform(subject: Subject, split: Split, transform: Transform | None) -> None:

@@ -80,8 +80,12 @@ def check_new_weights(initial: Mapping[str, np.ndarray], previous: Mapping[str, 
 
     Raises:
         LeakageError: a parameter starts where the fold before left it. Constant ones, such as zero biases, may.
+        BrainDataError: the folds have parameters of other names, which cannot be compared.
     """
-    for name in initial.keys() & previous.keys():
+    other = sorted(initial.keys() ^ previous.keys())
+    if other:
+        raise BrainDataError(f"expected parameters of the same names in both folds, got {other[0]!r} in one alone")
+    for name in initial:
         start, end = np.asarray(initial[name]), np.asarray(previous[name])
         if start.size > 1 and np.ptp(start) > 0 and np.array_equal(start, end):
             raise LeakageError(

@@ -22,7 +22,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from tqdm import tqdm
 from ..errors import BrainDataError, LayoutError
 from .dataset import BrainDataset, Split, Subject
 from .layouts import layout as find_layout
+from .layouts._files import FoundImages
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
 from .stimuli import ArrayImages, StimulusSet
@@ -63,12 +63,14 @@ def prepare(
         layout: of the files, see `brainmodels.data.layouts`.
         root: folder of the data set; it is never written to.
         subject: as the layout names it.
-        out: folder to be made; one that exists is a `LayoutError`.
+        out: folder to be made; one that exists, or lies in `root`, is a `LayoutError`.
         image_size: side of the stored pictures in pixels; None stores none.
         progress: shows bars.
         options: of the layout.
     """
     out = _new(out)
+    if out.resolve().is_relative_to(Path(root).resolve()):
+        raise LayoutError(f"expected a folder outside of {root}, which is only read, got {out}; choose another")
     given = "".join(f", {name}={value!r}" for name, value in options.items())
     command = f"prepare({layout!r}, {str(root)!r}, {subject!r}, {str(out)!r}, image_size={image_size}{given})"
     with _folder(out) as folder:
@@ -128,7 +130,7 @@ def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
     source = (
         ArrayImages(np.load(pictures, mmap_mode="r", allow_pickle=False))
         if _PICTURES in meta["files"]
-        else _NoPictures(len(content["ids"]), str(path))
+        else FoundImages([None] * len(content["ids"]), f"{path} was prepared without; prepare it with an image_size")
     )
     labels = {name: np.array(label["values"], dtype=label["dtype"]) for name, label in content["labels"].items()}
     person = Subject(
@@ -142,21 +144,6 @@ def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
     splits = [Split.from_json(content) for content in _read_json(path / "splits.json")]
     stimuli = StimulusSet(content["ids"], source, content["captions"], labels)
     return BrainDataset([person], stimuli, {split.name: split for split in splits})
-
-
-class _NoPictures:
-    """In place of pictures where none were stored."""
-
-    def __init__(self, count: int, path: str):
-        self.count, self.path = count, path
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, index: int, size: int | None) -> np.ndarray:
-        raise LayoutError(
-            f"expected pictures in {self.path}, got a folder prepared without; prepare it again with an image_size"
-        )
 
 
 class _Memory:
@@ -352,13 +339,9 @@ def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("veca", "numpy", "h5py", "nibabel", "mne"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    from ..metrics.record import library_versions  # metrics know data, so not before both are there
+
+    return {"python": platform.python_version(), **library_versions("h5py", "nibabel", "mne")}
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -52,7 +52,7 @@ class Bridge:
         else:
             arrays |= dict(zip(("source_mean", "source_std"), _mean_std(source), strict=True))
         self.arrays, self.fitted_ids = arrays, frozenset(target.image_ids.tolist())
-        self.source, self.target = "z" if source is None else _normalizer(source), _normalizer(target)
+        self.source, self.target = "z" if source is None else source.normalizer, target.normalizer
         return self
 
     def transform(self, values: np.ndarray) -> np.ndarray:
@@ -85,10 +85,6 @@ class Bridge:
             raise AxisError(f"expected values (n, {len(arrays['source_mean'])} voxels), got {values.shape}")
         z = (values - arrays[f"{start}_mean"]) / arrays[f"{start}_std"]
         return (z * arrays[f"{end}_std"] + arrays[f"{end}_mean"]).astype(np.float32)
-
-
-def _normalizer(pairs: Pairs) -> str:
-    return pairs.transform.name if pairs.transform else pairs.subject.normalizer
 
 
 def _mean_std(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:

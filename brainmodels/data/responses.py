@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import AxisError, IdError
 from .mapped import packed, unpacked
 
-__all__ = ["Responses", "TrialTable"]
+__all__ = ["Responses", "TrialTable", "positions"]
 
 _STORED = ("float16", "float32", "float64", "int16")
 
@@ -34,6 +34,11 @@ class TrialTable:
     run: np.ndarray
     repeat: np.ndarray
     trial: np.ndarray
+
+    def __post_init__(self):
+        shapes = {field.name: np.shape(getattr(self, field.name)) for field in fields(self)}
+        if len(set(shapes.values())) > 1 or np.ndim(self.image_id) != 1:
+            raise AxisError(f"expected columns (trials,) of one length, got {shapes}")
 
     @classmethod
     def of(
@@ -118,10 +123,10 @@ class Responses:
         """Some trials as fp32 in physical units, a copy.
 
         Args:
-            indices: positions among these trials.
+            indices: positions among these trials, or a mask of them.
             columns: which voxels or channels; None is all.
         """
-        indices = np.asarray(indices, dtype=np.int64)
+        indices = positions(indices, len(self))
         rows = indices if self.rows is None else np.asarray(self.rows)[indices]
         batch = np.array(self.values[rows], dtype=np.float32)
         if columns is not None:
@@ -129,9 +134,8 @@ class Responses:
         return batch if self.scale == 1 else batch * np.float32(self.scale)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Responses":
-        """The same array with fewer trials: indices, not a copy."""
-        indices = np.asarray(indices)
-        indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
+        """The same array with fewer trials, by their positions or a mask of them: indices, not a copy."""
+        indices = positions(indices, len(self))
         rows = indices if self.rows is None else np.asarray(self.rows)[indices]
         return replace(self, trials=self.trials[indices], rows=rows)
 
@@ -140,18 +144,32 @@ class Responses:
 
         Args:
             ids: of the images.
-            among: positions of the trials that count; None is all.
+            among: positions of the trials that count, or a mask of them; None is all.
         """
         if not len(ids):
             return []
         order = np.lexsort((self.trials.repeat, self.trials.image_id))
-        order = order if among is None else order[np.isin(order, among)]
+        order = order if among is None else order[np.isin(order, positions(among, len(self)))]
         names, starts = np.unique(self.trials.image_id[order], return_index=True)
-        groups = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+        groups = dict(zip(names.tolist(), np.split(order, starts)[1:], strict=True))
         try:
             return [groups[str(name)] for name in ids]
         except KeyError as error:
             raise IdError(f"expected images that were shown, got {error.args[0]!r} without a trial") from None
+
+
+def positions(indices: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
+    """Positions among `count` trials or samples as int64, from integers of 0 to count - 1 or a mask (count,)."""
+    array = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+    if array.dtype == bool and array.shape == (count,):
+        return np.flatnonzero(array)
+    if not array.size and array.ndim == 1 and array.dtype != bool:
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise AxisError(f"expected integers (n,) or a mask of {count} booleans, got {array.dtype} of {array.shape}")
+    if array.min() < 0 or array.max() >= count:
+        raise AxisError(f"expected positions from 0 to {count - 1}, got {array.min()} to {array.max()}")
+    return array.astype(np.int64)
 
 
 def _column(name: str, values: Sequence[int] | int, count: int) -> np.ndarray:

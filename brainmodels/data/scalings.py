@@ -12,12 +12,13 @@ import numpy as np
 from ..errors import AxisError, NormalizationError, UnitsError
 from .responses import Responses, TrialTable
 
-__all__ = ["SCALINGS", "Scaling", "column_statistics"]
+__all__ = ["PSC", "SCALINGS", "STORED_PER_PERCENT", "Scaling", "column_statistics"]
 
 Arrays = dict[str, np.ndarray]
 _BATCH = 512  # trials
 _STD_FLOOR = 1e-8  # of the mean: below it a voxel has no variance
-_PSC = "percent signal change"
+PSC = "percent signal change"  # the unit of betas
+STORED_PER_PERCENT = 300  # of the betas of the Natural Scenes Dataset, stored as integers
 
 
 class Scaling(Protocol):
@@ -103,7 +104,7 @@ class _PercentSignalChange(_Factor):
     """Stored integers / 300: the unit in which the Natural Scenes Dataset was published."""
 
     fits = True
-    divisor = 300.0
+    divisor = float(STORED_PER_PERCENT)
 
 
 class _Div2000(_PercentSignalChange):
@@ -293,12 +294,12 @@ def _batches(responses: Responses, rows: np.ndarray) -> Iterator[tuple[np.ndarra
 
 def _stored_unit(responses: Responses) -> float:
     """How many of the integers that the Natural Scenes Dataset stores one unit of a batch is."""
-    if responses.unit == _PSC:
-        return 300.0
+    if responses.unit == PSC:
+        return float(STORED_PER_PERCENT)
     if responses.values.dtype == np.int16 and responses.scale == 1:
         return 1.0
     raise UnitsError(
-        f"expected betas in {_PSC} or as the stored int16, got {responses.values.dtype} in unit {responses.unit!r}; "
+        f"expected betas in {PSC} or as the stored int16, got {responses.values.dtype} in unit {responses.unit!r}; "
         "say what they are with Responses(unit=...)"
     )
 

@@ -39,6 +39,13 @@ class VoxelSpace:
     def __post_init__(self):
         if self.index.ndim != 2 or self.index.shape[1] not in (2, 3):
             raise AxisError(f"expected index (voxels, 3) or (vertices, 2), got {self.index.shape}")
+        sizes = np.array(self.shape)
+        if self.index.shape[1] == 2:  # vertices of each hemisphere
+            sizes = np.stack([np.full(len(self), len(sizes)), sizes.take(self.index[:, 0], mode="clip")], 1)
+        outside = ((self.index < 0) | (self.index >= sizes)).any(1)
+        if outside.any():
+            place = self.index[outside][0].tolist()
+            raise AxisError(f"expected voxels of {self.name!r} within {tuple(self.shape)}, got one at {place}")
         for name, mask in self.rois.items():
             if mask.shape != (len(self),) or mask.dtype != bool:
                 raise AxisError(f"expected mask {name!r} of {len(self)} booleans, got {mask.dtype} {mask.shape}")

@@ -3,25 +3,23 @@
 trials = dataset.subject("subj01").responses.trials
 split = shared1000(trials, shared_ids)
 split.params["variant"]  # "982 of 1000 shared images seen (37 sessions, older papers)"
-budget(trials, first_session(trials, split.test))  # 680 trials of 671 images from 1 session
+first_session(trials, split.test).params["budget"]  # "680 trials of 671 images from 1 session"
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import BrainDataError, IdError, LeakageError
+from .budgets import budget
 from .dataset import BrainDataset, Split
 from .responses import TrialTable
 
 __all__ = [
-    "Budget",
     "bold5000_5fold",
     "bold5000_repeated",
-    "budget",
     "first_250_images",
     "first_session",
     "holdout",
@@ -100,49 +98,6 @@ def split_from_ids(
         val = frozenset(map(str, val_ids))
     sessions = {part: frozenset(map(int, numbers)) for part, numbers in (sessions or {}).items()} or None
     return Split(name, train, val, test, params, sessions=sessions)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much data a part of a split costs to record: "15 minutes" says neither trials nor images.
-
-    Attributes:
-        trials: recorded.
-        images: different ones.
-        sessions: from which they come; None where the data set does not tell.
-        seed: of the choice of images; None where nothing was drawn.
-    """
-
-    trials: int
-    images: int
-    sessions: int | None
-    seed: int | None = None
-
-    def __str__(self) -> str:
-        sessions = "unknown sessions" if self.sessions is None else _count(self.sessions, "session")
-        seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{_count(self.trials, 'trial')} of {_count(self.images, 'image')} from {sessions}{seed}"
-
-
-def budget(
-    trials: TrialTable, split: Split, subject: str | None = None, parts: Sequence[str] = ("train", "val")
-) -> Budget:
-    """What the training of a subject costs, validation images included.
-
-    Args:
-        trials: of the subject.
-        split: any.
-        subject: its id, where the split treats subjects differently.
-        parts: which are counted.
-    """
-    rows = np.concatenate([split.rows(trials, part, subject) for part in parts])
-    sessions = np.unique(trials.session[rows])
-    return Budget(
-        trials=len(rows),
-        images=len(np.unique(trials.image_id[rows])),
-        sessions=None if -1 in sessions else len(sessions),
-        seed=split.params.get("budget_seed"),
-    )
 
 
 def shared1000(
@@ -406,7 +361,3 @@ def _known_sessions(trials: TrialTable) -> np.ndarray:
 
 def _total(shown: Sequence[Mapping[str, int]]) -> int:
     return len(set().union(*shown))
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -4,6 +4,7 @@ stimuli = StimulusSet(ids, ImageFiles(paths))
 stimuli.images(["nsd:00013"], size=256)  # (1, 256, 256, 3) uint8
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ from PIL import Image
 
 from veca.data import load_image
 
-from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names, need
+from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
+from ._hdf5 import open_hdf5
 from .mapped import packed, unpacked
 
 __all__ = ["ArrayImages", "HDF5Images", "ImageFiles", "ImageSource", "RenderedImages", "StimulusSet"]
@@ -56,8 +58,9 @@ class HDF5Images:
     def __init__(self, path: str | Path, key: str, rows: Sequence[int] | None = None):
         self.path, self.key = Path(path), key
         self.rows = None if rows is None else np.asarray(rows)
-        self._file = None
-        shape = self._array().shape
+        self._file, self._process = None, 0
+        with open_hdf5(self.path, key) as file:
+            shape = file[key].shape
         if len(shape) != 4 or 3 not in (shape[1], shape[-1]):
             raise AxisError(f"expected images (N, H, W, 3) or (N, 3, H, W) in {path}:{key}, got {tuple(shape)}")
         self._channels_first = shape[-1] != 3
@@ -71,21 +74,12 @@ class HDF5Images:
         return _as_uint8(self._array()[row], self._channels_first, f"image {row} of {self.path}")
 
     def _array(self) -> Any:
-        if self._file is None:
-            try:
-                import h5py
-            except ImportError as error:
-                raise need("h5py", f"reading {self.path.name}") from error
-            if not self.path.is_file():
-                raise LayoutError(f"expected an HDF5 file of images at {self.path}, got no such file")
-            self._file = h5py.File(self.path, "r")
-            if self.key not in self._file:
-                keys = ", ".join(self._file)
-                raise LayoutError(f"expected a dataset {self.key!r} in {self.path}, got {keys or 'an empty file'}")
+        if self._process != os.getpid():  # a fork inherits the handle, and its place in the file with it
+            self._file, self._process = open_hdf5(self.path, self.key), os.getpid()
         return self._file[self.key]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_file": None}  # a handle must not travel to another process
+        return self.__dict__ | {"_file": None, "_process": 0}  # a handle must not travel to another process
 
 
 class ImageFiles:
@@ -211,7 +205,7 @@ class StimulusSet:
 def _as_uint8(pixels: np.ndarray, channels_first: bool, where: str) -> np.ndarray:
     pixels = np.moveaxis(pixels, 0, -1) if channels_first else pixels
     if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
+        return np.array(pixels, order="C")  # a copy: what is done to a picture must not reach the source
     if not np.issubdtype(pixels.dtype, np.floating):
         raise AxisError(f"expected {where} as uint8 or as floats in [0, 1], got {pixels.dtype}")
     pixels = pixels.astype(np.float32)

@@ -1,9 +1,11 @@
 """From a data set and the names of features to scores and a report.
 
-record = evaluate(dataset, "sim01", "shared", [FeatureSet.parse("veca"), FeatureSet.parse("pixels")], out="out/study")
+settings = EvaluationSettings(data="prepared/subj01", features=("veca", "pixels"), out="out/study")
+evaluation = run_evaluation(settings)  # writes out/study/report.html, record.json and voxels.npz
+print(evaluation.encoded[0].score("nr2"))
 """
 
 from .features import FeatureSet
-from .run import EvaluationSettings, evaluate, run_evaluation
+from .run import Evaluation, EvaluationSettings, evaluate, run_evaluation
 
-__all__ = ["EvaluationSettings", "FeatureSet", "evaluate", "run_evaluation"]
+__all__ = ["Evaluation", "EvaluationSettings", "FeatureSet", "evaluate", "run_evaluation"]

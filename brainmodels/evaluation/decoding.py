@@ -9,7 +9,7 @@ import numpy as np
 from ..baselines import LinearDecoder
 from ..metrics import Score
 from ..metrics.retrieval import full_gallery, identification, similarity
-from .encoding import SHUFFLED, Study
+from .encoding import SHUFFLED, Study, standardized
 
 __all__ = ["Decoded", "decode"]
 
@@ -63,9 +63,7 @@ def decode(
         note: of the features.
         shuffled: the control whose train pairs are drawn anew.
     """
-    mean, std = X.mean(0), X.std(0)
-    kept = std > 1e-6 * max(float(std.max()), 1e-30)
-    X, X_test = ((x[:, kept] - mean[kept]) / std[kept] for x in (X, X_test))
+    X, X_test = standardized(X, X_test)
     if shuffled:
         X = X[np.random.default_rng(study.seed).permutation(len(X))]
     decoder = LinearDecoder().fit(study.measured_train[:, study.voxels], X)
@@ -78,4 +76,8 @@ def decode(
     options = {"resamples": study.resamples, "seed": study.seed}
     scores = full_gallery(table, **options, **conditions)
     scores.append(identification(X_test, guess, features, **options, **conditions))
-    return Decoded(features, [score.under(study.test, features=fingerprint) for score in scores], table, note)
+    said = [
+        score.under(study.test, features=fingerprint, note="; ".join(filter(None, [score.note, note])))
+        for score in scores
+    ]
+    return Decoded(features, said, table, note)

@@ -13,14 +13,23 @@ from ..data.simulated import SimulatedDataset
 from ..errors import BrainDataError
 from ..metrics import Score
 from ..metrics.ceilings import ceiling_mask, ncsnr, noise_ceiling
-from ..metrics.encoding import nr2, voxel_r
-from ..metrics.protocols import encoding_scores
-from ..metrics.statistics import bootstrap
+from ..metrics.encoding import usable_voxels, voxel_r
+from ..metrics.protocols import encoding_scores, resampled_scores
+from ..metrics.statistics import bootstrap_weights, percentile_interval
 
-__all__ = ["Encoded", "Study", "encode", "encode_controls", "learning_curve", "planted_oracle", "reliability"]
+__all__ = [
+    "Encoded",
+    "Study",
+    "encode",
+    "encode_controls",
+    "judge",
+    "learning_curve",
+    "planted_oracle",
+    "reliability",
+    "standardized",
+]
 
 _log = logging.getLogger(__name__)
-ROI_RESAMPLES = 200
 SHUFFLED = "ridge, pairs shuffled"
 
 
@@ -32,8 +41,9 @@ class Study:
         train, test: responses averaged over the repeats of an image.
         measured_train, measured: those responses, fp32 (n, V).
         ncsnr: (V,) of single trials, from train images or as published; None where it is unknown.
-        voxels: mask (V,) of what counts: finite everywhere, and above the threshold of the ceiling.
+        voxels: mask (V,) of what counts: finite everywhere, not constant, and above the threshold of the ceiling.
         ceiling: (V,) of r^2 for the test responses; None without ncsnr.
+        threshold: smallest ceiling of a voxel that counts.
         resamples, seed: of intervals and permutations.
     """
 
@@ -44,21 +54,22 @@ class Study:
     ncsnr: np.ndarray | None
     voxels: np.ndarray
     ceiling: np.ndarray | None
+    threshold: float
     resamples: int
     seed: int
 
     @classmethod
     def of(cls, train: Pairs, test: Pairs, ncsnr: np.ndarray | None, threshold: float, resamples: int, seed: int):
         measured_train, measured = train.array(), test.array()
-        finite = np.isfinite(measured_train).all(0) & np.isfinite(measured).all(0)
+        usable = usable_voxels(measured_train) & usable_voxels(measured)
         ceiling = None if ncsnr is None else noise_ceiling(ncsnr, [len(rows) for rows in test.trials])
-        voxels = finite if ceiling is None else finite & ceiling_mask(ceiling, threshold)
+        voxels = usable if ceiling is None else usable & ceiling_mask(ceiling, threshold)
         if not voxels.any():
             raise BrainDataError(
-                f"expected voxels above a noise ceiling of {threshold:g}, got none of {len(finite)}, "
-                f"{int((~finite).sum())} of them undefined: responses that do not repeat cannot be predicted"
+                f"expected voxels above a noise ceiling of {threshold:g}, got none of {len(usable)}, "
+                f"{int((~usable).sum())} of them constant or undefined; what does not repeat cannot be predicted"
             )
-        return cls(train, test, measured_train, measured, ncsnr, voxels, ceiling, resamples, seed)
+        return cls(train, test, measured_train, measured, ncsnr, voxels, ceiling, threshold, resamples, seed)
 
     @property
     def rois(self) -> Mapping[str, np.ndarray]:
@@ -75,7 +86,7 @@ class Encoded:
         model, features: names.
         scores: over all voxels that count.
         r: (V,) correlation of each voxel, NaN where it does not count.
-        rois: by region, (value, low, high) of sum r^2 / sum NC, or of the mean r without a ceiling.
+        rois: by region, (value, low, high) of sum r |r| / sum NC, or of the mean r without a ceiling.
         note: what must be said with the numbers.
     """
 
@@ -115,15 +126,18 @@ def encode(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test:
     return judge(study, predicted, "ridge", features, note, features_of=fingerprint)
 
 
-def encode_controls(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray) -> list[Encoded]:
+def encode_controls(
+    study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = ""
+) -> list[Encoded]:
     """What no model may fall below: the mean response, the closest train image's, and ridge on shuffled pairs."""
     Y = study.measured_train[:, study.voxels]
     order = np.random.default_rng(study.seed).permutation(len(X))
+    shuffled = "; ".join(filter(None, [note, "one shuffle"]))
     neighbor = NearestNeighbor().fit(X, Y).predict(X_test)
     return [
         judge(study, _widen(study, MeanMap().fit(X, Y).predict(X_test)), "mean map", "none"),
-        judge(study, _widen(study, neighbor), "nearest neighbour", features, features_of=fingerprint),
-        judge(study, _ridge(study, X[order], X_test), SHUFFLED, features, "one shuffle", features_of=fingerprint),
+        judge(study, _widen(study, neighbor), "nearest neighbour", features, note, features_of=fingerprint),
+        judge(study, _ridge(study, X[order], X_test), SHUFFLED, features, shuffled, features_of=fingerprint),
     ]
 
 
@@ -140,12 +154,12 @@ def planted_oracle(study: Study, dataset: SimulatedDataset) -> Encoded:
 def learning_curve(
     study: Study, X: np.ndarray, X_test: np.ndarray, counts: Sequence[int]
 ) -> dict[int, tuple[float, float, float]]:
-    """(value, low, high) of sum r^2 / sum NC, or of the mean r, against the number of train images."""
+    """(value, low, high) of sum r |r| / sum NC, or of the mean r, against the number of train images."""
     order = np.random.default_rng(study.seed).permutation(len(X))
     found = {}
     for count in counts:
-        predicted = _ridge(study, X, X_test, order[:count])
-        found[count] = _summary(study, predicted, study.voxels)
+        predicted = _ridge(study, X, X_test, np.sort(order[:count]))
+        found[count] = _summaries(study, predicted, {"all": study.voxels})["all"]
     return found
 
 
@@ -158,6 +172,7 @@ def judge(
         predicted,
         study.test.image_ids,
         study.ncsnr,
+        study.threshold,
         resamples=study.resamples,
         seed=study.seed,
         decoder=model,
@@ -166,32 +181,55 @@ def judge(
     )
     r = np.full(len(study.voxels), np.nan)
     r[study.voxels] = voxel_r(study.measured[:, study.voxels], predicted[:, study.voxels])
-    rois = {name: _summary(study, predicted, mask) for name, mask in study.rois.items()}
-    return Encoded(model, features, scores, r, rois, note)
+    return Encoded(model, features, scores, r, _summaries(study, predicted, study.rois), note)
 
 
-def _summary(study: Study, predicted: np.ndarray, mask: np.ndarray) -> tuple[float, float, float]:
-    """(value, low, high) over a mask: sum r^2 / sum NC with the sign of r, or the mean r without a ceiling."""
-    measured, guess = study.measured[:, mask], predicted[:, mask]
-    ceiling = None if study.ceiling is None else study.ceiling[mask]
+def _summaries(
+    study: Study, predicted: np.ndarray, masks: Mapping[str, np.ndarray]
+) -> dict[str, tuple[float, float, float]]:
+    """(value, low, high) over each mask: sum r |r| / sum NC, or the mean r without a ceiling.
 
-    def statistic(rows: np.ndarray) -> float:
-        r = voxel_r(measured[rows], guess[rows])
-        return float(r.mean()) if ceiling is None else nr2(r, ceiling).total
+    Intervals are those of `encoding_scores`: over resampled images, the same for every model, their bias removed.
+    """
+    if not masks:
+        return {}
+    measured, guess = study.measured[:, study.voxels], predicted[:, study.voxels]
+    r = voxel_r(measured, guess)
+    weights = bootstrap_weights(len(measured), study.resamples, study.seed)
+    drawn = resampled_scores(measured, guess, weights)["voxel_r"]
+    found = {}
+    for name, mask in masks.items():
+        inside = mask[study.voxels]
 
-    value = statistic(np.arange(len(measured)))
-    interval = bootstrap(statistic, len(measured), ROI_RESAMPLES, study.seed)
-    return value, interval.low, interval.high
+        def total(r: np.ndarray, mask: np.ndarray = mask, inside: np.ndarray = inside) -> np.ndarray:
+            r = r[..., inside]
+            if study.ceiling is None:
+                return np.nanmean(r, -1)
+            return np.nansum(r * np.abs(r), -1) / study.ceiling[mask].sum()
+
+        value, values = float(total(r)), total(drawn)
+        interval = percentile_interval(values - (np.nanmean(values) - value))
+        found[name] = (value, interval.low, interval.high)
+    return found
 
 
 def _ridge(study: Study, X: np.ndarray, X_test: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     rows = np.arange(len(X)) if rows is None else rows
-    model = make_pipeline(StandardScaler(), Ridge())
-    model.fit(X[rows], study.measured_train[rows][:, study.voxels])
-    return _widen(study, model.predict(X_test))
+    X, X_test = standardized(X[rows], X_test)
+    return _widen(study, Ridge().fit(X, study.measured_train[rows][:, study.voxels]).predict(X_test))
+
+
+def standardized(X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features in units of their deviation over train images, less those that hardly vary there.
+
+    A unit that is silent for all but one train image would have any deviation in the test images; below a thousandth
+    of the largest deviation a feature is left out.
+    """
+    mean, std = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+    kept = std > 1e-3 * std.max()
+    if not kept.any():
+        raise BrainDataError(f"expected features that vary over the train images, got {X.shape[1]} that are constant")
+    return tuple(((x[:, kept] - mean[kept]) / std[kept]).astype(np.float32) for x in (X, X_test))
 
 
 def _widen(study: Study, predicted: np.ndarray) -> np.ndarray:

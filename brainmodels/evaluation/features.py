@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from ..errors import BrainDataError
 from ..features import Extractor, FeatureCache, extractor
@@ -12,6 +14,7 @@ __all__ = ["FeatureSet", "feature_rows"]
 
 SHIPPED = "veca_nano_patch8"  # whose weights come with the package
 SIDE = 4  # cells a side of the grid on which tokens are averaged
+_BLOCK = 256  # images whose tokens are held at a time
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def feature_rows(cache: FeatureCache, ids: Sequence[str], side: int = SIDE) -> n
     """All that an extractor says about each image in one row, for a linear model: what there is, and where.
 
     The pooled vector, and beside it the tokens, averaged over the cells of a side x side grid where they form a square
-    of more cells than that. Extractors whose pooled vector already holds every token have no more to add.
+    of more cells than that; where its side is no multiple, cells share tokens, as in adaptive average pooling.
+    Extractors whose pooled vector already holds every token have no more to add.
 
     Args:
         cache: with the features of these images.
@@ -72,6 +76,11 @@ def feature_rows(cache: FeatureCache, ids: Sequence[str], side: int = SIDE) -> n
     Returns:
         fp32 (len(ids), p).
     """
+    blocks = [_rows(cache, ids[start : start + _BLOCK], side) for start in range(0, len(ids), _BLOCK)]
+    return np.concatenate(blocks)
+
+
+def _rows(cache: FeatureCache, ids: Sequence[str], side: int) -> np.ndarray:
     kinds = cache.kinds
     pooled = cache.get(ids, "pooled") if "pooled" in kinds else np.empty((len(ids), 0), np.float32)
     if "tokens" not in kinds:
@@ -81,7 +90,7 @@ def feature_rows(cache: FeatureCache, ids: Sequence[str], side: int = SIDE) -> n
     if pooled.shape[1] == count * width:
         return pooled
     root = round(count**0.5)
-    if root * root == count and root > side and root % side == 0:
-        cell = root // side
-        tokens = tokens.reshape(len(ids), side, cell, side, cell, width).mean((2, 4))
+    if root * root == count and root > side:
+        maps = torch.from_numpy(tokens).transpose(1, 2).unflatten(2, (root, root))
+        tokens = F.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2).numpy()
     return np.concatenate((pooled, tokens.reshape(len(ids), -1)), 1)

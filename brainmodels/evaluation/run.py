@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from veca.machine import describe_machine
 
-from ..data import BrainDataset
+from ..data import BrainDataset, Split, Subject
 from ..data.align import check_alignment
 from ..data.normalize import fit_normalizer
 from ..data.prepared import load_prepared
@@ -42,7 +42,8 @@ class EvaluationSettings:
         out: folder of the report, its figures and record.json.
         subject: id; None takes the first.
         split: its name; None takes the first.
-        normalizer: of the responses; "none" leaves them as they are stored.
+        normalizer: of the responses; "none" leaves them as they are stored. "auto" is session_z_train where the session
+            of every trial is known, train_z where it is not, and none where the stored values were normalised.
         threshold: smallest noise ceiling (r^2) of a voxel that counts.
         check_alignment: "auto", or "off", which the report then says.
         resamples: of the bootstrap, and permutations.
@@ -58,7 +59,7 @@ class EvaluationSettings:
     out: Path = Path("out/brain")
     subject: str | None = None
     split: str | None = None
-    normalizer: str = "session_z_train"
+    normalizer: str = "auto"
     threshold: float = 0.1
     check_alignment: Literal["auto", "off"] = "auto"
     resamples: int = 1000
@@ -125,11 +126,13 @@ def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: Evalua
         settings: see there; `data`, `features` and `model` are only written down.
     """
     subject = dataset.subject(settings.subject or next(iter(dataset.subjects)))
-    split = dataset.split(settings.split or next(iter(dataset.splits)))
+    split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
+    _check(subject, split, sets)
     bar = tqdm(total=2 * len(sets) + 4, disable=not settings.progress, desc="evaluate", unit="step")
     alignment = check_alignment(dataset, subject.id, split, settings.check_alignment, seed=settings.seed)
     _step(bar, "noise ceiling")
-    scale = None if settings.normalizer == "none" else fit_normalizer(settings.normalizer, subject, split)
+    name = _normalizer(subject) if settings.normalizer == "auto" else settings.normalizer
+    scale = None if name == "none" else fit_normalizer(name, subject, split)
     train, test = (dataset.pairs(subject.id, split, part, "repeats", scale) for part in ("train", "test"))
     repeats = reliability(subject, dataset.pairs(subject.id, split, "train", "none", scale))
     study = Study.of(train, test, repeats, settings.threshold, settings.resamples, settings.seed)
@@ -146,8 +149,9 @@ def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: Evalua
         decoded.append(decode(study, item.name, item.extractor.fingerprint(), X, X_test, item.extractor.note))
     _step(bar, "controls")
     first, (X, X_test) = sets[0], rows[sets[0].name]
-    encoded += encode_controls(study, first.name, first.extractor.fingerprint(), X, X_test)
-    decoded.append(decode(study, first.name, first.extractor.fingerprint(), X, X_test, shuffled=True))
+    mark, note = first.extractor.fingerprint(), first.extractor.note
+    encoded += encode_controls(study, first.name, mark, X, X_test, note)
+    decoded.append(decode(study, first.name, mark, X, X_test, note, shuffled=True))
     if isinstance(dataset, SimulatedDataset):
         encoded.append(planted_oracle(study, dataset))
     _step(bar, "learning curve")
@@ -172,9 +176,37 @@ def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: Evalua
     return Evaluation(record, encoded, decoded, study, dataset)
 
 
+def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
+    """What would otherwise fail late, or mix two sets of features."""
+    names = [item.name for item in sets]
+    if not names or len(set(names)) != len(names):
+        raise BrainDataError(f"expected sets of features with names of their own, got {', '.join(names) or 'none'}")
+    if subject.responses.values.ndim != 2:
+        raise BrainDataError(
+            f"expected responses (trials, voxels) of {subject.id}, got {subject.responses.values.shape}: average EEG "
+            "over a window of time, a column for each channel, and prepare it with layout flat"
+        )
+    for part, least in (("train", 10), ("test", 2)):
+        count = len(
+            np.unique(subject.responses.trials.image_id[split.rows(subject.responses.trials, part, subject.id)])
+        )
+        if count < least:
+            raise BrainDataError(
+                f"expected {least} {part} images or more with responses of {subject.id} in split {split.name!r}, got "
+                f"{count}"
+            )
+
+
+def _normalizer(subject: Subject) -> str:
+    """What suits the responses as they are stored."""
+    if subject.normalizer not in ("none", "psc", "div2000"):
+        return "none"
+    return "session_z_train" if (subject.responses.trials.session >= 0).all() else "train_z"
+
+
 def _features(item: FeatureSet, dataset: BrainDataset, study: Study, settings: EvaluationSettings):
     """Rows of the train and the test images."""
-    cache = FeatureCache(settings.out / "features", item.extractor, dataset.stimuli)
+    cache = FeatureCache(Path(settings.out) / "features", item.extractor, dataset.stimuli)
     ids = [*study.train.image_ids, *study.test.image_ids]
     cache.extract(ids, device=settings.device, progress=settings.progress)
     return tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
@@ -198,7 +230,8 @@ def _describe(dataset: BrainDataset, study: Study) -> dict[str, Any]:
         "voxels": subject.responses.num_voxels,
         "voxels_counted": int(study.voxels.sum()),
         "rois": {name: int(mask.sum()) for name, mask in study.rois.items()},
-        "normalizer": study.test.transform.name if study.test.transform else subject.normalizer,
+        "normalizer": study.test.normalizer,
+        "transductive": study.test.transductive,
         "repeats": "averaged",
         "ceiling": study.ceiling is not None,
     }

@@ -23,7 +23,7 @@ from .registry import metric
 from .retrieval import correlation_matrix, similarity
 from .statistics import RESAMPLES, bootstrap_weights, percentile_interval, permutation_chance, score_images
 
-__all__ = ["encoding_scores", "join", "neuroflow", "synbrain"]
+__all__ = ["encoding_scores", "join", "neuroflow", "resampled_scores", "synbrain"]
 
 _IMAGE_WISE = {"sample_r": sample_r, "mse": lambda y, p: mse(y, p, axis=1), "cosine": lambda y, p: cosine(y, p, axis=1)}
 _COLUMNS = 1024  # voxels at a time in the bootstrap
@@ -202,7 +202,7 @@ class _Case:
 def _voxel_scores(case: _Case, ceiling: np.ndarray | None, resamples: int, seed: int, found: dict) -> list[Score]:
     y, p = case.measured, case.predicted[case.image]
     values = {"voxel_r": voxel_r(y, p), "r2": r2(y, p, axis=0), "ev": ev(y, p, axis=0)}
-    drawn = _resampled(y, p, bootstrap_weights(len(y), resamples, seed, case.clusters))
+    drawn = resampled_scores(y, p, bootstrap_weights(len(y), resamples, seed, case.clusters))
     limits = {} if ceiling is None else {"voxel_r": max_r(ceiling), "r2": ceiling, "ev": ceiling}
     permuted = {"voxel_r": _permuted_r(case, resamples, seed)}
 
@@ -259,8 +259,8 @@ def _all_pairs(name: str, case: _Case) -> np.ndarray:
     return (np.square(y).sum(1)[:, None] + np.square(p).sum(1) - 2 * y @ p.T) / y.shape[1]
 
 
-def _resampled(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """voxel_r, r2 and ev of every resample, (resamples, voxels) fp32, from weighted sums of centred values."""
+def resampled_scores(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """voxel_r, r2 and ev of every resample (see `bootstrap_weights`), (resamples, voxels) fp32, by weighted sums."""
     out = {name: np.empty((len(weights), y.shape[1]), np.float32) for name in ("voxel_r", "r2", "ev")}
     total = weights.sum(1, keepdims=True)
     for start in range(0, y.shape[1], _COLUMNS):
@@ -315,9 +315,9 @@ def _paper(note: str, test: Pairs, case: _Case, resamples: int, seed: int, condi
 
 
 def _check_scale(pairs: Pairs, expected: str) -> None:
-    name = pairs.subject.normalizer if pairs.transform is None else pairs.transform.name
-    if name != expected:
-        raise NormalizationError(f"expected responses normalised by {expected!r}, as the paper's, got {name!r}")
+    if pairs.normalizer != expected:
+        got = pairs.normalizer
+        raise NormalizationError(f"expected responses normalised by {expected!r}, as the paper's, got {got!r}")
 
 
 def _space_ncsnr(test: Pairs) -> np.ndarray | None:

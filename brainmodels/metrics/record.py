@@ -227,14 +227,13 @@ def not_available(metric: Metric, needs: str) -> Score:
 
 def _conditions(pairs: "Pairs") -> dict[str, Any]:
     """What a `Pairs` knows about the numbers made from it."""
-    transform = pairs.transform
     return {
         "subject": pairs.subject.id,
         "split": pairs.split.name,
         "split_hash": pairs.split.hash,
         "part": pairs.part,
-        "normalizer": pairs.subject.normalizer if transform is None else transform.name,
-        "transductive": bool(getattr(transform, "transductive", False)),
+        "normalizer": pairs.normalizer,
+        "transductive": pairs.transductive,
         "repeats": "avg_voxels" if pairs.average == "repeats" else "single",
     }
 

@@ -43,7 +43,8 @@ def register(definition: Metric, chance: Callable[..., float] | None = None) -> 
         parts = re.split(r"\{(\w+)(:d)?\}", name)  # text, field, ":d" or None, text, ...
         pattern = re.escape(parts[0])
         for field, number, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-            pattern += f"(?P<{field}>{r'[1-9][0-9]*' if number else r'[^@]+'})" + re.escape(text)
+            kind = r"[1-9][0-9]*" if number else r"[^\[\]]+"  # text is in brackets, and may hold an @
+            pattern += f"(?P<{field}>{kind})" + re.escape(text)
         _FAMILIES[name] = re.compile(pattern), chance
     return definition
 

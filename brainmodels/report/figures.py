@@ -3,7 +3,7 @@
 Colours are those of `veca.curves`. Needs matplotlib, and nilearn for maps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "PictureRow", "brain_map", "curves", "picture_grid", "roi_bars", "voxel_scores"]
 
 _MANY = 3000  # voxels beyond which points hide each other
-PALETTE = (BLUES[0], VERMILLION, BLUES[2], "#7d5ba6", "#4c9f62", GREY)
+PALETTE = (BLUES[0], VERMILLION, BLUES[2], "#7d5ba6", "#4c9f62", "#c9a227", "#a3305e", "#8c6d4f")
+GREYS = (GREY, "#a3adb6", "#d0d6dc")  # of controls
 
 
 class Bar(NamedTuple):
@@ -33,11 +34,12 @@ class Bar(NamedTuple):
 
 
 class PictureRow(NamedTuple):
-    """A row of a grid: its name, pictures uint8 (H, W, 3), and a line below each."""
+    """A row of a grid: its name, pictures uint8 (H, W, 3), a line of words below each, and whether each is framed."""
 
     name: str
     pictures: Sequence[np.ndarray]
-    captions: Sequence[str]
+    captions: Sequence[str] = ()
+    framed: Sequence[bool] = ()
 
 
 def voxel_scores(scores: np.ndarray, ceiling: np.ndarray | None, path: Path, name: str = "r") -> None:
@@ -55,29 +57,53 @@ def voxel_scores(scores: np.ndarray, ceiling: np.ndarray | None, path: Path, nam
             1, 1 if ceiling is None else 2, figsize=(9.5, 3.6), squeeze=False, layout="constrained"
         )
         left = axes[0, 0]
-        bins = np.linspace(min(-0.2, np.nanmin(scores)), max(0.9, np.nanmax(scores)), 56)
-        left.hist(scores, bins, color=BLUES[1], label="measured")
+        low, high = min(-0.2, np.nanmin(scores)), max(0.9, np.nanmax(scores))
+        width = 0.05 if len(scores) < _MANY else 0.02
+        bins = np.arange(np.floor(low / width), np.ceil(high / width) + 1) * width
+        left.hist(scores, bins, color=BLUES[2], ec="white", lw=0.4, label="measured")
         if ceiling is not None:
             left.hist(ceiling, bins, histtype="step", color=INK, lw=1.1, label="ceiling of the same voxels")
-        left.axvline(0, c=GREY, lw=0.8)
+        left.axvline(0, c=GREY, lw=0.8, zorder=0.5)
+        left.yaxis.get_major_locator().set_params(integer=True)
         left.set(xlabel=f"{name} of a voxel", ylabel="voxels")
-        left.legend(frameon=False)
+        left.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
         if ceiling is not None:
-            right = axes[0, 1]
-            top = float(np.nanmax(ceiling)) * 1.05
-            if len(scores) < _MANY:
-                right.scatter(ceiling, scores, s=9, color=BLUES[1], alpha=0.6, lw=0)
-            else:
-                right.hexbin(ceiling, scores, gridsize=48, bins="log", cmap="Blues", mincnt=1, lw=0.1)
-            right.plot([0, top], [0, top], c=INK, lw=0.9)
-            right.annotate("ceiling", (top * 0.97, top * 0.98), ha="right", va="bottom", color=INK, fontsize=9.5)
-            right.axhline(0, c=GREY, lw=0.8)
-            right.set(xlabel=f"largest {name} that the noise allows", ylabel=f"{name} of a voxel")
+            _against_ceiling(axes[0, 1], scores, ceiling, name)
         figure.savefig(path)
         plt.close(figure)
 
 
-def roi_bars(values: Mapping[str, Mapping[str, Bar]], path: Path, ylabel: str, line: float | None = None) -> None:
+def _against_ceiling(axes: "Axes", scores: np.ndarray, ceiling: np.ndarray, name: str) -> None:
+    """Each voxel's score over the largest that its noise allows."""
+    top = float(np.nanmax(ceiling)) * 1.05
+    if len(scores) < _MANY:
+        axes.scatter(ceiling, scores, s=11, color=BLUES[1], alpha=0.6, lw=0)
+    else:
+        axes.hexbin(ceiling, scores, gridsize=48, bins="log", cmap="Blues", mincnt=1, lw=0.1)
+    axes.plot([0, top], [0, top], c=INK, lw=0.9)
+    axes.annotate(
+        "ceiling",
+        (0.06 * top, 0.06 * top),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="left",
+        va="bottom",
+        rotation=45,
+        rotation_mode="anchor",
+        transform_rotates_text=True,
+        fontsize=9.5,
+    )
+    axes.axhline(0, c=GREY, lw=0.8)
+    axes.set(xlabel=f"largest {name} that the noise allows", ylabel=f"{name} of a voxel")
+
+
+def roi_bars(
+    values: Mapping[str, Mapping[str, Bar]],
+    path: Path,
+    ylabel: str,
+    line: float | None = None,
+    controls: Collection[str] = (),
+) -> None:
     """A group of bars for each region, a bar for each model.
 
     Args:
@@ -85,26 +111,33 @@ def roi_bars(values: Mapping[str, Mapping[str, Bar]], path: Path, ylabel: str, l
         path: of the PNG.
         ylabel: of the values.
         line: drawn across, such as a ceiling of 1.
+        controls: models that are drawn in grey.
     """
     plt = _pyplot()
     regions = list(dict.fromkeys(region for bars in values.values() for region in bars))
+    colors = {name: _color(number) for number, name in enumerate(name for name in values if name not in controls)}
+    colors |= {name: GREYS[i % len(GREYS)] for i, name in enumerate(name for name in values if name in controls)}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(max(6.0, 1.3 * len(regions) + 2), 3.6), layout="constrained")
-        width = 0.8 / len(values)
+        figure, axes = plt.subplots(figsize=(9.5, 3.9), layout="constrained")
+        width = 0.82 / len(values)
         for number, (model, bars) in enumerate(values.items()):
             shown = [region for region in regions if region in bars]
             x = np.array([regions.index(region) for region in shown]) + (number - (len(values) - 1) / 2) * width
             heights = np.array([bars[region].value for region in shown])
             whiskers = np.array([[bars[r].value - bars[r].low, bars[r].high - bars[r].value] for r in shown]).T
-            axes.bar(x, heights, width * 0.92, color=_color(number), label=model)
-            axes.errorbar(x, heights, np.maximum(whiskers, 0), fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
-        _reference_line(axes, line, "ceiling")
+            axes.bar(x, heights, width * 0.92, color=colors[model], label=model)
+            axes.errorbar(x, heights, np.maximum(whiskers, 0), fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.8)
+        if line is not None:
+            axes.axhline(line, c=INK, lw=0.9, ls=(0, (5, 3)), zorder=0.9)
+            _beside(axes, line, "ceiling")
         axes.axhline(0, c=GREY, lw=0.8)
-        axes.set_xticks(range(len(regions)), regions)
+        tilted = {"rotation": 40, "ha": "right"} if len(regions) > 12 else {}
+        axes.set_xticks(range(len(regions)), regions, **tilted)
+        axes.set_xlim(-0.55, len(regions) - 0.45)
         axes.set_ylabel(ylabel)
         axes.grid(True, axis="y", c=FAINT, lw=0.7)
         axes.set_axisbelow(True)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        figure.legend(frameon=False, loc="outside upper left", ncols=min(len(values), 4))
         figure.savefig(path)
         plt.close(figure)
 
@@ -135,70 +168,124 @@ def curves(
             axes.plot(x, [points[i].value for i in x], "o-", c=color, lw=1.8, ms=5, mec="white", mew=0.7, label=name)
             axes.fill_between(x, [points[i].low for i in x], [points[i].high for i in x], color=color, alpha=0.15, lw=0)
         for number, (name, level) in enumerate((lines or {}).items()):
-            axes.axhline(level, c=_color(len(series) + number), lw=1.1, ls=(0, (5, 3)), label=name)
+            color = INK if name == "ceiling" else _color(len(series) + number)
+            axes.axhline(level, c=color, lw=1.1, ls=(0, (5, 3)), label=name)
         if logarithmic:
             axes.set_xscale("log")
-        ticks = sorted({x for points in series.values() for x in points})
+        ticks = _apart(sorted({x for points in series.values() for x in points}), logarithmic)
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(True, c=FAINT, lw=0.7)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        figure.legend(frameon=False, loc="outside upper left", ncols=3)
         figure.savefig(path)
         plt.close(figure)
 
 
-def picture_grid(rows: Sequence[PictureRow], path: Path) -> None:
-    """Pictures in rows, named at the left, a line of words below each."""
+def _apart(ticks: Sequence[float], logarithmic: bool) -> list[float]:
+    """Ticks without those whose label would run into the next one's; the last stays."""
+    places = np.log(ticks) if logarithmic else np.asarray(ticks, float)
+    least, kept = 0.05 * (places[-1] - places[0]), [len(ticks) - 1]
+    for i in reversed(range(len(ticks) - 1)):
+        if places[kept[-1]] - places[i] >= least:
+            kept.append(i)
+    return [ticks[i] for i in reversed(kept)]
+
+
+def picture_grid(groups: Sequence[Sequence[PictureRow]], path: Path) -> None:
+    """Rows of pictures in groups, each row named at the left, a line of words below each picture."""
     plt = _pyplot()
-    columns = max(len(row.pictures) for row in rows)
+    columns = max(len(row.pictures) for rows in groups for row in rows)
+    lines = [row for rows in groups for row in (*rows, None)][:-1]  # a narrow empty line between groups
+    heights = [1.0 if row else 0.12 for row in lines]
     with plt.rc_context(STYLE):
-        size = (1.15 * columns + 1.3, 1.32 * len(rows))
-        figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False, layout="constrained")
-        for line, row in zip(axes, rows, strict=True):
-            for spot in line:
-                spot.set_axis_off()
-            for spot, picture, caption in zip(line, row.pictures, row.captions, strict=False):
-                spot.imshow(picture)
-                spot.set_title(caption, fontsize=8, color=GREY, pad=2)
-            line[0].annotate(
-                row.name, (-0.12, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9.5, color=INK
-            )
-        figure.savefig(path)
+        size = (1.15 * columns + 1.3, 1.3 * sum(heights))
+        figure, grid = plt.subplots(
+            len(lines), columns, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
+        )
+        for spot in grid.flat:
+            spot.set_axis_off()
+        for row, line in zip(lines, grid, strict=True):
+            if row is not None:
+                _picture_row(row, line)
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.06)
         plt.close(figure)
 
 
-def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, title: str = "") -> None:
-    """Scores (V,) on three cuts through the volume of a space that has an affine."""
+def _picture_row(row: PictureRow, axes: Sequence["Axes"]) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes[0].annotate(row.name, (-0.12, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9.5, color=INK)
+    for spot, picture in zip(axes, row.pictures, strict=False):
+        spot.imshow(picture)
+    for spot, caption in zip(axes, row.captions, strict=False):
+        spot.annotate(caption, (0.5, -0.04), xycoords="axes fraction", ha="center", va="top", fontsize=8.5, color=GREY)
+    for spot, framed in zip(axes, row.framed, strict=False):
+        if framed:
+            frame = Rectangle((0, 0), 1, 1, transform=spot.transAxes, fill=False, ec=BLUES[1], lw=2.4)
+            spot.add_patch(frame).set_clip_on(False)
+
+
+def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "r", cuts: int = 7) -> None:
+    """Scores (V,) on cuts through the volume of a space that has an affine, from below to above; NaN stays white.
+
+    Args:
+        scores: of the voxels.
+        space: of the voxels.
+        path: of the PNG.
+        name: of the score, beside its colours.
+        cuts: at most; equally spaced where there are voxels.
+    """
     try:
         from nilearn.plotting import plot_stat_map
     except ImportError as error:
         raise need("nilearn", "a map of the brain") from error
     plt = _pyplot()
-    image = space.to_image(np.nan_to_num(scores))
+    known = np.isfinite(scores)
+    heights = (np.column_stack((space.index[known], np.ones(known.sum()))) @ space.affine.T)[:, 2]
+    places = np.unique(np.round(np.quantile(heights, (np.arange(cuts) + 0.5) / cuts, method="nearest"), 3))
+    limit, image = float(np.nanmax(np.abs(scores))), space.to_image(np.nan_to_num(scores))
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(9.5, 3.0))
-        limit = float(np.nanmax(np.abs(scores)))
-        plot_stat_map(
-            image,
-            bg_img=None,
-            figure=figure,
-            title=title,
-            cmap="RdBu_r",
-            vmax=limit,
-            symmetric_cbar=True,
-            black_bg=False,
-            annotate=False,
-            draw_cross=False,
-        )
+        figure = plt.figure(figsize=(9.5, 2.1))
+        left, width = 0.03, 0.84 / len(places)
+        for number, place in enumerate(places):
+            axes = figure.add_axes((left + number * width, 0.06, 0.88 * width, 0.74))
+            plot_stat_map(
+                image,
+                bg_img=None,
+                axes=axes,
+                display_mode="z",
+                cut_coords=[place],
+                colorbar=False,
+                cmap="RdBu_r",
+                vmax=limit,
+                symmetric_cbar=True,
+                black_bg=False,
+                annotate=False,
+                draw_cross=False,
+            )
+            figure.text(left + (number + 0.44) * width, 0.87, f"z = {place:g}", ha="center", fontsize=9.5)
+        figure.text(left - 0.008, 0.43, "L", ha="right", va="center", fontsize=9.5)
+        figure.text(left + 0.84, 0.43, "R", ha="left", va="center", fontsize=9.5)
+        scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), "RdBu_r")
+        figure.colorbar(scale, cax=figure.add_axes((0.91, 0.12, 0.012, 0.7)), label=name)
         figure.savefig(path)
         plt.close(figure)
 
 
-def _reference_line(axes: "Axes", level: float | None, name: str) -> None:
-    if level is not None:
-        axes.axhline(level, c=INK, lw=0.9, ls=(0, (5, 3)))
-        axes.annotate(name, (1.0, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+def _beside(axes: "Axes", level: float, name: str) -> None:
+    """The name of a level, right of the axes."""
+    axes.annotate(
+        name,
+        (1.0, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        ha="left",
+        va="center",
+        fontsize=9.5,
+        annotation_clip=False,
+    )
 
 
 def _color(number: int) -> str:

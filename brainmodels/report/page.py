@@ -1,7 +1,7 @@
 """report.html of an evaluation: one page without scripts or network, its pictures and record.json beside it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from veca.page import document, figure, table
 
+from ..evaluation.encoding import SHUFFLED
 from ..metrics import Score
 from ..metrics.controls import all_at_chance
 from . import figures
@@ -24,6 +25,15 @@ __all__ = ["write_report"]
 
 _PICTURES = 8
 _THUMBNAIL = 96
+_HEADLINES = ("image_given_brain_top1", "brain_given_image_top1", "two_way")
+_MEANINGS = {
+    "voxel_r": "median over voxels of the correlation with the measured responses",
+    "nr2": "share of the explainable variance, sum of r |r| by sum of the noise ceilings; 1 is the best that any model "
+    "can expect, and noise may put a perfect one slightly above",
+    "r2": "median over voxels of the explained variance, which counts wrong means and gains",
+    "sample_r": "correlation over voxels within an image",
+    "mse": "squared error, in units of the normaliser",
+}
 
 
 def write_report(evaluation: "Evaluation", out: Path) -> Path:
@@ -59,23 +69,22 @@ def write_report(evaluation: "Evaluation", out: Path) -> Path:
 def _title(evaluation: "Evaluation") -> str:
     best = evaluation.decoded[0].score("image_given_brain_top1")
     share = evaluation.encoded[0].score("nr2")
-    told = f"{best.value:.0%} of {best.n} images found from the responses to them"
+    told = f"{_percent(best.value)} of {best.n} images found from the responses to them"
     if share is None:
-        return told[0].upper() + told[1:]
-    return f"{share.value:.0%} of the explainable variance predicted, {told}"
+        return told
+    return f"{_percent(share.value)} of the explainable variance predicted, {told}"
 
 
 def _head(evaluation: "Evaluation") -> str:
-    data, first = evaluation.record["data"], evaluation.encoded[0]
+    data = evaluation.record["data"]
     kind = "a simulated subject, whose truth is known" if data["simulated"] else f"layout {escape(data['name'])}"
     lead = (
         f"<b>{escape(data['subject'])}</b>, {kind}: {data['voxels']:,} voxels, {data['trials']:,} trials in "
         f"{data['sessions']} sessions. {data['train_images']} images train the models, {data['test_images']} others, "
         f"never seen in training, test them (split {escape(data['split'])}, {data['split_hash']}). Responses are "
-        f"{escape(data['normalizer'])} and averaged over repeats; {data['voxels_counted']:,} voxels count."
+        f"{_scaled(data)} and averaged over repeats; {data['voxels_counted']:,} voxels count."
     )
-    scores = [score for item in evaluation.encoded + evaluation.decoded[:1] for score in item.scores]
-    chance = all_at_chance(scores[: len(first.scores)])
+    chance = all_at_chance(_judged(evaluation))
     warning = f'<div class="banner"><p>{escape(chance)}</p></div>' if chance else ""
     notes = sorted({item.note for item in [*evaluation.encoded, *evaluation.decoded] if "random" in item.note})
     warning += "".join(f'<div class="banner"><p>{escape(note)}</p></div>' for note in notes)
@@ -86,16 +95,34 @@ def _head(evaluation: "Evaluation") -> str:
     )
 
 
+def _judged(evaluation: "Evaluation") -> list[Score]:
+    """Scores of the models, controls left out: all of encoding, top-1 and two-way of decoding."""
+    encoded = [score for item in evaluation.encoded if item.model == "ridge" for score in item.scores]
+    models = [item for item in evaluation.decoded if item.scores[0].decoder == "ridge"]
+    decoded = [item.score(name) for item in models for name in _HEADLINES]
+    return encoded + decoded
+
+
+def _scaled(data: Mapping[str, Any]) -> str:
+    if data["normalizer"] == "none":
+        return "as they are stored"
+    seen = ", statistics of test trials included (transductive)," if data["transductive"] else ""
+    return f"normalised by <code>{escape(data['normalizer'])}</code>{seen}"
+
+
 def _cards(evaluation: "Evaluation") -> str:
     encoded, decoded = evaluation.encoded[0], evaluation.decoded[0]
     rows = []
     r = encoded.score("voxel_r")
-    rows.append((f"{r.value:.2f}", "correlation of a voxel", f"{_interval(r)}; ridge on {encoded.features}"))
+    text = f"median; {_interval(r)}; ridge on {encoded.features}"
+    rows.append((f"{r.value:.2f}", "correlation of a voxel", text))
     share = encoded.score("nr2")
     if share is not None:
-        rows.append((f"{share.value:.0%}", "of the explainable variance", f"{_interval(share)}; 100 % is the ceiling"))
+        text = f"{_interval(share, _percent)}; 100\N{NO-BREAK SPACE}% is the ceiling"
+        rows.append((_percent(share.value), "of the explainable variance", text))
     top = decoded.score("image_given_brain_top1")
-    rows.append((f"{top.value:.0%}", f"top-1 among {top.n} images", f"{_interval(top)}; chance {top.chance:.1%}"))
+    text = f"{_interval(top, _percent)}; chance {_percent(top.chance)}"
+    rows.append((_percent(top.value), f"top-1 among {top.n} images", text))
     cards = "".join(
         f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span><small>{escape(text)}</small></div>'
         for value, name, text in rows
@@ -111,24 +138,34 @@ def _encoding_section(evaluation: "Evaluation", out: Path) -> str:
     label = "share of the explainable variance" if share else "mean r"
     pages = [figure("voxels.png", f"Each voxel: ridge on {encoded[0].features}, test images.")]
     if study.rois:
-        shown = {f"{item.model}, {item.features}": _bars(item) for item in encoded if item.model != "mean map"}
-        figures.roi_bars(shown, out / "rois.png", label, 1.0 if share else None)
-        caption = f"By region: {label}; whiskers hold 95 % of resamples of the test images."
+        kept = [item for item in encoded if item.model not in ("mean map", SHUFFLED)]
+        shown = {_shown(item): _bars(item) for item in kept}
+        controls = [_shown(item) for item in kept if item.model != "ridge"]
+        figures.roi_bars(shown, out / "rois.png", label, 1.0 if share else None, controls)
+        caption = (
+            f"By region: {label}; whiskers hold 95 % of resamples of the test images; grey: references, not models."
+        )
         pages.append(figure("rois.png", caption))
     if getattr(study.test.subject.space, "affine", None) is not None:
         figures.brain_map(encoded[0].r, study.test.subject.space, out / "map.png")
         pages.append(
-            figure("map.png", f"r of each voxel, ridge on {encoded[0].features}, in the space of the subject.")
+            figure("map.png", f"r of each voxel, ridge on {encoded[0].features}; axial cuts, z in mm, from below.")
         )
     names = [name for name in ("voxel_r", "nr2", "r2", "sample_r", "mse") if encoded[0].score(name) is not None]
     rows = [
         [escape(item.model), escape(item.features), *(_cell(item.score(name)) for name in names)] for item in encoded
     ]
+    rows.append(["noise ceiling", "", *(_ceiling(encoded[0].score(name)) for name in names)] if share else [])
+    rows.append(["chance, pairs permuted", "", *(_chance(encoded[0].score(name)) for name in names)])
     head = ["model", "features", *(str(encoded[0].score(name).metric) for name in names)]
+    meanings = "; ".join(f"<b>{name}</b> {escape(_MEANINGS[name])}" for name in names)
     return (
         "<h2>Encoding: from images to responses</h2>\n<p>A linear model predicts voxels from features of the image; "
         f"{escape(encoded[0].score('voxel_r').mask or '')}.</p>\n"
-        f"{table(head, rows, left=2)}{''.join(pages)}"
+        f"{table(head, filter(None, rows), left=2)}"
+        f'<p class="note">Small: 95\N{NO-BREAK SPACE}% intervals over resampled test images. {meanings}. '
+        "Chance permutes the test images of one fit; a fit to shuffled pairs, which is drawn once, scatters more.</p>\n"
+        f"{''.join(pages)}"
     )
 
 
@@ -139,12 +176,15 @@ def _decoding_section(evaluation: "Evaluation", out: Path) -> str:
         names = ("image_given_brain_top1", "image_given_brain_top5", "brain_given_image_top1", "two_way")
         cells = [_cell(item.score(name)) for name in names]
         rows.append([escape(item.scores[0].decoder), escape(item.features), *cells])
+    chances = [_chance(decoded[0].score(name)) for name in names]
+    rows.append(["chance, pairs permuted", "", *chances])
     gallery = decoded[0].scores[0].n
     head = ["decoder", "features", f"top-1 of {gallery} ↑", "top-5 ↑", "image to brain top-1 ↑", "two-way ↑"]
     figures.picture_grid(_retrieved(evaluation, decoded[0]), out / "retrieved.png")
     caption = (
-        f"Shown image above, the image nearest to what was decoded below, in features of {decoded[0].features}: "
-        f"examples drawn at random (seed {evaluation.study.seed}), then those found best and worst."
+        f"Images that were shown, and the test image nearest to what was decoded from the responses, in features of "
+        f"{decoded[0].features}; framed where it is the right one, otherwise with the rank of the right one. Drawn at "
+        f"random (seed {evaluation.study.seed}), then those found best and worst."
     )
     return (
         "<h2>Decoding: from responses to images</h2>\n<p>A linear model predicts features of the image from the "
@@ -154,8 +194,8 @@ def _decoding_section(evaluation: "Evaluation", out: Path) -> str:
     )
 
 
-def _retrieved(evaluation: "Evaluation", decoded: "Decoded") -> list[PictureRow]:
-    """Pairs of rows: shown and nearest, for random, best and worst test images."""
+def _retrieved(evaluation: "Evaluation", decoded: "Decoded") -> list[tuple[PictureRow, PictureRow]]:
+    """Shown and nearest, for random, best and worst test images."""
     ids, stimuli = evaluation.study.test.image_ids, evaluation.dataset.stimuli
     ranks, nearest = decoded.ranks, decoded.similarities.argmax(1)
     own = np.diagonal(decoded.similarities)
@@ -165,8 +205,9 @@ def _retrieved(evaluation: "Evaluation", decoded: "Decoded") -> list[PictureRow]
     for name, chosen in (("random", drawn), ("best", order[:_PICTURES]), ("worst", order[::-1][:_PICTURES])):
         shown = [stimuli.image(ids[i], _THUMBNAIL) for i in chosen]
         found = [stimuli.image(ids[nearest[i]], _THUMBNAIL) for i in chosen]
-        rows.append(PictureRow(f"{name}\nshown", shown, [""] * len(chosen)))
-        rows.append(PictureRow("found", found, [f"rank {ranks[i]}" for i in chosen]))
+        right = [bool(ranks[i] == 1) for i in chosen]
+        words = ["" if first else f"right one: rank {ranks[i]}" for i, first in zip(chosen, right, strict=True)]
+        rows.append((PictureRow(f"{name}\nshown", shown), PictureRow("found", found, words, right)))
     return rows
 
 
@@ -178,26 +219,37 @@ def _curve_section(evaluation: "Evaluation", out: Path) -> str:
     figures.curves({record["features"]: points}, out / "learning.png", "train images", label, lines, logarithmic=True)
     caption = "How much more data would help; bands hold 95 % of resamples of the test images."
     parts = [figure("learning.png", caption, "narrow")]
-    budgets = [item for item in evaluation.encoded if item.model == "ridge" and "@" in item.features]
-    if len(budgets) > 1:
-        parts.append(_budget_figure(evaluation, budgets, out))
-    return f"<h2>Against data and cores</h2>\n{''.join(parts)}"
+    series = _budgets(evaluation)
+    if any(len(points) > 1 for points in series.values()):
+        parts.append(_budget_figure(evaluation, series, out))
+    title = "Against data and cores" if len(parts) > 1 else "Against data"
+    return f"<h2>{title}</h2>\n{''.join(parts)}"
 
 
-def _budget_figure(evaluation: "Evaluation", budgets: "Sequence[Encoded]", out: Path) -> str:
-    """Scores of one backbone against its budget of cores, other features as levels."""
+def _budgets(evaluation: "Evaluation") -> "dict[str, dict[int, Encoded]]":
+    """Encoding by backbone, then by its budget of cores; a name without @ has all cores of its model."""
+    found: dict[str, dict[int, Encoded]] = {}
+    for item in evaluation.encoded:
+        cores = evaluation.record["features"].get(item.features, {}).get("settings", {}).get("num_cores")
+        if item.model == "ridge" and cores:
+            found.setdefault(item.features.partition("@")[0], {})[cores] = item
+    return found
+
+
+def _budget_figure(evaluation: "Evaluation", budgets: "Mapping[str, Mapping[int, Encoded]]", out: Path) -> str:
+    """Scores of backbones against their budget of cores, other features as levels."""
     name = "voxel_r" if evaluation.study.ceiling is None else "nr2"
-    series: dict[str, dict[float, Bar]] = {}
-    for item in budgets:
-        model, _, cores = item.features.partition("@")
-        series.setdefault(model, {})[float(cores.split(",")[0])] = _bar(item.score(name))
+    series = {
+        model: {cores: _bar(item.score(name)) for cores, item in items.items()} for model, items in budgets.items()
+    }
+    drawn = {item.features for items in budgets.values() for item in items.values()}
     lines = {
-        f"{item.model}, {item.features}": item.score(name).value
+        _shown(item): item.score(name).value
         for item in evaluation.encoded
-        if "@" not in item.features and item.model in ("ridge", "planted signal") and item.features not in series
+        if item.model in ("ridge", "planted signal") and item.features not in drawn
     }
     label = "share of the explainable variance" if name == "nr2" else "r of a voxel"
-    figures.curves(series, out / "budgets.png", "cores", label, lines)
+    figures.curves(series, out / "budgets.png", "cores", label, lines, logarithmic=True)
     return figure("budgets.png", "The same weights cut to fewer cores, without training again.", "narrow")
 
 
@@ -237,8 +289,34 @@ def _bar(score: Score) -> Bar:
     return Bar(score.value, score.interval.low, score.interval.high)
 
 
-def _interval(score: Score) -> str:
-    return f"95 % interval {score.interval.low:.2f} to {score.interval.high:.2f}"
+def _shown(item: "Encoded") -> str:
+    return item.model if item.features in ("none", "truth") else f"{item.model}, {item.features}"
+
+
+def _percent(value: float) -> str:
+    digits = 0 if abs(value) >= 0.1 or value == 0 else 1
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _interval(score: Score, text: Callable[[float], str] = _two_digits) -> str:
+    low, high = text(score.interval.low), text(score.interval.high)
+    return f"95\N{NO-BREAK SPACE}% interval {low} to {high}"
+
+
+def _ceiling(score: Score | None) -> str:
+    return "–" if score is None or score.ceiling is None else f"{score.ceiling:.3f}"
+
+
+def _chance(score: Score | None) -> str:
+    if score is None or score.chance_interval is None:
+        return "–"
+    interval = score.chance_interval
+    mean = "" if score.chance is None else f"{score.chance:.3f}"
+    return f"{mean}<small>{interval.low:.3f} to {interval.high:.3f}</small>"
 
 
 def _cell(score: Score | None) -> str:

@@ -158,6 +158,9 @@ def test_a_splitter_that_tears_images_apart_is_refused(baseline, data):
         clone(baseline).set_params(cv=KFold(5)).fit(*data, groups=groups)
     with pytest.raises(AxisError, match="one group for each of 80"):
         clone(baseline).fit(*data, groups=groups[:70])
+    for folds, error in (([(range(60), range(50, 80))], LeakageError), ([(range(60), [60, 80])], AxisError)):
+        with pytest.raises(error, match=r"10 rows on both sides|positions from 0 to 79"):
+            clone(baseline).set_params(cv=folds).fit(*data)
 
 
 def test_from_nifti_to_nifti(tmp_path):

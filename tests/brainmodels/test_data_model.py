@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 from dataclasses import replace
 
@@ -11,7 +12,10 @@ import pytest
 from brainmodels.data import (
     ArrayImages,
     BrainDataset,
+    HDF5Images,
+    Normalizer,
     Responses,
+    SensorSpace,
     Split,
     StimulusSet,
     Subject,
@@ -212,3 +216,89 @@ def test_block_design_is_warned_about(caplog):
     person = made_dataset().subject("subj01")
     replace(person, design="block")
     assert "block-shuffle control" in caplog.text
+
+
+def test_masks_choose_trials_and_nothing_wraps_around():
+    dataset = made_dataset()
+    responses, pairs = dataset.subject("subj01").responses, dataset.pairs("subj01", "made", "train")
+    mask = np.arange(len(responses)) % 3 == 1
+    np.testing.assert_array_equal(responses.batch(mask), responses.values[mask])
+    np.testing.assert_array_equal(responses.subset(mask).batch([0, 2]), responses.values[mask][[0, 2]])
+    names = np.unique(responses.trials.image_id[mask]).tolist()
+    assert sorted(np.concatenate(responses.rows_of(names, mask))) == np.flatnonzero(mask).tolist()
+    kept = np.arange(len(pairs)) < 3
+    np.testing.assert_array_equal(pairs.batch(kept), pairs.batch([0, 1, 2]))
+    for read in (responses.batch, responses.subset, pairs.batch):
+        for wrong in ([-1], [10_000], [0.5], mask[:5], np.zeros((2, 2), int)):
+            with pytest.raises(AxisError, match=r"expected (positions|integers)"):
+                read(wrong)
+
+
+def test_no_trial_among_those_that_count_is_an_id_error():
+    responses = made_dataset().subject("subj01").responses
+    with pytest.raises(IdError, match="without a trial"):
+        responses.rows_of(responses.trials.image_id[:1], np.array([], int))
+
+
+def test_columns_of_a_table_have_one_length():
+    with pytest.raises(AxisError, match="one length"):
+        TrialTable(np.array(["a", "b"]), *[np.zeros(n, int) for n in (2, 2, 1, 2)])
+
+
+def test_a_picture_is_a_copy():
+    stimuli = made_dataset().stimuli
+    name = stimuli.ids[0]
+    before = stimuli.image(name).copy()
+    stimuli.image(name)[:] = 0
+    np.testing.assert_array_equal(stimuli.image(name), before)
+
+
+def test_hdf5_pictures_are_opened_anew_in_a_forked_process(tmp_path, monkeypatch):
+    """A forked worker that read through the inherited handle would share the place in the file with its parent."""
+    h5py = pytest.importorskip("h5py")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        file["imgBrick"] = pixels
+    images = HDF5Images(tmp_path / "images.h5", "imgBrick", rows=[2, 0])
+    assert images._file is None  # nothing is open that a fork could inherit
+    np.testing.assert_array_equal(images.read(0, None), pixels[2])
+    inherited = images._file
+    monkeypatch.setattr(os, "getpid", lambda: -5)
+    np.testing.assert_array_equal(images.read(1, None), pixels[0])
+    assert images._file is not inherited
+
+
+def test_a_space_holds_its_voxels():
+    with pytest.raises(AxisError, match=r"within \(2, 2, 2\), got one at \[0, -1, 1\]"):
+        VoxelSpace("made", np.array([[0, 1, 1], [0, -1, 1]]), (2, 2, 2))
+    with pytest.raises(AxisError, match=r"within \(4, 3\), got one at \[1, 3\]"):
+        VoxelSpace("made", np.array([[0, 3], [1, 3]]), (4, 3))
+
+
+def test_sensors_have_the_times_of_their_responses():
+    times, trials = np.arange(5) / 100, TrialTable.of(["a", "b"])
+    space = SensorSpace(("Oz", "Pz"), 100.0, times)
+    for shape in ((2, 2), (2, 2, 4)):
+        with pytest.raises(AxisError, match=r"\(trials, channels, times\) with 5 times"):
+            Subject("one", Responses(np.zeros(shape, np.float32), trials), space)
+    person = Subject("one", Responses(np.zeros((2, 2, 5), np.float32), trials), space)
+    dataset = BrainDataset([person], StimulusSet(["a", "b"], ArrayImages(np.zeros((2, 4, 4, 3), np.uint8))))
+    split = Split("made", frozenset("a"), frozenset(), frozenset("b"))
+    with pytest.raises(BrainDataError, match="responses are of sensors"):
+        dataset.pairs("one", split, "train", roi="V1")
+    voxels = VoxelSpace.from_mask("made", np.ones((2, 1, 1), bool))
+    with pytest.raises(AxisError, match=r"\(trials, voxels\) of one"):
+        Subject("one", person.responses, voxels)
+
+
+def test_pairs_say_all_that_values_went_through():
+    """Data that were released z-scored over test trials too stay transductive, whatever is done to them afterwards."""
+    dataset = made_dataset()
+    stored = dataset.with_subject(replace(dataset.subject("subj01"), normalizer="session_z"))
+    plain, released = (x.pairs("subj01", "made", "test") for x in (dataset, stored))
+    assert (plain.normalizer, plain.transductive) == ("none", False)
+    assert (released.normalizer, released.transductive) == ("session_z", True)
+    for name, expected in (("none", "session_z"), ("train_z", "session_z > train_z")):
+        again = Normalizer(name, over="session_z").fit(dataset.subject("subj01").responses, stored.split("made").train)
+        pairs = stored.pairs("subj01", "made", "test", transform=again)
+        assert (pairs.normalizer, pairs.transductive) == (expected, True)

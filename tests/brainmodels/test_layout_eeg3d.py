@@ -197,7 +197,7 @@ def test_nan_is_found(simulated, tmp_path, form):
     values = np.load(path)
     values.reshape(-1, 4, 250)[11, 2, 7] = np.nan
     np.save(path, values)
-    with pytest.raises(LayoutError, match=r"got nan in trial .*, channel 2, sample 7"):
+    with pytest.raises(LayoutError, match=r"got nan at trial .*, channel 2, sample 7"):
         load(tmp_path)
 
 

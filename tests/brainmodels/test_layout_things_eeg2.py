@@ -154,7 +154,7 @@ def test_nan_is_found(copied):
     data = things_eeg2.read_pickle(copied / PATH.format("test", "npy"), allow_pickle=True)["preprocessed_eeg_data"]
     data[3, 1, 2, 9] = np.inf
     edit(copied, "test", preprocessed_eeg_data=data)
-    with pytest.raises(LayoutError, match=r"got inf in trial .*, channel 2, sample 9"):
+    with pytest.raises(LayoutError, match=r"got inf at trial .*, channel 2, sample 9"):
         things_eeg2.load(copied, 1, allow_pickle=True)
 
 

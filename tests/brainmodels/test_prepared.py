@@ -103,7 +103,7 @@ def test_sensors_are_read_back(tmp_path):
     assert (again.space.unit, again.space.montage) == ("V", "standard_1005")
     np.testing.assert_array_equal(again.space.times, space.times)
     assert summary.ceiling is None and "not estimated" in str(summary)
-    with pytest.raises(LayoutError, match="a folder prepared without; prepare it again with an image_size"):
+    with pytest.raises(LayoutError, match="was prepared without; prepare it with an image_size"):
         loaded.stimuli.image("e:0")
 
 
@@ -150,6 +150,14 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     save_prepared(dataset, "subj01", tmp_path / "out")
     with pytest.raises(LayoutError, match="expected a folder that does not exist yet"):
         save_prepared(dataset, "subj01", tmp_path / "out")
+
+
+def test_nothing_is_written_to_the_folder_of_the_data(tmp_path):
+    root = tmp_path / "source"
+    root.mkdir()
+    with pytest.raises(LayoutError, match="expected a folder outside of"):
+        prepare("flat", root, "subj01", tmp_path / "elsewhere" / ".." / "source" / "prepared")
+    assert os.listdir(tmp_path) == ["source"] and os.listdir(root) == []
 
 
 def _layout(monkeypatch, dataset, use):

@@ -10,8 +10,9 @@ from veca.demo import DemoSettings
 def test_models_are_listed_with_their_exact_sizes(capsys):
     cli.main(["models"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == ["name", "width", "depth", "heads", "parameters"]
+    assert lines[0] == ["name", "width", "depth", "heads", "parameters", "weights"]
     rows = {line[0]: line[1:] for line in lines[1:]}
+    assert rows["veca_nano_patch8"] == ["192", "6", "3", "2,722,511", "shipped"]
     assert rows["veca_small_patch16"] == ["384", "12", "6", "21,628,961"]
     assert rows["veca_small_plus_patch16"] == ["384", "12", "6", "28,719,137"]
     assert rows["veca_base_patch16"] == ["768", "12", "12", "85,725,089"]

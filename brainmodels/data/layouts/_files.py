@@ -32,6 +32,10 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 64 << 20
+_AXES = {  # of responses, after that of trials; and what helps against values that are not finite
+    2: ("voxel", "leave these voxels out of the mask"),
+    3: ("channel", "leave that channel or trial out and save the file again", "sample"),
+}
 _NO_FOLDER = "no folder of images was given; pass images=FOLDER"
 
 
@@ -171,36 +175,40 @@ def check_finite(
     where: str | Path,
     image_id: np.ndarray | None = None,
     first_row: int = 0,
-    remedy: str = "leave these voxels out of the mask",
+    remedy: str | None = None,
 ) -> None:
-    """Raises a `LayoutError` that names the first trial and voxel of (trials, voxels) that is NaN or infinite.
+    """Raises a `LayoutError` that names the first NaN or infinite value of (trials, voxels) or of EEG.
+
+    Of (trials, channels, times) it names the trial, the channel and the sample.
 
     Args:
         values: trials of which the first is number `first_row` of all.
         where: the file.
         image_id: of all trials, to be named.
         first_row: see `values`.
-        remedy: the end of the message.
+        remedy: the end of the message; None advises to leave out voxels, or channels or trials of EEG.
     """
     if not np.issubdtype(values.dtype, np.floating):
         return
-    first, count, voxels = None, 0, np.zeros(values.shape[1], bool)
+    columns, remedy_of_kind, *samples = _AXES[values.ndim]
+    first, count, touched = None, 0, np.zeros(values.shape[1], bool)
     for rows in blocks(len(values), values[:1].nbytes):
         bad = ~np.isfinite(values[rows])
         if not bad.any():
             continue
         if first is None:
-            row, voxel = np.argwhere(bad)[0]
-            first = (rows.start + int(row), int(voxel))
+            row, *place = np.argwhere(bad)[0].tolist()
+            first = (rows.start + row, *place)
         count += int(bad.sum())
-        voxels |= bad.any(0)
+        touched |= bad.reshape(*bad.shape[:2], -1).any((0, 2))
     if first is None:
         return
-    row, voxel = first
+    row, *place = first
     shown = "" if image_id is None else f" (image {image_id[first_row + row]})"
+    named = ", ".join(f"{axis} {position}" for axis, position in zip((columns, *samples), place, strict=True))
     raise LayoutError(
-        f"expected finite values in {where}, got {values[row, voxel]} at trial {first_row + row}{shown}, "
-        f"voxel {voxel}; {count} values of {voxels.sum()} voxels in all; {remedy}"
+        f"expected finite values in {where}, got {values[first]} at trial {first_row + row}{shown}, {named}; {count} "
+        f"values of {touched.sum()} {columns}s in all; {remedy or remedy_of_kind}"
     )
 
 

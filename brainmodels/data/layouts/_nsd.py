@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import AxisError, IdError, LayoutError, need
 from ..dataset import Split
 from ..responses import TrialTable
+from ..scalings import PSC, STORED_PER_PERCENT
 from ..spaces import VoxelSpace
 from ..splits import named_split
 from ..stimuli import HDF5Images, ImageSource
@@ -40,8 +41,6 @@ __all__ = [
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # recorded, of the 40 that the design lists for everybody
 HELD_BACK = 3  # sessions that were published last: older papers have 37 of 40
-STORED_PER_PERCENT = 300  # betas are stored as percent signal change x 300
-PSC = "percent signal change"
 # names of the labels 1, 2, ... of each class; 0 is none of them. The released tables of names are pickled.
 ROI_CLASSES = {
     "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),

@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import AxisError, BrainDataError, IdError, LayoutError
 from ..dataset import BrainDataset, Subject
 from ..responses import Responses, TrialTable
+from ..scalings import PSC
 from ..spaces import VoxelSpace
 from ..splits import bold5000_repeated, repeated_images
 from ..stimuli import StimulusSet
@@ -108,7 +109,7 @@ def load(
         session, run, keep = -1, -1, np.arange(len(ids))
     trials = TrialTable.of(ids, session, run, trial=keep)
     source = provenance("bold5000", root, list((volumes or arrays).values()), betas=kind)
-    person = Subject(name, Responses(values, trials, unit="percent signal change"), space, provenance=source)
+    person = Subject(name, Responses(values, trials, unit=PSC), space, provenance=source)
     shown = np.unique(ids)
     stimuli = StimulusSet(shown, _pictures(root, images, [stems[image_id] for image_id in shown]))
     splits = [bold5000_repeated(trials)] if repeated_images(trials) else []

@@ -25,8 +25,7 @@ from ..responses import Responses, TrialTable
 from ..spaces import SensorSpace
 from ..splits import named_split
 from ..stimuli import StimulusSet
-from ._eeg import check_epochs
-from ._files import provenance, read_array, read_table, subject_number
+from ._files import check_finite, provenance, read_array, read_table, subject_number
 from ._xlsx import read_sheet
 
 __all__ = ["EEG3D_CHANNELS", "PointClouds", "clip_features", "describe", "detect", "load"]
@@ -277,7 +276,7 @@ def _read_recorded(
     session = -1
     if len(values) == _SESSIONS * _SESSION_TRIALS:
         session = np.arange(len(values)) // _SESSION_TRIALS + 1
-    check_epochs(values, path)
+    check_finite(values, path)
     return values, TrialTable.of([ids[name] for name in names.tolist()], session=session), [path, labels]
 
 
@@ -314,7 +313,7 @@ def _read_split(
     for array, path in zip(parts, files, strict=True):
         for group in array:
             rows = group.reshape(-1, *group.shape[2:])
-            check_epochs(rows, path, start)
+            check_finite(rows, path, first_row=start)
             values[start : start + len(rows)] = rows
             start += len(rows)
     return values, TrialTable.of(np.concatenate(ids), trial=-1), files

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import AxisError, IdError, LayoutError, near_names, need
+from .._hdf5 import open_hdf5
 from ..dataset import BrainDataset, Subject
 from ..responses import Responses, TrialTable
 from ..spaces import VoxelSpace
@@ -70,15 +71,9 @@ def load(
         LayoutError: not such a file, a region is absent, or files of one subject disagree in their voxels.
         IdError: stimuli cannot be told from their numbers.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", "reading GOD files") from error
     root, name = Path(root), f"Subject{subject_number(subject)}"
     path = _file(root, name) if file is None else root / file
-    if not path.is_file():
-        raise LayoutError(f"expected a GOD file at {path}, got no such file")
-    with h5py.File(path, "r") as opened:
+    with open_hdf5(path) as opened:
         data, keys, metadata = _open(opened, path)
         kind = _column(data, keys, metadata, ("DataType",), path).astype(np.int64)
         stimulus = _column(data, keys, metadata, ("stimulus_id", "Label"), path)
@@ -105,14 +100,12 @@ def _is_bdpy(path: Path) -> bool:
         raise need("h5py", f"reading {path.name}") from error
     if not h5py.is_hdf5(path):
         return False
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         return any(data in file and metadata in file for data, metadata in _SPELLINGS)
 
 
 def _file(root: Path, name: str) -> Path:
     """The only file of a subject; several are an error, and another one where their voxels differ."""
-    import h5py
-
     pattern = re.compile(rf"{name}(\D.*)?\.h5", re.IGNORECASE)
     everything = sorted(root.rglob("*.h5"))
     found = [path for path in everything if pattern.fullmatch(path.name)]
@@ -123,7 +116,7 @@ def _file(root: Path, name: str) -> Path:
         return found[0]
     totals = {}
     for path in found:
-        with h5py.File(path, "r") as opened:
+        with open_hdf5(path) as opened:
             _, keys, metadata = _open(opened, path)
             totals[path.name] = int((_selector("VoxelData", keys, metadata, path) == 1).sum())
     listed = ", ".join(f"{file} with {count} voxels" for file, count in totals.items())

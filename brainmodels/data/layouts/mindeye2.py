@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import AxisError, IdError, LayoutError, NormalizationError, need
+from ...errors import AxisError, IdError, LayoutError, NormalizationError
+from .._hdf5 import open_hdf5
 from ..dataset import BrainDataset, Subject
 from ..responses import Responses, TrialTable
 from ..stimuli import StimulusSet
@@ -142,19 +143,7 @@ def _behaviour(archives: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 def _values(path: Path, allocate: Callable) -> np.ndarray:
     """All rows of the betas, after a look at whether they are z-scored as the name of the file says."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", f"reading {path.name}") from error
-    if not path.is_file():
-        raise LayoutError(f"expected betas at {path}, got no such file")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise LayoutError(f"expected an HDF5 file at {path}, got: {error}; copy it again") from None
-    with file:
-        if "betas" not in file:
-            raise LayoutError(f"expected a dataset 'betas' in {path}, got {', '.join(file) or 'an empty file'}")
+    with open_hdf5(path, "betas") as file:
         betas = file["betas"]
         if betas.ndim != 2:
             raise AxisError(f"expected betas (trials, voxels) in {path}, got {betas.shape}")

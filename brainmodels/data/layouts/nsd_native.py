@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import AxisError, IdError, LayoutError, near_names, need
+from ...errors import AxisError, IdError, LayoutError, near_names
+from .._hdf5 import open_hdf5
 from ..dataset import BrainDataset, Subject
 from ..responses import Responses, TrialTable
 from ..spaces import VoxelSpace
@@ -254,17 +255,7 @@ def _read_session(path: Path, inside: np.ndarray, count: int) -> np.ndarray:
 
 
 def _read_hdf5(path: Path, inside: np.ndarray, count: int) -> np.ndarray:
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", f"reading {path.name}") from error
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise LayoutError(f"expected an HDF5 file at {path}, got: {error}; copy it again") from None
-    with file:
-        if "betas" not in file:
-            raise LayoutError(f"expected a dataset 'betas' in {path}, got {', '.join(file) or 'an empty file'}")
+    with open_hdf5(path, "betas") as file:
         betas = file["betas"]
         if len(set(inside.shape)) < 3:
             raise AxisError(

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import AxisError, BrainDataError, IdError, LayoutError, UnitsError, near_names, need
+from ...errors import AxisError, BrainDataError, IdError, LayoutError, near_names
 from ..dataset import BrainDataset, Subject
 from ..responses import Responses, TrialTable
 from ..spaces import SensorSpace
 from ..stimuli import ImageFiles, StimulusSet
-from ._eeg import check_epochs
-from ._files import find_images, provenance
-from .cnt import read_cnt_header
+from ._files import check_finite, find_images, provenance
+from ._recordings import READERS, read_raw
 from .eeg3d import EEG3D_CHANNELS
 
 if TYPE_CHECKING:
@@ -42,19 +41,6 @@ __all__ = [
     "read_raw",
 ]
 
-_READERS = {
-    ".fif": "read_raw_fif",
-    ".vhdr": "read_raw_brainvision",
-    ".edf": "read_raw_edf",
-    ".bdf": "read_raw_bdf",
-    ".set": "read_raw_eeglab",
-    ".dat": "read_raw_curry",
-    ".cdt": "read_raw_curry",
-    ".cnt": "read_raw_cnt",
-}
-_AMPLITUDES = (1e-7, 1e-3)  # volts, of a median deviation
-_VARIANCE_RATIO = 1e4
-_PROBE_SECONDS = 60.0
 _CODE = re.compile(r"(?:Stimulus/)?(?:S\s*)?(\d+)")
 _REPAIRS = "repairs.json"
 
@@ -113,12 +99,12 @@ EEG3D_DYNAMIC = EpochRecipe(-0.2, 5.8, 100.0, **_EEG3D)
 
 def detect(root: str | Path) -> bool:
     """Whether a folder has folders of subjects with recordings in them."""
-    return any(path.suffix.lower() in _READERS for path in Path(root).glob("*/*"))
+    return any(path.suffix.lower() in READERS for path in Path(root).glob("*/*"))
 
 
 def describe() -> str:
     """The files that are needed, with their shapes."""
-    return f"""SUBJECT/NAME{{{",".join(_READERS)}}}: recordings, one a session in sorted order
+    return f"""SUBJECT/NAME{{{",".join(READERS)}}}: recordings, one a session in sorted order
 SUBJECT/NAME.txt: one line for each event of `event_id` in the order of time, the name of the image it shows. Without
     it, the names in `event_id` are those of the images
 SUBJECT/{_REPAIRS}, optional: {{NAME: {{"add": [[sample, code], ...], "drop": [sample, ...]}}}} for triggers that
@@ -181,50 +167,13 @@ def load(
                 f"{other.sfreq:g} Hz, or another order of channels; pass channels= and sfreq= in the recipe"
             )
         block = epoch(raw, events, epochs)
-        check_epochs(block, path, row)
+        check_finite(block, path, first_row=row)
         values[row : row + len(block)] = block
         row += len(block)
     session = np.repeat(np.arange(len(sessions)) + 1, [len(names) for _, _, names in sessions])
     responses = Responses(values, TrialTable.of(ids, session=session), unit="V")
     facts = provenance("raw_eeg", root, paths, event_id=dict(event_id), recipe=repr(epochs))
     return BrainDataset([Subject(subject, responses, space, provenance=facts)], stimuli)
-
-
-def read_raw(path: str | Path) -> "BaseRaw":
-    """Open a recording by its suffix, its samples unread, after checks that its numbers are EEG.
-
-    A `.cnt` file that starts with RIFF is ANT Neuro's, any other Neuroscan's; of the latter the width of a sample is
-    computed (see `cnt`), never left to be guessed.
-
-    Raises:
-        LayoutError: no reader for the suffix, a damaged file, or neighbouring channels whose variances differ by more
-            than 10^4 in a `.cnt` file, as they do where samples are read with the wrong width.
-        UnitsError: the median absolute deviation is outside 1e-7 to 1e-3 V.
-    """
-    try:
-        import mne
-    except ImportError as error:
-        raise need("mne", f"reading {Path(path).name}") from error
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise LayoutError(f"expected a recording ending in {', '.join(_READERS)}, got {path}")
-    if not path.is_file():
-        raise LayoutError(f"expected a recording at {path}, got no such file")
-    reader, options = _READERS[suffix], {}
-    if suffix == ".cnt":
-        with path.open("rb") as file:
-            riff = file.read(4) in (b"RIFF", b"RF64")
-        if riff:
-            reader = "read_raw_ant"
-        else:
-            options["data_format"] = read_cnt_header(path).data_format
-    try:
-        raw = getattr(mne.io, reader)(path, preload=False, verbose="error", **options)
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
-        raise LayoutError(f"expected a complete recording at {path}, got: {error}") from error
-    _check_amplitudes(raw, path, neighbours="data_format" in options)
-    return raw
 
 
 def find_events(raw: "BaseRaw", recipe: EpochRecipe, repairs: Mapping[str, Any] | None = None) -> np.ndarray:
@@ -316,11 +265,11 @@ def _resample(epochs: np.ndarray, rate: float, sfreq: float, num_times: int) -> 
 
 
 def _recordings(folder: Path) -> list[Path]:
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _READERS)
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in READERS)
     if not paths:
         known = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
         raise LayoutError(
-            f"expected recordings ending in {', '.join(_READERS)} in {folder}, got none{near_names(folder.name, known)}"
+            f"expected recordings ending in {', '.join(READERS)} in {folder}, got none{near_names(folder.name, known)}"
         )
     return paths
 
@@ -397,33 +346,3 @@ def _space(raw: "BaseRaw", recipe: EpochRecipe, path: Path) -> SensorSpace:
     sfreq = rate if recipe.sfreq is None else recipe.sfreq
     times = round(recipe.tmin * rate) / rate + np.arange(recipe.num_times(rate)) / sfreq
     return SensorSpace(tuple(_picked(raw, recipe, path)), float(sfreq), times, unit="V")
-
-
-def _check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool) -> None:
-    """Looks at a minute from the middle; channels that never change are left out, and offsets do not count."""
-    import mne
-
-    picks = mne.pick_types(raw.info, meg=False, eeg=True, exclude=[])
-    if not picks.size:
-        raise LayoutError(f"expected EEG channels in {path}, got types {sorted(set(raw.get_channel_types()))}")
-    half = int(_PROBE_SECONDS * raw.info["sfreq"] / 2)
-    middle = raw.n_times // 2
-    data = raw.get_data(picks, max(0, middle - half), min(raw.n_times, middle + half), verbose="error")
-    varying = np.ptp(data, axis=1) > 0
-    data = data[varying]
-    if not len(data):
-        raise LayoutError(f"expected signals in {path}, got {len(picks)} channels that never change")
-    amplitude = float(np.median(np.abs(data - np.median(data, axis=1, keepdims=True))))
-    low, high = _AMPLITUDES
-    if neighbours and len(data) > 1:
-        ratio = np.exp(np.abs(np.diff(np.log(data.var(axis=1))))).max()
-        if ratio > _VARIANCE_RATIO:
-            raise LayoutError(
-                f"expected neighbouring channels of {path} with variances within a factor of {_VARIANCE_RATIO:g}, got "
-                f"{ratio:.3g}: samples are probably read with the wrong width; header damaged"
-            )
-    if not low <= amplitude <= high:
-        raise UnitsError(
-            f"expected a median absolute amplitude of {low:g} to {high:g} V in {path}, got {amplitude:.3g}; the unit "
-            "is probably not volts, as after an export in microvolts"
-        )

@@ -22,8 +22,7 @@ from ..responses import Responses, TrialTable
 from ..spaces import SensorSpace
 from ..splits import named_split
 from ..stimuli import ImageFiles, StimulusSet
-from ._eeg import check_epochs
-from ._files import blocks, provenance, subject_number
+from ._files import blocks, check_finite, provenance, subject_number
 
 __all__ = ["convert_pickle", "describe", "detect", "load", "read_pickle"]
 
@@ -107,7 +106,7 @@ def load(
     for part, source in sources.items():
         for block in source.blocks():
             epochs = block.reshape(-1, *block.shape[2:])
-            check_epochs(epochs, source.path, row)
+            check_finite(epochs, source.path, first_row=row)
             values[row : row + len(epochs)] = epochs
             row += len(epochs)
         ids.append(np.repeat([_image_id(path) for path in found[part]], source.shape[1]))

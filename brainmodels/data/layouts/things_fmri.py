@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AxisError, IdError, LayoutError, near_names, need
+from ...errors import AxisError, IdError, LayoutError, near_names
+from .._hdf5 import open_hdf5
 from ..dataset import BrainDataset, Subject
 from ..responses import Responses, TrialTable
 from ..spaces import VoxelSpace
@@ -198,13 +199,7 @@ def _kept(
 def _responses(
     path: Path, voxel_id: np.ndarray, keep: np.ndarray, num_trials: int, drop_voxel_id: bool, allocate: Callable
 ) -> np.ndarray:
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", f"reading {path.name}") from error
-    if not h5py.is_hdf5(path):
-        raise LayoutError(f"expected an HDF5 file at {path}, got something else or a truncated one; copy it again")
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         block, numbers = _blocks(file, path)
         if len(block) != len(keep):
             raise LayoutError(

@@ -3,6 +3,7 @@
 `brainmodels.simulate("tiny")` is all that most uses need.
 """
 
+from .eeg import EEGTruth, ideal_observer, simulate_eeg
 from .fmri import simulate
 from .oracle import Drift, SimulatedDataset, SubjectTruth, planted_features
 from .presets import PRESETS, Preset
@@ -15,12 +16,15 @@ __all__ = [
     "PRESETS",
     "ROIS",
     "Drift",
+    "EEGTruth",
     "Preset",
     "SimulatedDataset",
     "SubjectTruth",
     "Tuning",
+    "ideal_observer",
     "photograph_stimuli",
     "planted_features",
     "scene_stimuli",
     "simulate",
+    "simulate_eeg",
 ]

@@ -14,7 +14,6 @@ from ..responses import TrialTable
 __all__ = [
     "check_as_measured",
     "image_numbers",
-    "new_hdf5",
     "open_subject",
     "stored_betas",
     "write_captions",
@@ -144,13 +143,3 @@ def write_captions(path: Path, dataset: BrainDataset, rows: Sequence[str | None]
     """Captions (rows, 5), empty strings where there are fewer; a row of None has none."""
     table = [dataset.stimuli.captions(name)[:_CAPTIONS] if name is not None else [] for name in rows]
     np.save(path, np.array([texts + [""] * (_CAPTIONS - len(texts)) for texts in table]))
-
-
-def new_hdf5(path: Path):
-    """An HDF5 file to write into."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", f"writing {path.name}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return h5py.File(path, "w")

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ...errors import BrainDataError, LayoutError
 from ..dataset import Split, Subject
 from ..responses import Responses, TrialTable
+from ..scalings import PSC
 from ..splits import named_split
 from .oracle import Drift, SimulatedDataset, SubjectTruth
 from .presets import Preset, preset_of
@@ -37,7 +38,6 @@ __all__ = ["simulate"]
 _SLOPE_SD = 0.2
 _NOISE_SOURCES = 5
 _MOST_IN_MEMORY = 2**30  # bytes of one subject's responses
-_UNIT = "percent signal change"  # the scale that betas of people have; the values are simulated
 
 
 class _Stream(IntEnum):
@@ -127,7 +127,7 @@ def _simulate_subject(
         values = _in_memory(sessions, shape, name)
     else:
         values = _in_file(sessions, shape, Path(folder, name), recipe)
-    responses = Responses(values, trials, unit=_UNIT)
+    responses = Responses(values, trials, unit=PSC)
     return Subject(name, responses, space, provenance={"layout": "simulated", **recipe}), truth
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from ..dataset import BrainDataset, Split, Subject
 from ..stimuli import StimulusSet
 from .scenes import SceneFeatures
 from .tuning import Tuning, standardize
+
+if TYPE_CHECKING:
+    from .eeg import EEGTruth
 
 __all__ = ["Drift", "SimulatedDataset", "SubjectTruth", "planted_features"]
 
@@ -75,7 +78,7 @@ class SimulatedDataset(BrainDataset):
     """A data set with the truth beside it.
 
     Attributes:
-        truth: by subject id; a `SubjectTruth` where responses are fMRI.
+        truth: by subject id; a `SubjectTruth` where responses are fMRI, an `EEGTruth` where they are EEG.
         features: raw features of scenes by id.
     """
 
@@ -84,7 +87,7 @@ class SimulatedDataset(BrainDataset):
         subjects: Sequence[Subject],
         stimuli: StimulusSet,
         splits: Mapping[str, Split] | None,
-        truth: Mapping[str, Any],
+        truth: "Mapping[str, SubjectTruth | EEGTruth]",
         features: SceneFeatures,
     ):
         super().__init__(subjects, stimuli, splits)

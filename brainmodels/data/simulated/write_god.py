@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import need
+from .._hdf5 import new_hdf5
 from ..dataset import BrainDataset
 from .write_flat import local, only_subject
 
@@ -22,10 +22,6 @@ def write(dataset: BrainDataset, path: str | Path, *, older: bool = False) -> No
         path: of the .h5 file.
         older: spells `dataSet`, `metaData` and `Label`, as older files do.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", "writing GOD files") from error
     person, test = only_subject(dataset), dataset.split("god").test
     trials, space = person.responses.trials, person.space
     kind = [_kind(image_id, test) for image_id in trials.image_id]
@@ -46,7 +42,7 @@ def write(dataset: BrainDataset, path: str | Path, *, older: bool = False) -> No
     more = np.full((len(voxels), data.shape[1]), np.nan)
     more[:, len(design) :] = list(voxels.values())
     names = ("dataSet", "metaData") if older else ("dataset", "metadata")
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         file[names[0]] = data
         file[f"{names[1]}/key"] = [key.encode() for key in [*keys, *voxels]]
         file[f"{names[1]}/description"] = [b"" for _ in [*keys, *voxels]]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from .._hdf5 import new_hdf5
 from ..dataset import BrainDataset, Split
 from ..layouts._nsd import image_name
 from ..layouts.mindeye2 import COLUMNS
 from ..responses import TrialTable
-from ._nsd import image_numbers, new_hdf5, open_subject, write_captions, z_scored
+from ._nsd import image_numbers, open_subject, write_captions, z_scored
 
 __all__ = ["add_sample", "write_mindeye2"]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import BrainDataError, need
+from .._hdf5 import new_hdf5
 from ..dataset import BrainDataset, Split
 from ..layouts._nsd import ROI_CLASSES, SESSIONS, image_name
 from ..layouts.nsd_native import BETAS
 from ..spaces import VoxelSpace
-from ._nsd import check_as_measured, image_numbers, new_hdf5, open_subject, stored_betas, write_captions, write_design
+from ._nsd import check_as_measured, image_numbers, open_subject, stored_betas, write_captions, write_design
 
 __all__ = ["write_nsd_native"]
 

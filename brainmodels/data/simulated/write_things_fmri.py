@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import BrainDataError, need
+from ...errors import BrainDataError
+from .._hdf5 import new_hdf5
 from ..dataset import BrainDataset
 from .write_flat import local, only_subject
 
@@ -23,10 +24,6 @@ def write(dataset: BrainDataset, root: str | Path, *, voxel_id: str = "block") -
         voxel_id: "block" puts the numbers of the voxels into an integer block, as in the published files; "column"
             before the responses, as a table that was saved with them would have it.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", "writing THINGS-fMRI files") from error
     root, person, test = Path(root), only_subject(dataset), dataset.split("things").test
     root.mkdir(parents=True, exist_ok=True)
     trials, space = person.responses.trials, person.space
@@ -34,7 +31,7 @@ def write(dataset: BrainDataset, root: str | Path, *, voxel_id: str = "block") -
         raise BrainDataError("expected a space with ncsnr, which the table of voxels holds as noise ceilings, got none")
     values = person.responses.batch(np.arange(len(trials))).astype(np.float64).T  # (voxels, trials)
     numbers = np.arange(len(space))[:, None]
-    with h5py.File(root / f"{person.id}_ResponseData.h5", "w") as file:
+    with new_hdf5(root / f"{person.id}_ResponseData.h5") as file:
         group = file.create_group("ResponseData")
         group.attrs["pandas_type"] = "frame"
         if voxel_id == "column":

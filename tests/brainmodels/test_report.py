@@ -1,0 +1,196 @@
+"""The page of a study: what it says, that its pictures are there, and that a browser shows them."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from brainmodels.metrics import Score
+from brainmodels.report import figures, page, write_report
+from brainmodels.report.figures import Bar, PictureRow
+from tests.brainmodels.evaluated import evaluation_of, made_subject, simulated_evaluation
+from tests.models import tiny_veca
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    assert write_report(simulated_evaluation(), out) == out / "report.html"
+    return out
+
+
+class Page(HTMLParser):
+    """Texts, pictures and tables of a page; tags must close in the order in which they opened."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.images, self.texts, self.rows = [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.images.append(dict(attributes)["src"])
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.texts)).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def ink(path):
+    """Share of the pixels of a picture that are not its most frequent colour."""
+    pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).astype(int) @ (65536, 256, 1)
+    return 1 - np.unique(pixels, return_counts=True)[1].max() / len(pixels)
+
+
+def test_all_pictures_of_the_page_exist_and_show_something(folder):
+    shown = Page(folder / "report.html")
+    expected = ["voxels.png", "rois.png", "map.png", "retrieved.png", "learning.png"]
+    assert shown.images == expected == list(dict.fromkeys(shown.images))
+    for name in expected:
+        assert ink(folder / name) > 0.03, name
+    assert "<script" not in (folder / "report.html").read_text() and "http" not in (folder / "report.html").read_text()
+
+
+def test_numbers_beside_the_page_are_those_in_memory(folder):
+    evaluation = simulated_evaluation()
+    record = json.loads((folder / "record.json").read_text())
+    stored = [score for name in ("encoding", "decoding") for item in record[name] for score in item["scores"]]
+    meant = [score for item in [*evaluation.encoded, *evaluation.decoded] for score in item.scores]
+    assert [Score.from_json(score) for score in stored] == meant and len(meant) > 60
+    with np.load(folder / "voxels.npz", allow_pickle=False) as file:
+        for number, item in enumerate(evaluation.encoded):
+            assert file["names"][number] == f"{item.model}, {item.features}"
+            np.testing.assert_array_equal(file[f"r_{number}"], item.r)
+        np.testing.assert_array_equal(file["ceiling"], evaluation.study.ceiling)
+
+
+def test_the_page_tells_the_numbers(folder):
+    evaluation, shown = simulated_evaluation(), Page(folder / "report.html")
+    grid, decoded = evaluation.encoded[0], evaluation.decoded[0]
+    share, top = grid.score("nr2").value, decoded.score("image_given_brain_top1").value
+    assert f"{100 * share:.0f} % of the explainable variance predicted, {100 * top:.0f} % of 60 images" in shown.text()
+    assert "a simulated subject, whose truth is known" in shown.text() and "two-way 0.9" in shown.text()
+    rows = {tuple(row[:2]): row[2:] for row in reversed(shown.rows)}  # the first table counts
+    for item in evaluation.encoded:
+        assert rows[item.model, item.features][1] == f"{item.score('nr2').value:.3f}"
+    assert rows["noise ceiling", ""][:2] == [f"{np.median(np.sqrt(evaluation.study.ceiling)):.3f}", "1.000"]
+    assert shown.rows[-1][0] == "chance, pairs permuted" and shown.rows[-1][-1] == "0.500"  # two-way
+    assert "inside it" not in shown.text()
+
+
+def test_the_page_says_when_all_is_at_chance(tmp_path):
+    evaluation = simulated_evaluation()
+
+    def chance(items):
+        scores = [
+            [s if s.chance_interval is None else dataclasses.replace(s, value=s.chance_interval.low) for s in x.scores]
+            for x in items
+        ]
+        return [dataclasses.replace(item, scores=s) for item, s in zip(items, scores, strict=True)]
+
+    lost = dataclasses.replace(evaluation, encoded=chance(evaluation.encoded), decoded=chance(evaluation.decoded))
+    write_report(lost, tmp_path / "lost")
+    assert "this run shows no information about the stimuli" in Page(tmp_path / "lost/report.html").text()
+    half = dataclasses.replace(lost, decoded=evaluation.decoded)  # decoding works: not all is at chance
+    assert "no information" not in page._head(half)
+
+
+def test_budgets_random_weights_and_data_without_ceiling(tmp_path):
+    tiny_veca(img_size=32).save_pretrained(tmp_path / "model")
+    words = [f"veca{cores}={tmp_path / 'model'}" for cores in ("@4", "")] + ["random_conv"]
+    settings = {"check_alignment": "off", "normalizer": "train_z", "resamples": 20, "curve": (20,)}
+    evaluation = evaluation_of(made_subject(repeats=1), words, **settings)
+    shown = Page(write_report(evaluation, tmp_path / "out"))
+    assert shown.images[-2:] == ["learning.png", "budgets.png"] and ink(tmp_path / "out/budgets.png") > 0.02
+    assert "Against data and cores" in shown.text() and "was not tested" in shown.text()
+    assert "random weights (seed 0): not comparable with published numbers" in shown.text()
+    assert "explainable variance" not in shown.text() and "noise ceiling" not in {row[0] for row in shown.rows}
+    assert {row[1] for row in shown.rows} >= {"veca@4", "veca", "random_conv"}
+    assert {name: sorted(points) for name, points in page._budgets(evaluation).items()} == {"veca": [4, 16]}
+
+
+def test_bars_stand_where_their_values_are(tmp_path):
+    """A bar of twice the value has twice the pixels of its colour, and one of another model another colour."""
+    bars = {"a": {"V1": Bar(0.4, 0.4, 0.4)}, "b": {"V1": Bar(0.8, 0.8, 0.8)}}
+    figures.roi_bars(bars, tmp_path / "bars.png", "r")
+    pixels = np.asarray(Image.open(tmp_path / "bars.png").convert("RGB"))
+    heights = []
+    for color in figures.PALETTE[:2]:
+        found = (pixels == [int(color[i : i + 2], 16) for i in (1, 3, 5)]).all(-1)
+        heights.append(found[:, found.sum(0).argmax()][60:].sum())  # the legend is above
+    assert heights[1] / heights[0] == pytest.approx(2, rel=0.03)
+
+
+def test_pictures_keep_their_colours_and_only_the_right_ones_are_framed(tmp_path):
+    red, green = (np.full((8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 255, 0)))
+    rows = (
+        PictureRow("shown", [red, green]),
+        PictureRow("found", [red, red], ["", "right one: rank 2"], [True, False]),
+    )
+    figures.picture_grid([rows], tmp_path / "grid.png")
+    pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    share = {color: (pixels == color).all(-1).mean() for color in ((255, 0, 0), (0, 255, 0))}
+    assert share[255, 0, 0] == pytest.approx(3 * share[0, 255, 0], rel=0.05) and share[0, 255, 0] > 0.1
+    blue = (pixels == [int(figures.BLUES[1][i : i + 2], 16) for i in (1, 3, 5)]).all(-1)
+    down, across = np.nonzero(blue)
+    assert len(down) and down.min() > 0.4 * len(pixels) and across.max() < 0.65 * pixels.shape[1]
+
+
+def test_labels_of_near_ticks_do_not_collide():
+    assert figures._apart([50, 100, 200, 400, 800, 855], True) == [50, 100, 200, 400, 855]
+    assert figures._apart([4, 8, 16], False) == [4, 8, 16] and figures._apart([7], True) == [7]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, google-chrome or chrome found")
+def test_a_browser_shows_the_page(folder, tmp_path):
+    picture = tmp_path / "page.png"
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--hide-scrollbars"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,5200", f"--screenshot={picture}"),
+            (folder / "report.html").as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    shown = np.asarray(Image.open(picture).convert("L"), np.float32)
+    assert shown.shape == (5200, 1200)
+    last = max(np.flatnonzero(np.ptp(shown, axis=1) > 100))
+    assert 4000 < last < 5190  # all of the page is in the window
+    tops = [place_of(folder / name, shown) for name in Page(folder / "report.html").images]
+    assert tops == sorted(tops)
+
+
+def place_of(path, shown):
+    """The line of the page at which a picture starts; it must be there, at the width that the style gives it."""
+    image = Image.open(path).convert("L")
+    width = 758 if path.name == "learning.png" else 1062  # inside a border of a pixel
+    image = np.asarray(image.resize((width, round(width * image.height / image.width))), np.float32)[:-2]
+    there = np.lib.stride_tricks.sliding_window_view(shown[:, 69 : 69 + width].mean(1), len(image))
+    error = np.abs(there - image.mean(1)).mean(1)
+    assert error.min() < 1 < 0.1 * np.ptp(image.mean(1)), (path.name, error.min())
+    return int(error.argmin())
