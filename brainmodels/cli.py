@@ -19,8 +19,10 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
         evaluation = run_evaluation(settings)
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(f"veca brain evaluate: {error}") from error
-    for item in [*evaluation.encoded, *evaluation.decoded]:
-        print(item.scores[0])
+    for item in evaluation.encoded:
+        print(f"{item.model}, {item.features}: {item.score('nr2') or item.scores[0]}")
+    for item in evaluation.decoded:
+        print(f"decoded into {item.features}: {item.scores[0]}")
     print(settings.out / "report.html")
 
 

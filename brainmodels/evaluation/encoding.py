@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from ..baselines import MeanMap, NearestNeighbor, Ridge
 from ..data import Pairs, Subject
 from ..data.simulated import SimulatedDataset
 from ..errors import BrainDataError
-from ..metrics import Score
+from ..metrics import Interval, Score
 from ..metrics.ceilings import ceiling_mask, ncsnr, noise_ceiling
 from ..metrics.encoding import usable_voxels, voxel_r
 from ..metrics.protocols import encoding_scores, resampled_scores
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-SHUFFLED = "ridge, pairs shuffled"
+SHUFFLED, SHUFFLES = "ridge, pairs shuffled", 5
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,29 @@ def encode_controls(
 ) -> list[Encoded]:
     """What no model may fall below: the mean response, the closest train image's, and ridge on shuffled pairs."""
     Y = study.measured_train[:, study.voxels]
-    order = np.random.default_rng(study.seed).permutation(len(X))
-    shuffled = "; ".join(filter(None, [note, "one shuffle"]))
     neighbor = NearestNeighbor().fit(X, Y).predict(X_test)
+    rng = np.random.default_rng(study.seed)
+    shuffles = [_ridge(study, X[rng.permutation(len(X))], X_test) for _ in range(SHUFFLES)]
+    said = "; ".join(filter(None, [note, f"mean of {SHUFFLES} shuffles, the interval from least to most"]))
     return [
         judge(study, _widen(study, MeanMap().fit(X, Y).predict(X_test)), "mean map", "none"),
         judge(study, _widen(study, neighbor), "nearest neighbour", features, note, features_of=fingerprint),
-        judge(study, _ridge(study, X[order], X_test), SHUFFLED, features, shuffled, features_of=fingerprint),
+        _mean_of([judge(study, guess, SHUFFLED, features, said, features_of=fingerprint) for guess in shuffles]),
     ]
+
+
+def _mean_of(runs: Sequence[Encoded]) -> Encoded:
+    """Runs of one control as one: means, with intervals from the least to the greatest run."""
+    scores = []
+    for same in zip(*(run.scores for run in runs), strict=True):
+        values = [score.value for score in same]
+        span = Interval(min(values), max(values), 1.0, f"{len(runs)} shuffles")
+        scores.append(replace(same[0], value=float(np.mean(values)), interval=span))
+    rois = {}
+    for name in runs[0].rois:
+        values = [run.rois[name][0] for run in runs]
+        rois[name] = (float(np.mean(values)), min(values), max(values))
+    return replace(runs[0], scores=scores, r=np.mean([run.r for run in runs], 0), rois=rois)
 
 
 def planted_oracle(study: Study, dataset: SimulatedDataset) -> Encoded:

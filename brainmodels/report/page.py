@@ -164,7 +164,8 @@ def _encoding_section(evaluation: "Evaluation", out: Path) -> str:
         f"{escape(encoded[0].score('voxel_r').mask or '')}.</p>\n"
         f"{table(head, filter(None, rows), left=2)}"
         f'<p class="note">Small: 95\N{NO-BREAK SPACE}% intervals over resampled test images. {meanings}. '
-        "Chance permutes the test images of one fit; a fit to shuffled pairs, which is drawn once, scatters more.</p>\n"
+        "Chance permutes the test images of one fit; where train pairs were shuffled, the mean of five fits, and from "
+        "the least to the greatest.</p>\n"
         f"{''.join(pages)}"
     )
 

@@ -49,7 +49,7 @@ def test_from_anybodys_files_to_a_report(mine, tmp_path, capsys, monkeypatch):
     cli.main("brain evaluate --data prepared --features grid --out report --no-progress --resamples 100".split())
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == "report/report.html" and (tmp_path / last).is_file()
-    assert lines[0].startswith("voxel_r ↑") and "decoder ridge" in lines[0]
+    assert lines[0].startswith("ridge, grid: nr2 ↑") and "decoder ridge" in lines[0]
     record = json.loads((tmp_path / "report/record.json").read_text())
     assert record["data"]["name"] == "flat" and not record["data"]["simulated"]
     assert record["data"]["normalizer"] == "train_z"  # sessions are unknown

@@ -12,7 +12,7 @@ from brainmodels.data.align import check_alignment
 from brainmodels.data.simulated import simulate
 from brainmodels.errors import AlignmentError, BrainDataError
 from brainmodels.evaluation import EvaluationSettings, FeatureSet, run_evaluation
-from brainmodels.evaluation.encoding import SHUFFLED, Study, judge, standardized
+from brainmodels.evaluation.encoding import SHUFFLED, Study, _mean_of, judge, standardized
 from brainmodels.evaluation.features import feature_rows
 from brainmodels.features import Extractor, FeatureCache, FeatureOutput, Pixels
 from brainmodels.metrics import Score
@@ -76,12 +76,30 @@ def test_regions_and_the_curve_are_the_share_of_explainable_variance_by_its_defi
     for item in evaluation.encoded:
         for region, (value, low, high) in item.rois.items():
             r, ceiling = item.r[study.rois[region]], study.ceiling[study.rois[region]]
-            assert value == pytest.approx(sum(x * abs(x) for x in r) / sum(ceiling), abs=1e-9)
+            if item.model != SHUFFLED:  # the mean of several fits, of which r is a mean too
+                assert value == pytest.approx(sum(x * abs(x) for x in r) / sum(ceiling), abs=1e-9)
             assert low <= value <= high
     last = evaluation.record["learning_curve"]["points"]["232"]
     score = evaluation.encoded[0].score("nr2")  # the same fit and the same resamples
     assert last == pytest.approx([score.value, score.interval.low, score.interval.high], abs=1e-6)
     assert evaluation.record["learning_curve"]["points"]["60"][0] < score.value
+
+
+def test_shuffled_fits_are_averaged_and_span_their_interval(evaluation):
+    runs = []
+    for value in (0.2, -0.1, 0.05):
+        score = dataclasses.replace(evaluation.encoded[0].scores[0], value=value)
+        runs.append(
+            dataclasses.replace(evaluation.encoded[0], scores=[score], r=np.full(3, value), rois={"V1": (value, -1, 1)})
+        )
+    mean = _mean_of(runs)
+    assert mean.scores[0].value == pytest.approx(0.05) and mean.r == pytest.approx([0.05] * 3)
+    assert mean.scores[0].interval[:2] == (-0.1, 0.2) and mean.rois["V1"] == (pytest.approx(0.05), -0.1, 0.2)
+    shuffled = next(item for item in evaluation.encoded if item.model == SHUFFLED)
+    assert (
+        "mean of 5 shuffles" in shuffled.scores[0].note
+        and abs(shuffled.score("nr2").value) < 0.1  # one scatters by 0.06, voxels together
+    )
 
 
 def test_the_record_is_json_and_its_scores_come_back(evaluation):
