@@ -375,6 +375,15 @@ def test_the_page_survives_missing_measurements(demo, tmp_path):
     assert "&lt;slow&gt; machine" in text and "<slow>" not in text
 
 
+def test_the_page_links_to_a_brain_only_where_there_is_one(demo, tmp_path):
+    write_html(demo[1], tmp_path)
+    assert "brain/report.html" not in (tmp_path / "report.html").read_text()
+    (tmp_path / "brain").mkdir()
+    (tmp_path / "brain/report.html").touch()
+    write_html(demo[1], tmp_path)
+    assert 'href="brain/report.html"' in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
