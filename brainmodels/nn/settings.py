@@ -1,0 +1,77 @@
+"""Recipes as records: how a stage is trained, and frozen dataclasses to JSON and back without guessing."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from ..errors import BrainDataError, near_names
+
+__all__ = ["TrainingStage", "check_choice", "from_json", "to_json"]
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """Training of one stage by AdamW with a constant learning rate.
+
+    Attributes:
+        steps, epochs: length in optimiser steps or in passes over the trials; exactly one is given.
+        lr, weight_decay: of AdamW.
+        batch_size: trials a step.
+        clip_norm: largest norm of the gradient; None never clips.
+        ema_decay: of the averaged weights, after n steps at most (1 + n) / (10 + n); None keeps no average.
+        seed: of weights, order and noise.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    batch_size: int = 64
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if (self.steps is None) == (self.epochs is None):
+            raise BrainDataError(f"expected either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a `BrainDataError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise BrainDataError(f"expected {name} of {', '.join(choices)}, got {value!r}{near_names(value, choices)}")
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A dataclass, and those within it, as dictionaries, lists, numbers and strings."""
+    return _listed(asdict(record))
+
+
+def from_json(kind: type[Record], content: Mapping[str, Any]) -> Record:
+    """The dataclass that `to_json` described; what is left out has its default.
+
+    Raises:
+        BrainDataError: a key is unknown, here or in a record within.
+    """
+    known = [field.name for field in fields(kind)]
+    for key in content:
+        if key not in known:
+            raise BrainDataError(
+                f"expected keys of {kind.__name__} ({', '.join(known)}), got {key!r}{near_names(key, known)}"
+            )
+    kinds = get_type_hints(kind)
+    return kind(**{key: _valued(kinds[key], value) for key, value in content.items()})
+
+
+def _valued(kind: Any, value: Any) -> Any:
+    if is_dataclass(kind):
+        return from_json(kind, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value

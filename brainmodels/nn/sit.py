@@ -1,0 +1,172 @@
+"""A transformer over tokens whose blocks are conditioned on a time: SynBrain's mapper and NeuroFlow's flow.
+
+    x <- x + g1 * attention((1 + s1) * norm(x) + b1)
+    x <- x + g2 * mlp((1 + s2) * norm(x) + b2)         (b1, s1, g1, b2, s2, g2) = linear(silu(c)),  c = embed(t)
+
+Scalable interpolant transformer (Ma et al., arXiv 2401.08740) on tokens instead of image patches, without classes. The
+linear of the modulation and the last layer begin at zero, so a new model returns zeros.
+
+Shapes: B batch, m tokens, d token width, W model width.
+"""
+
+from functools import partial
+
+import torch
+from timm.layers import Attention, Mlp
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import AxisError, BrainDataError
+
+__all__ = ["SiT", "TimeEmbedding", "sincos_positions"]
+
+BASE = 10_000.0  # longest period of the sinusoids, over 2 pi
+TIME_SINUSOIDS = 256
+
+
+class SiT(nn.Module):
+    """Tokens (B, m, d) and a time to tokens (B, m, d).
+
+    With m = 256, d = W = 1664, 13 heads it has 410.86 M numbers at depth 8 and 610.32 M at depth 12, with 0.43 M of the
+    fixed position code.
+
+    Args:
+        num_tokens: m.
+        token_width: d; where it is not W, a linear at either end changes one into the other.
+        width: W, even and divisible by `num_heads`; None is d.
+        depth: number of blocks.
+        num_heads: of the attention.
+        mlp_ratio: hidden width of the MLPs over W.
+        conditioning: "adaln" modulates by time; "plain" has no time and norms with weights, which can express the same
+            functions as "adaln" at one fixed time.
+
+    Attributes:
+        checkpointing: recompute each block in the backward pass instead of keeping its activations. False.
+
+    Raises:
+        BrainDataError: W is odd or not divisible by the number of heads.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        token_width: int,
+        depth: int,
+        num_heads: int,
+        width: int | None = None,
+        mlp_ratio: float = 4.0,
+        conditioning: str = "adaln",
+    ):
+        super().__init__()
+        width = token_width if width is None else width
+        if width % 2 or width % num_heads:
+            raise BrainDataError(f"expected an even width divisible by num_heads={num_heads}, got {width}")
+        if conditioning not in ("adaln", "plain"):
+            raise BrainDataError(f"expected conditioning 'adaln' or 'plain', got {conditioning!r}")
+        self.num_tokens, self.token_width = num_tokens, token_width
+        self.conditioned = conditioning == "adaln"
+        self.checkpointing = False
+        self.embed = nn.Identity() if width == token_width else nn.Linear(token_width, width)
+        self.register_buffer("positions", sincos_positions(num_tokens, width))
+        self.time = TimeEmbedding(width) if self.conditioned else None
+        self.blocks = nn.ModuleList(_Block(width, num_heads, mlp_ratio, self.conditioned) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=not self.conditioned)
+        self.modulation = nn.Linear(width, 2 * width) if self.conditioned else None
+        self.out = nn.Linear(width, token_width)
+        self._initialise()
+
+    def forward(self, tokens: Tensor, time: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            tokens: (B, m, d).
+            time: (B,) in 0..1, used as it is; None is time 0, the one step of SynBrain's mapper.
+
+        Returns:
+            (B, m, d).
+
+        Raises:
+            AxisError: tokens or times have another shape.
+            BrainDataError: a time for a model without one.
+        """
+        if tokens.ndim != 3 or tokens.shape[1:] != (self.num_tokens, self.token_width):
+            expected = f"(B, {self.num_tokens}, {self.token_width})"
+            raise AxisError(f"expected tokens {expected}, got {tuple(tokens.shape)}")
+        condition = self._condition(tokens, time)
+        x = self.embed(tokens) + self.positions  # (B, m, W)
+        for block in self.blocks:
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, condition, use_reentrant=False)
+            else:
+                x = block(x, condition)
+        x = self.norm(x)
+        if self.conditioned:
+            shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, -1)  # (B, 1, W)
+            x = (1 + scale) * x + shift
+        return self.out(x)
+
+    def _condition(self, tokens: Tensor, time: Tensor | None) -> Tensor | None:
+        if not self.conditioned:
+            if time is not None:
+                raise BrainDataError("expected no time for a SiT with conditioning='plain', got one; use 'adaln'")
+            return None
+        if time is None:
+            time = tokens.new_zeros(len(tokens))
+        if time.shape != tokens.shape[:1]:
+            raise AxisError(f"expected time ({len(tokens)},), one for each sample, got {tuple(time.shape)}")
+        return nn.functional.silu(self.time(time))  # (B, W)
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        if self.conditioned:
+            for layer in (self.time.mlp[0], self.time.mlp[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+            for layer in (self.modulation, *(block.modulation for block in self.blocks)):
+                nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.out.weight)
+
+
+class TimeEmbedding(nn.Module):
+    """Times (B,) to (B, W): 128 cosines and 128 sines of geometric frequencies from 1 down, then an MLP with SiLU."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_SINUSOIDS, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time: Tensor) -> Tensor:
+        angles = _angles(time.to(torch.promote_types(time.dtype, torch.float32)), TIME_SINUSOIDS // 2)
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].weight.dtype))
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each behind a norm, and where `conditioned` shifted, scaled and gated by the condition."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, conditioned: bool):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=not conditioned)
+        self.attn = Attention(width, num_heads, qkv_bias=True)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=not conditioned)
+        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=partial(nn.GELU, approximate="tanh"))
+        self.modulation = nn.Linear(width, 6 * width) if conditioned else None
+
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        if self.modulation is None:
+            x = x + self.attn(self.norm1(x))
+            return x + self.mlp(self.norm2(x))
+        b1, s1, g1, b2, s2, g2 = self.modulation(condition).unsqueeze(1).chunk(6, -1)  # (B, 1, W)
+        x = x + g1 * self.attn((1 + s1) * self.norm1(x) + b1)
+        return x + g2 * self.mlp((1 + s2) * self.norm2(x) + b2)
+
+
+def sincos_positions(num_tokens: int, width: int) -> Tensor:
+    """The fixed code of positions 0..m-1, (m, W): W/2 sines, then W/2 cosines, of geometric frequencies from 1 down."""
+    angles = _angles(torch.arange(num_tokens, dtype=torch.float64), width // 2)
+    return torch.cat([angles.sin(), angles.cos()], -1).to(torch.get_default_dtype())
+
+
+def _angles(values: Tensor, count: int) -> Tensor:
+    """values (n,) times frequencies 10000^(-i / count), i < count: (n, count)."""
+    steps = torch.arange(count, dtype=values.dtype, device=values.device)
+    return values[:, None] * BASE ** (-steps / count)
