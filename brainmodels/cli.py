@@ -54,7 +54,7 @@ def prepare(
     print(out)
 
 
-def layouts(name: str | None = None) -> None:
+def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
     """Data sets that can be read, or the files that one of them needs.
 
     Args:

@@ -2,6 +2,7 @@
 
 from .align import AlignmentReport, check_alignment
 from .budgets import Budget, budget
+from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .leakage import check_duplicates, check_new_weights
 from .normalize import Normalizer, fit_normalizer, register_normalizer
@@ -49,6 +50,7 @@ __all__ = [
     "check_alignment",
     "check_duplicates",
     "check_new_weights",
+    "combination_holdout",
     "first_250_images",
     "first_session",
     "fit_normalizer",

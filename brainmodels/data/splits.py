@@ -4,6 +4,8 @@ trials = dataset.subject("subj01").responses.trials
 split = shared1000(trials, shared_ids)
 split.params["variant"]  # "982 of 1000 shared images seen (37 sessions, older papers)"
 first_session(trials, split.test).params["budget"]  # "680 trials of 671 images from 1 session"
+
+`holdout_combo`, whose test images combine labels as no train image does, is `combinations.combination_holdout`.
 """
 
 import hashlib
@@ -45,7 +47,7 @@ def validation_ids(train_ids: Iterable[str], percent: int = 5, seed: int = 0) ->
     An image is chosen by its own id, so that adding images moves no other: hash(seed, id) mod 100 < percent, from the
     SHA-256 of "seed:id".
     """
-    return frozenset(name for name in map(str, train_ids) if _hashed(seed, name) % 100 < percent)
+    return frozenset(name for name in map(str, train_ids) if hashed(seed, name) % 100 < percent)
 
 
 def named_split(
@@ -231,7 +233,7 @@ def loso(
     if not 0 <= draw < draws:
         raise BrainDataError(f"expected a draw from 0 to {draws - 1}, got {draw}")
     val = validation_ids(set().union(*(ids for name, ids in shown.items() if name != subject)), percent, seed)
-    pool = sorted(shown[subject] - val, key=lambda name: _hashed(f"{seed}:context", name))
+    pool = sorted(shown[subject] - val, key=lambda name: hashed(f"{seed}:context", name))
     if len(pool) < n_context * draws:
         raise IdError(
             f"expected {draws} x {n_context} train images of {subject} for disjoint draws, got {len(pool)}; "
@@ -278,7 +280,7 @@ def bold5000_5fold(trials: TrialTable, fold: int, folds: int = 5, percent: int =
     """
     if not 0 <= fold < folds:
         raise BrainDataError(f"expected a fold from 0 to {folds - 1}, got {fold}")
-    order = sorted(_repeated(trials), key=lambda name: _hashed(f"{seed}:fold", name))
+    order = sorted(_repeated(trials), key=lambda name: hashed(f"{seed}:fold", name))
     test = order[fold::folds]
     train = set(_presentations(trials)).difference(test)
     params = {"fold": fold, "folds": folds, "repeated": len(order)}
@@ -308,7 +310,7 @@ def holdout(
         raise BrainDataError(f"expected a share between 0 and 1, got {frac}")
     shown = sorted(_presentations(trials))
     groups = _groups(trials, by, concepts, shown)
-    order = sorted(groups, key=lambda group: _hashed(f"{seed}:holdout", str(group)))
+    order = sorted(groups, key=lambda group: hashed(f"{seed}:holdout", str(group)))
     held = order[: max(1, round(frac * len(order)))]
     test = set().union(*(groups[name] for name in held))
     sessions = {"test": held} if by == "session" else None
@@ -336,7 +338,8 @@ def _groups(trials: TrialTable, by: str, concepts: Mapping[str, str] | None, sho
     return groups
 
 
-def _hashed(seed: int | str, name: str) -> int:
+def hashed(seed: int | str, name: str) -> int:
+    """64 bits of the SHA-256 of "seed:name": an order of names that does not change when others are added."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
 
 

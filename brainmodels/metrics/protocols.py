@@ -4,7 +4,7 @@ test = dataset.pairs("sim01", split, "test", average="repeats", transform=normal
 for score in encoding_scores(test, predicted, predicted_ids, features=fingerprint, seed=0):
     print(score)
 
-`synbrain` and `neuroflow` are the comparisons of those papers; their numbers are on other scales and
+`synbrain`, `neuroflow` and `braincorl` are the comparisons of those papers; their numbers are on other scales and
 never share a column.
 """
 
@@ -18,15 +18,20 @@ from ..data import Pairs
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names
 from .ceilings import ceiling_mask, mask_in_words, max_r, noise_ceiling
 from .encoding import cosine, ev, mse, nr2, r2, sample_r, usable_voxels, voxel_r
-from .record import Score
+from .record import Interval, Score
 from .registry import metric
 from .retrieval import correlation_matrix, similarity
 from .statistics import RESAMPLES, bootstrap_weights, percentile_interval, permutation_chance, score_images
 
-__all__ = ["encoding_scores", "join", "neuroflow", "resampled_scores", "synbrain"]
+__all__ = ["braincorl", "encoding_scores", "join", "neuroflow", "resampled_scores", "synbrain"]
 
 _IMAGE_WISE = {"sample_r": sample_r, "mse": lambda y, p: mse(y, p, axis=1), "cosine": lambda y, p: cosine(y, p, axis=1)}
 _COLUMNS = 1024  # voxels at a time in the bootstrap
+_CONTEXT_DRAWS = 5  # of BraInCoRL
+_RIDGES = (
+    "its ridge baselines are two: as released (intercept penalised, folds averaged) and refit (intercept free, one fit "
+    "of the whole context)"
+)
 
 
 def join(ids: Sequence[str], predicted_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
@@ -168,6 +173,60 @@ def neuroflow(
     return _paper("protocol neuroflow", test, _Case.of(test, mapped, predicted_ids), resamples, seed, conditions)
 
 
+def braincorl(
+    test: Pairs,
+    predicted: Sequence[np.ndarray],
+    predicted_ids: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    **conditions,
+) -> list[Score]:
+    """BraInCoRL's comparison (arXiv 2505.15813): `ev` on the shared images, mean over voxels and five context draws.
+
+    `ev` is not R2: a bias of a voxel costs nothing. Which voxels the paper's mean is over is not known; here it is over
+    all that vary, a region is chosen by `roi` of `test`. That repeats are averaged is inferred from the authors' other
+    code. The interval resamples images, the same for all draws, centred on the value as in `encoding_scores`; the
+    standard deviation over draws is in the note.
+
+    A row of ridge regression says in `decoder` which of two it is. "As released" penalises the intercept and averages
+    the coefficients of the folds without a refit, as in the paper's table; "refit" leaves the intercept free and is
+    fitted once more on the whole context with the penalty that was chosen. The first is the weaker baseline.
+
+    Args:
+        test: averaged repeats of the shared images.
+        predicted: (images, voxels) of each context draw, five or more, in units of the responses.
+        predicted_ids: (images,) whose prediction each row is, of every draw.
+        resamples, seed: of the bootstrap.
+        conditions: further fields of `Score`.
+    """
+    if test.average != "repeats":
+        raise BrainDataError(f"expected repeats averaged, average='repeats', got average={test.average!r}")
+    if len(predicted) < _CONTEXT_DRAWS:
+        raise BrainDataError(f"expected predictions of {_CONTEXT_DRAWS} context draws or more, got {len(predicted)}")
+    weights = bootstrap_weights(len(test), resamples, seed)
+    values, drawn = [], []
+    for draw in predicted:
+        case = _Case.of(test, draw, predicted_ids)
+        usable = usable_voxels(case.measured)
+        if not usable.any():
+            raise BrainDataError(f"expected voxels that vary over {len(test)} images, got none of {len(usable)}")
+        case = case.select(usable)
+        values.append(ev(case.measured, case.predicted, axis=0).mean())
+        drawn.append(np.nanmean(resampled_scores(case.measured, case.predicted, weights)["ev"], axis=-1))
+    value = float(np.mean(values))
+    words = f"protocol braincorl: mean over {len(values)} context draws, sd {np.std(values, ddof=1):.3g}; {_RIDGES}"
+    ncsnr, ceiling = _space_ncsnr(test), None
+    if ncsnr is None:
+        words = f"{words}; no noise ceiling: ncsnr unknown"
+    else:
+        ceiling = float(np.nanmean(noise_ceiling(ncsnr, [len(rows) for rows in test.trials])[usable]))
+    found = {"mask": mask_in_words(usable, int((~usable).sum())), "seed": seed, "ceiling": ceiling}
+    found["interval"] = _centred(np.mean(drawn, axis=0), value)
+    found["note"] = "; ".join(filter(None, [words, conditions.pop("note", "")]))
+    found |= conditions
+    return [Score(metric("ev_mean"), value, len(test), **found).under(test)]
+
+
 @dataclass(frozen=True)
 class _Case:
     """Measured (samples, voxels), predicted (images, voxels), and which image each sample shows."""
@@ -207,10 +266,7 @@ def _voxel_scores(case: _Case, ceiling: np.ndarray | None, resamples: int, seed:
     permuted = {"voxel_r": _permuted_r(case, resamples, seed)}
 
     def score(name: str, value: float, of: str, average: Callable[[np.ndarray], np.ndarray], **more) -> Score:
-        resampled = average(drawn[of])
-        bias = resampled.mean() - value  # resamples hold fewer distinct images, which costs every voxel a little
-        interval = percentile_interval(resampled - bias, method="bootstrap over images, bias removed")
-        chance = None
+        interval, chance = _centred(average(drawn[of]), value), None
         if of in permuted:
             chance = percentile_interval(average(permuted[of]), method=f"{resamples} permutations of the pairs")
         return Score(metric(name), value, len(y), interval=interval, chance_interval=chance, **(found | more))
@@ -229,6 +285,11 @@ def _voxel_scores(case: _Case, ceiling: np.ndarray | None, resamples: int, seed:
     total = score("nr2", result.total, "voxel_r", lambda r: np.nansum(r * np.abs(r), -1) / ceiling.sum(), **more)
     median = score("nr2_median", result.median, "voxel_r", lambda r: _median(r * np.abs(r) / ceiling, -1), **more)
     return [*scores, total, median]
+
+
+def _centred(resampled: np.ndarray, value: float) -> Interval:
+    """The interval around `value`: resamples hold fewer distinct images, which costs every voxel a little."""
+    return percentile_interval(resampled - resampled.mean() + value, method="bootstrap over images, bias removed")
 
 
 def _median(values: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -126,9 +126,9 @@ def test_layouts_are_listed_and_described(capsys):
 
     cli.main(["brain", "layouts"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(LAYOUTS)
-    cli.main(["brain", "layouts", "--name", "flat"])
+    cli.main(["brain", "layouts", "flat"])
     assert "ids.npy, .txt, .csv or .json: the image id of each trial" in capsys.readouterr().out
-    assert "near: mindeye2" in stopped(["layouts", "--name", "mindeye"])
+    assert "near: mindeye2" in stopped(["layouts", "mindeye"])
 
 
 def test_a_pickle_is_converted_when_asked(tmp_path, capsys):

@@ -11,7 +11,14 @@ import pytest
 from brainmodels.data.layouts import raw_eeg
 from brainmodels.data.layouts.cnt import read_cnt_header
 from brainmodels.data.simulated.eeg import simulate_eeg
-from brainmodels.data.simulated.write_raw_eeg import write_brainvision, write_cnt, write_fif, write_raw_eeg
+from brainmodels.data.simulated.write_raw_eeg import (
+    write_bdf,
+    write_brainvision,
+    write_cnt,
+    write_edf,
+    write_fif,
+    write_raw_eeg,
+)
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, UnitsError
 
 mne = pytest.importorskip("mne")
@@ -43,7 +50,15 @@ def load(root, epochs=RECIPE, event_id=EVENT_ID, **options):
 
 
 @pytest.mark.parametrize(
-    ("form", "atol"), [("fif", 1e-12), ("brainvision", 1e-12), ("cnt32", 0.51e-6), ("cnt16", 0.51e-6)]
+    ("form", "atol"),
+    [
+        ("fif", 1e-12),
+        ("brainvision", 1e-12),
+        ("edf", 80e-6 / (2**15 - 1) / 2),  # half a count of a range of at most 80 microvolts
+        ("bdf", 80e-6 / (2**23 - 1) / 2),
+        ("cnt32", 0.51e-6),
+        ("cnt16", 0.51e-6),
+    ],
 )
 def test_recordings_come_back(simulated, tmp_path, form, atol):
     ids = write_raw_eeg(simulated, tmp_path, form=form)
@@ -93,6 +108,49 @@ def test_cnt_reads_back_exactly(tmp_path, width):
     assert raw.ch_names == ["A", "CB1", "M2"] and raw.info["sfreq"] == 500
     np.testing.assert_array_equal(np.rint(raw.get_data() * 1e6), counts)
     assert raw_eeg.find_events(raw, RECIPE).tolist() == [list(event) for event in events]
+
+
+@pytest.mark.parametrize(("write", "top"), [(write_edf, 2**15 - 1), (write_bdf, 2**23 - 1)], ids=["edf", "bdf"])
+def test_edf_and_bdf_read_back_to_half_a_count(tmp_path, write, top):
+    """Each channel has a range and so a step of its own; the extremes are reached with either sign."""
+    rng = np.random.default_rng(13)
+    data = rng.normal(size=(3, 2000)) * [[3e-6], [2e-5], [1e-4]]
+    data[:, 10], data[:, 11] = data.max(1), -data.max(1)
+    events = [(0, 65535), (7, 100), (124, 3), (125, 255), (1999, 1)]
+    raw = raw_eeg.read_raw(write(tmp_path / "one", data, ["FP1", "CB1", "M2"], 250, events))
+    assert raw.copy().pick("eeg").ch_names == ["FP1", "CB1", "M2"]
+    assert raw.info["sfreq"] == 250 and raw.n_times == 2000
+    step = np.ceil(np.abs(data).max(1, keepdims=True) * 1e6) / top * 1e-6
+    error = np.abs(raw.get_data("eeg") - data) / step
+    assert 0.49 < error.max(1).min() <= error.max() < 0.501
+    expected = events if write is write_edf else events[1:]  # a code that is there at the start has no onset
+    assert raw_eeg.find_events(raw, RECIPE).tolist() == [list(event) for event in expected]
+
+
+@pytest.mark.parametrize("write", [write_edf, write_bdf])
+def test_edf_and_bdf_that_are_not_what_their_header_says(tmp_path, write):
+    data = np.random.default_rng(14).normal(size=(4, 2000)) * VOLTS
+    path = write(tmp_path / "one", data, "ABCD", 250, [(500, 100)])
+    content = path.read_bytes()
+    record = (len(content) - 256 * 6) // 16
+    for cut in (1, record, 5 * record):  # whole records are missed, too, which MNE infers away
+        path.write_bytes(content[:-cut])
+        with pytest.raises(LayoutError, match=rf"expected {len(content)} bytes .* 16 records .* truncated"):
+            raw_eeg.read_raw(path)
+    path.write_bytes(content + bytes(record))
+    with pytest.raises(LayoutError, match="longer than its header says"):
+        raw_eeg.read_raw(path)
+    path.write_bytes(content[:236] + b"-1      " + content[244:])
+    with pytest.raises(LayoutError, match=r"-1 records of 5 signals; .* not stopped properly"):
+        raw_eeg.read_raw(path)
+    path.write_bytes(content[:1000])
+    with pytest.raises(LayoutError, match="expected the header of a finished EDF or BDF recording"):
+        raw_eeg.read_raw(path)
+    path.write_bytes(content[:192] + content[192:195].replace(b"24B", b"BDF") + b"+D" + content[197:])
+    with pytest.raises(LayoutError, match=r"without gaps in .*DF\+D, whose records do not follow"):
+        raw_eeg.read_raw(path)
+    with pytest.raises(BrainDataError, match=r"whole records of 0\.5 s, got 1990 samples"):
+        write(tmp_path / "two", data[:, :1990], "ABCD", 250, [])
 
 
 def test_cnt_whose_header_is_wrong(tmp_path):

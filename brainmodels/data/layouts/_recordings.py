@@ -11,7 +11,7 @@ from .cnt import read_cnt_header
 if TYPE_CHECKING:
     from mne.io import BaseRaw
 
-__all__ = ["READERS", "read_raw"]
+__all__ = ["READERS", "check_amplitudes", "read_raw"]
 
 READERS = {
     ".fif": "read_raw_fif",
@@ -26,13 +26,15 @@ READERS = {
 _AMPLITUDES = (1e-7, 1e-3)  # volts, of a median deviation
 _VARIANCE_RATIO = 1e4
 _PROBE_SECONDS = 60.0
+_EDF_BYTES = {".edf": 2, ".bdf": 3}  # of a sample
 
 
 def read_raw(path: str | Path) -> "BaseRaw":
     """Open a recording by its suffix, its samples unread, after checks that its numbers are EEG.
 
     A `.cnt` file that starts with RIFF is ANT Neuro's, any other Neuroscan's; of the latter the width of a sample is
-    computed (see `cnt`), never left to be guessed.
+    computed (see `cnt`), never left to be guessed. An `.edf` or `.bdf` file must have the length that its header says,
+    and no gaps.
 
     Raises:
         LayoutError: no reader for the suffix, a damaged file, or neighbouring channels whose variances differ by more
@@ -50,6 +52,8 @@ def read_raw(path: str | Path) -> "BaseRaw":
     if not path.is_file():
         raise LayoutError(f"expected a recording at {path}, got no such file")
     reader, options = READERS[suffix], {}
+    if suffix in _EDF_BYTES:
+        _check_records(path, _EDF_BYTES[suffix])
     if suffix == ".cnt":
         with path.open("rb") as file:
             riff = file.read(4) in (b"RIFF", b"RF64")
@@ -61,12 +65,23 @@ def read_raw(path: str | Path) -> "BaseRaw":
         raw = getattr(mne.io, reader)(path, preload=False, verbose="error", **options)
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         raise LayoutError(f"expected a complete recording at {path}, got: {error}") from error
-    _check_amplitudes(raw, path, neighbours="data_format" in options)
+    check_amplitudes(raw, path, neighbours="data_format" in options)
     return raw
 
 
-def _check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool) -> None:
-    """Looks at a minute from the middle; channels that never change are left out, and offsets do not count."""
+def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> None:
+    """Raises where the numbers of a recording cannot be EEG in volts.
+
+    Looks at a minute from the middle; channels that never change are left out, and offsets do not count.
+
+    Args:
+        raw: the recording.
+        path: its file, for messages.
+        neighbours: compares variances of neighbouring channels, too.
+
+    Raises:
+        LayoutError, UnitsError: as for `read_raw`.
+    """
     import mne
 
     picks = mne.pick_types(raw.info, meg=False, eeg=True, exclude=[])
@@ -92,4 +107,39 @@ def _check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool) -> None:
         raise UnitsError(
             f"expected a median absolute amplitude of {low:g} to {high:g} V in {path}, got {amplitude:.3g}; the unit "
             "is probably not volts, as after an export in microvolts"
+        )
+
+
+def _check_records(path: Path, width: int) -> None:
+    """Raises where an EDF or BDF file is not what its header says; MNE would read a shorter one without a word.
+
+    The header has 256 bytes, of which 192 to 235 are reserved (EDF+ says there whether records follow each other), 236
+    to 243 the number of records and 252 to 255 that of signals; then 256 bytes a signal, of which the last 40 are, for
+    all signals together, samples a record and what is reserved (https://www.edfplus.info/specs/edf.html).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(256)
+        try:
+            start, records, n_chans = (int(header[at]) for at in (slice(184, 192), slice(236, 244), slice(252, 256)))
+            if start != 256 * (n_chans + 1) or n_chans < 1 or records < 1:
+                raise ValueError(f"{start} bytes of header, {records} records of {n_chans} signals")
+            file.seek(256 + 216 * n_chans)
+            samples = sum(int(file.read(8)) for _ in range(n_chans))
+        except ValueError as error:
+            raise LayoutError(
+                f"expected the header of a finished EDF or BDF recording in {path}, got: {error}; the file is damaged, "
+                "or the recording was not stopped properly"
+            ) from None
+    if header[192:197] in (b"EDF+D", b"BDF+D"):
+        raise LayoutError(
+            f"expected a recording without gaps in {path}, got {header[192:197].decode()}, whose records do not follow "
+            "each other; export it as continuous pieces"
+        )
+    expected = start + records * samples * width
+    if size != expected:
+        state = "truncated" if size < expected else "longer than its header says"
+        raise LayoutError(
+            f"expected {expected} bytes of {path} for {records} records of {samples} samples, got {size}: the file is "
+            f"{state}; copy it again"
         )

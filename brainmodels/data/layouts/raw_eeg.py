@@ -33,12 +33,15 @@ __all__ = [
     "EEG3D_DYNAMIC",
     "EEG3D_STATIC",
     "EpochRecipe",
+    "continuous",
+    "cut",
     "describe",
     "detect",
     "epoch",
     "find_events",
     "load",
     "read_raw",
+    "space_of",
 ]
 
 _CODE = re.compile(r"(?:Stimulus/)?(?:S\s*)?(\d+)")
@@ -156,11 +159,11 @@ def load(
         ids = np.char.add(prefix, ids)
     stimuli.rows(np.unique(ids))
 
-    space = _space(sessions[0][0], epochs, paths[0])
+    space = space_of(sessions[0][0], epochs, paths[0])
     values = allocate((len(ids), len(space), len(space.times)), np.float32)
     row = 0
     for (raw, events, _), path in zip(sessions, paths, strict=True):
-        other = _space(raw, epochs, path)
+        other = space_of(raw, epochs, path)
         if (other.ch_names, other.sfreq) != (space.ch_names, space.sfreq) or len(other.times) != len(space.times):
             raise AxisError(
                 f"expected {len(space)} channels and {space.sfreq:g} Hz of {paths[0]} in {path}, got {len(other)} and "
@@ -221,16 +224,46 @@ def epoch(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe) -> np.ndarray
     Raises:
         LayoutError: an epoch reaches beyond an end of the recording.
     """
-    import mne
+    path = Path(str(raw.filenames[0]))
+    return cut(continuous(raw, recipe, path), events, recipe, path)
 
+
+def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRaw":
+    """A copy of a recording with the channels of a recipe in their order, filtered and referenced.
+
+    Args:
+        raw: it is not changed.
+        recipe: how.
+        path: of its file, for messages.
+
+    Raises:
+        AxisError: a channel is missing.
+    """
     raw = raw.copy().load_data(verbose="error")
-    raw.pick(_picked(raw, recipe, Path(str(raw.filenames[0]))), verbose="error")
+    raw.pick(_picked(raw, recipe, path), verbose="error")
     if recipe.l_freq is not None or recipe.h_freq is not None:
         raw.filter(recipe.l_freq, recipe.h_freq, fir_design="firwin", phase=recipe.phase, verbose="error")
     if recipe.reference is not None:
         raw.set_eeg_reference(list(recipe.reference), verbose="error")
+    return raw
+
+
+def cut(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe, path: str | Path) -> np.ndarray:
+    """Epochs of what `continuous` made, as `epoch` returns them; of some events at a time, where memory is short.
+
+    Args:
+        raw: of `continuous`.
+        events: (events, 2) of sample, code.
+        recipe: its window, baseline and rate.
+        path: of the file, for messages.
+
+    Raises:
+        LayoutError: an epoch reaches beyond an end of the recording.
+    """
+    import mne
+
     triples = np.column_stack([events[:, 0] + raw.first_samp, np.zeros_like(events[:, 0]), events[:, 1]])
-    cut = mne.Epochs(
+    epochs = mne.Epochs(
         raw,
         triples,
         tmin=recipe.tmin,
@@ -241,14 +274,14 @@ def epoch(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe) -> np.ndarray
         preload=True,
         verbose="error",
     )
-    if len(cut) != len(events):
-        lost = [int(events[i, 0]) for i, reasons in enumerate(cut.drop_log) if reasons]
+    if len(epochs) != len(events):
+        lost = [int(events[i, 0]) for i, reasons in enumerate(epochs.drop_log) if reasons]
         raise LayoutError(
-            f"expected {len(events)} epochs from {recipe.tmin} to {recipe.tmax} s in {raw.filenames[0]}, got "
-            f"{len(cut)}: those at samples {lost} reach beyond its ends"
+            f"expected {len(events)} epochs from {recipe.tmin} to {recipe.tmax} s in {path}, got "
+            f"{len(epochs)}: those at samples {lost} reach beyond its ends"
         )
     rate = raw.info["sfreq"]
-    data = cut.get_data(copy=False)
+    data = epochs.get_data(copy=False)
     return data if recipe.sfreq in (None, rate) else _resample(data, rate, recipe.sfreq, recipe.num_times(rate))
 
 
@@ -329,7 +362,7 @@ def _found_stimuli(folder: Path, names: Sequence[str]) -> StimulusSet:
     return StimulusSet([f"raw:{name}" for name in names], ImageFiles(find_images(folder, names)))
 
 
-def _picked(raw: "BaseRaw", recipe: EpochRecipe, path: Path) -> list[str]:
+def _picked(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> list[str]:
     import mne
 
     if recipe.channels is None:
@@ -341,7 +374,14 @@ def _picked(raw: "BaseRaw", recipe: EpochRecipe, path: Path) -> list[str]:
     return list(recipe.channels)
 
 
-def _space(raw: "BaseRaw", recipe: EpochRecipe, path: Path) -> SensorSpace:
+def space_of(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> SensorSpace:
+    """Channels, rate and times of the epochs that a recipe cuts out of a recording.
+
+    Args:
+        raw: the recording.
+        recipe: how.
+        path: of its file, for messages.
+    """
     rate = raw.info["sfreq"]
     sfreq = rate if recipe.sfreq is None else recipe.sfreq
     times = round(recipe.tmin * rate) / rate + np.arange(recipe.num_times(rate)) / sfreq

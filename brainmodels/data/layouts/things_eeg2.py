@@ -2,47 +2,42 @@
 
     convert_pickle(folder / "preprocessed_eeg_training.npy", folder / "preprocessed_eeg_training.npz")
     dataset = load(root, "sub-01", whitening="none")
+    dataset = load(root, "sub-01", form="raw")  # sessions and the order of trials, which preprocessing loses
 
 The released files are pickles, in two encodings under one name: an array that holds a dict (`numpy.save`), and a bare
 pickle. Either is opened only where `allow_pickle=True` says so, and even then nothing but arrays, strings and numbers
 is built from it.
 """
 
-import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import AxisError, BrainDataError, IdError, LayoutError, LeakageError, UnsafePickleError, near_names
+from ...errors import AxisError, BrainDataError, LayoutError, LeakageError, near_names
 from ..dataset import BrainDataset, Subject
 from ..responses import Responses, TrialTable
 from ..spaces import SensorSpace
 from ..splits import named_split
-from ..stimuli import ImageFiles, StimulusSet
 from ._files import blocks, check_finite, provenance, subject_number
+from ._things_eeg2 import PARTS, find_images, image_id, npy_header, read_pickle, stimuli_of
+
+if TYPE_CHECKING:
+    from .raw_eeg import EpochRecipe
 
 __all__ = ["convert_pickle", "describe", "detect", "load", "read_pickle"]
 
-_PARTS = {"training": "training_images", "test": "test_images"}
+_PREPROCESSED = "*reprocessed_data*/sub-*/preprocessed_eeg_training"
+_RAW = "raw_data/sub-*/ses-*/raw_eeg_training"
 _CUT = 50  # samples that were cut from the data of NICE and not from its `times`
 _WHITENING = {"none": "none", "train": "mvnn_train", "both": "mvnn_transductive"}
-_MAGIC = b"\x93NUMPY"
-_HARMLESS = {
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
 
 
 def detect(root: str | Path) -> bool:
-    """Whether a folder has `*reprocessed_data*/sub-*/preprocessed_eeg_training.*`."""
-    return any(True for _ in Path(root).glob("*reprocessed_data*/sub-*/preprocessed_eeg_training.np[yz]"))
+    """Whether a folder has files of preprocessed or raw training data where `describe` says."""
+    return any(True for pattern in (_PREPROCESSED, _RAW) for _ in Path(root).glob(f"{pattern}.np[yz]"))
 
 
 def describe() -> str:
@@ -51,7 +46,12 @@ def describe() -> str:
     preprocessed_eeg_data (16540, 4, C, T), ch_names (C,), times (T,) or (T + 50,)
 Preprocessed_data_250Hz/sub-XX/preprocessed_eeg_test.npy or .npz: the same, (200, 80, C, T)
 training_images/NNNNN_concept/*.jpg, 1654 folders of 10, and test_images/NNNNN_concept/*.jpg, 200 of 1; in the root or
-    in a folder of it. Rows of the arrays are the images in sorted order."""
+    in a folder of it. Rows of the arrays are the images in sorted order.
+With form="raw", instead of the preprocessed data:
+raw_data/sub-XX/ses-YY/raw_eeg_training.npy or .npz, sessions 01 to 04: a dict of raw_eeg_data (C + 1, samples), volts,
+    with a channel of triggers; ch_names (C + 1,), ch_types (C + 1,) of eeg and stim, sfreq 1000
+raw_data/sub-XX/ses-YY/raw_eeg_test.npy or .npz: the same. Trigger k is the k-th image of the part in sorted order,
+    from 1; 99999 is a target, which is left out."""
 
 
 def load(
@@ -63,12 +63,16 @@ def load(
     allow_transductive: bool = False,
     folder: str | None = None,
     images: str | Path | None = None,
+    form: str = "preprocessed",
+    sessions: Sequence[int] | None = None,
+    epochs: "EpochRecipe | None" = None,
     allocate: Callable[..., np.ndarray] = np.empty,
 ) -> BrainDataset:
-    """One participant's preprocessed responses.
+    """One participant's responses, preprocessed or raw.
 
-    Sessions were merged and repetitions shuffled when the files were made, so session, run and trial are -1; `repeat`
-    counts positions in the file. A `.npz` file that `convert_pickle` wrote is preferred to the pickle beside it.
+    Of preprocessed data, sessions were merged and repetitions shuffled when the files were made, so session, run and
+    trial are -1; `repeat` counts positions in the file. Of raw data, see `things_eeg2_raw.load_raw`. A `.npz` file that
+    `convert_pickle` wrote is preferred to the pickle beside it.
 
     Args:
         root: folder that `describe` describes.
@@ -79,8 +83,11 @@ def load(
             published scripts do (gifale95/eeg_encoding#2). None takes the key `whitening` of the files, where there is
             one, and otherwise "both".
         allow_transductive: accepts "both"; the subject's normalizer is then "mvnn_transductive".
-        folder: name of the folder of preprocessed data, where there are several.
+        folder: name of the folder of preprocessed data, where there are several, or of raw data, if not raw_data.
         images: folder that has `training_images` and `test_images`; None looks in the root and one level below.
+        form: "preprocessed" or "raw".
+        sessions: of raw data, by number; None is all four.
+        epochs: how raw data are cut; None is `things_eeg2_raw.EPOCHS`.
         allocate: memory for the values, fp32.
 
     Returns:
@@ -91,13 +98,46 @@ def load(
         LeakageError: the values were whitened with test data.
         LayoutError: files are missing, or images and rows differ in number.
         AxisError: `times` fits the samples neither as it is nor without its first 50.
+        BrainDataError: an option of the other form.
     """
-    root, name = Path(root), f"sub-{subject_number(subject):02d}"
+    if form == "raw":
+        if whitening is not None or allow_transductive:
+            raise BrainDataError("expected no whitening= or allow_transductive= of raw data, which nothing whitened")
+        from .things_eeg2_raw import EPOCHS, load_raw
+
+        return load_raw(
+            root,
+            subject,
+            epochs=epochs or EPOCHS,
+            sessions=sessions,
+            allow_pickle=allow_pickle,
+            folder=folder or "raw_data",
+            images=images,
+            allocate=allocate,
+        )
+    if form != "preprocessed" or sessions is not None or epochs is not None:
+        raise BrainDataError(f"expected form 'preprocessed', or 'raw' for sessions= and epochs=, got {form!r}")
+    return _load_preprocessed(
+        Path(root), subject, allow_pickle, whitening, allow_transductive, folder, images, allocate
+    )
+
+
+def _load_preprocessed(
+    root: Path,
+    subject: str | int,
+    allow_pickle: bool,
+    whitening: str | None,
+    allow_transductive: bool,
+    folder: str | None,
+    images: str | Path | None,
+    allocate: Callable[..., np.ndarray],
+) -> BrainDataset:
+    name = f"sub-{subject_number(subject):02d}"
     place = _subject_folder(root, name, folder)
-    sources = {part: _Source(_part_file(place, part), allow_pickle) for part in _PARTS}
+    sources = {part: _Source(_part_file(place, part), allow_pickle) for part in PARTS}
     facts = {part: source.facts() for part, source in sources.items()}
     normalizer = _check_whitening(whitening, facts, allow_transductive, place)
-    found = {part: _find_images(root, images, part) for part in _PARTS}
+    found = {part: find_images(root, images, part) for part in PARTS}
     ch_names, times = _check_parts(sources, facts, found)
 
     count = sum(source.shape[0] * source.shape[1] for source in sources.values())
@@ -109,15 +149,15 @@ def load(
             check_finite(epochs, source.path, first_row=row)
             values[row : row + len(epochs)] = epochs
             row += len(epochs)
-        ids.append(np.repeat([_image_id(path) for path in found[part]], source.shape[1]))
+        ids.append(np.repeat([image_id(path) for path in found[part]], source.shape[1]))
 
     sfreq = round(1 / float(np.diff(times).mean()), 3)
     responses = Responses(values, TrialTable.of(np.concatenate(ids), trial=-1), unit="as preprocessed")
     space = SensorSpace(tuple(ch_names), sfreq, times, unit="V" if normalizer == "none" else "z")
     record = provenance("things_eeg2", root, [source.path for source in sources.values()], whitening=normalizer)
     person = Subject(name, responses, space, normalizer=normalizer, provenance=record)
-    split = named_split("eeg2", *([_image_id(path) for path in found[part]] for part in _PARTS))
-    return BrainDataset([person], _stimuli(found), {split.name: split})
+    split = named_split("eeg2", *([image_id(path) for path in found[part]] for part in PARTS))
+    return BrainDataset([person], stimuli_of(found), {split.name: split})
 
 
 def convert_pickle(path: str | Path, out: str | Path) -> Path:
@@ -152,54 +192,6 @@ def convert_pickle(path: str | Path, out: str | Path) -> Path:
     return out
 
 
-def read_pickle(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
-    """The dict of a file in either encoding.
-
-    Args:
-        path: the file.
-        allow_pickle: required. Names that the pickle asks for are compared with a short list of NumPy's own; a file
-            that asks for anything else is refused.
-
-    Raises:
-        UnsafePickleError: not allowed, or the file asks for something that could run code.
-        LayoutError: the file is damaged, or holds no dict.
-    """
-    path = Path(path)
-    if not allow_pickle:
-        raise UnsafePickleError(
-            f"expected arrays in {path}, got a pickle, which can run code when it is opened; convert it with: "
-            f"veca brain convert {path}, or pass allow_pickle=True"
-        )
-    with path.open("rb") as file:
-        if file.read(len(_MAGIC)) == _MAGIC:
-            file.seek(0)
-            _, _, dtype = _npy_header(file, path)
-            if not dtype.hasobject:
-                raise LayoutError(f"expected a dict in {path}, got an array of {dtype}")
-        else:
-            file.seek(0)
-        try:
-            content = _Unpickler(file).load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, ValueError, IndexError, KeyError) as error:
-            if isinstance(error, UnsafePickleError):
-                raise UnsafePickleError(f"{error}, in {path}") from None
-            raise LayoutError(f"expected a complete pickle in {path}, got: {error}; copy the file again") from None
-    content = content.item() if isinstance(content, np.ndarray) and content.shape == () else content
-    if not isinstance(content, dict):
-        raise LayoutError(f"expected a dict in {path}, got {type(content).__name__}")
-    return content
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds arrays and built-in types; refuses to import anything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core", "numpy._core")  # files of NumPy 1
-        if (module, name) not in _HARMLESS:
-            raise UnsafePickleError(f"expected arrays, strings and numbers, got a pickle that asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
 class _Source:
     """The file of one part: a `.npz`, whose data are read block by block, or a pickle, which is read whole."""
 
@@ -229,7 +221,7 @@ class _Source:
                 yield data[rows]
             return
         with zipfile.ZipFile(self.path) as archive, archive.open("preprocessed_eeg_data.npy") as file:
-            shape, fortran, dtype = _npy_header(file, self.path)
+            shape, fortran, dtype = npy_header(file, self.path)
             if fortran or dtype.hasobject:
                 raise LayoutError(
                     f"expected data in C order in {self.path}, got Fortran order or objects; save it again"
@@ -243,20 +235,11 @@ class _Source:
         if self._dict is not None:
             return np.shape(self._dict["preprocessed_eeg_data"])
         with zipfile.ZipFile(self.path) as archive, archive.open("preprocessed_eeg_data.npy") as file:
-            return _npy_header(file, self.path)[0]
+            return npy_header(file, self.path)[0]
 
     def _facts_of_npz(self) -> dict[str, Any]:
         with np.load(self.path, allow_pickle=False) as content:
             return {key: None if key == "preprocessed_eeg_data" else content[key] for key in content.files}
-
-
-def _npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return read(file)
-    except ValueError as error:
-        raise LayoutError(f"expected a NumPy array in {path}, got something else ({error})") from None
 
 
 def _subject_folder(root: Path, name: str, folder: str | None) -> Path:
@@ -266,7 +249,7 @@ def _subject_folder(root: Path, name: str, folder: str | None) -> Path:
         known = ", ".join(str(path.relative_to(root)) for path in chosen or places) or "none"
         raise LayoutError(
             f"expected one folder {folder or '*reprocessed_data*'}/{name} in {root}, got {known}"
-            + ("; pass folder=" if chosen else "")
+            + ("; pass folder=" if chosen else "; pass form='raw'" if any(root.glob(f"{_RAW}.np[yz]")) else "")
         )
     return chosen[0]
 
@@ -277,22 +260,6 @@ def _part_file(place: Path, part: str) -> Path:
         if path.is_file():
             return path
     raise LayoutError(f"expected preprocessed_eeg_{part}.npy or .npz in {place}, got neither")
-
-
-def _find_images(root: Path, images: str | Path | None, part: str) -> list[Path]:
-    """Images of a part in sorted order: by the folder of the concept, then by name."""
-    folder = _PARTS[part]
-    bases = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if images is None else [Path(images)]
-    found = [base / folder for base in bases if (base / folder).is_dir()]
-    if len(found) != 1:
-        raise LayoutError(
-            f"expected one folder {folder} in {root if images is None else images}, got {len(found)}; pass images="
-        )
-    paths = sorted(found[0].glob("*/*.jp*g"), key=lambda path: (path.parent.name, path.name))
-    for path in paths:
-        if "_" not in path.parent.name:
-            raise LayoutError(f"expected folders such as 00001_aardvark in {found[0]}, got {path.parent.name!r}")
-    return paths
 
 
 def _check_whitening(
@@ -323,7 +290,7 @@ def _check_parts(
     for part, source in sources.items():
         if len(found[part]) != source.shape[0]:
             raise LayoutError(
-                f"expected one image of {_PARTS[part]} for each of {source.shape[0]} rows of {source.path}, got "
+                f"expected one image of {PARTS[part]} for each of {source.shape[0]} rows of {source.path}, got "
                 f"{len(found[part])} images"
             )
         ch_names.append(facts[part]["ch_names"].astype(str).tolist())
@@ -351,20 +318,3 @@ def _fit_times(times: np.ndarray, num_times: int, path: Path) -> np.ndarray:
             f"samples were cut, got {len(times)}"
         )
     return times
-
-
-def _image_id(path: Path) -> str:
-    return f"things:{path.stem}"
-
-
-def _stimuli(found: Mapping[str, list[Path]]) -> StimulusSet:
-    paths = [path for of_part in found.values() for path in of_part]
-    ids = [_image_id(path) for path in paths]
-    if len(set(ids)) != len(ids):
-        raise IdError(f"expected images with names of their own, got {len(ids) - len(set(ids))} names twice")
-    numbers = []
-    for of_part in found.values():
-        folders = sorted({path.parent.name for path in of_part})
-        numbers += [folders.index(path.parent.name) for path in of_part]
-    concepts = [path.parent.name.split("_", 1)[1] for path in paths]
-    return StimulusSet(ids, ImageFiles(paths), labels={"concept": concepts, "concept_number": numbers})

@@ -7,7 +7,7 @@ from .eeg import EEGTruth, ideal_observer, simulate_eeg
 from .fmri import simulate
 from .oracle import Drift, SimulatedDataset, SubjectTruth, planted_features
 from .presets import PRESETS, Preset
-from .scenes import FACTORS, FEATURE_GROUPS, photograph_stimuli, scene_stimuli
+from .scenes import FACTORS, FEATURE_GROUPS, photograph_stimuli, scene_combinations, scene_stimuli
 from .tuning import ROIS, Tuning
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ideal_observer",
     "photograph_stimuli",
     "planted_features",
+    "scene_combinations",
     "scene_stimuli",
     "simulate",
     "simulate_eeg",

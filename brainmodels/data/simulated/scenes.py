@@ -13,7 +13,7 @@ import numpy as np
 from veca.data import photographs
 from veca.data.scenes import BACKGROUND_TEXTURES, COLORS, SHAPES, SIZES, Scene, sample_scene
 
-from ...errors import IdError
+from ...errors import BrainDataError, IdError
 from ...features.grid import GRID, GRID_PIXELS, grid_features
 from ..stimuli import ImageFiles, RenderedImages, StimulusSet
 
@@ -24,6 +24,7 @@ __all__ = [
     "SceneFeatures",
     "parse_scene_id",
     "photograph_stimuli",
+    "scene_combinations",
     "scene_id",
     "scene_stimuli",
 ]
@@ -87,6 +88,28 @@ def scene_stimuli(seed: int, count: int, size: int = 128) -> StimulusSet:
     return StimulusSet(ids, RenderedImages(count, _SceneRenderer(seed), size), captions, labels)
 
 
+def scene_combinations(
+    ids: Sequence[str], labels: Sequence[str] = ("shape", "color")
+) -> dict[str, frozenset[tuple[str, ...]]]:
+    """Combinations of labels that scenes show, of every object and not the main one alone, by id.
+
+    Args:
+        ids: such as "sim0:000123".
+        labels: of `FACTORS`; the background is the same for all objects of a scene.
+    """
+    unknown = [name for name in labels if name not in FACTORS]
+    if unknown:
+        raise BrainDataError(f"expected labels of {', '.join(FACTORS)}, got {unknown[0]!r}")
+    found = {}
+    for name in map(str, ids):
+        seed, index = parse_scene_id(name)
+        scene = sample_scene(index, seed)
+        found[name] = frozenset(
+            tuple(_factor(scene, label, which) for label in labels) for which in range(len(scene.objects))
+        )
+    return found
+
+
 def photograph_stimuli(names: Sequence[str] | None = None) -> StimulusSet:
     """The photographs of `veca.data`, with ids `photo:<name>` and one caption each.
 
@@ -135,8 +158,8 @@ def _pixels(scene: Scene, size: int) -> np.ndarray:
     return (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
 
-def _factor(scene: Scene, name: str) -> str:
-    return scene.background.texture if name == "background" else getattr(scene.objects[0], name)
+def _factor(scene: Scene, name: str, which: int = 0) -> str:
+    return scene.background.texture if name == "background" else getattr(scene.objects[which], name)
 
 
 def _captions(scene: Scene) -> list[str]:

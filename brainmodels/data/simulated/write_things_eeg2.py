@@ -1,7 +1,7 @@
-"""Writes a simulated subject as a folder of THINGS-EEG2, in either of its encodings or converted."""
+"""Writes a simulated subject as a folder of THINGS-EEG2, preprocessed or raw, in either encoding or converted."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,15 @@ from PIL import Image
 from veca.data.scenes import SHAPES
 
 from ...errors import BrainDataError
-from ..dataset import BrainDataset
+from ..dataset import BrainDataset, Subject
 
-__all__ = ["write_things_eeg2"]
+__all__ = ["write_things_eeg2", "write_things_eeg2_raw"]
 
 _IMAGES_PER_CONCEPT = 10
 _CUT = 50
+_RATE = 1000  # of raw data, hertz
+_TARGET = 99999
+VOLTS = 1e-5  # of one standard deviation of the simulated noise
 
 
 def write_things_eeg2(
@@ -53,11 +56,7 @@ def write_things_eeg2(
     early = times[0] - np.arange(_CUT, 0, -1) / person.space.sfreq  # `times` keeps what was cut from the data
     new_ids = {}
     for part, named in _choose(dataset, split, images_per_concept).items():
-        for image_id, (concept, stem) in named.items():
-            path = root / "images" / f"{part}_images" / concept / f"{stem}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(dataset.stimuli.image(image_id, image_size)).save(path, quality=95)
-            new_ids[image_id] = f"things:{stem}"
+        new_ids |= _save_images(dataset, root, part, named, image_size)
         ordered = sorted(named, key=lambda image_id: named[image_id])
         trials = person.responses.rows_of(ordered)
         content = {
@@ -68,6 +67,80 @@ def write_things_eeg2(
         content |= {} if whitening is None else {"whitening": whitening}
         _save(folder / f"preprocessed_eeg_{part}.npy", content, encoding)
     return new_ids
+
+
+def write_things_eeg2_raw(
+    dataset: BrainDataset,
+    root: str | Path,
+    subject: str = "sim01",
+    split: str = "scenes",
+    encoding: str = "npz",
+    sessions: int = 4,
+    images_per_concept: int = _IMAGES_PER_CONCEPT,
+    image_size: int = 64,
+) -> dict[str, str]:
+    """Write images, and recordings of one subject's trials at 1 kHz.
+
+    A sample of the simulation is held for as many as fit into its time, and trials follow each other with half a second
+    of nothing around them, so that epochs of their length at 1 kHz, without baseline, have every stored value. Targets
+    of code 99999 lie in the pauses, one after each trial.
+
+    Args:
+        dataset: of `simulate_eeg`; one unit of its values becomes 10 microvolts. Its rate must divide 1 kHz.
+        root: created where it is missing.
+        subject: becomes sub-01 for sim01.
+        split, encoding, images_per_concept, image_size: as for `write_things_eeg2`.
+        sessions: to which the trials of each part are dealt in the order of time, as equally as their number allows.
+
+    Returns:
+        The ids that `layouts.things_eeg2.load` gives to images, by their ids in `dataset`.
+    """
+    root, person = Path(root), dataset.subject(subject)
+    if _RATE % person.space.sfreq:
+        raise BrainDataError(f"expected a rate that divides {_RATE} Hz, got {person.space.sfreq:g} Hz")
+    new_ids = {}
+    for part, named in _choose(dataset, split, images_per_concept).items():
+        new_ids |= _save_images(dataset, root, part, named, image_size)
+        codes = {image_id: code for code, image_id in enumerate(sorted(named, key=lambda name: named[name]), 1)}
+        shown = person.responses.trials.image_id
+        trials = np.flatnonzero(np.isin(shown, list(codes)))
+        for session, rows in enumerate(np.array_split(trials, sessions), 1):
+            folder = root / "raw_data" / f"sub-{subject[-2:]}" / f"ses-{session:02d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            content = {
+                "raw_eeg_data": _recording(person, rows, [codes[image_id] for image_id in shown[rows].tolist()]),
+                "ch_names": [*person.space.ch_names, "stim"],
+                "ch_types": ["eeg"] * len(person.space) + ["stim"],
+                "sfreq": _RATE,
+            }
+            _save(folder / f"raw_eeg_{part}.npy", content, encoding)
+    return new_ids
+
+
+def _recording(person: Subject, rows: np.ndarray, codes: Sequence[int]) -> np.ndarray:
+    """(channels + 1, samples) float64, the triggers last."""
+    hold, pause = round(_RATE / person.space.sfreq), np.zeros((len(person.space) + 1, _RATE // 2))
+    onset = -round(person.space.times[0] * _RATE)
+    after = pause.copy()
+    after[-1, _RATE // 4] = _TARGET
+    pieces = [pause]
+    for trial, code in zip(person.responses.batch(rows), codes, strict=True):
+        held = np.repeat(trial.astype(np.float64) * VOLTS, hold, axis=1)
+        triggers = np.zeros((1, held.shape[1]))
+        triggers[0, onset] = code
+        pieces += [np.concatenate([held, triggers]), after]
+    return np.concatenate(pieces, axis=1)
+
+
+def _save_images(
+    dataset: BrainDataset, root: Path, part: str, named: Mapping[str, tuple[str, str]], image_size: int
+) -> dict[str, str]:
+    """Write the pictures of a part; their new ids."""
+    for image_id, (concept, stem) in named.items():
+        path = root / "images" / f"{part}_images" / concept / f"{stem}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(dataset.stimuli.image(image_id, image_size)).save(path, quality=95)
+    return {image_id: f"things:{stem}" for image_id, (_, stem) in named.items()}
 
 
 def _save(path: Path, content: Mapping, encoding: str) -> None:
