@@ -49,8 +49,13 @@ def to_json(record: Any) -> dict[str, Any]:
     return _listed(asdict(record))
 
 
-def from_json(kind: type[Record], content: Mapping[str, Any]) -> Record:
+def from_json(kind: type[Record], content: Mapping[str, Any], where: str | None = None) -> Record:
     """The dataclass that `to_json` described; what is left out has its default.
+
+    Args:
+        kind: of the dataclass.
+        content: what `to_json` gave.
+        where: what messages call it; None is the name of its kind.
 
     Raises:
         BrainDataError: a key is unknown, here or in a record within.
@@ -59,15 +64,15 @@ def from_json(kind: type[Record], content: Mapping[str, Any]) -> Record:
     for key in content:
         if key not in known:
             raise BrainDataError(
-                f"expected keys of {kind.__name__} ({', '.join(known)}), got {key!r}{near_names(key, known)}"
+                f"expected keys of {where or kind.__name__} ({', '.join(known)}), got {key!r}{near_names(key, known)}"
             )
     kinds = get_type_hints(kind)
-    return kind(**{key: _valued(kinds[key], value) for key, value in content.items()})
+    return kind(**{key: _valued(kinds[key], value, where and f"{where}.{key}") for key, value in content.items()})
 
 
-def _valued(kind: Any, value: Any) -> Any:
+def _valued(kind: Any, value: Any, where: str | None) -> Any:
     if is_dataclass(kind):
-        return from_json(kind, value)
+        return from_json(kind, value, where)
     return tuple(value) if isinstance(value, list) else value
 
 

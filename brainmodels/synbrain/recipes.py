@@ -6,10 +6,11 @@ Stage 1 trains the BrainVAE, stage 2 the mapper to its posterior means. Paper: S
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import BrainDataError, near_names
+from ..nn.settings import check_choice, from_json, to_json
 
 __all__ = ["MapperSize", "Stage", "SynBrainRecipe", "VAESize", "named", "paper", "tiny", "veca", "veca_cores"]
 
@@ -24,9 +25,7 @@ _CHOICES = {
 
 def _check_choices(record: Any) -> None:
     for name in {f.name for f in fields(record)} & set(_CHOICES):
-        value = getattr(record, name)
-        if value not in _CHOICES[name]:
-            raise BrainDataError(f"expected {name} of {', '.join(_CHOICES[name])}, got {value!r}")
+        check_choice(name, getattr(record, name), _CHOICES[name])
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class SynBrainRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """All of the recipe in dictionaries, lists, numbers and strings."""
-        return _listed(asdict(self))
+        return to_json(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "SynBrainRecipe":
@@ -176,7 +175,7 @@ class SynBrainRecipe:
         Raises:
             BrainDataError: a key is unknown.
         """
-        return _built(cls, content, "recipe")
+        return from_json(cls, content, "recipe")
 
 
 def paper() -> SynBrainRecipe:
@@ -248,32 +247,3 @@ def named(name: str) -> SynBrainRecipe:
         known = ", ".join(_RECIPES)
         raise BrainDataError(f"expected a recipe of {known}, got {name!r}{near_names(name, list(_RECIPES))}")
     return _RECIPES[name]()
-
-
-_NESTED = {
-    "vae": VAESize,
-    "mapper": MapperSize,
-    "stage1": Stage,
-    "stage2": Stage,
-    "adapt1": Stage,
-    "adapt2": Stage,
-}
-
-
-def _built(kind: type, content: Mapping[str, Any], where: str) -> Any:
-    known = [f.name for f in fields(kind)]
-    for key in content:
-        if key not in known:
-            raise BrainDataError(f"expected keys of {where} ({', '.join(known)}), got {key!r}{near_names(key, known)}")
-    values = {}
-    for key, value in content.items():
-        if key in _NESTED and isinstance(value, Mapping):
-            value = _built(_NESTED[key], value, f"{where}.{key}")
-        values[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value
