@@ -1,5 +1,6 @@
-"""Features of pictures: extractors with a fingerprint, a cache on disk by image id, a scaler fitted on train ids."""
+"""Features of pictures: extractors with a fingerprint, a cache or an array by image id, a scaler of train ids."""
 
+from .arrays import ArrayFeatures, FeatureSource
 from .base import Extractor, FeatureOutput
 from .cache import FeatureCache
 from .controls import Gabor, Grid, Pixels, RandomConv
@@ -10,9 +11,11 @@ from .scaler import TokenScaler
 from .towers import OpenCLIPFeatures, TimmFeatures, open_clip_features, timm_features
 
 __all__ = [
+    "ArrayFeatures",
     "Extractor",
     "FeatureCache",
     "FeatureOutput",
+    "FeatureSource",
     "Gabor",
     "Grid",
     "OpenCLIPFeatures",

@@ -1,0 +1,154 @@
+"""Features that are in memory already, by the id of their image.
+
+features = ArrayFeatures(tokens, dataset.stimuli.ids)  # tokens (n, m, d), one row an image
+features.get(train.image_ids, "tokens")                # (n, m, d) fp32, the rows of these images
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..data.mapped import packed, unpacked
+from ..errors import AxisError, IdError, NormalizationError, near_names
+from .base import check_choice
+
+__all__ = ["ArrayFeatures", "FeatureSource"]
+
+KINDS = ("tokens", "pooled")
+_BLOCK = 1 << 22  # numbers that are checked at a time
+
+
+class FeatureSource(Protocol):
+    """What models ask of features: `FeatureCache` and `ArrayFeatures` both give it.
+
+    Attributes:
+        fingerprint: of what made the features.
+    """
+
+    fingerprint: str
+
+    def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
+        """fp32 (len(ids), m, d) of "tokens" or (len(ids), p) of "pooled", in the order of `ids`, which may repeat."""
+
+    def __contains__(self, image_id: str) -> bool: ...
+
+
+class ArrayFeatures:
+    """Features of one array, such as those that another program has computed.
+
+    The array is shared, not copied, memory-mapped ones and tensors included; only tensors on a GPU and those of a type
+    that numpy lacks (bfloat16) are copied.
+
+    Args:
+        values: one row an image; (n, m, d) are tokens, (n, p) are pooled features. Real numbers of any type.
+        ids: of the images, in the order of the rows; unique, for features belong to an image and not to a trial.
+        fingerprint: of what made them, which tells these features from others; "" where it is not known.
+        name: for messages and reports.
+
+    Attributes:
+        values: as an array.
+        kinds: ("tokens",) or ("pooled",).
+        fingerprint, name: see above.
+
+    Raises:
+        AxisError: values are neither (n, m, d) nor (n, p), have an empty axis, or are not real numbers.
+        IdError: ids repeat, or are of another number than the rows.
+        NormalizationError: a value is not finite in fp32.
+    """
+
+    def __init__(
+        self, values: np.ndarray | torch.Tensor, ids: Sequence[str], fingerprint: str = "", name: str = "array"
+    ):
+        self.values, self.fingerprint, self.name = _as_array(values), fingerprint, name
+        shape, dtype = self.values.shape, self.values.dtype
+        if len(shape) not in (2, 3) or 0 in shape:
+            raise AxisError(f"expected {name} of tokens (n, m, d) or of pooled features (n, p), got {shape}")
+        if dtype.kind not in "fiu":
+            raise AxisError(f"expected {name} of real numbers, got {dtype}")
+        self.kinds = ("tokens",) if len(shape) == 3 else ("pooled",)
+        self._rows = self._index(np.asarray(ids, dtype=str))
+        self._check_finite()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, image_id: str) -> bool:
+        return str(image_id) in self._rows
+
+    def __repr__(self) -> str:
+        shape = ", ".join(map(str, self.values.shape))
+        return f"ArrayFeatures({self.name}, {self.fingerprint or 'no fingerprint'}, {self.kinds[0]} ({shape}))"
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"values": packed(self.values)}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state | {"values": unpacked(state["values"])})
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Images whose features are here, sorted."""
+        return np.array(sorted(self._rows), dtype=str)
+
+    def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
+        """Features of images, in the order of `ids`, which may repeat.
+
+        Args:
+            ids: whose.
+            what: "pooled" or "tokens".
+
+        Returns:
+            fp32 (len(ids), p), or (len(ids), m, d), a copy.
+
+        Raises:
+            IdError: an id that is unknown, with the nearest known.
+            AxisError: the array holds the other kind.
+        """
+        if check_choice("what", what, KINDS) not in self.kinds:
+            remedy = "values[:, None] makes a token of each row" if what == "tokens" else "values.mean(1) averages them"
+            raise AxisError(f"expected {what} of {self.name}, got {self.kinds[0]} {self.values.shape} only; {remedy}")
+        try:
+            rows = [self._rows[str(name)] for name in ids]
+        except KeyError as error:
+            name = error.args[0]
+            near = near_names(name, self.ids.tolist())
+            raise IdError(f"expected ids of these {len(self)} images, got {name!r}{near}") from None
+        return self.values[np.array(rows, np.int64)].astype(np.float32)
+
+    def _index(self, ids: np.ndarray) -> dict[str, int]:
+        """The row of each id."""
+        if ids.shape != (len(self.values),):
+            raise IdError(f"expected ids of the {len(self.values)} rows of {self.name}, got ids of shape {ids.shape}")
+        rows: dict[str, int] = {}
+        for row, name in enumerate(ids.tolist()):
+            first = rows.setdefault(name, row)
+            if first != row:
+                same = "equal" if np.array_equal(self.values[first], self.values[row]) else "unequal"
+                raise IdError(
+                    f"expected one row of {self.name} for each image, got {same} rows {first} and {row} of {name}; "
+                    "features are not repeated for repeated presentations"
+                )
+        return rows
+
+    def _check_finite(self) -> None:
+        step = max(_BLOCK // self.values[0].size, 1)
+        for start in range(0, len(self.values), step):
+            with np.errstate(over="ignore"):
+                block = self.values[start : start + step].astype(np.float32, copy=False)
+            bad = ~np.isfinite(block).reshape(len(block), -1).all(1)
+            if bad.any():
+                row = start + int(np.argmax(bad))
+                name = next(name for name, at in self._rows.items() if at == row)
+                raise NormalizationError(
+                    f"expected {self.name} of finite numbers that fp32 can hold, got others in row {row}, {name}"
+                )
+
+
+def _as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    """The values where they are, as far as numpy can hold them."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return values if isinstance(values, np.ndarray) else np.asarray(values)

@@ -1,0 +1,173 @@
+"""Fewer and narrower tokens: means over the cells of a coarser grid, then principal components of the width."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from ..errors import AxisError, BrainDataError
+
+__all__ = ["Array", "TokenReduction", "matched", "moments"]
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+_NULL = 1e-12  # of the largest variance: a component with less is the rounding of fp32
+
+
+class TokenReduction:
+    """y = (mean of x over a cell - center) components^T, for each cell of a side x side grid.
+
+    The components are the directions in which the cells of all images together vary most. The inverse is approximate:
+    it gives all tokens of a cell the same value, and nothing in the directions that were left out.
+
+    Args:
+        side: of the grid, which must divide that of the tokens; None leaves the tokens as they are. Tokens without a
+            place, such as cores, have no cells: they are only to be narrowed.
+        width: number of components; None leaves the width as it is.
+
+    Attributes:
+        full_shape: (m, d) of the tokens it was fitted on.
+        shape: (m, d) of reduced ones.
+        center_: fp32 (d,), the mean token of the train images; None where the width is kept.
+        components_: fp32 (width, d), orthonormal rows by falling variance, the largest entry of each positive; or None.
+        explained_: share of the variance of the cells that the components keep; 1 where the width is kept.
+    """
+
+    def __init__(self, side: int | None = None, width: int | None = None):
+        for name, value in (("side", side), ("width", width)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise BrainDataError(f"expected a {name} of reduced tokens of at least 1, or None, got {value!r}")
+        self.side, self.width = side, width
+        self.center_: np.ndarray | None = None
+        self.components_: np.ndarray | None = None
+        self.explained_ = 1.0
+
+    def fit(self, blocks: Iterable[np.ndarray]) -> "TokenReduction":
+        """Learn the components of the tokens of the train images.
+
+        Args:
+            blocks: (images, m, d) each, one in memory at a time; only the first is read where the width is kept.
+
+        Raises:
+            AxisError: the tokens form no square grid, or one that `side` does not divide.
+            BrainDataError: `width` exceeds the number of directions in which the tokens vary.
+        """
+        blocks = iter(blocks)
+        first = next(blocks)
+        self.full_shape = tuple(first.shape[1:])
+        num_tokens, full_width = self.full_shape
+        self._check_grid(num_tokens)
+        self.shape = (num_tokens if self.side is None else self.side**2, self.width or full_width)
+        if self.width is None:
+            return self
+        if self.width > full_width:
+            raise AxisError(f"expected a width of at most {full_width}, that of the tokens, got {self.width}")
+        rows = (self._averaged(block).reshape(-1, full_width) for block in chain([first], blocks))
+        mean, covariance = moments(rows, lambda x: x.T @ x)
+        variances, axes = np.linalg.eigh(covariance)  # rising
+        rank = int((variances > _NULL * variances[-1]).sum())
+        if self.width > rank:
+            raise BrainDataError(
+                f"expected a width of at most {rank}, the number of directions in which these tokens vary, got "
+                f"{self.width}; width=None keeps all {full_width} features"
+            )
+        components = axes[:, : -self.width - 1 : -1].T
+        largest = np.take_along_axis(components, np.abs(components).argmax(1, keepdims=True), 1)
+        self.center_ = mean.astype(np.float32)
+        self.components_ = np.ascontiguousarray(components * np.sign(largest), np.float32)
+        self.explained_ = float(variances[-self.width :].sum() / variances.sum())
+        return self
+
+    def transform(self, values: Array) -> Array:
+        """Reduced tokens (..., *shape) of tokens (..., *full_shape), an array or a tensor, which keeps its kind."""
+        _check_shape(values, self.full_shape)
+        values = self._averaged(values)
+        if self.width is None:
+            return values
+        return (values - matched(self.center_, values)) @ matched(self.components_, values).T
+
+    def inverse_transform(self, values: Array) -> Array:
+        """Tokens (..., *full_shape) of reduced ones (..., *shape)."""
+        _check_shape(values, self.shape)
+        if self.width is not None:
+            values = values @ matched(self.components_, values) + matched(self.center_, values)
+        return values if self.side is None else values[..., self._cell_of_token(), :]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All of it as arrays; what is kept as it is has no entry."""
+        state = {"full_shape": np.array(self.full_shape)}
+        if self.side is not None:
+            state["side"] = np.asarray(self.side)
+        if self.width is not None:
+            explained = np.asarray(self.explained_)
+            state |= {"center": self.center_, "components": self.components_, "explained": explained}
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "TokenReduction":
+        """The reduction whose `state_dict` this is."""
+        narrowed = "components" in state
+        side = int(state["side"]) if "side" in state else None
+        reduction = cls(side, len(state["components"]) if narrowed else None)
+        num_tokens, width = reduction.full_shape = tuple(np.asarray(state["full_shape"]).tolist())
+        reduction.shape = (num_tokens if side is None else side**2, reduction.width or width)
+        if narrowed:
+            reduction.center_, reduction.components_ = np.array(state["center"]), np.array(state["components"])
+            reduction.explained_ = float(state["explained"])
+        return reduction
+
+    def _check_grid(self, num_tokens: int) -> None:
+        if self.side is None:
+            return
+        full = round(num_tokens**0.5)
+        if full * full != num_tokens:
+            raise AxisError(f"expected tokens that form a square grid, got {num_tokens}; side=None keeps them apart")
+        if full % self.side:
+            sides = ", ".join(str(side) for side in range(1, full + 1) if full % side == 0)
+            raise AxisError(f"expected a side that divides the {full} x {full} grid ({sides}), got {self.side}")
+
+    def _averaged(self, values: Array) -> Array:
+        """(..., m, d) to (..., side^2, d), or as they are."""
+        if self.side is None:
+            return values
+        *lead, num_tokens, width = values.shape
+        cell = round(num_tokens**0.5) // self.side
+        grid = values.reshape(*lead, self.side, cell, self.side, cell, width)
+        return grid.mean((-4, -2)).reshape(*lead, self.side**2, width)
+
+    def _cell_of_token(self) -> np.ndarray:
+        """(m,), to which cell each token belongs, row by row."""
+        cell = round(self.full_shape[0] ** 0.5) // self.side
+        line = np.arange(self.side).repeat(cell)
+        return (line[:, None] * self.side + line).ravel()
+
+
+def moments(blocks: Iterable[np.ndarray], spread: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and mean spread about it, over the rows of all blocks, in fp64.
+
+    Blocks are merged as in Chan, Golub and LeVeque (1983): no sum of raw squares, in which a large mean would drown.
+
+    Args:
+        blocks: (rows, ...) each, one in memory at a time.
+        spread: sum over rows of products of deviations, such as `x.T @ x`, or of their squares.
+    """
+    count, mean, total = 0, 0.0, 0.0
+    for block in blocks:
+        block = block.astype(np.float64)
+        size, here = len(block), block.mean(0)
+        shift = (here - mean)[None]
+        total = total + spread(block - here) + spread(shift) * (count * size / (count + size))
+        mean = mean + shift[0] * (size / (count + size))
+        count += size
+    return mean, total / count
+
+
+def matched(array: np.ndarray, values: Array) -> Array:
+    """The array as what `values` are: an array, or a tensor of their device and type."""
+    return torch.from_numpy(array).to(values.device, values.dtype) if isinstance(values, torch.Tensor) else array
+
+
+def _check_shape(values: Array, shape: tuple[int, int]) -> None:
+    if tuple(values.shape[-2:]) != shape:
+        raise AxisError(f"expected tokens (..., {shape[0]}, {shape[1]}), got {tuple(values.shape)}")
