@@ -16,26 +16,45 @@ class TrainingStage:
     """Training of one stage by AdamW with a constant learning rate.
 
     Attributes:
-        steps, epochs: length in optimiser steps or in passes over the trials; exactly one is given.
-        lr, weight_decay: of AdamW.
-        batch_size: trials a step.
+        steps, epochs: the longest run, in optimiser steps or in passes over the trials; exactly one is given.
+        lr, weight_decay, betas: of AdamW.
+        batch_size: trials a step, over all processes.
+        micro_batch: most trials that a process computes at a time; their gradients add up, but a contrast sees no more
+            trials than these. None is all of its share.
         clip_norm: largest norm of the gradient; None never clips.
         ema_decay: of the averaged weights, after n steps at most (1 + n) / (10 + n); None keeps no average.
         seed: of weights, order and noise.
+        patience: epochs without a better validation loss before the stage ends with the best weights; None keeps the
+            last. Without validation trials it does not apply.
+        stop_mse: an epoch whose mean training error is below it is the last; None has no bound.
+        stop_share: the same as a share of the total training variance, used where there are no validation trials.
     """
 
     steps: int | None = None
     epochs: int | None = None
     lr: float = 1e-4
     weight_decay: float = 0.0
-    batch_size: int = 64
+    betas: tuple[float, float] = (0.9, 0.999)
+    batch_size: int = 24
+    micro_batch: int | None = None
     clip_norm: float | None = None
     ema_decay: float | None = None
     seed: int = 0
+    patience: int | None = None
+    stop_mse: float | None = None
+    stop_share: float | None = None
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
             raise BrainDataError(f"expected either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+        for name in ("steps", "epochs", "batch_size", "micro_batch", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BrainDataError(f"expected {name} of at least 1, got {value}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise BrainDataError(f"expected ema_decay from 0 to below 1, got {self.ema_decay}")
+        if self.seed < 0:
+            raise BrainDataError(f"expected a seed of at least 0, got {self.seed}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -6,26 +6,13 @@ Stage 1 trains the BrainVAE, stage 2 the mapper to its posterior means. Paper: S
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..errors import BrainDataError, near_names
-from ..nn.settings import check_choice, from_json, to_json
+from ..errors import BrainDataError
+from ..nn.settings import TrainingStage, check_choice, from_json, to_json
 
-__all__ = ["MapperSize", "Stage", "SynBrainRecipe", "VAESize", "named", "paper", "tiny", "veca", "veca_cores"]
-
-_CHOICES = {
-    "conditioning": ("adaln", "plain"),
-    "tokens": ("raw", "scaled"),
-    "response_scale": ("auto", "as_is", "train_z"),
-    "train_mapper": ("mlp", "attn", "all", "none"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-}
-
-
-def _check_choices(record: Any) -> None:
-    for name in {f.name for f in fields(record)} & set(_CHOICES):
-        check_choice(name, getattr(record, name), _CHOICES[name])
+__all__ = ["MapperSize", "SynBrainRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
 
 
 @dataclass(frozen=True)
@@ -68,41 +55,15 @@ class MapperSize:
     conditioning: str = "adaln"
 
     def __post_init__(self):
-        _check_choices(self)
+        check_choice("conditioning", self.conditioning, ("adaln", "plain"))
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Training of one stage: AdamW with a constant learning rate.
+def _vae_stage() -> TrainingStage:
+    return TrainingStage(epochs=15, weight_decay=0.05, seed=1024, patience=3, stop_share=0.2)
 
-    Attributes:
-        steps, epochs: the longest run, in optimiser steps or in passes over the trials; exactly one is given.
-        lr, weight_decay, betas: of AdamW.
-        batch_size: trials a step.
-        clip_norm: largest norm of the gradient; None never clips.
-        ema_decay: of the averaged weights after n steps, at most (1 + n) / (10 + n); None keeps none.
-        seed: of weights, order and noise.
-        patience: epochs without a better validation loss before the stage ends; None does not look.
-        stop_mse: an epoch whose mean training error, summed over voxels, is below it is the last; None has no bound.
-        stop_share: the same as a share of the total training variance, used where there are no validation images.
-    """
 
-    steps: int | None = None
-    epochs: int | None = None
-    lr: float = 1e-4
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    batch_size: int = 24
-    clip_norm: float | None = None
-    ema_decay: float | None = None
-    seed: int = 0
-    patience: int | None = 3
-    stop_mse: float | None = None
-    stop_share: float | None = 0.2
-
-    def __post_init__(self):
-        if (self.steps is None) == (self.epochs is None):
-            raise BrainDataError(f"expected either steps or epochs, got steps={self.steps} and epochs={self.epochs}")
+def _mapper_stage(steps: int) -> TrainingStage:
+    return TrainingStage(steps=steps, clip_norm=1.0, ema_decay=0.9999, patience=3)
 
 
 @dataclass(frozen=True)
@@ -123,11 +84,14 @@ class SynBrainRecipe:
         kl_weight, contrast_weight, contrast_share: see above.
         temperature: of SoftCLIP, on cosines.
         contrast_group: trials that SoftCLIP compares with each other; None is the whole batch.
+        what: features of an image: "tokens", or "pooled", one token.
         tokens: "raw", or "scaled" to mean 0 and variance 1 over training images.
+        reduce: (side, width) to which scaled tokens are averaged and projected before, see `TokenScaler`; None leaves
+            them whole.
         response_scale: "as_is", "train_z", or "auto": as they are where they carry the record of a normaliser.
         validation: share of the training images that is held out.
-        cache_means: keep the posterior means of all trials for stage 2 instead of encoding them at every step.
         precision: "auto" is bf16 autocast on a GPU that has it, else fp32.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
     """
 
     name: str = "paper"
@@ -135,28 +99,32 @@ class SynBrainRecipe:
     token_width: int = 1664
     vae: VAESize = field(default_factory=VAESize)
     mapper: MapperSize = field(default_factory=MapperSize)
-    stage1: Stage = field(default_factory=lambda: Stage(epochs=15, seed=1024))
-    stage2: Stage = field(
-        default_factory=lambda: Stage(steps=50_000, weight_decay=0.0, clip_norm=1.0, ema_decay=0.9999, stop_share=None)
-    )
-    adapt1: Stage = field(default_factory=lambda: Stage(epochs=15, seed=1024))
-    adapt2: Stage = field(
-        default_factory=lambda: Stage(steps=4_000, weight_decay=0.0, clip_norm=1.0, ema_decay=0.9999, stop_share=None)
-    )
+    stage1: TrainingStage = field(default_factory=_vae_stage)
+    stage2: TrainingStage = field(default_factory=lambda: _mapper_stage(50_000))
+    adapt1: TrainingStage = field(default_factory=_vae_stage)
+    adapt2: TrainingStage = field(default_factory=lambda: _mapper_stage(4_000))
     train_mapper: str = "mlp"
     kl_weight: float = 0.001
     contrast_weight: float | None = None
     contrast_share: float = 0.5
     temperature: float = 0.125
     contrast_group: int | None = None
+    what: str = "tokens"
     tokens: str = "scaled"
+    reduce: tuple[int | None, int | None] | None = None
     response_scale: str = "auto"
     validation: float = 0.05
-    cache_means: bool = False
     precision: str = "auto"
+    grad_checkpointing: bool = False
 
     def __post_init__(self):
-        _check_choices(self)
+        check_choice("train_mapper", self.train_mapper, ("mlp", "attn", "all", "none"))
+        check_choice("what", self.what, ("tokens", "pooled"))
+        check_choice("tokens", self.tokens, ("raw", "scaled"))
+        if self.reduce is not None and (self.tokens, self.what) != ("scaled", "tokens"):
+            raise BrainDataError(f"expected reduce with scaled tokens only, got {self.tokens} {self.what}")
+        check_choice("response_scale", self.response_scale, ("auto", "as_is", "train_z"))
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         if not 0 <= self.validation < 1:
             raise BrainDataError(f"expected validation from 0 to below 1, got {self.validation}")
 
@@ -217,9 +185,8 @@ def veca_cores() -> SynBrainRecipe:
 
 def tiny() -> SynBrainRecipe:
     """Seconds on a processor: 16 tokens of width 32, some 400 simulated voxels, 800 images with two trials each."""
-    long = {"lr": 1e-3, "batch_size": 32, "patience": None, "stop_share": None}
-    stage1 = Stage(steps=525, **long)
-    stage2 = Stage(steps=1_500, weight_decay=0.0, clip_norm=1.0, ema_decay=0.999, **long)
+    stage1 = TrainingStage(steps=525, lr=1e-3, weight_decay=0.05, batch_size=32)
+    stage2 = TrainingStage(steps=1_500, lr=1e-3, batch_size=32, clip_norm=1.0, ema_decay=0.999)
     return SynBrainRecipe(
         name="tiny",
         num_tokens=16,
@@ -233,17 +200,19 @@ def tiny() -> SynBrainRecipe:
         kl_weight=0.1,
         contrast_share=0.2,
         response_scale="train_z",
-        cache_means=True,
         precision="fp32",
     )
 
 
-_RECIPES = {"paper": paper, "veca": veca, "veca_cores": veca_cores, "tiny": tiny}
+def nano() -> SynBrainRecipe:
+    """For the shipped `veca_nano_patch8`, whose 64 patch tokens of width 192 become 16 of width 64, scaled."""
+    return replace(tiny(), name="nano", token_width=64, reduce=(4, 64))
+
+
+_RECIPES = {"paper": paper, "veca": veca, "veca_cores": veca_cores, "nano": nano, "tiny": tiny}
 
 
 def named(name: str) -> SynBrainRecipe:
     """A recipe by its name; an unknown one is a `BrainDataError` that lists them."""
-    if name not in _RECIPES:
-        known = ", ".join(_RECIPES)
-        raise BrainDataError(f"expected a recipe of {known}, got {name!r}{near_names(name, list(_RECIPES))}")
+    check_choice("a recipe", name, tuple(_RECIPES))
     return _RECIPES[name]()

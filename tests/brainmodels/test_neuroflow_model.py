@@ -15,6 +15,7 @@ from brainmodels.neuroflow.model import XFM, NeuroVAE, project_stem, round_trip
 from brainmodels.neuroflow.recipes import FlowSize, NeuroFlowRecipe, VAESize
 from brainmodels.nn import Posterior, flow_matching_loss, softclip
 from brainmodels.nn.flow import PATHS
+from brainmodels.nn.settings import TrainingStage
 
 VOXELS = 15_724  # of NSD subject 1
 SMALL = VAESize(channels=(2, 4), blocks=1, num_down=1, hidden=8)
@@ -343,6 +344,19 @@ def test_recipes_are_named_and_survive_json(name):
     assert recipe.name == name and NeuroFlowRecipe.from_json(recipe.to_json()) == recipe
     with pytest.raises(BrainDataError, match="got 'stepz'; near: steps"):
         NeuroFlowRecipe.from_json({"name": name, "stepz": 3})
+
+
+def test_recipes_have_their_published_stages():
+    paper, tiny = recipes.paper(), recipes.tiny()
+    assert paper.stage1 == TrainingStage(epochs=30, lr=1e-4, weight_decay=0.05, batch_size=64, seed=1024)
+    assert paper.stage2 == TrainingStage(steps=50_000, lr=1e-4, batch_size=24, clip_norm=1.0, ema_decay=0.9999)
+    assert (paper.contrast_weight, paper.cycle_weight, paper.kl_weight) == (1000, 1000, 0.001)
+    assert (paper.tokens, paper.response_scale, paper.validation) == ("raw", "as_is", 0)
+    assert tiny.stage1 == TrainingStage(steps=500, lr=1e-3, weight_decay=0.05, batch_size=64)
+    assert tiny.stage2 == TrainingStage(steps=1_200, lr=1e-3, batch_size=64, clip_norm=1.0, ema_decay=0.999)
+    for recipe in (recipes.veca(), recipes.veca_cores()):  # with validation images, patience
+        assert recipe.validation == 0.05
+        assert recipe.stage1 == replace(paper.stage1, patience=3) and recipe.stage2 == replace(paper.stage2, patience=3)
 
 
 def test_tiny_recipe_has_its_published_sizes_and_paper_its_settings():

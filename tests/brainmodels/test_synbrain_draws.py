@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from brainmodels.errors import AxisError, BrainDataError
+from brainmodels.nn.noise import ResidualNoise
 from brainmodels.synbrain.losses import mapper_loss
 from brainmodels.synbrain.model import (
     BrainVAE,
-    ResidualNoise,
     adapt_parameters,
     build_mapper,
     synthesize,

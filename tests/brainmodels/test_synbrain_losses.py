@@ -10,12 +10,12 @@ import torch
 
 from brainmodels.errors import AxisError, BrainDataError
 from brainmodels.nn import Posterior
+from brainmodels.nn.settings import TrainingStage
 from brainmodels.synbrain.losses import mapper_loss, stage_one_loss, total_variance
 from brainmodels.synbrain.model import (
     BrainVAEOutput,
 )
 from brainmodels.synbrain.recipes import (
-    Stage,
     SynBrainRecipe,
     named,
     paper,
@@ -137,9 +137,22 @@ class TestRecipes:
     def test_paper(self):
         recipe = paper()
         assert recipe.contrast_weight_for(123.0) == 1000 and recipe.kl_weight == 0.001
-        assert (recipe.stage1.epochs, recipe.stage1.stop_mse, recipe.stage1.patience) == (15, 350, None)
-        assert (recipe.stage2.steps, recipe.stage2.weight_decay, recipe.stage2.ema_decay) == (50_000, 0, 0.9999)
-        assert recipe.validation == 0 and recipe.tokens == "raw" and recipe.adapt2.steps == 40_000
+        vae = TrainingStage(epochs=15, lr=1e-4, weight_decay=0.05, batch_size=24, seed=1024, stop_mse=350.0)
+        mapper = TrainingStage(steps=50_000, lr=1e-4, batch_size=24, clip_norm=1.0, ema_decay=0.9999)
+        assert (recipe.stage1, recipe.stage2) == (vae, mapper)
+        assert (recipe.adapt1, recipe.adapt2) == (replace(vae, stop_mse=None), replace(mapper, steps=40_000))
+        assert recipe.validation == 0 and recipe.tokens == "raw"
+
+    def test_stages_of_the_others(self):
+        """Those with validation images have patience; the bound stands in where no image can be held out."""
+        for recipe in (veca(), veca_cores()):
+            assert recipe.stage1 == replace(paper().stage1, stop_mse=None, stop_share=0.2, patience=3) == recipe.adapt1
+            assert recipe.stage2 == replace(paper().stage2, patience=3) == replace(recipe.adapt2, steps=50_000)
+            assert recipe.validation == 0.05 and recipe.adapt2.steps == 4_000
+        recipe = tiny()
+        assert recipe.stage1 == TrainingStage(steps=525, lr=1e-3, weight_decay=0.05, batch_size=32)
+        assert recipe.stage2 == TrainingStage(steps=1_500, lr=1e-3, batch_size=32, clip_norm=1.0, ema_decay=0.999)
+        assert (recipe.adapt1.steps, recipe.adapt2.steps) == (150, 300)
 
     def test_weights_of_other_scales(self):
         assert tiny().contrast_weight_for(400.0) == pytest.approx(80)
@@ -167,5 +180,3 @@ class TestRecipes:
     def test_unknown_names(self):
         with pytest.raises(BrainDataError, match="got 'tinny'; near: tiny"):
             named("tinny")
-        with pytest.raises(BrainDataError, match="either steps or epochs"):
-            Stage()

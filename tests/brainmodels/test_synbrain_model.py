@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from brainmodels.errors import AxisError, BrainDataError
+from brainmodels.nn.noise import mean_sigma
 from brainmodels.synbrain.losses import mapper_loss, stage_one_loss, total_variance
 from brainmodels.synbrain.model import (
     BrainVAE,
     build_mapper,
-    mean_posterior_sigma,
     synthesize,
 )
 from brainmodels.synbrain.recipes import (
@@ -174,15 +174,15 @@ class TestBrainVAE:
             assert name == "to_tokens.bias" or gradient.abs().max() > 1e-7, name
             torch.testing.assert_close(gradients[1][name], gradient)
 
-    def test_mean_posterior_sigma_counts_trials_not_batches(self):
+    def test_mean_sigma_counts_trials_not_batches(self):
         vae = small_vae().eval()
         responses = torch.randn(7, 20, dtype=torch.float64)
         with torch.no_grad():
             wanted = torch.stack([(vae.encode(row[None]).logvar[0] / 2).exp() for row in responses]).mean(0)
-        found = mean_posterior_sigma(vae, responses.split([1, 4, 2]))
+        found = mean_sigma(vae.encode(part) for part in responses.split([1, 4, 2]))
         torch.testing.assert_close(found, wanted.float())
         with pytest.raises(AxisError, match="at least one trial"):
-            mean_posterior_sigma(vae, [])
+            mean_sigma([])
 
 
 class TestMapper:

@@ -1,0 +1,122 @@
+"""Two processes on one machine, started as torchrun starts them, against one process with the same batches."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from brainmodels.nn.settings import TrainingStage
+from brainmodels.training import train_stage
+from tests.brainmodels.test_training_loop import Draws, Linear, Trials
+from veca.train.parallel import World
+
+SIZES, VALIDATION = {"a": 37, "b": 21}, {"a": 9, "b": 5}
+STAGE = TrainingStage(epochs=5, lr=0.05, batch_size=8, clip_norm=1.0, ema_decay=0.9, weight_decay=0.1, patience=2)
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from tests.brainmodels.test_training_distributed import run_all
+from veca.train.parallel import join_world
+
+with join_world("cpu") as world:
+    run_all(world, sys.argv[1])
+"""
+
+
+def run_all(world, out):
+    """Write weights and result of every stage of these tests to a folder."""
+
+    def run(name, stage=STAGE, disturb=0.0, **options):
+        task = Linear(SIZES, disturb)
+        if world.rank:  # one process draws the weights that all start with
+            for parameter in task.parameters():
+                parameter.data.fill_(7.0)
+        result = train_stage("stage", task, Trials(SIZES, VALIDATION), stage, world=world, **options)
+        save_file(task.state_dict(), f"{out}/{name}-{world.rank}.safetensors")
+        Path(f"{out}/{name}-{world.rank}.json").write_text(json.dumps(asdict(replace(result, seconds=0))))
+
+    torch.set_num_threads(1)
+    run("plain")
+    run("micro", replace(STAGE, micro_batch=3))
+    run("drawn", disturb=0.5)
+    run("stopped", disturb=0.5, folder=f"{out}/run", stop_at=13)
+    run("resumed", disturb=0.5, folder=f"{out}/run")
+    task = Draws()
+    train_stage("stage", task, Trials(SIZES), STAGE, world=world)
+    Path(f"{out}/draws-{world.rank}.json").write_text(json.dumps(task.drawn[True]))
+    if world.size > 1:
+        with pytest.raises(ValueError, match="of at least 2 trials, one a process, got 1 of 'a'; use fewer processes"):
+            run("small", replace(STAGE, batch_size=1))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of what one process and two processes wrote."""
+    folder = tmp_path_factory.mktemp("runs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for size in ("1", "2"):
+        (folder / size).mkdir()
+    started = []
+    for rank in ("0", "1"):
+        world = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        options = dict(env=os.environ | world, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        started.append(subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder / "2")], **options))
+    run_all(World(0, 1, torch.device("cpu")), folder / "1")
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    return folder
+
+
+def weights(runs, size, name, rank=0):
+    return load_file(runs / str(size) / f"{name}-{rank}.safetensors")
+
+
+def result(runs, size, name, rank=0):
+    return json.loads((runs / str(size) / f"{name}-{rank}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["plain", "micro", "drawn", "stopped", "resumed"])
+def test_both_processes_end_with_equal_weights_and_results(runs, name):
+    first, second = weights(runs, 2, name, 0), weights(runs, 2, name, 1)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert result(runs, 2, name, 0) == result(runs, 2, name, 1)
+
+
+@pytest.mark.parametrize("name", ["plain", "micro"])
+def test_two_processes_do_what_one_does(runs, name):
+    """For a mean over trials: uneven shares, subjects in turn, clipping, averages, patience."""
+    together, alone = weights(runs, 2, name), weights(runs, 1, name)
+    for key in alone:
+        torch.testing.assert_close(together[key], alone[key], rtol=0, atol=1e-10)
+    together, alone = result(runs, 2, name), result(runs, 1, name)
+    assert len(together["log"]) == len(alone["log"]) and together["ended"] == alone["ended"]
+    for one, two in zip(alone["log"], together["log"], strict=True):
+        assert two == pytest.approx(one, rel=1e-9)
+
+
+def test_processes_draw_different_noise(runs):
+    first, second = result(runs, 2, "draws", 0), result(runs, 2, "draws", 1)
+    assert len(first) == len(second) == 5 * 8 and not set(first) & set(second)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_stopped_and_resumed(runs, size):
+    expected, found = weights(runs, size, "drawn"), weights(runs, size, "resumed")
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert result(runs, size, "resumed")["log"] == result(runs, size, "drawn")["log"]
+    assert result(runs, size, "stopped")["ended"] == "stop_at"
+
+
+def test_a_contrast_sees_the_trials_of_one_process(runs):
+    assert [result(runs, size, "plain")["contrast_batch"] for size in (1, 2)] == [8, 4]
+    assert [result(runs, size, "micro")["contrast_batch"] for size in (1, 2)] == [3, 2]
