@@ -1,11 +1,22 @@
-"""Brain encoding and decoding models on the VECA backbone. The systems arrive one room at a time."""
+"""Brain encoding and decoding models on the VECA backbone. The systems arrive one room at a time.
+
+    model = brainmodels.NeuroFlow("veca").fit(cache, dataset.pairs("subj01", "shared1000", "train"))
+"""
 
 import importlib
 
 # names that are promised here, imported when first used
-_ROOMS = {"simulate": ".data.simulated", "simulate_eeg": ".data.simulated"}
+_ROOMS = {
+    "FeatureCache": ".features",
+    "NeuroFlow": ".neuroflow",
+    "SynBrain": ".synbrain",
+    "load_model": ".train",
+    "load_prepared": ".data",
+    "simulate": ".data.simulated",
+    "simulate_eeg": ".data.simulated",
+}
 
-__all__ = ["simulate", "simulate_eeg"]
+__all__ = ["FeatureCache", "NeuroFlow", "SynBrain", "load_model", "load_prepared", "simulate", "simulate_eeg"]
 
 
 def __getattr__(name: str):

@@ -9,6 +9,8 @@ import tyro
 
 from .errors import BrainDataError
 from .evaluation import EvaluationSettings, run_evaluation
+from .train import TrainSettings, run_training, stage_lines
+from .training.files import read_meta
 
 __all__ = ["main"]
 
@@ -24,6 +26,17 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
     for item in evaluation.decoded:
         print(f"decoded into {item.features}: {item.scores[0]}")
     print(settings.out / "report.html")
+
+
+def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
+    """Train NeuroFlow or SynBrain on one subject or several; ends in a folder that `evaluate --models` takes."""
+    try:
+        folder = run_training(settings)
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain train: {error}") from error
+    if (folder / "meta.json").is_file():  # written by the first process
+        print("\n".join(stage_lines(read_meta(folder))))
+        print(folder)
 
 
 def prepare(
@@ -104,7 +117,7 @@ def main(args: list[str]) -> None:
         args: words after `veca brain`.
     """
     logging.basicConfig(format="%(message)s")
-    commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare)}
+    commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, train)}
     tyro.extras.subcommand_cli_from_dict(
         commands, prog="veca brain", description="Brain encoding and decoding on features of images.", args=args
     )

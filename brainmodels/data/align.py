@@ -16,7 +16,7 @@ from ..errors import AlignmentError, BrainDataError
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .normalize import Normalizer
 
-__all__ = ["AlignmentReport", "check_alignment"]
+__all__ = ["AlignmentReport", "alignment_of", "check_alignment"]
 
 _log = logging.getLogger(__name__)
 _COMPONENTS = 64  # of responses and of features
@@ -113,6 +113,31 @@ def check_alignment(
         return report
     report.session_z.update(_sessions(dataset, pairs, responses, features, rng))
     _bad_sessions(report)
+    return report
+
+
+def alignment_of(
+    subject: str, responses: np.ndarray, features: np.ndarray, split: str = "", seed: int = 0
+) -> AlignmentReport:
+    """The test of images alone, on rows that are in memory, with any features of the images.
+
+    Args:
+        subject: its id, for messages.
+        responses: (n, V), averaged over the repeats of an image; columns with missing values do not count.
+        features: (n, ...) of the same images, such as their tokens.
+        split: hash of the split.
+        seed: of folds and permutations.
+
+    Raises:
+        AlignmentError: 100 images or more are identified at chance (z < 4); fewer images only give a warning.
+    """
+    if len(responses) < 2 * _FOLDS:
+        raise AlignmentError(f"expected {2 * _FOLDS} train images or more of {subject} to test, got {len(responses)}")
+    scores = [_Axes(part).scores for part in (responses, features)]
+    found = _identification(*scores, np.random.default_rng(seed))
+    report = AlignmentReport(subject, split, *found, len(responses))
+    if report.z < _PASS_Z:
+        _at_chance(report)
     return report
 
 

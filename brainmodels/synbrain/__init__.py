@@ -2,3 +2,29 @@
 
 SynBrain, arXiv 2508.10298 (NeurIPS 2025).
 """
+
+from .estimator import SynBrain
+from .losses import StageOneLoss, mapper_loss, stage_one_loss
+from .model import BrainVAE, BrainVAEOutput, adapt_parameters, build_mapper, synthesize
+from .recipes import MapperSize, SynBrainRecipe, VAESize, named, nano, paper, tiny, veca, veca_cores
+
+__all__ = [
+    "BrainVAE",
+    "BrainVAEOutput",
+    "MapperSize",
+    "StageOneLoss",
+    "SynBrain",
+    "SynBrainRecipe",
+    "VAESize",
+    "adapt_parameters",
+    "build_mapper",
+    "mapper_loss",
+    "named",
+    "nano",
+    "paper",
+    "stage_one_loss",
+    "synthesize",
+    "tiny",
+    "veca",
+    "veca_cores",
+]

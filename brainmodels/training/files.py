@@ -1,0 +1,161 @@
+"""Fitted models in folders: weights and statistics as safetensors, recipe and facts as JSON; nothing is unpickled.
+
+weights.safetensors   of the networks
+stats.safetensors     scale of voxels and tokens, posterior sigma, residual noise
+config.json           the recipe
+meta.json             versions, fingerprint of the features, subjects, stages with their losses
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import LayoutError
+from ..features import TokenScaler
+from ..nn.noise import ResidualNoise
+from .trials import VoxelScale
+
+if TYPE_CHECKING:
+    from .estimator import BrainModel
+
+__all__ = ["FORMAT", "read_meta", "read_model", "write_model"]
+
+FORMAT = 1
+_PARTS = ("weights.safetensors", "stats.safetensors", "config.json", "meta.json")
+
+Model = TypeVar("Model", bound="BrainModel")
+
+
+def write_model(model: "BrainModel", folder: Path) -> Path:
+    """Write a fitted model beside its folder, then give it its name."""
+    if folder.exists() and not (folder / "meta.json").is_file():
+        raise LayoutError(f"expected no folder {folder}, or one with a model to replace, got another")
+    partial, old = (folder.with_name(f".{kind}-{folder.name}-{os.getpid()}") for kind in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write_parts(model, partial)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _write_parts(model: "BrainModel", folder: Path) -> None:
+    weights = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name in model.networks
+        for key, value in getattr(model, name).state_dict().items()
+    }
+    arrays, texts = _statistics(model)
+    save_file(weights, folder / "weights.safetensors")
+    save_file(arrays, folder / "stats.safetensors")
+    (folder / "config.json").write_text(json.dumps(model.recipe.to_json(), indent=1) + "\n")
+    (folder / "meta.json").write_text(json.dumps(model.meta_ | {"statistics": texts}, indent=1) + "\n")
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The facts of a saved model; "system" names its class."""
+    missing = [name for name in _PARTS if not (folder / name).is_file()]
+    if missing:
+        raise LayoutError(f"expected a saved model in {folder}, got no {', '.join(missing)}")
+    return _read_json(folder / "meta.json")
+
+
+def read_model(kind: type[Model], folder: Path, device: str | torch.device | None) -> Model:
+    """A model of a class from its folder."""
+    meta = read_meta(folder)
+    if (meta.get("system"), meta.get("format")) != (kind.__name__, FORMAT):
+        raise LayoutError(
+            f"expected a {kind.__name__} of format {FORMAT} in {folder}, got {meta.get('system')} of format "
+            f"{meta.get('format')}"
+        )
+    recipe = kind._recipe().from_json(_read_json(folder / "config.json"))
+    model = kind(recipe, pairing=meta["pairing"], device=device)
+    model.fingerprint_ = meta["features"]
+    arrays = _read_arrays(folder / "stats.safetensors")
+    _restore(model, arrays, meta.pop("statistics"), meta["subjects"], folder)
+    model.meta_, model.subjects_ = meta, tuple(meta["subjects"])
+    model._build({name: int(scale.kept.sum()) for name, scale in model.scales_.items()})
+    weights = _read_arrays(folder / "weights.safetensors")
+    for name in kind.networks:
+        own = {key.removeprefix(f"{name}."): weights.pop(key) for key in [*weights] if key.startswith(f"{name}.")}
+        try:
+            getattr(model, name).load_state_dict(own)
+        except RuntimeError as error:
+            raise LayoutError(f"expected the weights of {name} in {folder}, got others: {error}") from error
+    if weights:
+        raise LayoutError(f"expected weights of {', '.join(kind.networks)} in {folder}, got {next(iter(weights))}")
+    return model
+
+
+def _statistics(model: "BrainModel") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Arrays for safetensors, and what of the statistics is text."""
+    arrays, texts = {"sigma": model.sigma_.contiguous()}, {"residual": {}, "scaler": None}
+    for name, scale in model.scales_.items():
+        for key in ("kept", "mean", "std"):
+            arrays[f"scale.{name}.{key}"] = torch.from_numpy(np.ascontiguousarray(getattr(scale, key)))
+    for name, noise in model.residual_.items():
+        arrays |= {f"residual.{name}.factors": noise.factors.contiguous(), f"residual.{name}.spread": noise.spread}
+        texts["residual"][name] = noise.around
+    if model.scaler_ is not None:
+        texts["scaler"] = {}
+        for key, value in model.scaler_.state_dict().items():
+            value = np.asarray(value)
+            if value.dtype.kind == "U":
+                texts["scaler"][key] = value.tolist()
+            else:
+                arrays[f"scaler.{key}"] = torch.from_numpy(np.array(value, order="C"))
+    return arrays, texts
+
+
+def _restore(
+    model: "BrainModel", arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any], folder: Path
+) -> None:
+    """Statistics of a model from the arrays and texts of its folder, all of which are used."""
+    scaling = {key.removeprefix("scaler."): arrays.pop(key).numpy() for key in [*arrays] if key.startswith("scaler.")}
+    try:
+        model.scales_ = {
+            name: VoxelScale(
+                *(arrays.pop(f"scale.{name}.{key}").numpy() for key in ("kept", "mean", "std")),
+                variance=known["total_variance"],
+            )
+            for name, known in subjects.items()
+        }
+        model.residual_ = {
+            name: ResidualNoise(*(arrays.pop(f"residual.{name}.{key}") for key in ("factors", "spread")), around)
+            for name, around in texts["residual"].items()
+        }
+        model.sigma_ = arrays.pop("sigma")
+        state = texts["scaler"]
+        model.scaler_ = None if state is None else TokenScaler.from_state_dict(scaling | dict(state))
+    except KeyError as error:
+        raise LayoutError(f"expected {error.args[0]} in stats.safetensors of {folder}, got none") from error
+    if arrays:
+        raise LayoutError(f"expected no {next(iter(arrays))} in stats.safetensors of {folder}, got it")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise LayoutError(f"expected JSON in {path}, got text that is none: {error}") from error
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise LayoutError(f"expected safetensors in {path}, got a file that is broken: {error}") from error
