@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = ("README.md", "kernels/README.md")
+ROOMS = ("brainmodels/neuroflow/README.md", "brainmodels/synbrain/README.md")
+FILES = ("README.md", "kernels/README.md", *(pytest.param(room, marks=pytest.mark.slow) for room in ROOMS))
 
 
 def _blocks(name: str, distributed: bool) -> list[str]:

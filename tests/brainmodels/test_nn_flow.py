@@ -160,3 +160,24 @@ def test_solvers_refuse_other_names_and_no_steps():
         integrate(spiral, Z, solver="dopri5")
     with pytest.raises(BrainDataError, match="at least one step, got 0"):
         integrate(spiral, Z, steps=0)
+
+
+def test_euler_on_the_line_is_the_scheduler_of_diffusers():
+    """Their scheduler walks the line from noise level 1 to 0 as we do from time 1 to 0, with levels in fp32."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    generator = torch.Generator().manual_seed(0)
+    mixing, start = (torch.randn(6, 6, dtype=torch.float64, generator=generator) for _ in range(2))
+
+    def field(points, time):
+        return torch.tanh(points @ mixing / 2) + time[:, None]
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_timesteps(sigmas=[1 - step / 20 for step in range(20)])
+    points = start
+    for timestep, level in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+        time = torch.full((len(points),), float(level), dtype=torch.float64)
+        points = scheduler.step(field(points, time), timestep, points).prev_sample
+    found = integrate(field, start, start=1.0, end=0.0, steps=20, solver="euler")
+    torch.testing.assert_close(found, points, rtol=0, atol=1e-5)
+    assert (found - start).norm() > 1
