@@ -16,7 +16,7 @@ __all__ = ["main"]
 
 
 def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) -> None:
-    """Encode and decode one subject from features of the images; ends in an HTML report."""
+    """Encode and decode one subject by linear models, and by trained ones beside them; ends in an HTML report."""
     try:
         evaluation = run_evaluation(settings)
     except (ImportError, OSError, ValueError) as error:
@@ -25,6 +25,9 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
         print(f"{item.model}, {item.features}: {item.score('nr2') or item.scores[0]}")
     for item in evaluation.decoded:
         print(f"decoded into {item.features}: {item.scores[0]}")
+    for model in evaluation.models:
+        for item in model.decoded:
+            print(f"found in {item.features}: {item.scores[0]}")
     print(settings.out / "report.html")
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "learning_curve",
     "planted_oracle",
     "reliability",
+    "ridge_prediction",
     "standardized",
 ]
 
@@ -122,7 +123,7 @@ def reliability(subject: Subject, singles: Pairs) -> np.ndarray | None:
 
 def encode(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = "") -> Encoded:
     """Ridge from standardised features, penalty by voxel, and its scores on the test images."""
-    predicted = _ridge(study, X, X_test)
+    predicted = ridge_prediction(study, X, X_test)
     return judge(study, predicted, "ridge", features, note, features_of=fingerprint)
 
 
@@ -133,7 +134,7 @@ def encode_controls(
     Y = study.measured_train[:, study.voxels]
     neighbor = NearestNeighbor().fit(X, Y).predict(X_test)
     rng = np.random.default_rng(study.seed)
-    shuffles = [_ridge(study, X[rng.permutation(len(X))], X_test) for _ in range(SHUFFLES)]
+    shuffles = [ridge_prediction(study, X[rng.permutation(len(X))], X_test) for _ in range(SHUFFLES)]
     said = "; ".join(filter(None, [note, f"mean of {SHUFFLES} shuffles, the interval from least to most"]))
     return [
         judge(study, _widen(study, MeanMap().fit(X, Y).predict(X_test)), "mean map", "none"),
@@ -173,7 +174,7 @@ def learning_curve(
     order = np.random.default_rng(study.seed).permutation(len(X))
     found = {}
     for count in counts:
-        predicted = _ridge(study, X, X_test, np.sort(order[:count]))
+        predicted = ridge_prediction(study, X, X_test, np.sort(order[:count]))
         found[count] = _summaries(study, predicted, {"all": study.voxels})["all"]
     return found
 
@@ -228,7 +229,8 @@ def _summaries(
     return found
 
 
-def _ridge(study: Study, X: np.ndarray, X_test: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+def ridge_prediction(study: Study, X: np.ndarray, X_test: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Test responses (n, V) by ridge from standardised features, 0 in voxels that do not count; `rows` train it."""
     rows = np.arange(len(X)) if rows is None else rows
     X, X_test = standardized(X[rows], X_test)
     return _widen(study, Ridge().fit(X, study.measured_train[rows][:, study.voxels]).predict(X_test))

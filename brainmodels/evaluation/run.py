@@ -17,15 +17,18 @@ from veca.machine import describe_machine
 from ..data import BrainDataset, Split, Subject
 from ..data.align import check_alignment
 from ..data.normalize import fit_normalizer
-from ..data.prepared import load_prepared
-from ..data.simulated import PRESETS, SimulatedDataset, simulate
+from ..data.opening import default_normalizer, open_data
+from ..data.simulated import SimulatedDataset
 from ..errors import BrainDataError
 from ..features import FeatureCache
 from .decoding import Decoded, decode
 from .encoding import Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
 from .features import FeatureSet, feature_rows
+from .models import ModelEvaluation, evaluate_model
+from .opened import OpenedModel, open_models
+from .pictures import Pictures, draw_pictures
 
-__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "open_data", "run_evaluation"]
+__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "run_evaluation"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,10 @@ class EvaluationSettings:
             subject.
         features: sets of features, see `FeatureSet.parse`; the first is the one that pictures and curves are of.
         model: what predicts responses: ridge, with a penalty for each voxel.
+        models: folders of trained models (`veca brain train`), which are put beside ridge on their own tokens.
+        pictures: from what the models decode: "none"; "nearest", the train image that is nearest in tokens; "conv",
+            drawn by convolutions that are trained here, on pictures alone, and kept in `out/pictures`.
+        published: print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
         out: folder of the report, its figures and record.json.
         subject: id; None takes the first.
         split: its name; None takes the first.
@@ -49,13 +56,16 @@ class EvaluationSettings:
         resamples: of the bootstrap, and permutations.
         curve: numbers of train images of the learning curve; those beyond the train images are left out.
         seed: of everything random, the simulation among it.
-        device: of the extractors.
+        device: of the extractors, the models and what draws pictures.
         progress: show a bar.
     """
 
     data: str = "simulated"
     features: tuple[str, ...] = ("veca", "pixels")
     model: Literal["ridge"] = "ridge"
+    models: tuple[Path, ...] = ()
+    pictures: Literal["none", "nearest", "conv"] = "none"
+    published: bool = False
     out: Path = Path("out/brain")
     subject: str | None = None
     split: str | None = None
@@ -78,6 +88,8 @@ class Evaluation:
         encoded, decoded: one entry a model or a set of features.
         study: the responses.
         dataset: with the stimuli.
+        models: what trained models say; their encoding is also among `encoded`.
+        pictures: from what they decode.
     """
 
     record: dict[str, Any]
@@ -85,6 +97,8 @@ class Evaluation:
     decoded: Sequence[Decoded]
     study: Study
     dataset: BrainDataset
+    models: Sequence[ModelEvaluation] = ()
+    pictures: Sequence[Pictures] = ()
 
 
 def run_evaluation(settings: EvaluationSettings) -> Evaluation:
@@ -96,46 +110,45 @@ def run_evaluation(settings: EvaluationSettings) -> Evaluation:
     from ..report import write_report
 
     sets = [FeatureSet.parse(word) for word in settings.features]
-    dataset = open_data(settings)
-    evaluation = evaluate(dataset, sets, settings)
+    models = open_models(settings.models, sets, settings.device)
+    dataset = open_data(settings.data, settings.seed, [settings.subject] if settings.subject else [])
+    evaluation = evaluate(dataset, sets, settings, models)
     write_report(evaluation, settings.out)
     return evaluation
 
 
-def open_data(settings: EvaluationSettings) -> BrainDataset:
-    """The data set that a word or a folder stands for."""
-    kind, _, preset = settings.data.partition(":")
-    if kind == "simulated":
-        if preset and preset not in PRESETS:
-            raise BrainDataError(f"expected a preset of {', '.join(PRESETS)}, got {preset!r}")
-        return simulate(preset or "small", seed=settings.seed, n_subjects=1)
-    if not Path(settings.data).is_dir():
-        raise BrainDataError(
-            f"expected simulated, simulated:PRESET or the folder of a prepared subject, got {settings.data!r}; "
-            "`veca brain prepare` makes such a folder"
-        )
-    return load_prepared(settings.data)
-
-
-def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: EvaluationSettings) -> Evaluation:
+def evaluate(
+    dataset: BrainDataset,
+    sets: Sequence[FeatureSet],
+    settings: EvaluationSettings,
+    models: Sequence[OpenedModel] = (),
+) -> Evaluation:
     """All scores of one subject; nothing is drawn or written but the cache of features.
 
     Args:
         dataset: with the subject and the split of the settings.
         sets: sets of features; the first is the one that curves are of.
-        settings: see there; `data`, `features` and `model` are only written down.
+        settings: see there; `data`, `features`, `model` and `models` are only written down.
+        models: fitted to the train part.
+
+    Raises:
+        BrainDataError: a model was fitted to other data, features or scales.
     """
     subject = dataset.subject(settings.subject or next(iter(dataset.subjects)))
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
     _check(subject, split, sets)
-    bar = tqdm(total=2 * len(sets) + 4, disable=not settings.progress, desc="evaluate", unit="step")
+    if settings.published and isinstance(dataset, SimulatedDataset):
+        raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
+    bar = tqdm(total=2 * len(sets) + 4 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
     alignment = check_alignment(dataset, subject.id, split, settings.check_alignment, seed=settings.seed)
     _step(bar, "noise ceiling")
-    name = _normalizer(subject) if settings.normalizer == "auto" else settings.normalizer
+    name = default_normalizer(subject) if settings.normalizer == "auto" else settings.normalizer
     scale = None if name == "none" else fit_normalizer(name, subject, split)
     train, test = (dataset.pairs(subject.id, split, part, "repeats", scale) for part in ("train", "test"))
     repeats = reliability(subject, dataset.pairs(subject.id, split, "train", "none", scale))
     study = Study.of(train, test, repeats, settings.threshold, settings.resamples, settings.seed)
+    for item in models:
+        item.check(study)
 
     encoded, decoded, rows = [], [], {}
     for item in sets:
@@ -147,6 +160,8 @@ def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: Evalua
         X, X_test = rows[item.name]
         encoded.append(encode(study, item.name, item.extractor.fingerprint(), X, X_test, item.extractor.note))
         decoded.append(decode(study, item.name, item.extractor.fingerprint(), X, X_test, item.extractor.note))
+    told, pictures = _models(models, sets, study, dataset, settings, bar)
+    encoded += _once([row for item in told for row in item.encoded])
     _step(bar, "controls")
     first, (X, X_test) = sets[0], rows[sets[0].name]
     mark, note = first.extractor.fingerprint(), first.extractor.note
@@ -159,13 +174,15 @@ def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: Evalua
     curve = learning_curve(study, X, X_test, counts)
     _step(bar, "done")
     bar.close()
+    named = {item.name: item for item in sets}
+    named |= {f"{x.features.name} of {x.name}": x.features for x in models if x.features not in sets}
     record = {
         "settings": {name: _plain(value) for name, value in asdict(settings).items()},
         "machine": describe_machine(torch.device("cpu"), torch.float32),
         "data": _describe(dataset, study),
         "alignment": str(alignment),
-        "features": {item.name: json.loads(item.extractor.config()) for item in sets},
-        "fingerprints": {item.name: item.extractor.fingerprint() for item in sets},
+        "features": {name: json.loads(item.extractor.config()) for name, item in named.items()},
+        "fingerprints": {name: item.extractor.fingerprint() for name, item in named.items()},
         "encoding": [item.to_json() for item in encoded],
         "decoding": [item.to_json() for item in decoded],
         "learning_curve": {
@@ -173,7 +190,45 @@ def evaluate(dataset: BrainDataset, sets: Sequence[FeatureSet], settings: Evalua
             "points": {str(count): list(point) for count, point in curve.items()},
         },
     }
-    return Evaluation(record, encoded, decoded, study, dataset)
+    if models:
+        record["models"] = [item.to_json() for item in told]
+        record["pictures"] = [item.to_json() for item in pictures]
+    return Evaluation(record, encoded, decoded, study, dataset, told, pictures)
+
+
+def _models(
+    models: Sequence[OpenedModel],
+    sets: Sequence[FeatureSet],
+    study: Study,
+    dataset: BrainDataset,
+    settings: EvaluationSettings,
+    bar: tqdm,
+) -> tuple[list[ModelEvaluation], list[Pictures]]:
+    """What the models say, and pictures of each that decodes; without such a one, from what ridge decodes."""
+    spaces, told, caches = [], [], []
+    for item in models:
+        _step(bar, item.name)
+        caches.append(_cache(item.features, dataset, study, settings, verify=item.features not in sets))
+        told.append(evaluate_model(item, study, caches[-1], spaces))
+    pictures = []
+    decoding = [item for item in told if item.opened.decodes] or told[:1]
+    for item, cache in zip(told, caches, strict=True):
+        _step(bar, f"pictures of {item.opened.name}")
+        if settings.pictures != "none" and item in decoding:
+            others = [other for other in told if other.space is item.space and other not in decoding]
+            folder = Path(settings.out) / "pictures"
+            options = {"others": others, "device": settings.device, "progress": settings.progress}
+            pictures.append(draw_pictures(item, study, dataset, cache, settings.pictures, folder, **options))
+    return told, pictures
+
+
+def _once(rows: Sequence[Encoded]) -> list[Encoded]:
+    """Rows of ridge on tokens that several models see are one row."""
+    kept: list[Encoded] = []
+    for row in rows:
+        if not any((row.model, row.features, list(row.scores)) == (x.model, x.features, list(x.scores)) for x in kept):
+            kept.append(row)
+    return kept
 
 
 def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
@@ -197,19 +252,20 @@ def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
             )
 
 
-def _normalizer(subject: Subject) -> str:
-    """What suits the responses as they are stored."""
-    if subject.normalizer not in ("none", "psc", "div2000"):
-        return "none"
-    return "session_z_train" if (subject.responses.trials.session >= 0).all() else "train_z"
-
-
 def _features(item: FeatureSet, dataset: BrainDataset, study: Study, settings: EvaluationSettings):
     """Rows of the train and the test images."""
+    cache = _cache(item, dataset, study, settings)
+    return tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
+
+
+def _cache(
+    item: FeatureSet, dataset: BrainDataset, study: Study, settings: EvaluationSettings, verify: bool = True
+) -> FeatureCache:
+    """With the features of the train and the test images."""
     cache = FeatureCache(Path(settings.out) / "features", item.extractor, dataset.stimuli)
     ids = [*study.train.image_ids, *study.test.image_ids]
-    cache.extract(ids, device=settings.device, progress=settings.progress)
-    return tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
+    cache.extract(ids, device=settings.device, progress=settings.progress, verify=verify)
+    return cache
 
 
 def _describe(dataset: BrainDataset, study: Study) -> dict[str, Any]:
@@ -243,4 +299,6 @@ def _step(bar: tqdm, text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

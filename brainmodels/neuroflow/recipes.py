@@ -186,8 +186,8 @@ def tiny() -> NeuroFlowRecipe:
 def nano() -> NeuroFlowRecipe:
     """For the shipped `veca_nano_patch8`, whose 8 x 8 tokens of width 192 become 4 x 4 of width 32.
 
-    About a minute on two processor cores for 1,500 simulated voxels and 2,600 trials. Steps, rates and the weight of the
-    KL were chosen on the test images of another simulated subject than those of the published scores.
+    About a minute on two processor cores for 1,500 simulated voxels and 2,600 trials. Steps, rates and the weight of
+    the KL were chosen on the test images of another simulated subject than those of the published scores.
     """
     base = tiny()
     return replace(

@@ -18,8 +18,19 @@ if TYPE_CHECKING:
 
     from ..data import VoxelSpace
 
-__all__ = ["Bar", "PictureRow", "brain_map", "curves", "picture_grid", "roi_bars", "voxel_scores"]
+__all__ = [
+    "CUTS",
+    "Bar",
+    "PictureRow",
+    "brain_map",
+    "curves",
+    "picture_grid",
+    "response_picture",
+    "roi_bars",
+    "voxel_scores",
+]
 
+CUTS = 4  # of a response that is shown as one small picture
 _MANY = 3000  # voxels beyond which points hide each other
 PALETTE = (BLUES[0], VERMILLION, BLUES[2], "#7d5ba6", "#4c9f62", "#c9a227", "#a3305e", "#8c6d4f")
 GREYS = (GREY, "#a3adb6", "#d0d6dc")  # of controls
@@ -137,7 +148,8 @@ def roi_bars(
         axes.set_ylabel(ylabel)
         axes.grid(True, axis="y", c=FAINT, lw=0.7)
         axes.set_axisbelow(True)
-        figure.legend(frameon=False, loc="outside upper left", ncols=min(len(values), 4))
+        widest = max(map(len, values))
+        figure.legend(frameon=False, loc="outside upper left", ncols=min(len(values), 4 if widest < 24 else 3))
         figure.savefig(path)
         plt.close(figure)
 
@@ -271,6 +283,33 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
         figure.colorbar(scale, cax=figure.add_axes((0.91, 0.12, 0.012, 0.7)), label=name)
         figure.savefig(path)
         plt.close(figure)
+
+
+def response_picture(values: np.ndarray, space: "VoxelSpace", limit: float, side: int = 240) -> np.ndarray:
+    """A response (V,) as a small picture, uint8 (side, side, 3): four axial cuts, front above, from below to above.
+
+    Red is above 0, blue below, full at `limit`; NaN is white. Spaces without a volume show their voxels in a square, in
+    the order in which they are stored.
+    """
+    if space.index.shape[1] == 3:
+        used = space.index[np.isfinite(values)]
+        heights = np.quantile(used[:, 2], (np.arange(CUTS) + 0.5) / CUTS, method="nearest").astype(int)
+        low, high = used.min(0), used.max(0) + 1
+        volume = space.volume(values)[low[0] : high[0], low[1] : high[1]]
+        cuts = [np.pad(volume[..., z].T[::-1], 1, constant_values=np.nan) for z in heights]
+        plane = np.block([cuts[:2], cuts[2:]])
+    else:
+        width = int(np.ceil(np.sqrt(len(values))))
+        plane = np.pad(values, (0, width**2 - len(values)), constant_values=np.nan).reshape(width, width)
+    plt = _pyplot()
+    colors = plt.get_cmap("RdBu_r")(plt.Normalize(-limit, limit, clip=True)(np.nan_to_num(plane)))[..., :3]
+    colors[~np.isfinite(plane)] = 1
+    longest = max(plane.shape)
+    picture = np.ones((longest, longest, 3))
+    top, left = ((longest - length) // 2 for length in plane.shape)
+    picture[top : top + plane.shape[0], left : left + plane.shape[1]] = colors
+    rows = np.arange(side) * longest // side
+    return (255 * picture[rows][:, rows]).round().astype(np.uint8)
 
 
 def _beside(axes: "Axes", level: float, name: str) -> None:

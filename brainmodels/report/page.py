@@ -1,7 +1,7 @@
 """report.html of an evaluation: one page without scripts or network, its pictures and record.json beside it."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,13 @@ import numpy as np
 from veca.page import document, figure, table
 
 from ..evaluation.encoding import SHUFFLED
+from ..evaluation.models import SAME_TOKENS
 from ..metrics import Score
 from ..metrics.controls import all_at_chance
 from . import figures
+from .cells import ceiling_cell, chance_cell, interval_words, percent, score_cell
 from .figures import Bar, PictureRow
+from .models import headline, model_sections, published_section
 
 if TYPE_CHECKING:
     from ..evaluation.decoding import Decoded
@@ -25,6 +28,7 @@ __all__ = ["write_report"]
 
 _PICTURES = 8
 _THUMBNAIL = 96
+_REFERENCES = ("nearest neighbour", "planted signal")
 _HEADLINES = ("image_given_brain_top1", "brain_given_image_top1", "two_way")
 _MEANINGS = {
     "voxel_r": "median over voxels of the correlation with the measured responses",
@@ -57,6 +61,8 @@ def write_report(evaluation: "Evaluation", out: Path) -> Path:
         _head(evaluation),
         _encoding_section(evaluation, out),
         _decoding_section(evaluation, out),
+        *model_sections(evaluation, out),
+        published_section(evaluation.record["settings"].get("published", False)),
         _curve_section(evaluation, out),
         _all_scores(evaluation),
         _conditions(evaluation),
@@ -67,12 +73,14 @@ def write_report(evaluation: "Evaluation", out: Path) -> Path:
 
 
 def _title(evaluation: "Evaluation") -> str:
+    if evaluation.models:
+        return headline(evaluation)
     best = evaluation.decoded[0].score("image_given_brain_top1")
     share = evaluation.encoded[0].score("nr2")
-    told = f"{_percent(best.value)} of {best.n} images found from the responses to them"
+    told = f"{percent(best.value)} of {best.n} images found from the responses to them"
     if share is None:
         return told
-    return f"{_percent(share.value)} of the explainable variance predicted, {told}"
+    return f"{percent(share.value)} of the explainable variance predicted, {told}"
 
 
 def _head(evaluation: "Evaluation") -> str:
@@ -99,8 +107,10 @@ def _judged(evaluation: "Evaluation") -> list[Score]:
     """Scores of the models, controls left out: all of encoding, top-1 and two-way of decoding."""
     encoded = [score for item in evaluation.encoded if item.model == "ridge" for score in item.scores]
     models = [item for item in evaluation.decoded if item.scores[0].decoder == "ridge"]
+    models += [item.found[0] for item in evaluation.models]
     decoded = [item.score(name) for item in models for name in _HEADLINES]
-    return encoded + decoded
+    trained = [score for item in evaluation.models for score in item.encoded[0].scores]
+    return encoded + trained + decoded
 
 
 def _scaled(data: Mapping[str, Any]) -> str:
@@ -112,22 +122,38 @@ def _scaled(data: Mapping[str, Any]) -> str:
 
 def _cards(evaluation: "Evaluation") -> str:
     encoded, decoded = evaluation.encoded[0], evaluation.decoded[0]
+    name, beside = f"ridge on {encoded.features}", None
+    if evaluation.models:
+        first = evaluation.models[0]
+        (encoded, beside), (decoded, ridge), name = first.encoded, first.found, first.opened.name
     rows = []
     r = encoded.score("voxel_r")
-    text = f"median; {_interval(r)}; ridge on {encoded.features}"
+    text = f"median; {interval_words(r)}; {name}{_beside(beside, 'voxel_r')}"
     rows.append((f"{r.value:.2f}", "correlation of a voxel", text))
     share = encoded.score("nr2")
     if share is not None:
-        text = f"{_interval(share, _percent)}; 100\N{NO-BREAK SPACE}% is the ceiling"
-        rows.append((_percent(share.value), "of the explainable variance", text))
+        text = f"{interval_words(share, percent)}; 100\N{NO-BREAK SPACE}% is the ceiling{_beside(beside, 'nr2')}"
+        rows.append((percent(share.value), "of the explainable variance", text))
     top = decoded.score("image_given_brain_top1")
-    text = f"{_interval(top, _percent)}; chance {_percent(top.chance)}"
-    rows.append((_percent(top.value), f"top-1 among {top.n} images", text))
+    judge = ""
+    if evaluation.models:
+        value = ridge.score("image_given_brain_top1").value
+        judge = f"; {decoded.scores[0].decoder}; {SAME_TOKENS}: {percent(value)}"
+    text = f"{interval_words(top, percent)}; chance {percent(top.chance)}{judge}"
+    rows.append((percent(top.value), f"top-1 among {top.n} images", text))
     cards = "".join(
         f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span><small>{escape(text)}</small></div>'
         for value, name, text in rows
     )
     return f'<div class="cards">{cards}</div>\n'
+
+
+def _beside(encoded: "Encoded | None", name: str) -> str:
+    """What ridge reaches on the same tokens, after the words of a card."""
+    if encoded is None:
+        return ""
+    value = encoded.score(name).value
+    return f"; {encoded.model}: {percent(value) if name == 'nr2' else f'{value:.2f}'}"
 
 
 def _encoding_section(evaluation: "Evaluation", out: Path) -> str:
@@ -140,7 +166,7 @@ def _encoding_section(evaluation: "Evaluation", out: Path) -> str:
     if study.rois:
         kept = [item for item in encoded if item.model not in ("mean map", SHUFFLED)]
         shown = {_shown(item): _bars(item) for item in kept}
-        controls = [_shown(item) for item in kept if item.model != "ridge"]
+        controls = [_shown(item) for item in kept if item.model in _REFERENCES]
         figures.roi_bars(shown, out / "rois.png", label, 1.0 if share else None, controls)
         caption = (
             f"By region: {label}; whiskers hold 95 % of resamples of the test images; grey: references, not models."
@@ -153,15 +179,16 @@ def _encoding_section(evaluation: "Evaluation", out: Path) -> str:
         )
     names = [name for name in ("voxel_r", "nr2", "r2", "sample_r", "mse") if encoded[0].score(name) is not None]
     rows = [
-        [escape(item.model), escape(item.features), *(_cell(item.score(name)) for name in names)] for item in encoded
+        [escape(item.model), escape(item.features), *(score_cell(item.score(name)) for name in names)]
+        for item in encoded
     ]
-    rows.append(["noise ceiling", "", *(_ceiling(encoded[0].score(name)) for name in names)] if share else [])
-    rows.append(["chance, pairs permuted", "", *(_chance(encoded[0].score(name)) for name in names)])
+    rows.append(["noise ceiling", "", *(ceiling_cell(encoded[0].score(name)) for name in names)] if share else [])
+    rows.append(["chance, pairs permuted", "", *(chance_cell(encoded[0].score(name)) for name in names)])
     head = ["model", "features", *(str(encoded[0].score(name).metric) for name in names)]
     meanings = "; ".join(f"<b>{name}</b> {escape(_MEANINGS[name])}" for name in names)
     return (
-        "<h2>Encoding: from images to responses</h2>\n<p>A linear model predicts voxels from features of the image; "
-        f"{escape(encoded[0].score('voxel_r').mask or '')}.</p>\n"
+        f"<h2>Encoding: from images to responses</h2>\n<p>A linear model predicts voxels from features of the image; "
+        f"{escape(encoded[0].score('voxel_r').mask or '')}.{_trained(evaluation)}</p>\n"
         f"{table(head, filter(None, rows), left=2)}"
         f'<p class="note">Small: 95\N{NO-BREAK SPACE}% intervals over resampled test images. {meanings}. '
         "Chance permutes the test images of one fit; where train pairs were shuffled, the mean of five fits, and from "
@@ -170,14 +197,24 @@ def _encoding_section(evaluation: "Evaluation", out: Path) -> str:
     )
 
 
+def _trained(evaluation: "Evaluation") -> str:
+    if not evaluation.models:
+        return ""
+    names = ", ".join(item.opened.name for item in evaluation.models)
+    return (
+        f" Trained here: {escape(names)}, on single trials. “{SAME_TOKENS}” sees the same numbers of the same images "
+        "as the model above it, so that nothing but the model differs."
+    )
+
+
 def _decoding_section(evaluation: "Evaluation", out: Path) -> str:
     decoded = evaluation.decoded
     rows = []
     for item in decoded:
         names = ("image_given_brain_top1", "image_given_brain_top5", "brain_given_image_top1", "two_way")
-        cells = [_cell(item.score(name)) for name in names]
+        cells = [score_cell(item.score(name)) for name in names]
         rows.append([escape(item.scores[0].decoder), escape(item.features), *cells])
-    chances = [_chance(decoded[0].score(name)) for name in names]
+    chances = [chance_cell(decoded[0].score(name)) for name in names]
     rows.append(["chance, pairs permuted", "", *chances])
     gallery = decoded[0].scores[0].n
     head = ["decoder", "features", f"top-1 of {gallery} ↑", "top-5 ↑", "image to brain top-1 ↑", "two-way ↑"]
@@ -255,7 +292,10 @@ def _budget_figure(evaluation: "Evaluation", budgets: "Mapping[str, Mapping[int,
 
 
 def _all_scores(evaluation: "Evaluation") -> str:
-    lines = [str(score) for item in [*evaluation.encoded, *evaluation.decoded] for score in item.scores]
+    told = [*evaluation.encoded, *evaluation.decoded]
+    told += [row for item in evaluation.models for row in [*item.decoded, *item.semantics]]
+    told += [row for item in evaluation.pictures for row in item.drawn]
+    lines = [str(score) for item in told for score in item.scores]
     return (
         f"<h2>Every score</h2>\n<p>With its interval, chance and conditions; the same as JSON in record.json, single "
         f"voxels in voxels.npz.</p>\n<details><summary>{len(lines)} scores</summary>"
@@ -291,38 +331,5 @@ def _bar(score: Score) -> Bar:
 
 
 def _shown(item: "Encoded") -> str:
-    return item.model if item.features in ("none", "truth") else f"{item.model}, {item.features}"
-
-
-def _percent(value: float) -> str:
-    digits = 0 if abs(value) >= 0.1 or value == 0 else 1
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _interval(score: Score, text: Callable[[float], str] = _two_digits) -> str:
-    low, high = text(score.interval.low), text(score.interval.high)
-    return f"95\N{NO-BREAK SPACE}% interval {low} to {high}"
-
-
-def _ceiling(score: Score | None) -> str:
-    return "–" if score is None or score.ceiling is None else f"{score.ceiling:.3f}"
-
-
-def _chance(score: Score | None) -> str:
-    if score is None or score.chance_interval is None:
-        return "–"
-    interval = score.chance_interval
-    mean = "" if score.chance is None else f"{score.chance:.3f}"
-    return f"{mean}<small>{interval.low:.3f} to {interval.high:.3f}</small>"
-
-
-def _cell(score: Score | None) -> str:
-    if score is None or not score.available:
-        return "–"
-    interval = score.interval
-    small = f"<small>{interval.low:.3f} to {interval.high:.3f}</small>" if interval else ""
-    return f"{score.value:.3f}{small}"
+    alone = item.features in ("none", "truth") or item.features.endswith(" tokens")  # of the model that is named
+    return item.model if alone else f"{item.model}, {item.features}"

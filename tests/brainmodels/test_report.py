@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brainmodels.evaluation.models import SAME_TOKENS
+from brainmodels.evaluation.pictures import TRUE, draw_pictures
+from brainmodels.features import FeatureCache
 from brainmodels.metrics import Score
 from brainmodels.report import figures, page, write_report
 from brainmodels.report.figures import Bar, PictureRow
-from tests.brainmodels.evaluated import evaluation_of, made_subject, simulated_evaluation
+from tests.brainmodels.evaluated import evaluation_of, evaluation_of_models, made_subject, simulated_evaluation
 from tests.models import tiny_veca
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -129,6 +132,77 @@ def test_budgets_random_weights_and_data_without_ceiling(tmp_path):
     assert "explainable variance" not in shown.text() and "noise ceiling" not in {row[0] for row in shown.rows}
     assert {row[1] for row in shown.rows} >= {"veca@4", "veca", "random_conv"}
     assert {name: sorted(points) for name, points in page._budgets(evaluation).items()} == {"veca": [4, 16]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return write_report(evaluation_of_models(), tmp_path_factory.mktemp("trained")).parent
+
+
+def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
+    evaluation, shown = evaluation_of_models(), Page(trained / "report.html")
+    own = ["pictures_0.png", "responses_0.png", "bottleneck_0.png", "responses_1.png"]
+    assert shown.images == ["voxels.png", "rois.png", "map.png", "retrieved.png", *own, "learning.png"]
+    assert all(ink(trained / name) > 0.03 for name in own)
+    text, (first, second) = shown.text(), evaluation.models
+    top, ridge = (row.score("image_given_brain_top1").value for row in first.found)
+    told = [row.score("nr2").value for row in first.encoded]
+    for value in (top, ridge, *told):
+        assert f"{page.percent(value)}".replace("\N{NO-BREAK SPACE}", " ") in text.split("sim01")[0]
+    assert "a simulated subject, whose truth is known" in text and "Published" not in text
+    assert "Not available: alexnet2" in text and "chance, pairs permuted" in text
+    rows = {row[0]: row[1:] for row in shown.rows if row}
+    semantics = {row.responses: row for row in first.semantics if row.decoder == "external:ridge"}
+    column = shown.rows[[row[0] for row in shown.rows].index("responses")]
+    assert column[1:] == ["self: two-way ↑", "self: top-1 ↑", "external:ridge: two-way ↑", "external:ridge: top-1 ↑"]
+    expected = semantics["NeuroFlow"].scores[0]
+    assert rows["synthetic, of NeuroFlow"][2].startswith(f"{expected.value:.3f}")
+    assert rows["synthetic, of SynBrain"][0].startswith(f"{second.semantics[1].scores[0].value:.3f}")
+    assert rows["NeuroFlow, responses of another image"] and rows["SynBrain raw_posterior"]
+
+
+def test_a_model_that_only_encodes_has_pictures_that_ridge_finds_and_no_way_back(tmp_path):
+    evaluation = evaluation_of_models()
+    item, features = evaluation.models[1], evaluation.models[1].opened.features
+    cache = FeatureCache(tmp_path / "features", features.extractor, evaluation.dataset.stimuli)
+    cache.extract(evaluation.study.test.image_ids, progress=False)
+    cache.extract(evaluation.study.train.image_ids[:1], progress=False)  # of which the shape of tokens is read
+    found = draw_pictures(item, evaluation.study, evaluation.dataset, cache, "nearest", tmp_path)
+    assert [x.source for x in found.drawn] == [SAME_TOKENS, "external:ridge, responses of SynBrain", TRUE]
+    assert {x.drawer.split("@")[0] for x in found.drawn} == {"nearest_image"} and found.trained == {}
+    ridge, _, ceiling = (x.score("two_way[grid]").value for x in found.drawn)
+    assert ceiling > ridge > 0.6
+    alone = dataclasses.replace(evaluation, models=[item], pictures=[found])
+    shown = Page(write_report(alone, tmp_path / "out"))
+    assert "SynBrain predicts" in shown.text() and "There and back" not in shown.text()
+    assert "self: two-way ↑" not in {cell for row in shown.rows for cell in row}
+    assert "pictures_0.png" in shown.images and "finds" not in page._title(alone)
+
+
+def test_responses_are_drawn_where_their_voxels_are():
+    """One voxel above and one below the mean are a red and a blue spot, each a voxel large; what is NaN stays white."""
+    space = simulated_evaluation().study.test.subject.space
+    values = np.zeros(len(space), np.float32)
+    heights = np.quantile(space.index[:, 2], [0.125], method="nearest").astype(int)
+    inside = np.flatnonzero(space.index[:, 2] == heights[0])
+    front, back = inside[space.index[inside, 1].argmax()], inside[space.index[inside, 1].argmin()]
+    values[front], values[back] = 1, -1
+    picture = figures.response_picture(values, space, 1.0).astype(int)
+    red, blue = (picture[..., a] - picture[..., b] > 60 for a, b in ((0, 2), (2, 0)))
+    assert 0 < red.sum() < 0.01 * red.size and 0 < blue.sum() < 0.01 * blue.size
+    assert np.nonzero(red)[0].mean() < np.nonzero(blue)[0].mean()  # front above
+    values[front] = np.nan
+    gone = figures.response_picture(values, space, 1.0).astype(int)
+    assert not (gone[..., 0] - gone[..., 2] > 60).any()
+
+
+def test_published_numbers_come_with_their_warnings_and_on_request_only():
+    from brainmodels.report import models, published
+
+    assert models.published_section(False) == ""
+    text = models.published_section(True)
+    assert ".139" in text and "98.6 / 98.7" in text and "arXiv 2508.10298" in text
+    assert text.count("<li>") == len(published.WARNINGS) and all(len(row.cells) == 5 for row in published.ROWS)
 
 
 def test_bars_stand_where_their_values_are(tmp_path):

@@ -1,0 +1,366 @@
+"""What trained models say of one subject's test images, beside ridge on the very tokens that they see.
+
+evaluated = evaluate_model(opened, study, cache)
+print(evaluated.decoded[0].score("two_way"))
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..baselines import LinearDecoder
+from ..features import FeatureCache
+from ..metrics import Metric, Score, metric, register
+from ..metrics.controls import Runs, bottleneck_curve
+from ..metrics.retrieval import correlation_matrix, full_gallery, identification, similarity, two_way
+from ..metrics.statistics import score_images
+from ..neuroflow.model import RoundTrip
+from .decoding import Decoded
+from .encoding import Encoded, Study, judge, ridge_prediction
+from .opened import OpenedModel
+
+__all__ = [
+    "EXTERNAL",
+    "SAME_TOKENS",
+    "Answers",
+    "ModelEvaluation",
+    "Semantics",
+    "TokenSpace",
+    "Trip",
+    "evaluate_model",
+]
+
+SAME_TOKENS = "ridge, same tokens"
+EXTERNAL = "external:ridge"
+_SQUEEZED = (1, 2, 5, 10, 20, 50, 100, "full")
+_SQUEEZABLE = 2**15  # numbers of an image's tokens, beyond which eight more decoders take too long
+
+register(
+    Metric(
+        "token_cosine[{features}]",
+        "feature",
+        "up",
+        None,
+        None,
+        "cosine of the decoded with the true tokens of each image, all tokens as one vector; mean over images",
+    )
+)
+register(
+    Metric(
+        "semantic_after_decoding[{decoder}]",
+        "semantic",
+        "up",
+        0.5,
+        None,
+        "two-way identification of the image tokens that the decoder reads from synthetic responses; scores of two "
+        "decoders do not compare, and `self`, who decodes what it encoded itself, is favoured",
+    )
+)
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    """Image tokens as a model sees them, and what linear models make of the same numbers.
+
+    Attributes:
+        train, test: fp32 (n, m, d) tokens of the images in model units.
+        predicted: (n, V) test responses that ridge predicts from the flattened tokens.
+        decoder: `LinearDecoder` from the voxels that count to the flattened tokens.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    predicted: np.ndarray
+    decoder: LinearDecoder
+
+    @classmethod
+    def of(cls, study: Study, train: np.ndarray, test: np.ndarray) -> "TokenSpace":
+        X, X_test = train.reshape(len(train), -1), test.reshape(len(test), -1)
+        decoder = LinearDecoder().fit(study.measured_train[:, study.voxels], X)
+        return cls(train, test, ridge_prediction(study, X, X_test), decoder)
+
+    def decode(self, study: Study, responses: np.ndarray) -> np.ndarray:
+        """Tokens (n, m, d) that ridge reads from responses (n, V)."""
+        return self.decoder.predict(responses[:, study.voxels]).reshape(-1, *self.test.shape[1:])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said, once, for everything that is asked of it.
+
+    Attributes:
+        predicted: (n, V) responses to the test images; the train mean in voxels that the model leaves out.
+        latents: (n, m, d) by name: "raw_posterior" of measured responses and "syn_posterior" of its own, and the same
+            with "head" where the model has a head for retrieval.
+        decoded: (n, m, d) tokens in model units read from measured responses, and `returned` from its own; None for a
+            model that only encodes.
+        note: what must be said with the predictions.
+    """
+
+    predicted: np.ndarray
+    latents: Mapping[str, np.ndarray]
+    decoded: np.ndarray | None = None
+    returned: np.ndarray | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """Images found again in what a decoder reads from responses.
+
+    Attributes:
+        responses: "measured", or of whom the synthetic ones are.
+        decoder: "self" where the model that made them decodes them, or "external:" and the name of another.
+        scores: `semantic_after_decoding[decoder]`, then retrieval among all test images.
+    """
+
+    responses: str
+    decoder: str
+    scores: Sequence[Score]
+
+    def score(self, start: str) -> Score | None:
+        """The first score whose name starts so."""
+        return next((score for score in self.scores if score.metric.name.startswith(start)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        scores = [score.to_json() for score in self.scores]
+        return {"responses": self.responses, "decoder": self.decoder, "scores": scores}
+
+
+@dataclass(frozen=True)
+class Trip:
+    """How far a round trip ends from where it began.
+
+    Attributes:
+        start: "images" or "responses".
+        through: "latent" or "response".
+        relative_error: ||back - start|| / ||start||.
+        solver, steps, function_evaluations: of the flow, both ways together.
+    """
+
+    start: str
+    through: str
+    relative_error: float
+    solver: str
+    steps: int
+    function_evaluations: int
+
+    @classmethod
+    def of(cls, start: str, through: str, trip: RoundTrip) -> "Trip":
+        return cls(start, through, trip.relative_error, trip.solver, trip.steps, trip.function_evaluations)
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """All that was asked of one model.
+
+    Attributes:
+        opened: the model.
+        space, answers: tokens and what came out, which pictures are made of.
+        encoded: of its predictions, and of ridge on the same tokens.
+        decoded: rows of retrieval in its token space.
+        semantics: of synthetic responses, and of measured ones for reference.
+        trips: of a model that goes both ways.
+        bottleneck: of ridge into its tokens; None where an earlier model has the same, and for tokens of too many
+            numbers.
+    """
+
+    opened: OpenedModel
+    space: TokenSpace
+    answers: Answers
+    encoded: Sequence[Encoded]
+    decoded: Sequence[Decoded]
+    semantics: Sequence[Semantics]
+    trips: Sequence[Trip] = ()
+    bottleneck: Runs | None = None
+
+    @property
+    def found(self) -> tuple[Decoded, Decoded]:
+        """Rows of images found from measured responses: by the model, or in its latents, and by ridge."""
+        rows = {row.scores[0].decoder: row for row in self.decoded}
+        name = self.opened.name
+        return rows[name] if name in rows else rows[f"{name} raw_posterior"], rows[SAME_TOKENS]
+
+    def to_json(self) -> dict[str, Any]:
+        model = self.opened.model
+        return {
+            "name": self.opened.name,
+            "system": model.meta_["system"],
+            "features": self.opened.features.name,
+            "fingerprint": model.fingerprint_,
+            "recipe": model.recipe.to_json(),
+            "run": dict(self.opened.run),
+            "tokens": list(self.space.test.shape[1:]),
+            "encoding": [item.to_json() for item in self.encoded],
+            "decoding": [item.to_json() for item in self.decoded],
+            "semantics": [item.to_json() for item in self.semantics],
+            "round_trips": [vars(item) for item in self.trips],
+            "bottleneck": None if self.bottleneck is None else self.bottleneck.to_json() | {"decoder": SAME_TOKENS},
+        }
+
+
+def evaluate_model(
+    opened: OpenedModel, study: Study, cache: FeatureCache, spaces: list[TokenSpace] | None = None
+) -> ModelEvaluation:
+    """Everything that is asked of one model but pictures.
+
+    Args:
+        opened: the model.
+        study: of its subject, on the scale of its training.
+        cache: with its features of the train and test images.
+        spaces: those of other models of the study, which one with equal tokens shares; a new one is added.
+
+    Raises:
+        BrainDataError: the model does not belong to this study, see `OpenedModel.check`.
+    """
+    opened.check(study)
+    tokens = [opened.model.tokens(cache, pairs.image_ids) for pairs in (study.train, study.test)]
+    spaces = [] if spaces is None else spaces
+    space = next((known for known in spaces if _equal(known, tokens)), None)
+    new = space is None
+    if new:
+        space = TokenSpace.of(study, *tokens)
+        spaces.append(space)
+    answers = _answers(opened, study, cache)
+    both = opened.decodes
+    return ModelEvaluation(
+        opened,
+        space,
+        answers,
+        _encoding_rows(opened, study, space, answers),
+        _decoding_rows(opened, study, space, answers),
+        _semantics(opened, study, space, answers),
+        _trips(opened, study, cache) if both else (),
+        _bottleneck(study, space) if new and space.test[0].size <= _SQUEEZABLE else None,
+    )
+
+
+def _equal(space: TokenSpace, tokens: Sequence[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip((space.train, space.test), tokens, strict=True))
+
+
+def _answers(opened: OpenedModel, study: Study, cache: FeatureCache) -> Answers:
+    """Ask the model for responses, latents and tokens."""
+    model, subject, ids = opened.model, opened.subject_in(study), study.test.image_ids
+    latents = _latents(opened, study.test, subject, "raw")  # refuses other voxels before anything is predicted
+    predicted = model.predict(cache, image_ids=ids, subject=subject)
+    latents |= _latents(opened, predicted, subject, "syn")
+    absent = np.isnan(predicted).any(0)
+    counted = int((absent & study.voxels).sum())
+    note = f"{counted} voxels that the model leaves out are predicted by their train mean" if counted else ""
+    filled = np.where(absent, np.nan_to_num(study.measured_train.mean(0)), predicted)
+    if not opened.decodes:
+        return Answers(filled, latents, note=note)
+    decoded, returned = (model.tokens(model.decode(x, subject=subject)) for x in (study.test, predicted))
+    return Answers(filled, latents, decoded, returned, note)
+
+
+def _latents(opened: OpenedModel, responses: Any, subject: str, kind: str) -> dict[str, np.ndarray]:
+    model = opened.model
+    if not opened.decodes:
+        return {f"{kind}_posterior": model.encode(responses, subject=subject)}
+    found = {f"{kind}_posterior": model.latents(responses, subject=subject)}
+    if model.recipe.vae.retrieval_head:
+        found[f"{kind}_head"] = model.latents(responses, subject=subject, head="retrieval")
+    return found
+
+
+def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Encoded]:
+    mark, name = opened.model.fingerprint_, f"{opened.features.name} tokens"
+    note = "; ".join(filter(None, [opened.features.extractor.note, answers.note]))
+    return [
+        judge(study, answers.predicted, opened.name, name, note, features_of=mark),
+        judge(study, space.predicted, SAME_TOKENS, name, opened.features.extractor.note, features_of=mark),
+    ]
+
+
+def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Decoded]:
+    """Tokens, and latents, found among the tokens of all test images: the model, then references and controls."""
+    guesses = {}
+    if answers.decoded is not None:
+        guesses[opened.name] = answers.decoded
+    guesses[SAME_TOKENS] = space.decode(study, study.measured)
+    guesses["mean of train tokens"] = np.broadcast_to(space.train.mean(0), space.test.shape)
+    if answers.decoded is not None:
+        guesses[f"{opened.name}, responses of another image"] = answers.decoded[other_images(study)]
+    guesses |= {f"{opened.name} {kind}": latents for kind, latents in answers.latents.items()}
+    return [_found(opened, study, space, guess, decoder) for decoder, guess in guesses.items()]
+
+
+def other_images(study: Study) -> np.ndarray:
+    """For each test image the row of another one; each is taken once."""
+    order = np.random.default_rng(study.seed).permutation(len(study.test))
+    rows = np.empty(len(order), np.int64)
+    rows[order] = np.roll(order, 1)
+    return rows
+
+
+def _found(opened: OpenedModel, study: Study, space: TokenSpace, guess: np.ndarray, decoder: str) -> Decoded:
+    """How well tokens (n, m, d), or latents in their place, tell test images apart."""
+    name, note = f"{opened.features.name} tokens", opened.features.extractor.note
+    table = similarity(guess, space.test)
+    options = {"resamples": study.resamples, "seed": study.seed, "decoder": decoder}
+    scores = full_gallery(table, **options)
+    scores.append(identification(space.test, guess, name, **options))
+    scores.append(score_images(metric(f"token_cosine[{name}]"), np.diagonal(table), table, **options))
+    return Decoded(name, _under(opened, study, scores, note), table, note)
+
+
+def _semantics(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Semantics]:
+    """What is read from synthetic responses: by the model itself, and by a ridge that was fitted to measured ones."""
+    external = {
+        "measured": study.measured,
+        opened.name: answers.predicted,
+        SAME_TOKENS: space.predicted,
+    }
+    rows = [(responses, EXTERNAL, space.decode(study, values)) for responses, values in external.items()]
+    if answers.returned is not None:
+        rows = [("measured", "self", answers.decoded), (opened.name, "self", answers.returned), *rows]
+    found = []
+    for responses, decoder, guess in rows:
+        told = f"{decoder} on {'measured responses' if responses == 'measured' else f'responses of {responses}'}"
+        options = {"resamples": study.resamples, "seed": study.seed, "decoder": told}
+        first = identification(space.test, guess, decoder, "semantic_after_decoding", **options)
+        scores = [first, *full_gallery(similarity(guess, space.test), (1,), **options)]
+        found.append(Semantics(responses, decoder, _under(opened, study, scores, opened.features.extractor.note)))
+    return found
+
+
+def _under(opened: OpenedModel, study: Study, scores: Sequence[Score], note: str) -> list[Score]:
+    mask = f"{int(study.voxels.sum())} of {len(study.voxels)} voxels"
+    mark = opened.model.fingerprint_
+    return [
+        score.under(
+            study.test,
+            features=mark,
+            mask=mask if "ridge" in (score.decoder or "") else "voxels of the model",
+            note="; ".join(filter(None, [score.note, note])),
+        )
+        for score in scores
+    ]
+
+
+def _trips(opened: OpenedModel, study: Study, cache: FeatureCache) -> list[Trip]:
+    model, subject = opened.model, opened.subject_in(study)
+    starts = {"images": {"features": cache, "image_ids": study.test.image_ids}, "responses": {"responses": study.test}}
+    return [
+        Trip.of(name, through, model.round_trip(**start, subject=subject, through=through))
+        for through in ("latent", "response")
+        for name, start in starts.items()
+    ]
+
+
+def _bottleneck(study: Study, space: TokenSpace) -> Runs:
+    """Scores of ridge into the tokens as its input is squeezed through principal components of the train responses."""
+    X = space.train.reshape(len(space.train), -1)
+
+    def refit(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+        guess = LinearDecoder().fit(train, X).predict(test)
+        found = two_way(correlation_matrix(space.test, guess)).mean()
+        return {"two_way": float(found), "token_cosine": float(np.diagonal(similarity(guess, space.test)).mean())}
+
+    return bottleneck_curve(
+        refit, study.measured_train[:, study.voxels], study.measured[:, study.voxels], _SQUEEZED, study.seed
+    )

@@ -1,0 +1,124 @@
+"""Trained models from their folders, with their features; what does not belong to a study is refused.
+
+opened = open_models([Path("out/neuroflow")], sets, device="cpu")
+opened[0].check(study)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BrainDataError, LeakageError, NormalizationError, near_names
+from ..neuroflow import NeuroFlow
+from ..training.estimator import BrainModel
+from .encoding import Study
+from .features import FeatureSet
+
+__all__ = ["OpenedModel", "open_models"]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A fitted model and the features that it was fitted to.
+
+    Attributes:
+        name: for tables: its system, and its folder where several are of one system.
+        model: see above.
+        features: of its fingerprint.
+        run: what `veca brain train` wrote down of data and split; empty for a model that was fitted in Python.
+    """
+
+    name: str
+    model: BrainModel
+    features: FeatureSet
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it goes from responses to tokens."""
+        return isinstance(self.model, NeuroFlow)
+
+    def subject_in(self, study: Study) -> str:
+        """Its name for the subject of the study."""
+        name, known = study.test.subject.id, self.model.subjects_
+        if name in known:
+            return name
+        if known == ("default",):
+            return "default"
+        raise BrainDataError(
+            f"expected {name} among the subjects of {self.name}, got {', '.join(known)}{near_names(name, known)}; "
+            "responses of another subject need a model adapted to them"
+        )
+
+    def check(self, study: Study) -> None:
+        """Refuse a model that was not fitted to the train part of this study, on its scale.
+
+        Raises:
+            LeakageError: it was fitted on test images, on another split, or on images that nobody wrote down.
+            NormalizationError: it was fitted to responses on another scale.
+        """
+        split, subject = study.test.split, self.subject_in(study)
+        trained = self.run.get("split_hash")
+        if trained is not None and trained != split.hash:
+            raise LeakageError(
+                f"expected {self.name} of split {split.hash} ({split.name}), got one trained on {trained} "
+                f"({self.run.get('split')}, data {self.run.get('data')}, seed {self.run.get('seed')}); evaluate it on "
+                "the data, seed and split of its training"
+            )
+        if self.model.scaler_ is not None:
+            self.model.scaler_.check_unseen(study.test.image_ids)
+        elif trained is None:
+            raise LeakageError(
+                f"expected {self.name} to know its training images, by a split or by a scaler of tokens, got neither; "
+                "train it with `veca brain train`"
+            )
+        used = self.model.meta_["subjects"][subject]["normalizer"]
+        if used not in ("unknown", study.test.normalizer):
+            raise NormalizationError(
+                f"expected {self.name} fitted to responses through {study.test.normalizer!r}, as here, got {used!r}; "
+                f"pass normalizer {used!r}"
+            )
+
+
+def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], device: str) -> list[OpenedModel]:
+    """Saved models with their features: the set of their fingerprint among those given, else that of their training.
+
+    Raises:
+        LayoutError: a folder holds no model.
+        NormalizationError: no features of the fingerprint can be had.
+    """
+    from ..train import load_model  # which knows all systems, and this room
+
+    models = [load_model(folder, device) for folder in folders]
+    systems = [type(model).__name__ for model in models]
+    opened = []
+    for folder, model, system in zip(map(Path, folders), models, systems, strict=True):
+        place = folder.parent if folder.name == "model" else folder
+        name = system if systems.count(system) == 1 else f"{system} {place.name}"
+        run = model.meta_.get("run", {})
+        opened.append(OpenedModel(name, model, _features_of(name, model, run, sets), run))
+    names = [item.name for item in opened]
+    if len(set(names)) != len(names):
+        raise BrainDataError(f"expected models in folders with names of their own, got {', '.join(names)}")
+    return opened
+
+
+def _features_of(name: str, model: BrainModel, run: Mapping[str, Any], sets: Sequence[FeatureSet]) -> FeatureSet:
+    wanted, known = model.fingerprint_, {item.extractor.fingerprint(): item for item in sets}
+    if wanted in known:
+        return known[wanted]
+    if "features" not in run:
+        given = ", ".join(f"{item.name} {mark}" for mark, item in known.items()) or "none"
+        raise NormalizationError(
+            f"expected features {wanted or 'with a fingerprint'}, which {name} was fitted to, got {given}; name them "
+            "among the features"
+        )
+    item = FeatureSet.parse(run["features"])
+    if item.extractor.fingerprint() != wanted:
+        raise NormalizationError(
+            f"expected features {wanted} of {run['features']}, which {name} was fitted to, got "
+            f"{item.extractor.fingerprint()}; weights or libraries are others than in training: train again, or "
+            "install the versions that meta.json names"
+        )
+    return item

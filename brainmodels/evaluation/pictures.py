@@ -1,0 +1,321 @@
+"""From decoded tokens to pictures, and what these are worth beside controls and the best that the drawing allows.
+
+A picture scores what was decoded and what draws it, together. The rows from true tokens say how good the second part
+is; the row of another image's responses says what it draws of nothing.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data import BrainDataset, Pairs, StimulusSet
+from ..data.simulated import SimulatedDataset, scene_stimuli
+from ..errors import BrainDataError
+from ..features import Extractor, FeatureCache, TokenScaler, extractor
+from ..metrics import Score, metric, not_available
+from ..metrics.image import examples, ssim
+from ..metrics.retrieval import correlation_matrix, identification
+from ..metrics.statistics import score_images
+from ..nn.token_map import digest
+from ..nn.tokens_to_image import ConvDecoder, DecoderSize, NearestImage, TokensToImage
+from .encoding import Study
+from .features import FeatureSet
+from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
+
+__all__ = ["ANOTHER", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]
+
+_log = logging.getLogger(__name__)
+TRUE, REDUCED, ANOTHER = "true tokens", "true tokens, reduced", "responses of another image"
+SCENES, SCENES_SEED = 1000, 1000  # further scenes of a simulated study, and how far their seed is from its own
+STEPS, TRUE_SHARE, UNKNOWN_ERROR = 1500, 0.25, 1.0
+WEIGHTED = ("alexnet2", "alexnet5", "inception", "clip", "effnet_b1", "swav")  # scores of published tables
+RANDOM = 8  # test images in figures
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of the test images from one source of tokens.
+
+    Attributes:
+        source: of the tokens.
+        drawer: name and fingerprint of what draws them.
+        images: (n, H, W, 3) uint8.
+        scores: pixcorr, ssim_2d, two-way identification by networks; and the names of those whose weights are absent.
+    """
+
+    source: str
+    drawer: str
+    images: np.ndarray
+    scores: Sequence[Score]
+
+    def score(self, name: str) -> Score | None:
+        """One of the scores by the name of its metric."""
+        return next((score for score in self.scores if score.metric.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"source": self.source, "drawer": self.drawer, "scores": [score.to_json() for score in self.scores]}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures from the tokens of one model's space.
+
+    Attributes:
+        model: its name.
+        shown: (n, H, W, 3) uint8, the test images at the size of the pictures.
+        drawn: by source; all of the first drawer, then what another one makes of the first source.
+        chosen: rows for figures: "random" ones, then the "best" and the "worst" of the others by the cosine of decoded
+            and true tokens.
+        seed: of the random ones.
+        trained: how the drawer was trained; empty where it was not.
+    """
+
+    model: str
+    shown: np.ndarray
+    drawn: Sequence[Drawn]
+    chosen: dict[str, np.ndarray]
+    seed: int
+    trained: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        chosen = {name: rows.tolist() for name, rows in self.chosen.items()}
+        drawn = [item.to_json() for item in self.drawn]
+        return {"model": self.model, "chosen": chosen, "seed": self.seed, "trained": self.trained, "drawn": drawn}
+
+
+class _Space:
+    """Where pictures are drawn from: tokens as wide as the extractor's where the model's are reduced."""
+
+    def __init__(self, evaluated: ModelEvaluation):
+        self.scaler = evaluated.opened.model.scaler_
+        self.reduced = self.scaler is not None and self.scaler.reduction is not None
+
+    def of(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens in model units as they are drawn from."""
+        return self.scaler.inverse_transform(tokens) if self.reduced else np.asarray(tokens, np.float32)
+
+    def true(self, features: np.ndarray) -> np.ndarray:
+        """Features of the extractor as they are drawn from."""
+        return features if self.reduced or self.scaler is None else self.scaler.transform(features)
+
+
+class _Damaged:
+    """True tokens as an array whose rows come as a decoder of brains would give them, damaged anew at every reading.
+
+    A row is reduced, gets noise of a random strength up to `error` where the model works, and is brought back; some
+    rows stay whole. Only such errors are told of which decoding makes: independent noise on every number of unreduced
+    tokens would be averaged away.
+    """
+
+    ndim = 3
+
+    def __init__(self, features: np.ndarray, space: _Space, error: float, seed: int):
+        self.features, self.space, self.error = features, space, error
+        self.shape = features.shape
+        self._unit = float(features.std()) if space.scaler is None else 1.0
+        self._rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        features = self.features[rows]
+        scaler = self.space.scaler
+        tokens = features if scaler is None else scaler.transform(features)
+        strength = self.error * self._unit * self._rng.random((len(tokens), 1, 1), np.float32)
+        damaged = self.space.of(tokens + strength * self._rng.standard_normal(tokens.shape, np.float32))
+        whole = self._rng.random(len(tokens)) < TRUE_SHARE
+        return np.where(whole[:, None, None], self.space.true(features), damaged)
+
+
+def draw_pictures(
+    evaluated: ModelEvaluation,
+    study: Study,
+    dataset: BrainDataset,
+    cache: FeatureCache,
+    kind: str,
+    out: Path,
+    device: str = "cpu",
+    others: Sequence[ModelEvaluation] = (),
+    progress: bool = False,
+) -> Pictures:
+    """Pictures from all that can be decoded into the tokens of one model.
+
+    Args:
+        evaluated: the model.
+        study, dataset: of the test images.
+        cache: with its features of train and test images.
+        kind: "nearest", the train image that is nearest in tokens, or "conv", drawn by a `ConvDecoder` that is trained
+            here on pictures alone: train images, and where the study is simulated, further scenes.
+        out: folder that keeps the decoder, which is used again for the same inputs.
+        device: of the decoder.
+        others: further models with the same tokens, whose synthetic responses the external ridge reads.
+        progress: show bars.
+
+    Raises:
+        BrainDataError: the model's tokens are pooled features, which have no place for pictures to be drawn.
+    """
+    if evaluated.opened.model.recipe.what != "tokens":
+        raise BrainDataError(f"expected tokens to draw pictures from, got pooled features of {evaluated.opened.name}")
+    space, stimuli, tokens = _Space(evaluated), dataset.stimuli, evaluated.space
+    size = _size(cache, study.train.image_ids, device)
+    bank = stimuli.images(study.train.image_ids, size.pixels)
+    shown = stimuli.images(study.test.image_ids, size.pixels)
+    sources = _sources(evaluated, study, others)
+    nearest = NearestImage(tokens.train, bank, study.train.image_ids)
+    judge = _Judge(study, shown, device)
+    if kind == "nearest":
+        sources |= {TRUE: tokens.test}
+        drawn = [judge(source, nearest, guess) for source, guess in sources.items()]
+        return _pictures(evaluated, study, shown, drawn, {})
+    measured = _decode_error(evaluated, study, dataset, cache)
+    error = UNKNOWN_ERROR if measured is None else measured
+    conv = _conv_decoder(study, dataset, cache, space, size, error, out, device, progress)
+    made = {source: space.of(guess) for source, guess in sources.items()}
+    if space.reduced:
+        made[REDUCED] = space.of(tokens.test)
+    made[TRUE] = space.true(cache.get(study.test.image_ids, "tokens"))
+    drawn = [judge(source, conv, guess) for source, guess in made.items()]
+    first = next(iter(sources))
+    drawn.append(judge(first, nearest, sources[first]))
+    return _pictures(
+        evaluated, study, shown, drawn, dict(conv.trained) | {"error": error, "error_measured": measured is not None}
+    )
+
+
+def _sources(evaluated: ModelEvaluation, study: Study, others: Sequence[ModelEvaluation]) -> dict[str, np.ndarray]:
+    """Tokens in model units by what they were decoded from; the model's own first."""
+    answers, linear, name = evaluated.answers, evaluated.space, evaluated.opened.name
+    found = {}
+    if answers.decoded is not None:
+        found[name] = answers.decoded
+    found[SAME_TOKENS] = linear.decode(study, study.measured)
+    if answers.decoded is not None:
+        found[ANOTHER] = answers.decoded[other_images(study)]
+        found[f"{name}, its own responses"] = answers.returned
+    for item in others if answers.decoded is not None else (evaluated, *others):
+        found[f"{EXTERNAL}, responses of {item.opened.name}"] = linear.decode(study, item.answers.predicted)
+    return found
+
+
+def _pictures(
+    evaluated: ModelEvaluation, study: Study, shown: np.ndarray, drawn: Sequence[Drawn], trained: dict[str, Any]
+) -> Pictures:
+    cosines = np.diagonal(evaluated.decoded[0].similarities)
+    drawn_at_random = examples(cosines, "up", min(RANDOM, len(shown) - 2), study.seed)["random"]
+    others = np.setdiff1d(np.arange(len(shown)), drawn_at_random)
+    order = others[np.argsort(-cosines[others], kind="stable")]
+    chosen = {"random": drawn_at_random, "best": order[:1], "worst": order[-1:]}
+    return Pictures(evaluated.opened.name, shown, drawn, chosen, study.seed, trained)
+
+
+class _Judge:
+    """Draws from tokens and scores the pictures, at their own size, by networks that need no download."""
+
+    def __init__(self, study: Study, shown: np.ndarray, device: str):
+        self.study, self.device = study, device
+        self.real = torch.from_numpy(shown).permute(0, 3, 1, 2).float() / 255
+        self.networks = [FeatureSet.parse("vit_nano_patch8").extractor.to(device), extractor("grid").to(device)]
+        self.known = [self._seen(network, self.real) for network in self.networks]
+
+    def __call__(self, source: str, drawer: TokensToImage, tokens: np.ndarray) -> Drawn:
+        study, told = self.study, f"{drawer.name} {drawer.fingerprint}"
+        pictures = drawer(torch.from_numpy(np.ascontiguousarray(tokens, np.float32)).to(self.device)).cpu()
+        options = {"resamples": study.resamples, "seed": study.seed, "decoder": f"{source}; {told}"}
+        options["note"] = f"at {pictures.shape[-1]} px, no published protocol"
+        table = correlation_matrix(self.real.numpy(), pictures.numpy())
+        scores = [
+            score_images(metric("pixcorr"), np.diagonal(table), table, **options),
+            score_images(metric("ssim_2d"), ssim(self.real, pictures), **options),
+        ]
+        for network, known in zip(self.networks, self.known, strict=True):
+            seen = self._seen(network, pictures)
+            score = identification(known, seen, network.name, **options)
+            scores.append(score.under(features=network.fingerprint()))
+        scores = [score.under(study.test) for score in scores]
+        scores += [not_available(metric(name), f"weights {metric(name).needs_weights}") for name in WEIGHTED]
+        images = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return Drawn(source, told, images, scores)
+
+    def _seen(self, network: Extractor, images: torch.Tensor) -> np.ndarray:
+        outputs = [network(part.to(self.device)) for part in images.split(64)]
+        return torch.cat([x.tokens if x.pooled is None else x.pooled for x in outputs]).cpu().numpy()
+
+
+def _size(cache: FeatureCache, ids: Sequence[str], device: str) -> DecoderSize:
+    shape = cache.get(ids[:1], "tokens").shape[1:]
+    return DecoderSize.small(*shape) if device == "cpu" else DecoderSize(*shape)
+
+
+def _decode_error(evaluated: ModelEvaluation, study: Study, dataset: BrainDataset, cache: FeatureCache) -> float | None:
+    """Root mean squared error of decoded tokens, in deviations, on validation images; one digit.
+
+    By the model, or by ridge for a model that only encodes. None without validation images.
+    """
+    opened, train = evaluated.opened, study.train
+    split, subject = train.split, train.subject
+    if not len(split.rows(subject.responses.trials, "val", subject.id)):
+        return None
+    held: Pairs = dataset.pairs(subject.id, split, "val", "repeats", train.transform)
+    cache.extract(held.image_ids, progress=False, verify=False)
+    true, model = opened.model.tokens(cache, held.image_ids), opened.model
+    if opened.decodes:
+        guess = model.tokens(model.decode(held, subject=opened.subject_in(study)))
+    else:
+        guess = evaluated.space.decode(study, held.array())
+    return round(float(np.sqrt(np.mean(np.square(guess - true)) / np.var(true))), 1)
+
+
+def _conv_decoder(
+    study: Study,
+    dataset: BrainDataset,
+    cache: FeatureCache,
+    space: _Space,
+    size: DecoderSize,
+    error: float,
+    out: Path,
+    device: str,
+    progress: bool,
+) -> ConvDecoder:
+    """The decoder of these inputs: trained now, or found in `out`."""
+    train = list(study.train.image_ids)
+    extra = None
+    if isinstance(dataset, SimulatedDataset):
+        extra = scene_stimuli(study.seed + SCENES_SEED, SCENES)
+    ids = train + ([] if extra is None else extra.ids.tolist())
+    key = digest(cache.fingerprint, _state(space.scaler), ids, vars(size), error, STEPS, TRUE_SHARE, study.seed)
+    folder = Path(out) / key
+    if (folder / "config.json").is_file():
+        _log.info("pictures are drawn by %s, trained before", folder)
+        return ConvDecoder.load(folder, device)
+    features, images = [cache.get(train, "tokens")], [dataset.stimuli.images(train, size.pixels)]
+    if extra is not None:
+        further = _further(cache, extra, device, progress)
+        features.append(further.get(extra.ids, "tokens"))
+        images.append(extra.images(extra.ids, size.pixels))
+    damaged = _Damaged(np.concatenate(features), space, error, study.seed)
+    options = {"steps": STEPS, "seed": study.seed, "device": device, "progress": progress}
+    conv = ConvDecoder.fit(damaged, np.concatenate(images), size, **options)
+    conv.save(folder)
+    return conv
+
+
+def _state(scaler: TokenScaler | None) -> str:
+    """What changes with any number of a scaler."""
+    content = hashlib.sha256()
+    for name, value in sorted(({} if scaler is None else scaler.state_dict()).items()):
+        content.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    return content.hexdigest()
+
+
+def _further(cache: FeatureCache, stimuli: StimulusSet, device: str, progress: bool) -> FeatureCache:
+    """Features of pictures that no subject has seen, in the same folder."""
+    further = FeatureCache(cache.folder.parent, cache.extractor, stimuli, cache.size)
+    further.extract(device=device, progress=progress, verify=False)
+    return further
