@@ -1,6 +1,6 @@
 """Brain encoding and decoding models on the VECA backbone. The systems arrive one room at a time.
 
-    model = brainmodels.NeuroFlow("veca").fit(cache, dataset.pairs("subj01", "shared1000", "train"))
+model = brainmodels.NeuroFlow("veca").fit(cache, dataset.pairs("subj01", "shared1000", "train"))
 """
 
 import importlib

@@ -27,7 +27,7 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
         print(f"decoded into {item.features}: {item.scores[0]}")
     for model in evaluation.models:
         for item in model.decoded:
-            print(f"found in {item.features}: {item.scores[0]}")
+            print(f"{item.scores[0].decoder}, found in {item.features}: {item.scores[0]}")
     print(settings.out / "report.html")
 
 

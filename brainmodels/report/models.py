@@ -112,8 +112,8 @@ def _pictures(evaluation: "Evaluation", pictures: "Pictures", out: Path, number:
     caption = (
         f"From the responses of {subject} to pictures, test images only: {len(chosen['random'])} drawn at random (seed "
         f"{pictures.seed}), then the best and the worst of the others by the cosine of decoded and true tokens. "
-        "“Nearest image” is a train image. “Ceiling” is drawn from the true tokens of the shown image: what it lacks, "
-        "no decoder of brains is to blame for."
+        "“Nearest” is the train image whose tokens are nearest. “Ceiling” is drawn from the true tokens of the shown "
+        "image: what it lacks, no decoder of brains is to blame for."
     )
     trained = pictures.trained
     drawer = pictures.drawn[0].drawer
@@ -134,12 +134,12 @@ def _pictures(evaluation: "Evaluation", pictures: "Pictures", out: Path, number:
 
 
 def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
-    """Rows of the figure: model, ridge, nearest image, ceiling, whichever there are."""
+    """Rows of the figure: nearest image, model, ridge, ceiling, whichever there are."""
     first, drawer = pictures.drawn[0], pictures.drawn[0].drawer
     rows = [(f"{first.source},\nmeasured fMRI" if first.source != SAME_TOKENS else "ridge,\nmeasured fMRI", first)]
     for item in pictures.drawn[1:]:
         if item.drawer != drawer:
-            rows.append((f"nearest image,\n{first.source}", item))
+            rows.insert(0, (f"nearest to what\n{first.source} decoded", item))
         elif item.source == SAME_TOKENS:
             rows.append(("ridge,\nmeasured fMRI", item))
         elif item.source == TRUE:

@@ -126,3 +126,14 @@ def test_the_command_prints_stages_and_folder(tmp_path, capsys):
 def test_simulations_have_the_subjects_that_are_asked_for():
     assert list(open_data("simulated:tiny", 1, ("sim02",)).subjects) == ["sim01", "sim02"]
     assert list(open_data("simulated:tiny", 1).subjects) == ["sim01"]
+
+
+def test_the_evaluation_takes_the_folder_of_a_run(run, tmp_path, capsys):
+    words = ["--data", "simulated:tiny", "--seed", "1", "--features", "grid", "--resamples", "20", "--curve", "50"]
+    words += ["--models", str(run[0].out), "--no-progress", "--out", str(tmp_path)]
+    main(["evaluate", *words])
+    printed = capsys.readouterr().out
+    assert "NeuroFlow, grid tokens: nr2" in printed and "ridge, same tokens, grid tokens: nr2" in printed
+    assert "NeuroFlow goes from images to responses and back" in (tmp_path / "report.html").read_text()
+    with pytest.raises(SystemExit, match=r"veca brain evaluate: expected NeuroFlow of split"):
+        main(["evaluate", *words, "--seed", "2"])
