@@ -7,5 +7,6 @@ print(evaluation.encoded[0].score("nr2"))
 
 from .features import FeatureSet
 from .run import Evaluation, EvaluationSettings, evaluate, run_evaluation
+from .variability import trial_variance
 
-__all__ = ["Evaluation", "EvaluationSettings", "FeatureSet", "evaluate", "run_evaluation"]
+__all__ = ["Evaluation", "EvaluationSettings", "FeatureSet", "evaluate", "run_evaluation", "trial_variance"]

@@ -3,6 +3,7 @@
 SynBrain, arXiv 2508.10298 (NeurIPS 2025).
 """
 
+from .augment import SyntheticPool
 from .estimator import SynBrain
 from .losses import StageOneLoss, mapper_loss, stage_one_loss
 from .model import BrainVAE, BrainVAEOutput, adapt_parameters, build_mapper, synthesize
@@ -15,6 +16,7 @@ __all__ = [
     "StageOneLoss",
     "SynBrain",
     "SynBrainRecipe",
+    "SyntheticPool",
     "VAESize",
     "adapt_parameters",
     "build_mapper",

@@ -1,0 +1,248 @@
+"""What the studies of `brain_models` share: simulated subjects, both systems and baselines on them, rows of scores."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainmodels.baselines import LinearDecoder, MeanMap, NearestNeighbor, Ridge
+from brainmodels.data import BrainDataset, Split
+from brainmodels.data.normalize import fit_normalizer
+from brainmodels.data.simulated import PRESETS, Preset, SimulatedDataset, simulate
+from brainmodels.evaluation.encoding import Encoded, Study, judge, planted_oracle, reliability
+from brainmodels.evaluation.features import SHIPPED
+from brainmodels.features import FeatureCache, FeatureSource, TokenScaler, extractor
+from brainmodels.metrics import Score
+from brainmodels.metrics.retrieval import full_gallery, identification, similarity
+from brainmodels.neuroflow import recipes as neuroflow_recipes
+from brainmodels.neuroflow.estimator import NeuroFlow
+from brainmodels.nn.settings import TrainingStage
+from brainmodels.synbrain import recipes as synbrain_recipes
+from brainmodels.synbrain.estimator import SynBrain
+
+__all__ = ["BUDGET", "REDUCE", "Case", "Fitted", "Settings", "Workshop", "decoding_row", "encoding_row", "shown"]
+
+BUDGET = 64  # cores
+REDUCE = (4, 32)  # from 64 x 192 patch tokens to the 16 x 32 of the nano recipes
+_CPU = "cpu"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Size of all studies.
+
+    Attributes:
+        seeds: of simulated subjects; scenes of seed 0 trained the backbone and are refused.
+        voxels: of the first subject.
+        images, test: train and test images, each shown three times.
+        counts: images of a new subject; decoders are augmented at the largest.
+        steps: factor of the lengths of the nano recipes.
+        resamples: of intervals.
+        workdir: folder of cached features.
+    """
+
+    seeds: Sequence[int] = (1,)
+    voxels: int = 400
+    images: int = 900
+    test: int = 100
+    counts: Sequence[int] = (250, 100, 50)
+    steps: float = 1.0
+    resamples: int = 1000
+    workdir: Path = Path("out/brain_models")
+
+    def __post_init__(self):
+        if 0 in self.seeds:
+            raise ValueError("expected seeds of 1 or more, got 0, whose scenes trained the backbone")
+
+    @property
+    def preset(self) -> Preset:
+        """`small`, with these numbers of voxels and images; sessions of fewer images would be too short to scale."""
+        small = PRESETS["small"]
+        voxels, sessions = (self.voxels, round(0.88 * self.voxels)), min(small.sessions, max(self.images // 20, 1))
+        return replace(small, voxels=voxels, own=self.images, shared=self.test, sessions=sessions)
+
+    def shortened(self, stage: TrainingStage) -> TrainingStage:
+        """The stage with its length times `steps`."""
+        return replace(stage, steps=max(round(self.steps * stage.steps), 2))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model, and the seconds that its stages trained."""
+
+    model: Any
+    seconds: float
+
+
+class Case:
+    """One subject of a split: responses z-scored within sessions, and tokens of the images.
+
+    Args:
+        dataset: simulated.
+        subject: id.
+        split: any. Statistics of sessions are those of the train images of the data set's own, also where this one
+            trains on fewer: so few may leave a session without any.
+        source: of tokens.
+        reduce: of the tokens, as in a recipe.
+        resamples: of intervals.
+    """
+
+    def __init__(
+        self,
+        dataset: SimulatedDataset,
+        subject: str,
+        split: Split,
+        source: FeatureSource,
+        reduce: tuple[int, int] | None,
+        resamples: int,
+    ):
+        self.dataset, self.subject, self.split, self.source, self.reduce = dataset, subject, split, source, reduce
+        self.normalizer = fit_normalizer("session_z_train", dataset.subject(subject), dataset.split("shared"))
+        self.train, self.test = self.pairs("train", "none"), self.pairs("test", "repeats")
+        singles = reliability(dataset.subject(subject), self.train)
+        self.study = Study.of(self.pairs("train", "repeats"), self.test, singles, 0.1, resamples, 0)
+
+    def pairs(self, part: str, average: str):
+        """Responses of a part of the split."""
+        return self.dataset.pairs(self.subject, self.split, part, average, self.normalizer)
+
+    @property
+    def oracle(self) -> Encoded:
+        """Scores of the planted signal: the ceiling."""
+        return planted_oracle(self.study, self.dataset)
+
+    @cached_property
+    def scaler(self) -> TokenScaler:
+        """As the systems have it: fitted on the train images."""
+        return TokenScaler(reduce=self.reduce).fit(self.source, np.unique(self.train.image_ids))
+
+    def tokens(self, ids: Sequence[str], source: FeatureSource | None = None) -> np.ndarray:
+        """Tokens as the systems see them, fp32 (n, m, d)."""
+        return self.scaler.transform((source or self.source).get(ids, "tokens"))
+
+    def rows(self, pairs: Any) -> np.ndarray:
+        """Tokens of pairs, fp32 (n, m d)."""
+        return self.tokens(pairs.image_ids).reshape(len(pairs), -1)
+
+    @cached_property
+    def baselines(self) -> dict[str, np.ndarray]:
+        """Responses to the test images that baselines predict, on the same tokens, from averaged responses."""
+        X, X_test, Y = self.rows(self.study.train), self.rows(self.test), self.study.measured_train
+        models = {"mean map": MeanMap(), "nearest neighbour": NearestNeighbor(), "ridge": Ridge(device=_CPU)}
+        return {name: model.fit(X, Y).predict(X_test) for name, model in models.items()}
+
+    @cached_property
+    def linear_decoder(self) -> LinearDecoder:
+        """From averaged responses to the same tokens."""
+        return LinearDecoder(device=_CPU).fit(self.study.measured_train, self.rows(self.study.train))
+
+
+class Workshop:
+    """Subjects and fitted models, each made once in a process however many studies use it."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._kept: dict[tuple, Any] = {}
+
+    def once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What `make` makes, made at the first call with this key."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def dataset(self, seed: int, tuning: str = "linear") -> SimulatedDataset:
+        """Two subjects of a seed."""
+        options = {"seed": seed, "tuning": tuning, "n_subjects": 2}
+        return self.once(("data", *options.values()), lambda: simulate(self.settings.preset, **options))
+
+    def cache(self, dataset: BrainDataset, ids: Sequence[str], budget: int = BUDGET) -> FeatureCache:
+        """Tokens of the backbone with shipped weights, computed for these images where they are not there yet."""
+        made = extractor(SHIPPED, pretrained=True, num_cores=budget)
+        cache = FeatureCache(self.settings.workdir / "features", made, dataset.stimuli)
+        cache.extract(ids, progress=False, verify=False)
+        return cache
+
+    def case(self, seed: int, tuning: str = "linear", subject: str = "sim01", split: Split | None = None) -> Case:
+        """A subject on the tokens of the backbone."""
+        dataset = self.dataset(seed, tuning)
+        split = dataset.split("shared") if split is None else split
+        ids = sorted(split.ids("train", subject) | split.ids("val", subject) | split.test)
+
+        def make() -> Case:
+            return Case(dataset, subject, split, self.cache(dataset, ids), REDUCE, self.settings.resamples)
+
+        return self.once(("case", seed, tuning, subject, split.hash), make)
+
+    def synbrain(self, **changes: Any) -> synbrain_recipes.SynBrainRecipe:
+        """The nano recipe of this size."""
+        return self._sized(replace(synbrain_recipes.nano(), **({"reduce": REDUCE} | changes)))
+
+    def neuroflow(self, **changes: Any) -> neuroflow_recipes.NeuroFlowRecipe:
+        """The nano recipe of this size."""
+        return self._sized(replace(neuroflow_recipes.nano(), **({"reduce": REDUCE} | changes)))
+
+    def _sized(self, recipe: Any) -> Any:
+        names = [name for name in ("stage1", "stage2", "adapt1", "adapt2") if hasattr(recipe, name)]
+        return replace(recipe, **{name: self.settings.shortened(getattr(recipe, name)) for name in names})
+
+    def fit(self, system: type, recipe: Any, case: Case) -> Fitted:
+        """A system on the single trials of a case; the nano recipes have no early stop, so none are held out."""
+
+        def make() -> Fitted:
+            model = system(recipe, device=_CPU)
+            return timed(model.fit(case.source, case.train, subject=case.subject, validation=0.0))
+
+        return self.once(("fit", system, recipe, case), make)
+
+    def both(self, case: Case) -> dict[str, Fitted]:
+        """Both systems by their names."""
+        recipes = {SynBrain: self.synbrain(), NeuroFlow: self.neuroflow()}
+        return {system.__name__: self.fit(system, recipe, case) for system, recipe in recipes.items()}
+
+
+def timed(model: Any) -> Fitted:
+    """A fitted model with the seconds of its stages."""
+    return Fitted(model, sum(stage["seconds"] for stage in model.meta_["stages"]))
+
+
+def encoding_row(case: Case, name: str, predicted: np.ndarray, rois: bool = False) -> Row:
+    """Scores of predicted responses (n, V) to the test images."""
+    return scored_row(name, judge(case.study, predicted, name, "tokens"), rois)
+
+
+def scored_row(name: str, found: Encoded, rois: bool = False) -> Row:
+    """A row of an `Encoded`."""
+    row = {"model": name, "voxel r, median": shown(found.score("voxel_r")), "nr2": shown(found.score("nr2"))}
+    return row | ({region: f"{value:.2f}" for region, (value, _, _) in found.rois.items()} if rois else {})
+
+
+def decoding_row(case: Case, name: str, decoded: np.ndarray, tokens: np.ndarray | None = None) -> Row:
+    """Identification among the test images from decoded tokens (n, m, d) on the scale of the systems."""
+    own = case.tokens(case.test.image_ids) if tokens is None else tokens
+    options = {"resamples": case.study.resamples, "seed": 0}
+    scores = full_gallery(similarity(decoded, own), top=(1,), **options)
+    first = {start: next(x for x in scores if x.metric.name.startswith(start)) for start in _DIRECTIONS.values()}
+    row = {"model": name, "two-way": shown(identification(own, decoded, "tokens", **options), 3)}
+    return row | {title: shown(first[start]) for title, start in _DIRECTIONS.items()}
+
+
+_DIRECTIONS = {
+    "top-1, image given brain": "image_given_brain_top1",
+    "top-1, brain given image": "brain_given_image_top1",
+}
+
+
+def top1(brain: np.ndarray, image: np.ndarray) -> str:
+    """Top-1 of images given brains, features (n, ...) of both in one order."""
+    scores = full_gallery(similarity(brain, image), top=(1,), resamples=200)
+    return shown(scores[0])
+
+
+def shown(score: Score, digits: int = 2) -> str:
+    """Value and interval."""
+    low, high = score.interval[:2]
+    return f"{score.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
