@@ -3,7 +3,6 @@
 A system's estimator adds its networks, `fit` and what it predicts.
 """
 
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from veca.train.parallel import World, join_world
 
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names
 from ..features import ArrayFeatures, FeatureSource, TokenScaler
+from ..metrics.record import library_versions
 from ..nn.gaussian import Posterior
 from ..nn.noise import ResidualNoise, mean_sigma
 from ..nn.settings import check_choice
@@ -363,8 +363,7 @@ class BrainModel:
         self.meta_ = {
             "format": FORMAT,
             "system": type(self).__name__,
-            "version": importlib.metadata.version("veca"),
-            "torch": torch.__version__,
+            "versions": dict(library_versions()),
             "features": self.fingerprint_,
             "pairing": self.pairing,
             "train_images": len(ids),
