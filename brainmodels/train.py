@@ -24,19 +24,18 @@ from .data.opening import default_normalizer, open_data
 from .errors import BrainDataError
 from .evaluation import FeatureSet
 from .features import FeatureCache
-from .neuroflow import NeuroFlow, NeuroFlowRecipe
-from .neuroflow import named as neuroflow_recipe
-from .synbrain import SynBrain, SynBrainRecipe
-from .synbrain import named as synbrain_recipe
+from .neuroflow import NeuroFlow
+from .nn.settings import ModelRecipe
+from .synbrain import SynBrain
 from .training.estimator import BrainModel
 from .training.files import read_meta
+from .training.run import lasting
 
 __all__ = ["SYSTEMS", "TrainSettings", "load_model", "run_training", "stage_lines"]
 
 _log = logging.getLogger(__name__)
 
 SYSTEMS = {"neuroflow": NeuroFlow, "synbrain": SynBrain}
-_RECIPES = {"neuroflow": (neuroflow_recipe, NeuroFlowRecipe), "synbrain": (synbrain_recipe, SynBrainRecipe)}
 
 
 @dataclass(frozen=True)
@@ -120,14 +119,13 @@ def run_training(settings: TrainSettings) -> Path:
         model = SYSTEMS[settings.model](recipe, device=world.device)
         options = {"alignment": "off", "out": settings.out, "save_every": settings.save_every}
         model.fit(cache, pairs, progress=settings.progress and world.rank == 0, **options)
-        normalizers = {name: part.normalizer for name, part in pairs.items()}
         model.meta_["run"] = {
             "data": settings.data,
             "features": settings.features,
             "features_note": item.extractor.note,
             "split": split.name,
             "split_hash": split.hash,
-            "normalizer": normalizers[names[0]],
+            "normalizer": pairs[names[0]].normalizer,
             "seed": settings.seed,
             "alignment": aligned,
             "processes": world.size,
@@ -139,27 +137,24 @@ def run_training(settings: TrainSettings) -> Path:
     return folder
 
 
-def _recipe(settings: TrainSettings) -> Any:
+def _recipe(settings: TrainSettings) -> ModelRecipe:
     """The recipe with what the settings change."""
-    named, kind = _RECIPES[settings.model]
-    path = Path(settings.recipe)
-    recipe = kind.from_json(json.loads(path.read_text())) if path.suffix == ".json" else named(settings.recipe)
+    system, path = SYSTEMS[settings.model], Path(settings.recipe)
+    if path.suffix == ".json":
+        recipe = system.recipe_type.from_json(json.loads(path.read_text()))
+    else:
+        recipe = system.named(settings.recipe)
     if settings.steps and len(settings.steps) != 2:
         raise BrainDataError(f"expected steps of the two stages, got {len(settings.steps)} numbers")
-    lengths = settings.steps or (None, None)
-    stages = {}
-    for name, steps in zip(("stage1", "stage2"), lengths, strict=True):
-        changes: dict[str, Any] = {} if steps is None else {"steps": steps, "epochs": None}
-        for key, value in (
-            ("batch_size", settings.batch_size),
-            ("micro_batch", settings.micro_batch),
-            ("seed", settings.init_seed),
-        ):
-            changes |= {} if value is None else {key: value}
-        stages[name] = replace(getattr(recipe, name), **changes)
-    if settings.precision is not None:
-        stages["precision"] = settings.precision
-    return replace(recipe, grad_checkpointing=settings.grad_checkpointing or recipe.grad_checkpointing, **stages)
+    both = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}
+    both = {key: value for key, value in both.items() if value is not None}
+    stages = {
+        name: replace(lasting(getattr(recipe, name), steps), **both)
+        for name, steps in zip(("stage1", "stage2"), settings.steps or (None, None), strict=True)
+    }
+    precision = settings.precision or recipe.precision
+    checkpointing = settings.grad_checkpointing or recipe.grad_checkpointing
+    return replace(recipe, precision=precision, grad_checkpointing=checkpointing, **stages)
 
 
 def _pairs(dataset: BrainDataset, subject: str, split: Split, normalizer: str, validate: bool) -> Pairs:
@@ -171,11 +166,8 @@ def _pairs(dataset: BrainDataset, subject: str, split: Split, normalizer: str, v
     name = default_normalizer(person) if normalizer == "auto" else normalizer
     scale = None if name == "none" else fit_normalizer(name, person, split)
     if validate:
-        own = {
-            part: {key: split.ids("train", key) | split.ids("val", key) for key in dataset.subjects}
-            for part in ("train_of",)
-        }
-        split = replace(split, train=split.train | split.val, val=frozenset(), val_of=None, **own)
+        own = {key: split.ids("train", key) | split.ids("val", key) for key in dataset.subjects}
+        split = replace(split, train=split.train | split.val, val=frozenset(), train_of=own, val_of=None)
     return dataset.pairs(subject, split, "train", "none", scale)
 
 

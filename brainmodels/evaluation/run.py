@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from veca.machine import describe_machine
 
 from ..data import BrainDataset, Split, Subject
-from ..data.align import check_alignment
+from ..data.align import AlignmentReport, check_alignment
 from ..data.normalize import fit_normalizer
 from ..data.opening import default_normalizer, open_data
 from ..data.simulated import SimulatedDataset
@@ -41,7 +41,6 @@ class EvaluationSettings:
         data: "simulated", "simulated:PRESET" with the preset tiny, small or nsd_like, or the folder of a prepared
             subject.
         features: sets of features, see `FeatureSet.parse`; the first is the one that pictures and curves are of.
-        model: what predicts responses: ridge, with a penalty for each voxel.
         models: folders of trained models (`veca brain train`), which are put beside ridge on their own tokens.
         pictures: from what the models decode: "none"; "nearest", the train image that is nearest in tokens; "conv",
             drawn by convolutions that are trained here, on pictures alone, and kept in `out/pictures`.
@@ -62,7 +61,6 @@ class EvaluationSettings:
 
     data: str = "simulated"
     features: tuple[str, ...] = ("veca", "pixels")
-    model: Literal["ridge"] = "ridge"
     models: tuple[Path, ...] = ()
     pictures: Literal["none", "nearest", "conv"] = "none"
     published: bool = False
@@ -128,7 +126,7 @@ def evaluate(
     Args:
         dataset: with the subject and the split of the settings.
         sets: sets of features; the first is the one that curves are of.
-        settings: see there; `data`, `features`, `model` and `models` are only written down.
+        settings: see there; `data`, `features` and `models` are only written down.
         models: fitted to the train part.
 
     Raises:
@@ -150,16 +148,7 @@ def evaluate(
     for item in models:
         item.check(study)
 
-    encoded, decoded, rows = [], [], {}
-    for item in sets:
-        _step(bar, f"features of {item.name}")
-        started = time.perf_counter()
-        rows[item.name] = _features(item, dataset, study, settings)
-        _log.info("features of %s: %.1f s", item.name, time.perf_counter() - started)
-        _step(bar, f"models of {item.name}")
-        X, X_test = rows[item.name]
-        encoded.append(encode(study, item.name, item.extractor.fingerprint(), X, X_test, item.extractor.note))
-        decoded.append(decode(study, item.name, item.extractor.fingerprint(), X, X_test, item.extractor.note))
+    encoded, decoded, rows = _linear(sets, study, dataset, settings, bar)
     told, pictures = _models(models, sets, study, dataset, settings, bar)
     encoded += _once([row for item in told for row in item.encoded])
     _step(bar, "controls")
@@ -176,13 +165,7 @@ def evaluate(
     bar.close()
     named = {item.name: item for item in sets}
     named |= {f"{x.features.name} of {x.name}": x.features for x in models if x.features not in sets}
-    record = {
-        "settings": {name: _plain(value) for name, value in asdict(settings).items()},
-        "machine": describe_machine(torch.device("cpu"), torch.float32),
-        "data": _describe(dataset, study),
-        "alignment": str(alignment),
-        "features": {name: json.loads(item.extractor.config()) for name, item in named.items()},
-        "fingerprints": {name: item.extractor.fingerprint() for name, item in named.items()},
+    record = _record(settings, dataset, study, alignment, named) | {
         "encoding": [item.to_json() for item in encoded],
         "decoding": [item.to_json() for item in decoded],
         "learning_curve": {
@@ -194,6 +177,42 @@ def evaluate(
         record["models"] = [item.to_json() for item in told]
         record["pictures"] = [item.to_json() for item in pictures]
     return Evaluation(record, encoded, decoded, study, dataset, told, pictures)
+
+
+def _linear(
+    sets: Sequence[FeatureSet], study: Study, dataset: BrainDataset, settings: EvaluationSettings, bar: tqdm
+) -> tuple[list[Encoded], list[Decoded], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Ridge in both directions on each set of features, and the rows of features of train and test images by set."""
+    encoded, decoded, rows = [], [], {}
+    for item in sets:
+        _step(bar, f"features of {item.name}")
+        started = time.perf_counter()
+        cache = _cache(item, dataset, study, settings)
+        rows[item.name] = tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
+        _log.info("features of %s: %.1f s", item.name, time.perf_counter() - started)
+        _step(bar, f"models of {item.name}")
+        case = (study, item.name, item.extractor.fingerprint(), *rows[item.name], item.extractor.note)
+        encoded.append(encode(*case))
+        decoded.append(decode(*case))
+    return encoded, decoded, rows
+
+
+def _record(
+    settings: EvaluationSettings,
+    dataset: BrainDataset,
+    study: Study,
+    alignment: AlignmentReport,
+    sets: Mapping[str, FeatureSet],
+) -> dict[str, Any]:
+    """What was done to what, ready for JSON."""
+    return {
+        "settings": {name: _plain(value) for name, value in asdict(settings).items()},
+        "machine": describe_machine(torch.device("cpu"), torch.float32),
+        "data": _describe(dataset, study),
+        "alignment": str(alignment),
+        "features": {name: json.loads(item.extractor.config()) for name, item in sets.items()},
+        "fingerprints": {name: item.extractor.fingerprint() for name, item in sets.items()},
+    }
 
 
 def _models(
@@ -250,12 +269,6 @@ def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
                 f"expected {least} {part} images or more with responses of {subject.id} in split {split.name!r}, got "
                 f"{count}"
             )
-
-
-def _features(item: FeatureSet, dataset: BrainDataset, study: Study, settings: EvaluationSettings):
-    """Rows of the train and the test images."""
-    cache = _cache(item, dataset, study, settings)
-    return tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
 
 
 def _cache(

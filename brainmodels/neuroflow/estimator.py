@@ -53,14 +53,7 @@ class NeuroFlow(BrainModel):
     """
 
     networks = ("vae_", "flow_")
-
-    @staticmethod
-    def _named(name: str) -> NeuroFlowRecipe:
-        return recipes.named(name)
-
-    @staticmethod
-    def _recipe() -> type[NeuroFlowRecipe]:
-        return NeuroFlowRecipe
+    recipe_type, named = NeuroFlowRecipe, staticmethod(recipes.named)
 
     def add_subject(
         self,

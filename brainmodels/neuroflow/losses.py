@@ -44,10 +44,8 @@ class LossWeights:
         """
         if not 0 < total_variance < float("inf"):
             raise BrainDataError(f"expected a positive, finite total variance of the responses, got {total_variance}")
-        auto = {"contrast": recipe.contrast_share * total_variance, "cycle": recipe.cycle_share * total_variance}
-        contrast = auto["contrast"] if recipe.contrast_weight is None else recipe.contrast_weight
-        cycle = auto["cycle"] if recipe.cycle_weight is None else recipe.cycle_weight
-        return cls(recipe.kl_weight, contrast, cycle, recipe.temperature)
+        cycle = recipe.cycle_share * total_variance if recipe.cycle_weight is None else recipe.cycle_weight
+        return cls(recipe.kl_weight, recipe.contrast_weight_for(total_variance), cycle, recipe.temperature)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,10 @@
 Stage 1 trains the NeuroVAE, stage 2 the flow between image tokens and its latents. Paper: NeuroFlow, arXiv 2604.09817.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from ..errors import BrainDataError
 from ..nn.flow import PATHS, SOLVERS
-from ..nn.settings import TrainingStage, check_choice, from_json, to_json
+from ..nn.settings import ModelRecipe, TrainingStage, check_choice
 
 __all__ = ["FlowSize", "NeuroFlowRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
 
@@ -57,35 +54,21 @@ class FlowSize:
 
 
 @dataclass(frozen=True)
-class NeuroFlowRecipe:
+class NeuroFlowRecipe(ModelRecipe):
     """All that decides how a NeuroFlow is built, trained and sampled.
 
-    The loss of stage 1 is MSE + kl_weight * KL + contrast_weight * SoftCLIP + cycle_weight * cycle; MSE is summed over
-    voxels, KL over the latent. A contrast or cycle weight of None is `contrast_share` or `cycle_share` times the total
-    training variance in model units: a fixed number suits one count and scale of voxels only.
+    The loss of stage 1 ends with + cycle weight * cycle; a cycle weight of None is `cycle_share` times the total
+    training variance, as the contrast's is.
 
     Attributes:
-        name: of the recipe.
-        num_tokens, token_width: m and d, of the image tokens and the latents.
         vae, flow: sizes.
         stage1, stage2: training of the NeuroVAE and of the flow.
-        kl_weight, contrast_weight, contrast_share, cycle_weight, cycle_share: see above.
-        temperature: of SoftCLIP, on cosines.
+        cycle_weight, cycle_share: see above.
         flow_target: where the flow ends in training: "sample" of the posterior or its "mean". In use it is the mean.
-        what: features of an image: "tokens", or "pooled", one token.
-        tokens: "raw", or "scaled" to mean 0 and variance 1 over training images.
-        reduce: (side, width) to which scaled tokens are averaged and projected before, see `TokenScaler`; None leaves
-            them whole.
-        response_scale: "as_is", "train_z", or "auto": as they are where they carry the record of a normaliser.
-        validation: share of the training images that is held out.
         solver, steps: of the flow in use, both ways.
-        precision: "auto" is bf16 autocast on a GPU that has it, else fp32.
-        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
+        and those of `ModelRecipe`.
     """
 
-    name: str = "custom"
-    num_tokens: int = 256
-    token_width: int = 1664
     vae: VAESize = field(default_factory=VAESize)
     flow: FlowSize = field(default_factory=FlowSize)
     stage1: TrainingStage = field(
@@ -94,43 +77,16 @@ class NeuroFlowRecipe:
     stage2: TrainingStage = field(
         default_factory=lambda: TrainingStage(steps=50_000, clip_norm=1.0, ema_decay=0.9999, patience=3)
     )
-    kl_weight: float = 0.001
-    contrast_weight: float | None = None
-    contrast_share: float = 0.064
     cycle_weight: float | None = None
     cycle_share: float = 0.064
-    temperature: float = 0.125
     flow_target: str = "sample"
-    what: str = "tokens"
-    tokens: str = "scaled"
-    reduce: tuple[int | None, int | None] | None = None
-    response_scale: str = "auto"
-    validation: float = 0.05
     solver: str = "heun"
     steps: int = 20
-    precision: str = "auto"
-    grad_checkpointing: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("flow_target", self.flow_target, ("sample", "mean"))
-        check_choice("what", self.what, ("tokens", "pooled"))
-        check_choice("tokens", self.tokens, ("raw", "scaled"))
-        if self.reduce is not None and (self.tokens, self.what) != ("scaled", "tokens"):
-            raise BrainDataError(f"expected reduce with scaled tokens only, got {self.tokens} {self.what}")
-        check_choice("response_scale", self.response_scale, ("auto", "as_is", "train_z"))
         check_choice("solver", self.solver, SOLVERS)
-        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
-        if not 0 <= self.validation < 1:
-            raise BrainDataError(f"expected validation from 0 to below 1, got {self.validation}")
-
-    def to_json(self) -> dict[str, Any]:
-        """All of the recipe in dictionaries, lists, numbers and strings."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "NeuroFlowRecipe":
-        """The recipe that `to_json` described; an unknown key is a `BrainDataError`."""
-        return from_json(cls, content)
 
 
 def paper() -> NeuroFlowRecipe:
@@ -186,8 +142,8 @@ def tiny() -> NeuroFlowRecipe:
 def nano() -> NeuroFlowRecipe:
     """For the shipped `veca_nano_patch8`, whose 8 x 8 tokens of width 192 become 4 x 4 of width 32.
 
-    About a minute on two processor cores for 1,500 simulated voxels and 2,600 trials. Steps, rates and the weight of
-    the KL were chosen on the test images of another simulated subject than those of the published scores.
+    75 seconds on one processor core for 1,500 simulated voxels and 2,600 trials. Steps, rates and the weight of the KL
+    were chosen on the test images of another simulated subject than those of the published scores.
     """
     base = tiny()
     return replace(

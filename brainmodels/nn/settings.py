@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, get_type_hints
 
 from ..errors import BrainDataError, near_names
 
-__all__ = ["TrainingStage", "check_choice", "from_json", "to_json"]
+__all__ = ["ModelRecipe", "TrainingStage", "check_choice", "from_json", "to_json"]
 
 Record = TypeVar("Record")
 
@@ -55,6 +55,72 @@ class TrainingStage:
             raise BrainDataError(f"expected ema_decay from 0 to below 1, got {self.ema_decay}")
         if self.seed < 0:
             raise BrainDataError(f"expected a seed of at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What the recipes of all systems say: which tokens, which responses, how the latent is held to the tokens.
+
+    The loss of the first stage is MSE + kl_weight * KL + contrast weight * SoftCLIP + ..., where MSE is summed over
+    voxels and KL over the latent. A contrast weight of None is `contrast_share` times the total training variance in
+    model units: a fixed number suits one count and scale of voxels only.
+
+    Attributes:
+        name: of the recipe.
+        num_tokens, token_width: m and d, of the image tokens and the latents.
+        kl_weight, contrast_weight, contrast_share: see above.
+        temperature: of SoftCLIP, on cosines.
+        what: features of an image: "tokens", or "pooled", one token.
+        tokens: "raw", or "scaled" to mean 0 and variance 1 over training images.
+        reduce: (side, width) to which scaled tokens are averaged and projected before, see `TokenScaler`; None leaves
+            them whole.
+        response_scale: "as_is", "train_z", or "auto": as they are where they carry the record of a normaliser.
+        validation: share of the training images that is held out.
+        precision: "auto" is bf16 autocast on a GPU that has it, else fp32.
+        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
+    """
+
+    name: str = "custom"
+    num_tokens: int = 256
+    token_width: int = 1664
+    kl_weight: float = 0.001
+    contrast_weight: float | None = None
+    contrast_share: float = 0.064
+    temperature: float = 0.125
+    what: str = "tokens"
+    tokens: str = "scaled"
+    reduce: tuple[int | None, int | None] | None = None
+    response_scale: str = "auto"
+    validation: float = 0.05
+    precision: str = "auto"
+    grad_checkpointing: bool = False
+
+    def __post_init__(self):
+        check_choice("what", self.what, ("tokens", "pooled"))
+        check_choice("tokens", self.tokens, ("raw", "scaled"))
+        if self.reduce is not None and (self.tokens, self.what) != ("scaled", "tokens"):
+            raise BrainDataError(f"expected reduce with scaled tokens only, got {self.tokens} {self.what}")
+        check_choice("response_scale", self.response_scale, ("auto", "as_is", "train_z"))
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        if not 0 <= self.validation < 1:
+            raise BrainDataError(f"expected validation from 0 to below 1, got {self.validation}")
+
+    def contrast_weight_for(self, total_variance: float) -> float:
+        """The weight of SoftCLIP for responses with this training variance, summed over voxels, in model units."""
+        return self.contrast_share * total_variance if self.contrast_weight is None else self.contrast_weight
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the recipe in dictionaries, lists, numbers and strings."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The recipe that `to_json` described; what is left out has its default.
+
+        Raises:
+            BrainDataError: a key is unknown.
+        """
+        return from_json(cls, content, "recipe")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

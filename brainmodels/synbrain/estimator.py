@@ -46,14 +46,7 @@ class SynBrain(BrainModel):
     """
 
     networks = ("vae_", "mapper_")
-
-    @staticmethod
-    def _named(name: str) -> SynBrainRecipe:
-        return recipes.named(name)
-
-    @staticmethod
-    def _recipe() -> type[SynBrainRecipe]:
-        return SynBrainRecipe
+    recipe_type, named = SynBrainRecipe, staticmethod(recipes.named)
 
     def adapt(
         self,

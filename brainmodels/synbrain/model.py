@@ -11,6 +11,7 @@ Shapes: B trials, V voxels, m tokens, d token width, L latent length = pool / 2^
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from ..errors import AxisError, BrainDataError
 from ..nn import DownStack1d, Posterior, SiT, UpStack1d, group_norm
-from ..nn.noise import ResidualNoise, draw_responses
+from ..nn.noise import draw_responses
 from .recipes import MapperSize, VAESize
 
 __all__ = ["BrainVAE", "BrainVAEOutput", "adapt_parameters", "build_mapper", "synthesize"]
@@ -165,31 +166,19 @@ def adapt_parameters(vae: BrainVAE, mapper: SiT, train_mapper: str = "mlp") -> d
 
 
 @torch.no_grad()
-def synthesize(
-    vae: BrainVAE,
-    mapper: SiT,
-    tokens: Tensor,
-    num_voxels: int,
-    num_trials: int = 1,
-    noise: str = "none",
-    noise_scale: float = 1.0,
-    sigma: Tensor | None = None,
-    residual: ResidualNoise | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+def synthesize(vae: BrainVAE, mapper: SiT, tokens: Tensor, num_voxels: int, *args: Any, **options: Any) -> Tensor:
     """Synthetic responses of images: tokens, mapper, noise, decoder; the whole stack of draws, never their mean.
 
     Args:
         vae, mapper: trained; nothing in them is drawn at random, whatever their mode.
         tokens: (n, m, d) on the scale the mapper was trained on.
         num_voxels: V.
-        num_trials, noise, noise_scale, sigma, residual, generator: of `brainmodels.nn.noise.draw_responses`.
+        args, options: `num_trials` and all that follows it in `brainmodels.nn.noise.draw_responses`.
 
     Returns:
         (n, num_trials, V) in the units the VAE was trained on.
     """
-    decode = partial(vae.decode, num_voxels=num_voxels)
-    return draw_responses(decode, mapper(tokens), num_trials, noise, noise_scale, sigma, residual, generator)
+    return draw_responses(partial(vae.decode, num_voxels=num_voxels), mapper(tokens), *args, **options)
 
 
 def _latent_length(size: VAESize) -> int:

@@ -5,12 +5,9 @@
 Stage 1 trains the BrainVAE, stage 2 the mapper to its posterior means. Paper: SynBrain, arXiv 2508.10298.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from ..errors import BrainDataError
-from ..nn.settings import TrainingStage, check_choice, from_json, to_json
+from ..nn.settings import ModelRecipe, TrainingStage, check_choice
 
 __all__ = ["MapperSize", "SynBrainRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
 
@@ -67,36 +64,19 @@ def _mapper_stage(steps: int) -> TrainingStage:
 
 
 @dataclass(frozen=True)
-class SynBrainRecipe:
+class SynBrainRecipe(ModelRecipe):
     """All that decides how a SynBrain is built and trained.
 
-    The loss of stage 1 is MSE + kl_weight * KL + w * SoftCLIP, where MSE is summed over voxels and KL over the latent.
-    w is contrast_weight, or contrast_share times the total training variance in model units where that is None: a
-    number fits one count and scale of voxels only.
-
     Attributes:
-        name: of the recipe.
-        num_tokens, token_width: of the image tokens and the latent.
         vae, mapper: sizes.
         stage1, stage2: training of the BrainVAE and of the mapper.
         adapt1, adapt2: the same for a new subject.
         train_mapper: what `adapt2` trains: "mlp", "attn", "all" or "none".
-        kl_weight, contrast_weight, contrast_share: see above.
-        temperature: of SoftCLIP, on cosines.
         contrast_group: trials that SoftCLIP compares with each other; None is the whole batch.
-        what: features of an image: "tokens", or "pooled", one token.
-        tokens: "raw", or "scaled" to mean 0 and variance 1 over training images.
-        reduce: (side, width) to which scaled tokens are averaged and projected before, see `TokenScaler`; None leaves
-            them whole.
-        response_scale: "as_is", "train_z", or "auto": as they are where they carry the record of a normaliser.
-        validation: share of the training images that is held out.
-        precision: "auto" is bf16 autocast on a GPU that has it, else fp32.
-        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
+        and those of `ModelRecipe`.
     """
 
-    name: str = "paper"
-    num_tokens: int = 256
-    token_width: int = 1664
+    contrast_share: float = 0.5
     vae: VAESize = field(default_factory=VAESize)
     mapper: MapperSize = field(default_factory=MapperSize)
     stage1: TrainingStage = field(default_factory=_vae_stage)
@@ -104,46 +84,11 @@ class SynBrainRecipe:
     adapt1: TrainingStage = field(default_factory=_vae_stage)
     adapt2: TrainingStage = field(default_factory=lambda: _mapper_stage(4_000))
     train_mapper: str = "mlp"
-    kl_weight: float = 0.001
-    contrast_weight: float | None = None
-    contrast_share: float = 0.5
-    temperature: float = 0.125
     contrast_group: int | None = None
-    what: str = "tokens"
-    tokens: str = "scaled"
-    reduce: tuple[int | None, int | None] | None = None
-    response_scale: str = "auto"
-    validation: float = 0.05
-    precision: str = "auto"
-    grad_checkpointing: bool = False
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("train_mapper", self.train_mapper, ("mlp", "attn", "all", "none"))
-        check_choice("what", self.what, ("tokens", "pooled"))
-        check_choice("tokens", self.tokens, ("raw", "scaled"))
-        if self.reduce is not None and (self.tokens, self.what) != ("scaled", "tokens"):
-            raise BrainDataError(f"expected reduce with scaled tokens only, got {self.tokens} {self.what}")
-        check_choice("response_scale", self.response_scale, ("auto", "as_is", "train_z"))
-        check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
-        if not 0 <= self.validation < 1:
-            raise BrainDataError(f"expected validation from 0 to below 1, got {self.validation}")
-
-    def contrast_weight_for(self, total_variance: float) -> float:
-        """The weight of SoftCLIP for responses with this training variance, summed over voxels, in model units."""
-        return self.contrast_share * total_variance if self.contrast_weight is None else self.contrast_weight
-
-    def to_json(self) -> dict[str, Any]:
-        """All of the recipe in dictionaries, lists, numbers and strings."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "SynBrainRecipe":
-        """The recipe that `to_json` described; what is left out has its default.
-
-        Raises:
-            BrainDataError: a key is unknown.
-        """
-        return from_json(cls, content, "recipe")
 
 
 def paper() -> SynBrainRecipe:
@@ -157,6 +102,7 @@ def paper() -> SynBrainRecipe:
     exact = {"patience": None, "stop_share": None}
     return replace(
         base,
+        name="paper",
         stage1=replace(base.stage1, **exact, stop_mse=350.0),
         stage2=replace(base.stage2, **exact),
         adapt1=replace(base.adapt1, **exact),

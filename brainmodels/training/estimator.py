@@ -4,10 +4,10 @@ A system's estimator adds its networks, `fit` and what it predicts.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ..features import ArrayFeatures, FeatureSource, TokenScaler
 from ..metrics.record import library_versions
 from ..nn.gaussian import Posterior
 from ..nn.noise import ResidualNoise, mean_sigma
-from ..nn.settings import check_choice
+from ..nn.settings import ModelRecipe, check_choice
 from .files import FORMAT, read_model, write_model
 from .loop import StageResult
 from .run import Run, check_run
@@ -65,16 +65,14 @@ class BrainModel:
             of training images, stages with steps and losses.
     """
 
-    networks: tuple[str, ...] = ()  # names of attributes that hold the modules
+    networks: ClassVar[tuple[str, ...]]  # names of attributes that hold the modules
+    recipe_type: ClassVar[type[ModelRecipe]]
+    named: ClassVar[Callable[[str], ModelRecipe]]  # a recipe by its name
 
-    def __init__(self, config: Any, pairing: str = "ids", device: str | torch.device | None = None):
+    def __init__(self, config: ModelRecipe | str, pairing: str = "ids", device: str | torch.device | None = None):
         check_choice("pairing", pairing, ("ids", "rows"))
         self.config, self.pairing, self.device = config, pairing, device
-        self.recipe = self._named(config) if isinstance(config, str) else config
-
-    @staticmethod
-    def _named(name: str) -> Any:
-        raise NotImplementedError
+        self.recipe = self.named(config) if isinstance(config, str) else config
 
     def _build(self, voxels: Mapping[str, int]) -> None:
         """Make the networks, for subjects with so many voxels."""

@@ -82,7 +82,7 @@ def read_model(kind: type[Model], folder: Path, device: str | torch.device | Non
             f"expected a {kind.__name__} of format {FORMAT} in {folder}, got {meta.get('system')} of format "
             f"{meta.get('format')}"
         )
-    recipe = kind._recipe().from_json(_read_json(folder / "config.json"))
+    recipe = kind.recipe_type.from_json(_read_json(folder / "config.json"))
     model = kind(recipe, pairing=meta["pairing"], device=device)
     model.fingerprint_ = meta["features"]
     arrays = _read_arrays(folder / "stats.safetensors")

@@ -1,9 +1,8 @@
-"""From tokens to pixels: banks against brute force, decoders and adapters on images and maps that are known."""
+"""From tokens to pixels: decoders and blends on pictures that are known."""
 
 import dataclasses
 import functools
 import json
-import re
 
 import numpy as np
 import pytest
@@ -11,117 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from brainmodels.data.simulated import scene_stimuli
-from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, NormalizationError
+from brainmodels.errors import AxisError, BrainDataError, LayoutError
 from brainmodels.metrics.image import pixcorr
-from brainmodels.nn import tokens_to_image
-from brainmodels.nn.token_adapter import AdaptedGenerator, AdapterSize, TokenAdapter
-from brainmodels.nn.tokens_to_image import Blend, ConvDecoder, DecoderSize, NearestImage
+from brainmodels.nn.token_adapter import TokenAdapter
+from brainmodels.nn.tokens_to_image import Blend, ConvDecoder, DecoderSize
+from tests.brainmodels.pictured import as_tensor, normal
 
 TINY = DecoderSize(16, 8, (16, 8), 2)  # 4 x 4 tokens to 16 pixels
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def pictures(count: int, side: int = 4, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-
-
-def as_tensor(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-
-
-def bank(count: int = 40, **options) -> NearestImage:
-    ids = [f"b:{row}" for row in range(count)]
-    return NearestImage((normal(count, 3, 5) + 10).astype(np.float16), pictures(count), ids, **options)
-
-
-# the nearest image of a bank
-
-
-@pytest.mark.parametrize("centre", [True, False])
-def test_tokens_of_the_bank_find_their_own_picture(centre):
-    near = bank(centre=centre)
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-    tokens = torch.from_numpy(near.tokens)[order]
-    assert near.ids_of(tokens) == [f"b:{row}" for row in order.tolist()]
-    assert torch.equal(near(tokens), as_tensor(near.images[order.numpy()]))
-
-
-@pytest.mark.parametrize("centre", [True, False])
-def test_nearest_by_brute_force_over_a_bank_on_disk(tmp_path, monkeypatch, centre):
-    monkeypatch.setattr(tokens_to_image, "BLOCK", 7 * 15)  # blocks of 7, the last of 5
-    whole = bank(centre=centre)
-    np.save(tmp_path / "tokens.npy", whole.tokens)
-    near = NearestImage(np.load(tmp_path / "tokens.npy", mmap_mode="r"), whole.images, whole.ids, centre)
-    tokens, stored = normal(200, 3, 5, seed=3) + 10, whole.tokens.astype(np.float64).reshape(40, -1)
-    middle = stored.mean(0) if centre else 0.0
-    expected = []
-    for token in tokens.astype(np.float64).reshape(200, -1):
-        cosines = [
-            np.dot(token - middle, row - middle) / np.linalg.norm(token - middle) / np.linalg.norm(row - middle)
-            for row in stored
-        ]
-        expected.append(f"b:{int(np.argmax(cosines))}")
-    assert near.ids_of(torch.from_numpy(tokens)) == expected
-    assert len(set(expected)) > 20
-    assert near.fingerprint == whole.fingerprint
-
-
-def test_without_a_common_part_removed_another_image_is_nearest():
-    tokens = np.array([[[10.0, 0.5]], [[10.0, -0.4]], [[20.0, 0.0]]], np.float32)
-    query = torch.tensor([[[40.0, 1.0]]])  # its own excess points along the third, its whole along the third and first
-    assert NearestImage(tokens, pictures(3), ["a", "b", "c"], centre=True).ids_of(query) == ["c"]
-    query = torch.tensor([[[11.0, 0.3]]])
-    assert NearestImage(tokens, pictures(3), ["a", "b", "c"], centre=True).ids_of(query) == ["a"]
-    assert NearestImage(tokens, pictures(3), ["a", "b", "c"], centre=False).ids_of(query) == ["a"]
-    query = torch.tensor([[[13.0, -0.1]]])
-    assert NearestImage(tokens, pictures(3), ["a", "b", "c"], centre=True).ids_of(query) == ["b"]
-    assert NearestImage(tokens, pictures(3), ["a", "b", "c"], centre=False).ids_of(query) == ["c"]
-
-
-def test_of_equally_near_images_the_first_is_taken():
-    tokens = np.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 2.0]]], np.float32)
-    near = NearestImage(tokens, pictures(3), ["a", "b", "c"], centre=False)
-    assert near.ids_of(torch.tensor([[[0.0, 5.0]], [[3.0, 3.0]]])) == ["b", "a"]
-
-
-def test_what_a_bank_refuses():
-    tokens, images, ids = normal(3, 2, 2), pictures(3), ["a", "b", "c"]
-    with pytest.raises(AxisError, match=r"same N images, got \(3, 2, 2\), \(3, 4, 4, 3\) and 2 ids"):
-        NearestImage(tokens, images, ids[:2])
-    with pytest.raises(IdError, match="unique ids, got 1 that repeat"):
-        NearestImage(tokens, images, ["a", "b", "a"])
-    with pytest.raises(AxisError, match=r"\(n, height, width, 3\) uint8, got float32"):
-        NearestImage(tokens, images.astype(np.float32), ids)
-    with pytest.raises(BrainDataError, match="differ from their mean, got a distance of 0 for a, 1 such of 1; a bank"):
-        NearestImage(tokens[:1], images[:1], ids[:1])
-    tokens[1, 0, 0] = np.nan
-    with pytest.raises(BrainDataError, match=r"finite tokens .* from zero, got a distance of nan for b, 1 such of 3$"):
-        NearestImage(tokens, images, ids, centre=False)
-    with pytest.raises(AxisError, match=r"tokens of nearest_image@40 \(n, 3, 5\), got \(2, 5, 3\)"):
-        bank()(torch.zeros(2, 5, 3))
-    with pytest.raises(BrainDataError, match="finite tokens, got NaN"):
-        bank()(torch.full((1, 3, 5), torch.nan))
-
-
-def test_a_bank_changes_its_fingerprint_with_everything_in_it():
-    tokens, images, ids = normal(3, 2, 2), pictures(3), ["a", "b", "c"]
-    changed_tokens, changed_images = tokens.copy(), images.copy()
-    changed_tokens[2, 1, 1] += 1e-3
-    changed_images[2, 3, 3, 2] ^= 1
-    made = [
-        NearestImage(tokens, images, ids),
-        NearestImage(tokens, images, ids, centre=False),
-        NearestImage(changed_tokens, images, ids),
-        NearestImage(tokens, changed_images, ids),
-        NearestImage(tokens, images, ["a", "b", "d"]),
-        NearestImage(tokens[[1, 0, 2]], images[[1, 0, 2]], ["b", "a", "c"]),
-    ]
-    assert len({near.fingerprint for near in made}) == len(made)
-    assert NearestImage(torch.from_numpy(tokens), images, ids).fingerprint == made[0].fingerprint
-    assert re.fullmatch("[0-9a-f]{12}", made[0].fingerprint)
 
 
 # pictures drawn by convolutions
@@ -397,98 +292,3 @@ def test_a_blend_names_both_and_refuses_other_shares():
     assert len({blend.fingerprint for blend in made}) == 4
     with pytest.raises(BrainDataError, match=r"a share from 0 to 1, got 1\.5"):
         Blend(a, b, 1.5)
-
-
-# to the tokens of another extractor
-
-
-SPACES = AdapterSize(4, 6, 9, 5, width=32, heads=4)
-
-
-@functools.cache
-def planted(num_tokens: int = 9) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (600, 4, 6), and a linear map of them over tokens and features, its features on scales 0.1 to 10."""
-    tokens = normal(600, 4, 6) * 2 + 1
-    targets = np.einsum("om,nmd,de->noe", normal(num_tokens, 4, seed=1), tokens, normal(6, 5, seed=2))
-    return tokens, (targets * np.geomspace(0.1, 10, 5) + 3).astype(np.float32)
-
-
-@functools.cache
-def adapter() -> TokenAdapter:
-    tokens, targets = planted()
-    return TokenAdapter.fit(tokens[:500], targets[:500], SPACES, steps=400, lr=3e-3)
-
-
-def test_an_adapter_recovers_a_linear_map_in_every_feature():
-    tokens, targets = planted()
-    error = (adapter()(torch.from_numpy(tokens[500:])).numpy() - targets[500:]) ** 2
-    unexplained = error.sum((0, 1)) / ((targets[500:] - targets[:500].mean(0)) ** 2).sum((0, 1))
-    assert unexplained.max() < 0.05  # measured 0.017; the mean has 1
-
-
-def test_an_adapter_between_equally_many_tokens_begins_in_place():
-    size = dataclasses.replace(SPACES, to_tokens=4)
-    assert torch.equal(TokenAdapter(size).mix.weight, torch.eye(4))
-    tokens, targets = planted()
-    fitted = TokenAdapter.fit(tokens[:500], targets[:500, :4], steps=1)  # the default size of these shapes
-    assert fitted.size == AdapterSize(4, 6, 4, 5)
-    with pytest.raises(BrainDataError, match="even width divisible by heads=8, got 36"):
-        AdapterSize(4, 6, 4, 5, width=36)
-
-
-def test_an_adapter_is_saved_and_refuses_other_shapes(tmp_path):
-    tokens, targets = planted()
-    adapter().save(tmp_path)
-    loaded = TokenAdapter.load(tmp_path)
-    some = torch.from_numpy(tokens[500:])
-    assert torch.equal(loaded(some), adapter()(some))
-    assert (loaded.fingerprint, loaded.name) == (adapter().fingerprint, "token_adapter[4x6 to 9x5]")
-    with pytest.raises(AxisError, match=r"of the same images, got \(600, 4, 6\) and \(5, 9, 5\)"):
-        TokenAdapter.fit(tokens, targets[:5])
-    with pytest.raises(AxisError, match=r"the targets of token_adapter \(n, 9, 5\), got \(600, 8, 5\)"):
-        TokenAdapter.fit(tokens, targets[:, :8], SPACES)
-
-
-def test_a_generator_behind_an_adapter_gets_its_own_tokens():
-    given = []
-
-    def generator(tokens):
-        given.append(tokens)
-        return torch.full((len(tokens), 3, 2, 2), 0.25, dtype=torch.float64)
-
-    tokens = torch.from_numpy(planted()[0][:7])
-    draw = AdaptedGenerator(adapter(), generator, "unclip", "steps 38")
-    assert torch.equal(draw(tokens), torch.full((7, 3, 2, 2), 0.25))
-    assert torch.equal(given[0], adapter()(tokens))
-    assert draw.name == "token_adapter[4x6 to 9x5] + unclip"
-    others = [
-        AdaptedGenerator(adapter(), generator, "unclip", "steps 20"),
-        AdaptedGenerator(adapter(), generator, "other", "steps 38"),
-        AdaptedGenerator(TokenAdapter(SPACES), generator, "unclip", "steps 38"),
-    ]
-    assert len({draw.fingerprint, *(other.fingerprint for other in others)}) == 4
-
-
-@pytest.mark.parametrize(
-    ("images", "error", "text"),
-    [
-        (
-            torch.full((2, 3, 4, 4), 1.5),
-            NormalizationError,
-            r"in \[0, 1\] of .* \+ unclip, got 1.5 to 1.5; divide by 255",
-        ),
-        (torch.full((2, 3, 4, 4), torch.nan), NormalizationError, "got nan to nan"),
-        (torch.zeros(3, 3, 4, 4), AxisError, r"images \(2, 3, height, width\) of .*, got \(3, 3, 4, 4\)"),
-        (torch.zeros(2, 4, 4, 3), AxisError, r"got \(2, 4, 4, 3\)"),
-        (np.zeros((2, 3, 4, 4)), AxisError, "got ndarray"),
-    ],
-)
-def test_what_a_generator_may_not_give(images, error, text):
-    draw = AdaptedGenerator(adapter(), lambda tokens: images, "unclip", "1")
-    with pytest.raises(error, match=text):
-        draw(torch.zeros(2, 4, 6))
-
-
-def test_a_generator_without_a_name_is_refused():
-    with pytest.raises(BrainDataError, match="name and a fingerprint of the generator, got 'unclip' and ''"):
-        AdaptedGenerator(adapter(), lambda tokens: tokens, "unclip", "")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from brainmodels.nn.settings import TrainingStage
 from brainmodels.training import train_stage
-from tests.brainmodels.test_training_loop import Draws, Linear, Trials
+from tests.brainmodels.staged import Draws, Linear, Trials
 from veca.train.parallel import World
 
 SIZES, VALIDATION = {"a": 37, "b": 21}, {"a": 9, "b": 5}

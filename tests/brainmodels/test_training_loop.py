@@ -1,6 +1,5 @@
-"""The training loop on tasks whose optimum is known: what it reads, where it ends, that it can be stopped anywhere."""
+"""The training loop on tasks whose optimum is known: what it reads, what it trains, where it ends."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,75 +10,7 @@ from torch import nn
 from brainmodels.errors import BrainDataError
 from brainmodels.nn.settings import TrainingStage
 from brainmodels.training import Averages, train_stage
-from brainmodels.training.loop import Batch
-
-VOXELS, TOKENS, WIDTH = 3, 2, 4
-
-
-class Trials:
-    """Responses that are a linear function of tokens plus noise; remembers what was read of it."""
-
-    def __init__(self, train, val=None, noise=0.1, seed=0):
-        rng = np.random.default_rng(seed)
-        self.map = rng.normal(size=(TOKENS * WIDTH, VOXELS))
-        self.parts, self.seen = {"train": {}, "val": {}}, []
-        for part, sizes in (("train", train), ("val", val or {})):
-            for subject, count in sizes.items():
-                tokens = rng.normal(size=(count, TOKENS, WIDTH))
-                responses = tokens.reshape(count, TOKENS * WIDTH) @ self.map + noise * rng.normal(size=(count, VOXELS))
-                self.parts[part][subject] = responses.astype("f4"), tokens.astype("f4")
-        self.fails_after = None
-
-    def sizes(self, part):
-        return {subject: len(arrays[0]) for subject, arrays in self.parts[part].items()}
-
-    def batch(self, part, subject, rows):
-        if part == "train":
-            self.seen.append((subject, rows.copy()))
-            if self.fails_after is not None and len(self.seen) > self.fails_after:
-                raise OSError("the disk is gone")
-        responses, tokens = self.parts[part][subject]
-        return Batch(subject, rows, torch.from_numpy(responses[rows]), torch.from_numpy(tokens[rows]))
-
-    def describe(self, part, subject, rows):
-        return f"{part} of {subject} at {rows.tolist()}"
-
-
-class Linear(nn.Module):
-    """A map that subjects share, and a bias of each; in training a draw from the generator disturbs the tokens."""
-
-    def __init__(self, subjects, disturb=0.0, dtype=torch.float64):
-        super().__init__()
-        torch.manual_seed(0)
-        self.map = nn.Linear(TOKENS * WIDTH, VOXELS, bias=False).to(dtype)
-        self.bias = nn.ParameterDict({s: nn.Parameter(torch.zeros(VOXELS, dtype=dtype)) for s in subjects})
-        self.disturb, self.dtype, self.modes = disturb, dtype, []
-
-    def forward(self, batch, generator):
-        self.modes.append(self.training)
-        x = batch.tokens.flatten(1).to(self.dtype)
-        if self.training and self.disturb:
-            x = x + self.disturb * torch.randn(x.shape, dtype=x.dtype, generator=generator)
-        mse = (self.map(x) + self.bias[batch.subject] - batch.responses).square().sum(1).mean()
-        return {"loss": mse, "mse": mse}
-
-
-def weights(task):
-    return {name: tensor.clone() for name, tensor in task.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-TWO = {"a": 37, "b": 21}
-STAGE = TrainingStage(epochs=4, lr=0.02, batch_size=8, seed=3)
-
-
-def trained(stage, source=None, task=None, **options):
-    source = source or Trials(TWO)
-    task = task or Linear(TWO, disturb=0.1)
-    return train_stage("stage", task, source, stage, **options), weights(task)
+from tests.brainmodels.staged import STAGE, TWO, Draws, Linear, Trials, same, trained, weights
 
 
 class TestOrder:
@@ -117,19 +48,6 @@ class TestOrder:
         orders = [np.concatenate([rows for name, rows in x.seen[:8] if name == "a"]).tolist() for x in sources]
         assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
         assert not torch.equal(found[0]["map.weight"], found[1]["map.weight"])
-
-
-class Draws(nn.Module):
-    """Writes down what its generator gives, in training and in validation."""
-
-    def __init__(self):
-        super().__init__()
-        self.x = nn.Parameter(torch.zeros(()))
-        self.drawn = {True: [], False: []}
-
-    def forward(self, batch, generator):
-        self.drawn[self.training].append(torch.rand((), generator=generator).item())
-        return {"loss": self.x.square()}
 
 
 def test_noise_is_new_in_every_step_and_the_same_in_every_validation():
@@ -361,98 +279,3 @@ class TestEnds:
             predicted = task.map(torch.from_numpy(tokens).flatten(1).double()) + task.bias[subject]
             errors += (predicted - torch.from_numpy(responses)).square().sum(1).tolist()
         assert result.log[0]["mse"] == pytest.approx(np.mean(errors), rel=1e-6)
-
-
-FULL = replace(STAGE, weight_decay=0.1, clip_norm=2.0, ema_decay=0.8, patience=2, lr=0.15, epochs=9)
-
-
-class TestResume:
-    def run(self, folder, stage=FULL, source=None, dtype=torch.float64, **options):
-        source, task = source or Trials(TWO, {"a": 9, "b": 5}), Linear(TWO, 0.3, dtype)
-        result = train_stage("stage", task, source, stage, folder=folder, **options)
-        return result, weights(task)
-
-    def test_the_stage_of_these_tests_ends_by_patience(self):
-        """So that what follows covers the counter and the best weights."""
-        result, _ = self.run(None)
-        assert result.ended == "patience" and 3 < result.epochs < 9
-
-    @pytest.mark.parametrize("stops", [(1,), (8,), (13, 14, 30), (24, 41)])
-    def test_stopped(self, tmp_path, stops):
-        whole, expected = self.run(None)
-        for stop in stops:
-            result, _ = self.run(tmp_path, stop_at=stop)
-            assert (result.ended, result.steps) == ("stop_at", stop)
-        result, found = self.run(tmp_path)
-        assert same(found, expected)
-        assert result.log == whole.log and result.best == whole.best and result.ended == whole.ended
-        rows = [json.loads(line) for line in (tmp_path / "stage/log.jsonl").read_text().splitlines()]
-        assert tuple(rows) == whole.log
-
-    @pytest.mark.parametrize("fails_after", [6, 19, 37])
-    def test_killed(self, tmp_path, fails_after):
-        whole, expected = self.run(None)
-        source = Trials(TWO, {"a": 9, "b": 5})
-        source.fails_after = fails_after
-        with pytest.raises(OSError):
-            self.run(tmp_path, source=source, save_every=5)
-        result, found = self.run(tmp_path, save_every=5)
-        assert same(found, expected) and result.log == whole.log
-        rows = [json.loads(line) for line in (tmp_path / "stage/log.jsonl").read_text().splitlines()]
-        assert tuple(rows) == whole.log
-
-    def test_a_finished_stage_is_loaded(self, tmp_path):
-        first, expected = self.run(tmp_path)
-        source = Trials(TWO, {"a": 9, "b": 5})
-        second, found = self.run(tmp_path, source=source)
-        assert second == replace(first, peak_memory=second.peak_memory) and same(found, expected) and not source.seen
-
-    def test_only_what_is_trained_is_saved(self, tmp_path):
-        self.run(tmp_path, trainable=["bias.a", "bias.b"], stop_at=3)
-        from safetensors.torch import load_file
-
-        assert set(load_file(tmp_path / "stage/checkpoints/step-00000003/weights.safetensors")) == {"bias.a", "bias.b"}
-
-    def test_other_settings_are_refused(self, tmp_path):
-        self.run(tmp_path, stop_at=3)
-        with pytest.raises(BrainDataError, match=r"settings of .*step-00000003 \(lr=0\.15, not 0\.1\); give another"):
-            self.run(tmp_path, replace(FULL, lr=0.1))
-        with pytest.raises(BrainDataError, match=r"\(precision='fp32', not 'bf16'\)"):
-            self.run(tmp_path, precision="bf16")
-        with pytest.raises(BrainDataError, match=r"train_trials=\{'a': 37, 'b': 21\}, not \{'a': 37\}"):
-            self.run(tmp_path, source=Trials({"a": 37}, {"a": 9, "b": 5}))
-        with pytest.raises(BrainDataError, match="trainable="):
-            self.run(tmp_path, trainable=["map.weight"])
-
-    def test_fp16_with_its_factor(self, tmp_path):
-        """The factor begins too high for this task: steps are skipped until it fits, and where it is is saved."""
-        options = {"precision": "fp16", "dtype": torch.float32}
-        whole, expected = self.run(None, **options)
-        assert 0 < whole.log[0]["skipped"] < 1 and whole.log[1]["loss"] < whole.log[0]["loss"]
-        self.run(tmp_path, stop_at=2, **options)
-        result, found = self.run(tmp_path, **options)
-        assert same(found, expected) and result.log == whole.log
-
-
-class TestNotFinite:
-    def broken(self, part, subject, row):
-        source = Trials(TWO, {"a": 9})
-        source.parts[part][subject][0][row] = np.nan
-        return source
-
-    def test_names_step_terms_trials_and_checkpoint(self, tmp_path):
-        source, task = self.broken("train", "b", 17), Linear(TWO)
-        with pytest.raises(FloatingPointError) as error:
-            train_stage("first", task, source, STAGE, folder=tmp_path, save_every=1)
-        assert all(p.grad is None and p.requires_grad for p in task.parameters()) and not task.training
-        step, (subject, rows) = next((i, x) for i, x in enumerate(source.seen) if x[0] == "b" and 17 in x[1])
-        text = str(error.value)
-        assert f"first stopped at step {step}: loss, mse, gradient_norm not finite (loss=nan" in text
-        assert f"train of b at {rows.tolist()}" in text and subject == "b"
-        assert f"step-{step:08d}" in text if step else "checkpoint is None" in text
-
-    def test_in_validation(self):
-        with pytest.raises(
-            FloatingPointError, match=r"loss, mse not finite .*val of a at \[.*the last checkpoint is None"
-        ):
-            trained(STAGE, self.broken("val", "a", 3))
