@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import BrainDataset, Pairs, StimulusSet
+from ..data import BrainDataset, Pairs
 from ..data.simulated import SimulatedDataset, scene_stimuli
 from ..errors import BrainDataError
 from ..features import Extractor, FeatureCache, TokenScaler, extractor
@@ -23,7 +23,7 @@ from ..metrics.image import examples, ssim
 from ..metrics.retrieval import correlation_matrix, identification
 from ..metrics.statistics import score_images
 from ..nn.token_map import digest
-from ..nn.tokens_to_image import ConvDecoder, DecoderSize, NearestImage, TokensToImage
+from ..nn.tokens_to_image import Blend, ConvDecoder, DecoderSize, NearestImage, TokensToImage
 from .encoding import Study
 from .features import FeatureSet
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 TRUE, REDUCED, ANOTHER = "true tokens", "true tokens, reduced", "responses of another image"
 SCENES, SCENES_SEED = 1000, 1000  # further scenes of a simulated study, and how far their seed is from its own
 STEPS, TRUE_SHARE, UNKNOWN_ERROR = 1500, 0.25, 1.0
+LOW = 0.35  # share of what is drawn, laid over the nearest picture
 WEIGHTED = ("alexnet2", "alexnet5", "inception", "clip", "effnet_b1", "swav")  # scores of published tables
 RANDOM = 8  # test images in figures
 
@@ -69,11 +70,13 @@ class Pictures:
     Attributes:
         model: its name.
         shown: (n, H, W, 3) uint8, the test images at the size of the pictures.
-        drawn: by source; all of the first drawer, then what another one makes of the first source.
+        drawn: by source; all of the first drawer, then what others make of the first source: the nearest picture of
+            the bank, and what is drawn laid over it.
         chosen: rows for figures: "random" ones, then the "best" and the "worst" of the others by the cosine of decoded
             and true tokens.
         seed: of the random ones.
         trained: how the drawer was trained; empty where it was not.
+        bank: pictures of the bank, and of those the train images; the others are scenes that no subject has seen.
     """
 
     model: str
@@ -82,11 +85,19 @@ class Pictures:
     chosen: dict[str, np.ndarray]
     seed: int
     trained: dict[str, Any]
+    bank: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
         chosen = {name: rows.tolist() for name, rows in self.chosen.items()}
         drawn = [item.to_json() for item in self.drawn]
-        return {"model": self.model, "chosen": chosen, "seed": self.seed, "trained": self.trained, "drawn": drawn}
+        return {
+            "model": self.model,
+            "chosen": chosen,
+            "seed": self.seed,
+            "trained": self.trained,
+            "bank": self.bank,
+            "drawn": drawn,
+        }
 
 
 class _Space:
@@ -103,6 +114,40 @@ class _Space:
     def true(self, features: np.ndarray) -> np.ndarray:
         """Features of the extractor as they are drawn from."""
         return features if self.reduced or self.scaler is None else self.scaler.transform(features)
+
+
+@dataclass(frozen=True)
+class _Bank:
+    """Pictures with their features: train images, and where the study is simulated, further scenes."""
+
+    ids: list[str]
+    features: np.ndarray  # (N, m, d) of the extractor
+    images: np.ndarray  # (N, H, W, 3) uint8
+
+    @classmethod
+    def of(cls, study: Study, dataset: BrainDataset, cache: FeatureCache, pixels: int, device: str, progress: bool):
+        ids = list(study.train.image_ids)
+        bank = cls(ids, cache.get(ids, "tokens"), dataset.stimuli.images(ids, pixels))
+        if not isinstance(dataset, SimulatedDataset):
+            return bank
+        scenes = scene_stimuli(study.seed + SCENES_SEED, SCENES)
+        further = FeatureCache(cache.folder.parent, cache.extractor, scenes, cache.size)
+        further.extract(device=device, progress=progress, verify=False)
+        features = np.concatenate([bank.features, further.get(scenes.ids, "tokens")])
+        return cls(
+            ids + scenes.ids.tolist(), features, np.concatenate([bank.images, scenes.images(scenes.ids, pixels)])
+        )
+
+
+class _FromModel:
+    """What draws from tokens of the extractor, given tokens in model units."""
+
+    def __init__(self, drawer: TokensToImage, space: _Space):
+        self.drawer, self.space = drawer, space
+        self.name, self.fingerprint = drawer.name, drawer.fingerprint
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.drawer(torch.from_numpy(self.space.of(tokens.cpu().numpy())).to(tokens.device))
 
 
 class _Damaged:
@@ -151,8 +196,9 @@ def draw_pictures(
         evaluated: the model.
         study, dataset: of the test images.
         cache: with its features of train and test images.
-        kind: "nearest", the train image that is nearest in tokens, or "conv", drawn by a `ConvDecoder` that is trained
-            here on pictures alone: train images, and where the study is simulated, further scenes.
+        kind: "nearest", the picture of the bank that is nearest in tokens, or "conv", drawn by a `ConvDecoder` that is
+            trained here on the bank, pictures alone. The bank is the train images, and where the study is simulated,
+            further scenes.
         out: folder that keeps the decoder, which is used again for the same inputs.
         device: of the decoder.
         others: further models with the same tokens, whose synthetic responses the external ridge reads.
@@ -163,30 +209,30 @@ def draw_pictures(
     """
     if evaluated.opened.model.recipe.what != "tokens":
         raise BrainDataError(f"expected tokens to draw pictures from, got pooled features of {evaluated.opened.name}")
-    space, stimuli, tokens = _Space(evaluated), dataset.stimuli, evaluated.space
+    space, model = _Space(evaluated), evaluated.opened.model
     size = _size(cache, study.train.image_ids, device)
-    bank = stimuli.images(study.train.image_ids, size.pixels)
-    shown = stimuli.images(study.test.image_ids, size.pixels)
+    bank = _Bank.of(study, dataset, cache, size.pixels, device, progress)
+    shown = dataset.stimuli.images(study.test.image_ids, size.pixels)
     sources = _sources(evaluated, study, others)
-    nearest = NearestImage(tokens.train, bank, study.train.image_ids)
-    judge = _Judge(study, shown, device)
+    nearest = NearestImage(model.tokens(bank.features), bank.images, bank.ids)
+    judge, first = _Judge(study, shown, device), next(iter(sources))
+    trained: dict[str, Any] = {}
     if kind == "nearest":
-        sources |= {TRUE: tokens.test}
-        drawn = [judge(source, nearest, guess) for source, guess in sources.items()]
-        return _pictures(evaluated, study, shown, drawn, {})
-    measured = _decode_error(evaluated, study, dataset, cache)
-    error = UNKNOWN_ERROR if measured is None else measured
-    conv = _conv_decoder(study, dataset, cache, space, size, error, out, device, progress)
-    made = {source: space.of(guess) for source, guess in sources.items()}
-    if space.reduced:
-        made[REDUCED] = space.of(tokens.test)
-    made[TRUE] = space.true(cache.get(study.test.image_ids, "tokens"))
-    drawn = [judge(source, conv, guess) for source, guess in made.items()]
-    first = next(iter(sources))
-    drawn.append(judge(first, nearest, sources[first]))
-    return _pictures(
-        evaluated, study, shown, drawn, dict(conv.trained) | {"error": error, "error_measured": measured is not None}
-    )
+        drawn = [judge(source, nearest, guess) for source, guess in (sources | {TRUE: evaluated.space.test}).items()]
+    else:
+        measured = _decode_error(evaluated, study, dataset, cache)
+        error = UNKNOWN_ERROR if measured is None else measured
+        conv = _conv_decoder(bank, study, cache.fingerprint, space, size, error, out, device, progress)
+        made = {source: space.of(guess) for source, guess in sources.items()}
+        if space.reduced:
+            made[REDUCED] = space.of(evaluated.space.test)
+        made[TRUE] = space.true(cache.get(study.test.image_ids, "tokens"))
+        drawn = [judge(source, conv, guess) for source, guess in made.items()]
+        over = Blend(_FromModel(conv, space), nearest, LOW)
+        drawn += [judge(first, drawer, sources[first]) for drawer in (nearest, over)]
+        trained = dict(conv.trained) | {"error": error, "error_measured": measured is not None}
+    chosen, counts = _chosen(evaluated, study), (len(bank.ids), len(study.train.image_ids))
+    return Pictures(evaluated.opened.name, shown, drawn, chosen, study.seed, trained, counts)
 
 
 def _sources(evaluated: ModelEvaluation, study: Study, others: Sequence[ModelEvaluation]) -> dict[str, np.ndarray]:
@@ -204,15 +250,13 @@ def _sources(evaluated: ModelEvaluation, study: Study, others: Sequence[ModelEva
     return found
 
 
-def _pictures(
-    evaluated: ModelEvaluation, study: Study, shown: np.ndarray, drawn: Sequence[Drawn], trained: dict[str, Any]
-) -> Pictures:
+def _chosen(evaluated: ModelEvaluation, study: Study) -> dict[str, np.ndarray]:
+    """Rows of figures."""
     cosines = np.diagonal(evaluated.decoded[0].similarities)
-    drawn_at_random = examples(cosines, "up", min(RANDOM, len(shown) - 2), study.seed)["random"]
-    others = np.setdiff1d(np.arange(len(shown)), drawn_at_random)
+    drawn_at_random = examples(cosines, "up", min(RANDOM, len(cosines) - 2), study.seed)["random"]
+    others = np.setdiff1d(np.arange(len(cosines)), drawn_at_random)
     order = others[np.argsort(-cosines[others], kind="stable")]
-    chosen = {"random": drawn_at_random, "best": order[:1], "worst": order[-1:]}
-    return Pictures(evaluated.opened.name, shown, drawn, chosen, study.seed, trained)
+    return {"random": drawn_at_random, "best": order[:1], "worst": order[-1:]}
 
 
 class _Judge:
@@ -273,9 +317,9 @@ def _decode_error(evaluated: ModelEvaluation, study: Study, dataset: BrainDatase
 
 
 def _conv_decoder(
+    bank: _Bank,
     study: Study,
-    dataset: BrainDataset,
-    cache: FeatureCache,
+    fingerprint: str,
     space: _Space,
     size: DecoderSize,
     error: float,
@@ -284,24 +328,14 @@ def _conv_decoder(
     progress: bool,
 ) -> ConvDecoder:
     """The decoder of these inputs: trained now, or found in `out`."""
-    train = list(study.train.image_ids)
-    extra = None
-    if isinstance(dataset, SimulatedDataset):
-        extra = scene_stimuli(study.seed + SCENES_SEED, SCENES)
-    ids = train + ([] if extra is None else extra.ids.tolist())
-    key = digest(cache.fingerprint, _state(space.scaler), ids, vars(size), error, STEPS, TRUE_SHARE, study.seed)
+    key = digest(fingerprint, _state(space.scaler), bank.ids, vars(size), error, STEPS, TRUE_SHARE, study.seed)
     folder = Path(out) / key
     if (folder / "config.json").is_file():
         _log.info("pictures are drawn by %s, trained before", folder)
         return ConvDecoder.load(folder, device)
-    features, images = [cache.get(train, "tokens")], [dataset.stimuli.images(train, size.pixels)]
-    if extra is not None:
-        further = _further(cache, extra, device, progress)
-        features.append(further.get(extra.ids, "tokens"))
-        images.append(extra.images(extra.ids, size.pixels))
-    damaged = _Damaged(np.concatenate(features), space, error, study.seed)
+    damaged = _Damaged(bank.features, space, error, study.seed)
     options = {"steps": STEPS, "seed": study.seed, "device": device, "progress": progress}
-    conv = ConvDecoder.fit(damaged, np.concatenate(images), size, **options)
+    conv = ConvDecoder.fit(damaged, bank.images, size, **options)
     conv.save(folder)
     return conv
 
@@ -312,10 +346,3 @@ def _state(scaler: TokenScaler | None) -> str:
     for name, value in sorted(({} if scaler is None else scaler.state_dict()).items()):
         content.update(name.encode() + np.ascontiguousarray(value).tobytes())
     return content.hexdigest()
-
-
-def _further(cache: FeatureCache, stimuli: StimulusSet, device: str, progress: bool) -> FeatureCache:
-    """Features of pictures that no subject has seen, in the same folder."""
-    further = FeatureCache(cache.folder.parent, cache.extractor, stimuli, cache.size)
-    further.extract(device=device, progress=progress, verify=False)
-    return further

@@ -112,8 +112,9 @@ def _pictures(evaluation: "Evaluation", pictures: "Pictures", out: Path, number:
     caption = (
         f"From the responses of {subject} to pictures, test images only: {len(chosen['random'])} drawn at random (seed "
         f"{pictures.seed}), then the best and the worst of the others by the cosine of decoded and true tokens. "
-        "“Nearest” is the train image whose tokens are nearest. “Ceiling” is drawn from the true tokens of the shown "
-        "image: what it lacks, no decoder of brains is to blame for."
+        f"“Nearest” is the one of {_bank(pictures)} whose tokens are nearest; “both” has what is drawn laid over it. "
+        "“Ceiling” is drawn from the true tokens of the shown image: what it lacks, no decoder of brains is to blame "
+        "for."
     )
     trained = pictures.trained
     drawer = pictures.drawn[0].drawer
@@ -133,27 +134,32 @@ def _pictures(evaluation: "Evaluation", pictures: "Pictures", out: Path, number:
     )
 
 
+def _bank(pictures: "Pictures") -> str:
+    total, train = pictures.bank
+    further = "" if total == train else f" and {total - train:,} further scenes that no subject saw"
+    return f"{train:,} train images{further}"
+
+
 def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
-    """Rows of the figure: nearest image, model, ridge, ceiling, whichever there are."""
-    first, drawer = pictures.drawn[0], pictures.drawn[0].drawer
-    rows = [(f"{first.source},\nmeasured fMRI" if first.source != SAME_TOKENS else "ridge,\nmeasured fMRI", first)]
+    """Rows of the figure: what was decoded drawn in every way, then ridge and the ceiling, whichever there are."""
+    first = pictures.drawn[0]
+    name = "ridge" if first.source == SAME_TOKENS else first.source
+    own = [item for item in pictures.drawn if item.source == first.source]
+    labels = ["drawn", "nearest picture", "both"] if len(own) > 1 else ["measured fMRI"]
+    rows = [(f"{name},\n{label}", item) for label, item in zip(labels, own, strict=True)]
+    further = {SAME_TOKENS: "ridge,\n", TRUE: "ceiling: true\ntokens, "}
     for item in pictures.drawn[1:]:
-        if item.drawer != drawer:
-            rows.insert(0, (f"nearest to what\n{first.source} decoded", item))
-        elif item.source == SAME_TOKENS:
-            rows.append(("ridge,\nmeasured fMRI", item))
-        elif item.source == TRUE:
-            rows.append(("ceiling,\ntrue tokens", item))
-    last = [row for row in rows if row[0].startswith("ceiling")]
-    return [row for row in rows if row not in last] + last
+        if item.source in further and item not in own:
+            rows.append((further[item.source] + labels[0], item))
+    return rows
 
 
 def _picture_table(pictures: "Pictures") -> str:
     names = [score.metric.name for score in pictures.drawn[0].scores if score.available]
     rows = []
     for item in pictures.drawn:
-        nearest = item.drawer != pictures.drawn[0].drawer
-        meaning = f"drawn by {item.drawer.partition(' ')[0]}" if nearest else _MEANINGS.get(item.source, "")
+        other = item.drawer != pictures.drawn[0].drawer
+        meaning = f"drawn by {item.drawer.rpartition(' ')[0]}" if other else _MEANINGS.get(item.source, "")
         source = f"{escape(item.source)}{f'<small>{escape(meaning)}</small>' if meaning else ''}"
         rows.append([source, *(score_cell(item.score(name)) for name in names)])
     rows.append(["chance, pairs permuted", *(chance_cell(pictures.drawn[0].score(name)) for name in names)])

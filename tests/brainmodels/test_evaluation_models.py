@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from brainmodels.baselines import LinearDecoder
+from brainmodels.data.simulated import scene_stimuli
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError, NormalizationError
 from brainmodels.evaluation import EvaluationSettings, FeatureSet, pictures
 from brainmodels.evaluation.models import EXTERNAL, SAME_TOKENS, evaluate_model, other_images
@@ -209,14 +210,29 @@ def test_pictures_lie_between_the_ceiling_and_those_of_another_image(evaluation)
     assert made.chosen["worst"].tolist() == [min(others, key=lambda row: cosine[row])]
 
 
-def test_the_nearest_image_is_a_train_image_with_the_highest_centred_cosine(evaluation):
-    (made,), study = evaluation.pictures, evaluation.study
-    (nearest,) = [item for item in made.drawn if item.drawer.startswith("nearest")]
-    bank = evaluation.models[0].space.train
-    table = cosines(evaluation.models[0].answers.decoded - bank.mean(0), bank - bank.mean(0))
-    for row in range(0, 60, 10):
-        name = study.train.image_ids[table[row].argmax()]
-        np.testing.assert_array_equal(nearest.images[row], evaluation.dataset.stimuli.image(name, 64))
+def test_the_nearest_picture_of_train_images_and_further_scenes_has_the_highest_centred_cosine(evaluation, tmp_path):
+    (made,), study, item = evaluation.pictures, evaluation.study, evaluation.models[0]
+    (nearest,) = [x for x in made.drawn if x.drawer.startswith("nearest")]
+    scenes, train = scene_stimuli(study.seed + pictures.SCENES_SEED, 100), evaluation.dataset.stimuli
+    assert made.bank == (330, 230) and nearest.drawer.startswith("nearest_image@330 ")
+    further = FeatureCache(tmp_path, item.opened.features.extractor, scenes)
+    further.extract(progress=False)
+    bank = np.concatenate([item.space.train, item.opened.model.tokens(further.get(scenes.ids, "tokens"))])
+    table = cosines(item.answers.decoded - bank.mean(0), bank - bank.mean(0))
+    found = table.argmax(1)
+    assert (found < 230).any() and (found >= 230).any()
+    for row in [*np.flatnonzero(found < 230)[:4], *np.flatnonzero(found >= 230)[:4]]:
+        which = found[row]
+        name = study.train.image_ids[which] if which < 230 else scenes.ids[which - 230]
+        np.testing.assert_array_equal(nearest.images[row], (train if which < 230 else scenes).image(name, 64))
+
+
+def test_what_is_drawn_lies_over_the_nearest_picture(evaluation):
+    (made,) = evaluation.pictures
+    drawn, nearest, both = (item for item in made.drawn if item.source == "NeuroFlow")
+    assert both.drawer.startswith("0.35 conv_decoder[64px] + 0.65 nearest_image@330 ")
+    expected = 0.35 * drawn.images.astype(float) + 0.65 * nearest.images
+    np.testing.assert_allclose(both.images, expected, atol=0.75)  # all three are rounded
 
 
 def test_a_drawer_is_trained_on_pictures_alone_and_used_again_for_the_same_inputs(evaluation, cache, tmp_path):
@@ -229,7 +245,8 @@ def test_a_drawer_is_trained_on_pictures_alone_and_used_again_for_the_same_input
         return fit(tokens, images, *rest, **options)
 
     def draw(error):
-        return pictures._conv_decoder(study, evaluation.dataset, cache, space, size, error, tmp_path, "cpu", False)
+        bank = pictures._Bank.of(study, evaluation.dataset, cache, 64, "cpu", False)
+        return pictures._conv_decoder(bank, study, cache.fingerprint, space, size, error, tmp_path, "cpu", False)
 
     with mock.patch.multiple(pictures, SCENES=8, STEPS=3), mock.patch.object(pictures.ConvDecoder, "fit", counted):
         first, again = draw(0.9), draw(0.9)

@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from brainmodels.evaluation import pictures
 from brainmodels.evaluation.models import SAME_TOKENS
 from brainmodels.evaluation.pictures import TRUE, draw_pictures
 from brainmodels.features import FeatureCache
@@ -166,8 +168,9 @@ def test_a_model_that_only_encodes_has_pictures_that_ridge_finds_and_no_way_back
     item, features = evaluation.models[1], evaluation.models[1].opened.features
     cache = FeatureCache(tmp_path / "features", features.extractor, evaluation.dataset.stimuli)
     cache.extract(evaluation.study.test.image_ids, progress=False)
-    cache.extract(evaluation.study.train.image_ids[:1], progress=False)  # of which the shape of tokens is read
-    found = draw_pictures(item, evaluation.study, evaluation.dataset, cache, "nearest", tmp_path)
+    cache.extract(evaluation.study.train.image_ids, progress=False)
+    with mock.patch.object(pictures, "SCENES", 50):
+        found = draw_pictures(item, evaluation.study, evaluation.dataset, cache, "nearest", tmp_path)
     assert [x.source for x in found.drawn] == [SAME_TOKENS, "external:ridge, responses of SynBrain", TRUE]
     assert {x.drawer.split("@")[0] for x in found.drawn} == {"nearest_image"} and found.trained == {}
     ridge, _, ceiling = (x.score("two_way[grid]").value for x in found.drawn)
