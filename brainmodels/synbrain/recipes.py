@@ -164,6 +164,8 @@ def nano() -> SynBrainRecipe:
         vae=VAESize(stem=16, channels=(16, 16, 32), blocks=1, pool=512, hidden=128),
         stage1=replace(base.stage1, steps=500, lr=3e-3),
         stage2=replace(base.stage2, steps=1_000, lr=3e-3),
+        adapt1=replace(base.adapt1, lr=3e-3),
+        adapt2=replace(base.adapt2, lr=3e-3),
         validation=0.0,
     )
 
