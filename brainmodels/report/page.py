@@ -164,12 +164,14 @@ def _encoding_section(evaluation: "Evaluation", out: Path) -> str:
     label = "share of the explainable variance" if share else "mean r"
     pages = [figure("voxels.png", f"Each voxel: ridge on {encoded[0].features}, test images.")]
     if study.rois:
-        kept = [item for item in encoded if item.model not in ("mean map", SHUFFLED)]
+        cut = {item.features for items in _budgets(evaluation).values() for item in list(items.values())[1:]}
+        kept = [item for item in encoded if item.model not in ("mean map", SHUFFLED) and item.features not in cut]
         shown = {_shown(item): _bars(item) for item in kept}
         controls = [_shown(item) for item in kept if item.model in _REFERENCES]
         figures.roi_bars(shown, out / "rois.png", label, 1.0 if share else None, controls)
         caption = (
             f"By region: {label}; whiskers hold 95 % of resamples of the test images; grey: references, not models."
+            + (" Further budgets of cores are drawn below, against their number." if cut else "")
         )
         pages.append(figure("rois.png", caption))
     if getattr(study.test.subject.space, "affine", None) is not None:

@@ -127,7 +127,10 @@ def test_budgets_random_weights_and_data_without_ceiling(tmp_path):
     words = [f"veca{cores}={tmp_path / 'model'}" for cores in ("@4", "")] + ["random_conv"]
     settings = {"check_alignment": "off", "normalizer": "train_z", "resamples": 20, "curve": (20,)}
     evaluation = evaluation_of(made_subject(repeats=1), words, **settings)
-    shown = Page(write_report(evaluation, tmp_path / "out"))
+    with mock.patch.object(figures, "roi_bars", wraps=figures.roi_bars) as drawn:
+        shown = Page(write_report(evaluation, tmp_path / "out"))
+    bars = {name for name in drawn.call_args.args[0] if name.startswith("ridge")}
+    assert bars == {"ridge, veca@4", "ridge, random_conv"}  # one budget of each backbone
     assert shown.images[-2:] == ["learning.png", "budgets.png"] and ink(tmp_path / "out/budgets.png") > 0.02
     assert "Against data and cores" in shown.text() and "was not tested" in shown.text()
     assert "random weights (seed 0): not comparable with published numbers" in shown.text()
