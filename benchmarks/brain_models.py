@@ -1,7 +1,7 @@
 """What laboratories ask of SynBrain and NeuroFlow beyond one score, on simulated subjects whose truth is known.
 
     python -m benchmarks.brain_models systems --seeds 1 2 3
-    python -m benchmarks.brain_models nonlinear fewshot variance augment budgets bottleneck
+    python -m benchmarks.brain_models solvers nonlinear fewshot variance augment budgets bottleneck
 
 Every study prints its tables and appends them to the page of --out. Features are the patch tokens of the shipped VECA
 nano at 64 cores, averaged and projected to 16 tokens of width 32, unless a study says otherwise; models are the `nano`

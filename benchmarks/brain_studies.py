@@ -18,6 +18,7 @@ from brainmodels.metrics.retrieval import correlation_matrix, image_given_brain,
 from brainmodels.neuroflow.estimator import NeuroFlow
 from brainmodels.neuroflow.recipes import VAESize
 from brainmodels.neuroflow.recipes import tiny as neuroflow_tiny
+from brainmodels.nn.flow import PATHS
 from brainmodels.nn.noise import NOISES
 from brainmodels.synbrain.augment import SyntheticPool
 from brainmodels.synbrain.estimator import SynBrain
@@ -56,6 +57,7 @@ _NEUROFLOW_PLANTED = {
 FACTORS = (0, 1, 2, 4)  # synthetic by measured pairs
 BUDGETS = (64, 32, 16, 8)
 COMPONENTS = (1, 5, 20, 100, "full")
+SOLVED = ("euler", "midpoint", "heun", "rk4")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,28 @@ def _latents(case: Case, name: str, fit: Any) -> Row:
         row["round trip, tokens"] = float(model.round_trip(case.source, image_ids=ids, **heun).relative_error)
         row["round trip, latents"] = float(model.round_trip(responses=case.test, **heun).relative_error)
     return row | {"training, s": f"{fit.seconds:.0f}"}
+
+
+def solvers(workshop: Workshop, seed: int) -> list[Table]:
+    """NeuroFlow by the path of its flow and by what solves it: what a round trip loses, and what scores make of it."""
+    case, recipe = workshop.case(seed), workshop.neuroflow()
+    ids, rows = case.test.image_ids, []
+    for path in PATHS:
+        model = workshop.fit(NeuroFlow, replace(recipe, flow=replace(recipe.flow, path=path)), case).model
+        for solver in SOLVED:
+            options = {"solver": solver, "steps": 20}
+            there = model.round_trip(case.source, image_ids=ids, **options)
+            back = model.round_trip(responses=case.test, **options)
+            row = {"path": path, "solver": solver, "evaluations": there.function_evaluations // 2}
+            row |= {"round trip, tokens": f"{there.relative_error:.1e}", "latents": f"{back.relative_error:.1e}"}
+            encoded = encoding_row(case, "", model.encode(case.source, image_ids=ids, **options))
+            decoded = decoding_row(case, "", model.scaler_.transform(model.decode(case.test, **options)))
+            scores = encoded | decoded
+            rows.append(row | {name: scores[name] for name in ("nr2", "two-way", "top-1, image given brain")})
+    note = (
+        "20 steps; evaluations are those of one way. Relative errors, from image tokens and from latents of responses."
+    )
+    return [Table("NeuroFlow by path and solver.", rows, note)]
 
 
 def nonlinear(workshop: Workshop, seed: int) -> list[Table]:
@@ -330,5 +354,5 @@ def bottleneck(workshop: Workshop, seed: int) -> list[Table]:
 
 
 STUDIES: dict[str, Callable[[Workshop, int], list[Table]]] = {
-    study.__name__: study for study in (systems, nonlinear, fewshot, augment, variance, budgets, bottleneck)
+    study.__name__: study for study in (systems, solvers, nonlinear, fewshot, augment, variance, budgets, bottleneck)
 }

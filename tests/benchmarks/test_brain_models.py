@@ -67,6 +67,15 @@ def test_systems_stand_between_the_mean_map_and_the_planted_signal(tables):
     assert nonlinear[0].title == "Encoding, nonlinear tuning." and len(nonlinear) == 3
 
 
+def test_higher_orders_come_back_nearer_on_every_path(tables):
+    (table,) = tables("solvers")
+    assert [row["path"] for row in table.rows[::4]] == ["linear", "cos_sin", "cos2_sin2"]
+    assert [row["evaluations"] for row in table.rows[:4]] == [20, 40, 40, 80]
+    for row in range(0, 12, 4):
+        euler, *second, fourth = (value(x["round trip, tokens"]) for x in table.rows[row : row + 4])
+        assert euler > max(second) and fourth < 0.01
+
+
 def test_ridge_misses_half_of_the_variance_of_conjunctions(tables):
     (table,) = tables("nonlinear")
     ridge, planted = table.rows[2], table.rows[-1]
