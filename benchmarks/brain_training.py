@@ -118,7 +118,8 @@ def main(words: list[str] | None = None) -> None:
                     for row in pool.submit(measure, *case).result():
                         rows.append(row)
                         log.append(record | {"benchmark": "brain_training", "voxels": voxels} | row)
-    where = f"{record['device']}, {record.get('threads', '')} threads, torch {record['torch']}, {record['date']}"
+    threads = f"threads {record['threads']}, " if "threads" in record else ""
+    where = f"{record['device']}, {threads}torch {record['torch']}, {record['date']}"
     print(f"{where}, {voxels} voxels\n")
     print(markdown_table(rows, COLUMNS))
 

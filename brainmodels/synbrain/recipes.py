@@ -153,7 +153,7 @@ def tiny() -> SynBrainRecipe:
 def nano() -> SynBrainRecipe:
     """For the shipped `veca_nano_patch8`, whose 8 x 8 tokens of width 192 become 4 x 4 of width 32.
 
-    Two minutes on two processor cores for 1,500 simulated voxels and 2,600 trials. Sizes, steps and rates were chosen
+    Three minutes on one processor core for 1,500 simulated voxels and 2,600 trials. Sizes, steps and rates were chosen
     on the test images of another simulated subject than those of the published scores.
     """
     base = tiny()
