@@ -112,7 +112,7 @@ def _pictures(evaluation: "Evaluation", pictures: "Pictures", out: Path, number:
     caption = (
         f"From the responses of {subject} to pictures, test images only: {len(chosen['random'])} drawn at random (seed "
         f"{pictures.seed}), then the best and the worst of the others by the cosine of decoded and true tokens. "
-        f"“Nearest” is the one of {_bank(pictures)} whose tokens are nearest; “both” has what is drawn laid over it. "
+        f"“Nearest picture”: by tokens, of {_bank(pictures)}; “both”: what is drawn, laid over it. "
         "“Ceiling” is drawn from the true tokens of the shown image: what it lacks, no decoder of brains is to blame "
         "for."
     )
@@ -141,17 +141,15 @@ def _bank(pictures: "Pictures") -> str:
 
 
 def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
-    """Rows of the figure: what was decoded drawn in every way, then ridge and the ceiling, whichever there are."""
+    """Rows of the figure: what was decoded in every way of showing it, then ridge and the ceiling as they are drawn."""
     first = pictures.drawn[0]
     name = "ridge" if first.source == SAME_TOKENS else first.source
-    own = [item for item in pictures.drawn if item.source == first.source]
-    labels = ["drawn", "nearest picture", "both"] if len(own) > 1 else ["measured fMRI"]
-    rows = [(f"{name},\n{label}", item) for label, item in zip(labels, own, strict=True)]
-    further = {SAME_TOKENS: "ridge,\n", TRUE: "ceiling: true\ntokens, "}
-    for item in pictures.drawn[1:]:
-        if item.source in further and item not in own:
-            rows.append((further[item.source] + labels[0], item))
-    return rows
+    drawn, *others = (item for item in pictures.drawn if item.source == first.source)
+    how = "drawn" if others else "nearest picture"
+    rows = [(f"{name},\n{label}", item) for label, item in zip(("nearest picture", "both"), others, strict=False)]
+    rows.append((f"{name},\n{how}", drawn))
+    further = {SAME_TOKENS: f"ridge,\n{how}", TRUE: f"ceiling: true\ntokens, {how}"}
+    return rows + [(further[x.source], x) for x in pictures.drawn if x.source in further and x.source != first.source]
 
 
 def _picture_table(pictures: "Pictures") -> str:
