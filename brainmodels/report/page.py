@@ -59,10 +59,10 @@ def write_report(evaluation: "Evaluation", out: Path) -> Path:
     np.savez(out / "voxels.npz", names=names, **arrays, **({} if ceiling is None else {"ceiling": ceiling}))
     sections = (
         _head(evaluation),
-        _encoding_section(evaluation, out),
-        _decoding_section(evaluation, out),
         *model_sections(evaluation, out),
         published_section(evaluation.record["settings"].get("published", False)),
+        _encoding_section(evaluation, out),
+        _decoding_section(evaluation, out),
         _curve_section(evaluation, out),
         _all_scores(evaluation),
         _conditions(evaluation),

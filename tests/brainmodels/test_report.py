@@ -147,7 +147,7 @@ def trained(tmp_path_factory):
 def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
     evaluation, shown = evaluation_of_models(), Page(trained / "report.html")
     own = ["pictures_0.png", "responses_0.png", "bottleneck_0.png", "responses_1.png"]
-    assert shown.images == ["voxels.png", "rois.png", "map.png", "retrieved.png", *own, "learning.png"]
+    assert shown.images == [*own, "voxels.png", "rois.png", "map.png", "retrieved.png", "learning.png"]
     assert all(ink(trained / name) > 0.03 for name in own)
     text, (first, second) = shown.text(), evaluation.models
     top, ridge = (row.score("image_given_brain_top1").value for row in first.found)
