@@ -42,8 +42,9 @@ class EvaluationSettings:
             subject.
         features: sets of features, see `FeatureSet.parse`; the first is the one that pictures and curves are of.
         models: folders of trained models (`veca brain train`), which are put beside ridge on their own tokens.
-        pictures: from what the models decode: "none"; "nearest", the train image that is nearest in tokens; "conv",
-            drawn by convolutions that are trained here, on pictures alone, and kept in `out/pictures`.
+        pictures: from what the models decode: "none"; "nearest", the picture that is nearest in tokens, of the train
+            images and, in a simulated study, further scenes; "conv", also drawn by convolutions that are trained here,
+            on pictures alone, and kept in `out/pictures`.
         published: print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
         out: folder of the report, its figures and record.json.
         subject: id; None takes the first.
