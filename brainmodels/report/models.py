@@ -157,8 +157,8 @@ def _picture_table(pictures: "Pictures") -> str:
     rows = []
     for item in pictures.drawn:
         other = item.drawer != pictures.drawn[0].drawer
-        meaning = f"drawn by {item.drawer.rpartition(' ')[0]}" if other else _MEANINGS.get(item.source, "")
-        source = f"{escape(item.source)}{f'<small>{escape(meaning)}</small>' if meaning else ''}"
+        meanings = item.drawer.rpartition(" ")[0].split(" + ") if other else [_MEANINGS.get(item.source, "")]
+        source = escape(item.source) + "".join(f"<small>{escape(text)}</small>" for text in meanings if text)
         rows.append([source, *(score_cell(item.score(name)) for name in names)])
     rows.append(["chance, pairs permuted", *(chance_cell(pictures.drawn[0].score(name)) for name in names)])
     absent = [score for score in pictures.drawn[0].scores if not score.available]
