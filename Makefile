@@ -24,6 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
+	rm -rf out/demo/neuroflow
 	OMP_NUM_THREADS=1 $(BIN)/veca brain train --model neuroflow --seed 1 --features veca@64 --out out/demo/neuroflow \
 		--cache out/demo/brain/features
 	$(BIN)/veca brain evaluate --seed 1 --out out/demo/brain --resamples 500 --curve 50 100 200 400 \

@@ -23,7 +23,18 @@ from brainmodels.nn.settings import TrainingStage
 from brainmodels.synbrain import recipes as synbrain_recipes
 from brainmodels.synbrain.estimator import SynBrain
 
-__all__ = ["BUDGET", "REDUCE", "Case", "Fitted", "Settings", "Workshop", "decoding_row", "encoding_row", "shown"]
+__all__ = [
+    "Case",
+    "Fitted",
+    "Row",
+    "Settings",
+    "Workshop",
+    "decoding_row",
+    "encoding_row",
+    "scored_row",
+    "timed",
+    "top1",
+]
 
 BUDGET = 64  # cores
 REDUCE = (4, 32)  # from 64 x 192 patch tokens to the 16 x 32 of the nano recipes

@@ -1,6 +1,6 @@
 """What laboratories ask of SynBrain and NeuroFlow beyond one score, on simulated subjects whose truth is known.
 
-    python -m benchmarks.brain_models systems --seeds 1 2 3
+    python -m benchmarks.brain_models systems --seeds 1 3 4
     python -m benchmarks.brain_models solvers nonlinear fewshot variance augment budgets bottleneck
 
 Every study prints its tables and appends them to the page of --out. Features are the patch tokens of the shipped VECA

@@ -125,7 +125,9 @@ class _Bank:
     images: np.ndarray  # (N, H, W, 3) uint8
 
     @classmethod
-    def of(cls, study: Study, dataset: BrainDataset, cache: FeatureCache, pixels: int, device: str, progress: bool):
+    def of(
+        cls, study: Study, dataset: BrainDataset, cache: FeatureCache, pixels: int, device: str, progress: bool
+    ) -> "_Bank":
         ids = list(study.train.image_ids)
         bank = cls(ids, cache.get(ids, "tokens"), dataset.stimuli.images(ids, pixels))
         if not isinstance(dataset, SimulatedDataset):
@@ -134,9 +136,8 @@ class _Bank:
         further = FeatureCache(cache.folder.parent, cache.extractor, scenes, cache.size)
         further.extract(device=device, progress=progress, verify=False)
         features = np.concatenate([bank.features, further.get(scenes.ids, "tokens")])
-        return cls(
-            ids + scenes.ids.tolist(), features, np.concatenate([bank.images, scenes.images(scenes.ids, pixels)])
-        )
+        images = np.concatenate([bank.images, scenes.images(scenes.ids, pixels)])
+        return cls(ids + scenes.ids.tolist(), features, images)
 
 
 class _FromModel:

@@ -164,7 +164,7 @@ def repeat_variance(values: np.ndarray, image_ids: Sequence[str]) -> tuple[np.nd
 def _sampled(
     model: BrainModel, features: Features, ids: np.ndarray, noise: str, n_trials: int, seed: int, options: Mapping
 ) -> np.ndarray:
-    """(V,) variance over draws, mean over images. Without noise the same prediction is asked for `n_trials` times."""
+    """(V,) variance over draws, mean over images. Without noise the same prediction is asked for twice."""
     total = 0.0
     for number, part in enumerate(_parts(model, ids, n_trials)):
         draws = {"noise": noise, "n_trials": n_trials, "seed": _seed(seed, number), **options}

@@ -205,7 +205,7 @@ def _trained(evaluation: "Evaluation") -> str:
     names = ", ".join(item.opened.name for item in evaluation.models)
     return (
         f" Trained here: {escape(names)}, on single trials. “{SAME_TOKENS}” sees the same numbers of the same images "
-        "as the model above it, so that nothing but the model differs."
+        "as the model above it, and responses averaged over repeats."
     )
 
 
