@@ -53,8 +53,9 @@ def core_periphery_attention(
             host). Inactive cores are attended by nobody; their outputs and all their gradients are zeros.
         patch_lengths: int32 tensor (B,), valid patches per image, packed first (clamped to [0, P]). Padded patches
             are attended by nobody; their outputs and gradients are zeros.
-        patch_rope: (cos, sin), fp32, each (P, D/2) or (B, P, D/2): rotates interleaved channel pairs of the patches'
-            q and k in fp32. Cores are rotated by the caller. No gradient flows to cos and sin.
+        patch_rope: (cos, sin), each (P, D/2) or (B, P, D/2): rotates interleaved channel pairs of the patches' q and
+            k in fp32. The tables are fp32. With 16-bit q they may be fp16, which halves what the kernels read for
+            them and rounds an eighth as much as bf16. Cores are rotated by the caller. No gradient flows to them.
         scale: multiplies the scores; None means D ** -0.5.
         core_self: cores attend to cores too; False leaves them the patches only.
         patch_self: a patch also attends to its own key.
@@ -285,7 +286,7 @@ def _options(
         if not isinstance(flag, bool):
             raise TypeError(f"expected {name} to be a bool, got {type(flag).__name__}")
     if patch_rope is not None:
-        _check_rope(patch_rope, batch, tokens - num_cores, head_dim, like.device)
+        _check_rope(patch_rope, batch, tokens - num_cores, like)
     return dict(
         num_cores=num_cores,
         active_cores=_check_active(active_cores, num_cores, batch, like.device),
@@ -344,19 +345,24 @@ def _check_counts(name: str, counts: Tensor | None, batch: int, device: torch.de
     return counts
 
 
-def _check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, head_dim: int, device: torch.device) -> None:
+def _check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, like: Tensor) -> None:
     if not isinstance(rope, tuple | list) or len(rope) != 2 or not all(isinstance(x, Tensor) for x in rope):
         raise TypeError(f"expected patch_rope to be a pair of tensors (cos, sin), got {type(rope).__name__}")
+    head_dim = like.shape[-1]
     shapes = ((patches, head_dim // 2), (batch, patches, head_dim // 2))
+    halves = like.dtype in (torch.float16, torch.bfloat16)
     for name, x in zip(("cos", "sin"), rope, strict=True):
         if head_dim % 2 or tuple(x.shape) not in shapes or x.shape != rope[0].shape:
             raise ValueError(
                 f"expected patch_rope (cos, sin) of one shape, {shapes[0]} or {shapes[1]}, got {_shapes(*rope)}"
             )
-        if x.dtype != torch.float32:
-            raise TypeError(f"expected patch_rope {name} in float32, got {x.dtype}: bf16 tables lose accuracy")
-        if x.device != device:
-            raise ValueError(f"expected patch_rope {name} on {device} like q, got {x.device}")
+        if x.dtype != rope[0].dtype or not (x.dtype == torch.float32 or (halves and x.dtype == torch.float16)):
+            raise TypeError(
+                f"expected patch_rope {name} in float32, or cos and sin in float16 where q is a 16-bit type, got "
+                f"{x.dtype} with q in {like.dtype}"
+            )
+        if x.device != like.device:
+            raise ValueError(f"expected patch_rope {name} on {like.device} like q, got {x.device}")
 
 
 def _check_scale(scale: float | None, head_dim: int) -> float:

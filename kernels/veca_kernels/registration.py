@@ -21,8 +21,8 @@ _JOINT = (
 )
 _QKV = "Tensor q, Tensor k, Tensor v"
 SCHEMAS = {
-    "core_periphery_forward": f"({_QKV}, {_JOINT}) -> (Tensor, Tensor)",
-    "core_periphery_backward": f"(Tensor grad, {_QKV}, Tensor core_out, Tensor lse, {_JOINT}, bool packed) -> Tensor",
+    "core_periphery_forward": f"({_QKV}, {_JOINT}) -> (Tensor, Tensor, Tensor)",
+    "core_periphery_backward": f"(Tensor grad, {_QKV}, Tensor core_rows, Tensor lse, {_JOINT}, bool packed) -> Tensor",
     "read_forward": f"({_QKV}, Tensor? lengths, float scale) -> (Tensor, Tensor)",
     "read_backward": (
         f"(Tensor grad, Tensor grad_lse, {_QKV}, Tensor out, Tensor lse, Tensor? lengths, float scale)"
@@ -102,7 +102,7 @@ class _CorePeripheryBackward(_FirstOrderOnly):
         q: Tensor,
         k: Tensor | None,
         v: Tensor | None,
-        core_out: Tensor,
+        core_rows: Tensor,
         lse: Tensor,
         num_cores: int,
         active: int,
@@ -116,7 +116,7 @@ class _CorePeripheryBackward(_FirstOrderOnly):
     ) -> Tensor:
         packed = k is None
         joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
-        return _ops.core_periphery_backward(grad, *_unpacked(q, k, v), core_out, lse, *joint, packed)
+        return _ops.core_periphery_backward(grad, *_unpacked(q, k, v), core_rows, lse, *joint, packed)
 
 
 class _CorePeriphery(Function):
@@ -140,24 +140,23 @@ class _CorePeriphery(Function):
         patch_self: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
-        out, lse = _ops.core_periphery_forward(*_unpacked(q, k, v), *joint)
-        return out, out[:, :num_cores].clone(), lse
+        return _ops.core_periphery_forward(*_unpacked(q, k, v), *joint)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         q, k, v, num_cores, active, per_image, lengths, cos, sin, *flags = inputs
-        _, core_out, lse = output
-        ctx.mark_non_differentiable(core_out, lse)
+        _, core_rows, lse = output
+        ctx.mark_non_differentiable(core_rows, lse)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, core_out, lse, per_image, lengths, cos, sin)
+        ctx.save_for_backward(q, k, v, core_rows, lse, per_image, lengths, cos, sin)
         ctx.counts, ctx.flags = (num_cores, active), flags
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         if grad is None:
             return (None,) * 12
-        q, k, v, core_out, lse, *options = ctx.saved_tensors
-        grads = _CorePeripheryBackward.apply(grad, q, k, v, core_out, lse, *ctx.counts, *options, *ctx.flags)
+        q, k, v, core_rows, lse, *options = ctx.saved_tensors
+        grads = _CorePeripheryBackward.apply(grad, q, k, v, core_rows, lse, *ctx.counts, *options, *ctx.flags)
         dq, dk, dv = (grads, None, None) if k is None else grads.unbind(0)
         return dq, dk, dv, *(None,) * 9
 
@@ -239,9 +238,10 @@ def _lse_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _fake_core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, num_cores: int, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, _, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, num_cores), dtype=_lse_dtype(q))
+def _fake_core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, num_cores: int, *_: Any) -> tuple[Tensor, ...]:
+    batch, _, heads, head_dim = q.shape
+    core_rows = q.new_empty((batch, num_cores, heads, head_dim))
+    return q.new_empty(q.shape), core_rows, q.new_empty((batch, heads, num_cores), dtype=_lse_dtype(q))
 
 
 def _fake_core_periphery_backward(grad: Tensor, q: Tensor, *rest: Any) -> Tensor:
