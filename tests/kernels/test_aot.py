@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reaso
 
 @pytest.mark.parametrize("arch", aot.SHARED_LIMITS)
 def test_limits_at_head_dim_64(arch, capsys):
-    """sm_90: no spills up to 64 cores, wgmma from 64 on; everywhere: shared memory of the device."""
+    """sm_90: no spills up to 64 cores, wgmma from 64 on, loops within the memory floor; everywhere: shared memory of
+    the device, no warps that repeat each other.
+    """
     status = aot.main(["--arch", arch, "--check", "--head-dims", "64", "--workers", "1"])
     assert status == 0, capsys.readouterr().out
 
@@ -29,9 +31,54 @@ def test_limits_of_all_variants(arch, capsys):
 
 
 def test_a_broken_limit_is_named():
-    variant = aot.Variant("sm_90", "read_forward", "bf16", 64, 64, rope=True)
-    row = aot.Row(variant, "64 x 4w x 2s", registers=255, spill_bytes=8, shared_bytes=300 << 10, wgmma=0, mma=4)
-    assert [reason.split()[0] for reason in row.broken] == ["shared", "8", "no"]
+    variant = aot.Variant("sm_90", "read", "read_forward", "bf16", 64, 64)
+    counts = dict(registers=255, spill_bytes=8, shared_bytes=300 << 10, wgmma=0, mma=4)
+    row = aot.Row(variant, "64 x 4w x 2s", **counts, loops=(997, 30), serialised=8, duplicated=("64x64 by 8x1 warps",))
+    assert list(row.breaches) == ["shared", "duplicated", "spills", "wgmma", "serialised", "issue"]
+    assert len(row.broken) == 6 and "997 issue cycles > 996" in row.broken[-1]
+    # 8 warps issue twice as many instructions a cycle and row, tiles of 128 rows half as many
+    assert aot.Row(variant, "64 x 8w x 2s", **counts, loops=(500,)).issue_cycles == 1000
+    assert aot.Row(variant, "128 x 8w x 2s", **counts, loops=(500,)).issue_cycles == 500
+
+
+def test_an_exception_has_a_reason_and_excuses_one_limit_only(monkeypatch):
+    assert all(len(why) > 20 for *_, why in aot.EXCEPTIONS)
+    monkeypatch.setattr(aot, "EXCEPTIONS", (("issue", lambda v: v.cores == 64, "a reason"),))
+    counts = dict(registers=255, spill_bytes=8, shared_bytes=0, wgmma=8, mma=0, loops=(2000,))
+    for cores, broken in ((64, ["8 bytes"]), (32, ["8 bytes", "2000 issue"])):
+        row = aot.Row(aot.Variant("sm_90", "read", "read_forward", "bf16", cores, 64), "64 x 4w x 2s", **counts)
+        assert [text[: len(start)] for text, start in zip(row.broken, broken, strict=True)] == broken
+        assert row.excused == ({"issue": "a reason"} if cores == 64 else {})
+
+
+def test_eight_warps_on_64_rows_repeat_each_other(monkeypatch):
+    """What the rotated backward did once: a second group of four warps computed everything again."""
+    from veca_kernels.triton import launch
+
+    monkeypatch.setattr(launch, "choose_tile", lambda *_: tables.Tile(64, 64, 8, 2))
+    row = aot.build(aot.Variant("sm_90", "write", "write_forward", "bf16", 64, 64))
+    assert row.duplicated == ("64x64 by 8x1 warps",)
+    assert any("repeat each other" in text for text in row.broken)
+
+
+SASS = """
+.L_x_1:
+        /*0100*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], RZ, !UPT ;
+        /*0110*/                   WARPGROUP.ARRIVE ;
+{body}
+        /*0200*/              @!P0 BRA `(.L_x_1) ;
+        /*0210*/                   EXIT ;
+"""
+
+
+def test_loops_and_serialised_products_are_counted():
+    from veca_kernels.triton.binary import loops_of
+
+    plain = "        /*0120*/                   FADD R1, R2, R3 ;\n"
+    product = "        /*0130*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], R24, gsb0 ;\n"
+    assert loops_of(SASS.format(body=30 * plain)) == ((33,), 1)  # every product waits: a group of its own
+    assert loops_of(SASS.format(body=30 * plain + 3 * product)) == ((36,), 0)
+    assert loops_of(SASS.format(body=5 * plain)) == ((), 0)  # too short to be the walk over patches
 
 
 def test_a_compiler_failure_breaks_the_check(monkeypatch, capsys):
@@ -48,27 +95,37 @@ def test_a_compiler_failure_breaks_the_check(monkeypatch, capsys):
 def test_json_rows(capsys):
     aot.main(["--arch", "sm_80", "--cores", "16", "--head-dims", "32", "--json", "--workers", "1"])
     rows = json.loads(capsys.readouterr().out)
-    assert [row["variant"]["kernel"] for row in rows] == list(aot.KERNELS)
-    assert all(0 < row["registers"] <= 255 and row["mma"] > 0 and not row["broken"] for row in rows)
+    assert [row["variant"]["kernel"] for row in rows] == [
+        "joint_forward",
+        "combine_reads",
+        "joint_backward",
+        "sum_partials",
+    ]
+    assert all(0 < row["registers"] <= 255 and not row["broken"] for row in rows)
+    assert all((row["mma"] > 0) == (row["variant"]["kernel"] not in aot.JOINS) for row in rows)
 
 
-def test_what_only_the_halves_launch_is_compiled_too():
+def test_every_kernel_is_compiled_in_every_form_that_is_launched():
     """Alone, the read gets a gradient of its log-sum-exp and the write no cores that read."""
+    kernels = {"joint_forward", "joint_backward", *aot.JOINS}
+    halves = {"read_forward", "read_backward", "write_forward", "write_backward"}
     todo = aot.variants("sm_90", full=False)
-    assert {v.kernel for v in todo} == {*aot.KERNELS, *aot.JOINS}
-    arguments = {v.kernel: aot.record(v)[1] for v in todo if v.half and v.cores == 64}
-    assert arguments["read_backward"]["dlse"] is not None and arguments["read_backward"]["rope"] is None
-    assert arguments["write_backward"]["lse"] is None
-    packed = aot.record(aot.Variant("sm_90", "write_backward", "bf16", 64, 64, rope=False))[1]
-    assert packed["lse"] is not None
+    assert {v.kernel for v in todo} == kernels | halves
+    alone = {v.kernel: aot.record(v)[1] for v in todo if v.call not in ("forward", "backward") and v.cores == 64}
+    assert alone["read_backward"]["dlse"] is not None and alone["read_backward"]["rope"] is None
+    assert alone["write_backward"]["lse"] is None
+    own = [v for v in aot.variants("sm_90", full=True) if v.patch_self and v.call == "backward"]
+    assert {"read_backward", "write_backward"} <= {v.kernel for v in own}  # the write adds to what the read stored
 
 
 def test_offsets_are_64_bits_wide():
     """A packed tensor passes 2^31 elements. In the IR every stride is widened before it meets an index."""
     from veca_kernels.triton import adapter
 
-    for kernel in aot.KERNELS:
-        code = adapter.lower(*aot.record(aot.Variant("sm_90", kernel, "bf16", 16, 32, rope=True)), "sm_90")
+    for call in ("forward", "backward"):
+        code = adapter.lower(
+            *aot.record(aot.Variant("sm_90", call, f"joint_{call}", "bf16", 16, 32, rope=True)), "sm_90"
+        )
         assert re.search(r"arith\.muli .* : i64", code)
         narrow = re.findall(r"tt\.addptr .* : !tt\.ptr<bf16>, i32", code)
         assert not narrow, narrow

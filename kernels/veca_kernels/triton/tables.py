@@ -6,7 +6,7 @@ on the user's machine: autotuning costs minutes of cold start, tunes anew for ev
 
 from dataclasses import dataclass
 
-_HOPPER_SHARED = 227 << 10  # room and registers for a third stage: with two, loads wait for the whole tile before
+_HOPPER_SHARED = 227 << 10  # room for a third stage: with two, loads wait for the whole tile before
 _LARGE_SHARED = 160 << 10  # data-centre GPUs; consumer GPUs have 99 KB, gfx942 64 KB
 
 
@@ -30,25 +30,28 @@ def choose_tile(
 ) -> Tile:
     """The launch of a kernel for that many cores, bytes an element and bytes of shared memory a block.
 
-    Two classes of shared memory; fp32, multiplied outside the tensor cores, takes small tiles on both.
+    Three classes of shared memory: Hopper and newer, other data-centre GPUs, consumer GPUs and gfx942. fp32, multiplied
+    outside the tensor cores, takes small tiles on all. Read and write of one pass agree in warps and stages wherever
+    both take 64 patches, so that they can share a launch.
     """
     block_c = next(c for c in (16, 32, 64, 128) if c >= cores)
     wide, many = head_dim > 64, block_c == 128
     backward = kernel.endswith("backward")
     if itemsize == 4:
         return Tile(block_c, 16, 4, 1) if wide and many else Tile(block_c, 32, 8, 1)
-    if shared >= _LARGE_SHARED:
-        if backward and wide and many:
-            return Tile(block_c, 32, 8, 1)
-        if kernel == "write_backward" and patch_self:
-            return Tile(block_c, 32, 8, 2)
-        if backward:
-            prefetch = shared >= _HOPPER_SHARED and not (wide or many)
-            return Tile(block_c, 64, 8 if wide or many else 4, 3 if prefetch else 2)
-        return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
+    if shared < _LARGE_SHARED:
+        return Tile(block_c, 32, 4, 1) if backward else Tile(block_c, 32 if wide else 64, 4, 1)
+    if backward and wide and many:
+        return Tile(block_c, 32, 8, 1)
+    if kernel == "write_backward" and patch_self:
+        return Tile(block_c, 32, 8, 2)
+    if shared >= _HOPPER_SHARED:
+        # wgmma gives 64 rows to four warps: four more would compute the same again
+        deep = not (wide and many) and not (backward and (many or 64 < head_dim <= 96))
+        return Tile(block_c, 64, 4, 3 if deep else 2)
     if backward:
-        return Tile(block_c, 32, 4, 1)
-    return Tile(block_c, 32 if wide else 64, 4, 1)
+        return Tile(block_c, 64, 8 if rotated or wide or many else 4, 2)
+    return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
 
 
 def fits(cores: int, head_dim: int, itemsize: int, shared: int) -> bool:
