@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .support import interpreting
+from .support import kernels_on_cpu
 
 _COUNTS = "SymInt active, Tensor? active_per_image"
 _JOINT = (
@@ -282,7 +282,7 @@ def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
     """The function behind an op: names its arguments, joins the optional ones, imports what computes."""
 
     def run(*values: Any) -> Any:
-        if on_cpu and not interpreting():
+        if on_cpu and not kernels_on_cpu():
             from . import composed as bodies
         else:
             from .triton import ops as bodies

@@ -20,10 +20,6 @@ from .tables import Tile, choose_tile, split_head_dim
 _MAX_SPLITS = 64
 _MIN_TILES_PER_SPLIT = 4
 _PARTIAL_BYTES = 24 << 20  # all partials of a pass together: they must stay in L2 between their two kernels
-_INTERPRETED_DEVICE = (
-    4,
-    99 << 10,
-)  # what the interpreter pretends: few multiprocessors, a small shared memory
 _COMBINE_ROWS = 4
 _SUM_BLOCK = 1024
 
@@ -134,7 +130,7 @@ def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -
     """Launch a flat grid on the device of the tensors; an empty grid is no launch."""
     if programs == 0:
         return
-    if device.type == "cpu":  # the interpreter
+    if device.type == "cpu":  # the interpreter, or an emulated device
         kernel[(programs,)](**arguments)
         return
     with torch.cuda.device(device):
