@@ -25,6 +25,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from veca_kernels import support
+from veca_kernels.triton import plan
 
 __all__ = ["FakeDriver", "Launch", "fake_driver", "install", "uninstall"]
 
@@ -226,6 +227,7 @@ def uninstall() -> None:
     triton.compiler.compile = driver._compile
     triton.runtime.driver.set_active(None)  # Triton looks for a real one when it needs it
     support.emulate(None)
+    plan.clear()
     for binary in driver.binaries:
         binary.src.fn.device_caches.pop(0, None)
         binary.module = None  # else Triton 3.9 asks a driver to unload it

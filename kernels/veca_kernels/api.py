@@ -4,6 +4,7 @@ Shapes: B images, H heads, C cores, P patches, T = C + P tokens, D head dim. One
 scaled_dot_product_attention: (B, H, tokens, D), any strides; results are token-major in memory.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference, registration, sdpa
-from .support import triton_support
+from .support import device_facts, emulating, triton_support
 
 __all__ = [
     "core_periphery_attention",
@@ -67,6 +68,11 @@ def core_periphery_attention(
     Raises:
         ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
     """
+    slot = _recall(impl, (q, k, v), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    if slot is not None and slot.options is not None:
+        options = slot.options | _tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
     q, k, v = _autocast(q, k, v)
     _check_qkv(q, k, v)
     if not q.shape == k.shape == v.shape:
@@ -87,6 +93,8 @@ def core_periphery_attention(
     )
     chosen = _choose(impl, (q, k, v), num_cores)
     if chosen == "triton":
+        if slot is not None:
+            slot.options = _plain_options(options)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, H, D)
         return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
     module = reference if chosen == "reference" else sdpa
@@ -117,6 +125,10 @@ def core_periphery_attention_qkvpacked(
     Returns:
         (B, T, H, D), contiguous.
     """
+    slot = _recall(impl, (qkv,), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    if slot is not None and slot.options is not None:
+        options = slot.options | _tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
+        return registration.core_periphery_attention(qkv, None, None, **options)
     if not isinstance(qkv, Tensor):
         raise TypeError(f"expected qkv to be a tensor, got {type(qkv).__name__}")
     if qkv.ndim != 5 or qkv.shape[2] != 3:
@@ -139,6 +151,8 @@ def core_periphery_attention_qkvpacked(
     )
     chosen = _choose(impl, (qkv,), num_cores)
     if chosen == "triton":
+        if slot is not None:
+            slot.options = _plain_options(options)
         return registration.core_periphery_attention(qkv, None, None, **options)
     module = reference if chosen == "reference" else sdpa
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
@@ -252,6 +266,78 @@ def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) ->
     return merged.to(outputs[0].dtype), lse.masked_fill(empty, float("-inf"))
 
 
+class _Slot:
+    """The place of what the checks of a joint call found; `options` is None until a call has passed them."""
+
+    __slots__ = ("options",)
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] | None = None
+
+
+@functools.lru_cache(1024, typed=True)  # typed: True is no number of cores
+def _slot(*key: Any) -> _Slot:
+    return _Slot()
+
+
+def _recall(
+    impl: str,
+    tensors: tuple[Tensor, ...],
+    num_cores: int,
+    active_cores: int | Tensor | None,
+    patch_lengths: Tensor | None,
+    patch_rope: tuple[Tensor, Tensor] | None,
+    scale: float | None,
+    core_self: bool,
+    patch_self: bool,
+) -> _Slot | None:
+    """The place for calls like this one, so that the kernels' host side checks each kind of call once.
+
+    None where the checks run every time: on a CPU, under autocast and compilers, and for arguments of odd types.
+    """
+    first = tensors[0]
+    if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not (first.is_cuda or emulating()):
+        return None
+    if torch.is_autocast_enabled(first.device.type) or not (patch_rope is None or type(patch_rope) is tuple):
+        return None
+    kinds = [None if x is None else _kind(x) for x in (*tensors, patch_lengths, *(patch_rope or ()))]
+    active = _kind(active_cores) if isinstance(active_cores, Tensor) else active_cores
+    try:
+        return _slot(impl, num_cores, active, scale, core_self, patch_self, device_facts(first.device), *kinds)
+    except TypeError:  # not hashable: the checks say what is wrong
+        return None
+
+
+def _kind(x: Any) -> Any:
+    """All that the checks ask about a tensor; the class of anything else."""
+    return (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
+
+
+def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The checked options that are numbers and flags: those that later calls of the kind share."""
+    return {name: options[name] for name in ("num_cores", "scale", "core_self", "patch_self")}
+
+
+def _tensor_options(
+    num_cores: int,
+    active_cores: int | Tensor | None,
+    patch_lengths: Tensor | None,
+    patch_rope: tuple[Tensor, Tensor] | None,
+) -> dict[str, Any]:
+    """The other options of a call that needs no check."""
+    return dict(
+        active_cores=num_cores if active_cores is None else active_cores,
+        patch_lengths=patch_lengths,
+        patch_rope=_without_gradient(patch_rope),
+    )
+
+
+def _without_gradient(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...] | None:
+    if rope is None:
+        return None
+    return tuple(x.detach() if x.requires_grad else x for x in rope)
+
+
 def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
     """The implementation that will run; an explicit one is taken or refused, never replaced."""
     if impl not in IMPLEMENTATIONS:
@@ -290,7 +376,7 @@ def _options(
         num_cores=num_cores,
         active_cores=_check_active(active_cores, num_cores, batch, like.device),
         patch_lengths=_check_counts("patch_lengths", patch_lengths, batch, like.device),
-        patch_rope=None if patch_rope is None else tuple(x.detach() for x in patch_rope),
+        patch_rope=_without_gradient(patch_rope),
         scale=_check_scale(scale, head_dim),
         core_self=core_self,
         patch_self=patch_self,

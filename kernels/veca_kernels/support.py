@@ -31,6 +31,11 @@ def emulate(facts: tuple[int, int] | None) -> None:
     _emulated = facts
 
 
+def emulating() -> bool:
+    """True under `emulate`."""
+    return _emulated is not None
+
+
 def kernels_on_cpu() -> bool:
     """True where CPU tensors go to the Triton kernels: in the interpreter and under `emulate`."""
     return _emulated is not None or interpreting()

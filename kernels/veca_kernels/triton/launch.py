@@ -5,6 +5,7 @@ patches is cut into splits when its images and heads alone would not fill the de
 are fp32, joined by a second small kernel in split order, so every run gives the same bits.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ import triton
 from torch import Tensor
 
 from ..support import device_facts
-from . import read, write
+from . import plan, read, write
+from .plan import empty
 from .tables import Tile, choose_tile, split_head_dim
 
 _MAX_SPLITS = 64
@@ -130,11 +132,10 @@ def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -
     """Launch a flat grid on the device of the tensors; an empty grid is no launch."""
     if programs == 0:
         return
-    if device.type == "cpu":  # the interpreter, or an emulated device
-        kernel[(programs,)](**arguments)
-        return
-    with torch.cuda.device(device):
-        kernel[(programs,)](**arguments)
+    # on a CPU: the interpreter, or an emulated device
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        compiled = kernel[(programs,)](**arguments)
+    plan.note(kernel, programs, compiled, arguments)
 
 
 def alignment(*tensors: Tensor) -> int:
@@ -170,13 +171,13 @@ def run_read_forward(call: Call, out: Tensor) -> Tensor:
     tile = call.tile("read_forward")
     tiles = call.tiles(tile)
     splits = split_count(B * H, tiles, 4 * B * H * C * (D + 1), call.num_sms)
-    lse = out.new_empty((B, H, C), dtype=torch.float32)
+    lse = empty(out, (B, H, C), torch.float32)
     if C == 0:
         return lse
     part, part_lse = out, lse
     if splits > 1:
-        part = out.new_empty((splits * B, C, H, D), dtype=torch.float32)
-        part_lse = out.new_empty((splits, B, H, C), dtype=torch.float32)
+        part = empty(out, (splits * B, C, H, D), torch.float32)
+        part_lse = empty(out, (splits, B, H, C), torch.float32)
     core_tiles = call.core_tiles(tile)
     call.launch(read.read_forward, tile, splits, tiles, dict(out=part), lse=part_lse, core_tiles=core_tiles)
     if splits > 1:
@@ -220,7 +221,7 @@ def partial_sums(call: Call, kinds: int) -> tuple[int, Tensor | None]:
     splits = split_count(B * H, triton.cdiv(call.patches, rows), 4 * kinds * B * H * C * D, call.num_sms)
     if splits == 1:
         return 1, None
-    return splits, torch.empty((kinds, splits * B, C, H, D), dtype=torch.float32, device=call.q.device)
+    return splits, empty(call.q, (kinds, splits * B, C, H, D), torch.float32)
 
 
 def run_read_backward(
@@ -234,7 +235,7 @@ def run_read_backward(
 ) -> Tensor:
     """Write dk, dv of the patches and dq of the cores (or its partial sums); return delta (B, H, C)."""
     tile = call.tile("read_backward")
-    delta = torch.empty_like(lse)
+    delta = empty(lse, lse.shape)
     dq, dk, dv = grads
     rows = dict(out=out, dout=dout, dq=dq, dk=dk, dv=dv)
     own = dict(lse=lse, dlse=dlse, delta=delta, core_tiles=call.core_tiles(tile))
