@@ -37,10 +37,11 @@ _RANGES = {"i32": (-(2**31), 2**31), "i64": (-(2**63), 2**63)}
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: name of the kernel, its flat grid, and its arguments in the kernel's order."""
+    """One launch: name of the kernel, its flat grid, types and values of its arguments in the kernel's order."""
 
     kernel: str
     programs: int
+    signature: tuple[Any, ...]
     arguments: tuple[Any, ...]
 
 
@@ -166,7 +167,7 @@ class _Launcher:
             for position, (kind, value) in enumerate(zip(self.signature, arguments, strict=True)):
                 self._check(kind, value, (position,))
         if self.driver.record:
-            self.driver.launches.append(Launch(self.src.fn.__name__, programs, arguments))
+            self.driver.launches.append(Launch(self.src.fn.__name__, programs, self.signature, arguments))
         if leave is not None:
             leave(launch_metadata)
 

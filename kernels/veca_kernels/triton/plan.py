@@ -171,7 +171,7 @@ class _Notes:
             return None
         size, places = 0, [(x, f"p[{i}]") for i, x in enumerate(known)]
         for x in scratch:
-            places.append((x, f"p[{len(known)}] + {size}"))
+            places.append((x, f"p[{len(known)}] + {size}" if x.nbytes else "0"))
             size += -(-x.nbytes // _SCRATCH_ALIGNMENT) * _SCRATCH_ALIGNMENT
         try:
             launches = [_repeatable(*launch, places) for launch in self.launches]
