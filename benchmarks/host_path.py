@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from veca_kernels import api, core_periphery_attention_qkvpacked
-from veca_kernels.triton import ops, plan
+from veca_kernels import checks, core_periphery_attention_qkvpacked
+from veca_kernels.triton import launch, ops, plan
 
 from .fake_driver import fake_driver
 from .record import JsonLines, environment, markdown_table
@@ -51,8 +51,8 @@ def contenders() -> dict[str, tuple[Call, str]]:
     return {
         _FORWARD: (no_grad(lambda: sdpa(token)), _FORWARD),
         "forward": (no_grad(lambda: attend(qkv)), _FORWARD),
-        "  of it checks, once a kind": (lambda: api._recall("triton", (qkv,), *_options(rope)), _FORWARD),
-        "  of it the plan": (no_grad(lambda: plan.run(ops.core_periphery_forward, *arguments)), _FORWARD),
+        "  of it checks, once a kind": (lambda: checks.recall("triton", (qkv,), *_options(rope)), _FORWARD),
+        "  of it the plan": (no_grad(lambda: plan.run(ops.core_periphery_forward, launch.JOINT, *arguments)), _FORWARD),
         "  the same without a plan": (no_grad(lambda: ops.core_periphery_forward(*arguments)), _FORWARD),
         _BOTH: (lambda: torch.autograd.grad(sdpa(token_leaf), token_leaf, token_grads), _BOTH),
         "forward + backward": (lambda: torch.autograd.grad(attend(leaf), leaf, grad), _BOTH),

@@ -115,13 +115,14 @@ def recorded_launches(arch: str) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
     from .triton import launch
 
     launches: list[tuple[Any, dict[str, Any]]] = []
-    saved = launch.launch, launch.device_facts
+    saved = launch.launch, launch.device_facts, launch.JOINT
     launch.launch = lambda kernel, programs, device, **arguments: launches.append((kernel, arguments))
     launch.device_facts = lambda device: (132, SHARED_LIMITS[arch])
+    launch.JOINT = False  # each half by itself
     try:
         yield launches
     finally:
-        launch.launch, launch.device_facts = saved
+        launch.launch, launch.device_facts, launch.JOINT = saved
 
 
 def record(variant: Variant) -> tuple[Any, dict[str, Any]]:

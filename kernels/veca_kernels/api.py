@@ -4,15 +4,25 @@ Shapes: B images, H heads, C cores, P patches, T = C + P tokens, D head dim. One
 scaled_dot_product_attention: (B, H, tokens, D), any strides; results are token-major in memory.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference, registration, sdpa
-from .support import device_facts, emulating, triton_support
+from .checks import (
+    check_active,
+    check_counts,
+    check_halves,
+    check_options,
+    check_qkv,
+    check_scale,
+    plain_options,
+    recall,
+    shapes_of,
+    tensor_options,
+)
+from .support import triton_support
 
 __all__ = [
     "core_periphery_attention",
@@ -54,8 +64,9 @@ def core_periphery_attention(
             host). Inactive cores are attended by nobody; their outputs and all their gradients are zeros.
         patch_lengths: int32 tensor (B,), valid patches per image, packed first (clamped to [0, P]). Padded patches
             are attended by nobody; their outputs and gradients are zeros.
-        patch_rope: (cos, sin), fp32, each (P, D/2) or (B, P, D/2): rotates interleaved channel pairs of the patches'
-            q and k in fp32. Cores are rotated by the caller. No gradient flows to cos and sin.
+        patch_rope: (cos, sin), each (P, D/2) or (B, P, D/2): rotates interleaved channel pairs of the patches' q and
+            k in fp32. The tables are fp32. With 16-bit q they may be fp16, which halves what the kernels read for
+            them and rounds an eighth as much as bf16. Cores are rotated by the caller. No gradient flows to them.
         scale: multiplies the scores; None means D ** -0.5.
         core_self: cores attend to cores too; False leaves them the patches only.
         patch_self: a patch also attends to its own key.
@@ -68,17 +79,17 @@ def core_periphery_attention(
     Raises:
         ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
     """
-    slot = _recall(impl, (q, k, v), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    slot = recall(impl, (q, k, v), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
     if slot is not None and slot.options is not None:
-        options = slot.options | _tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
+        options = slot.options | tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
     q, k, v = _autocast(q, k, v)
-    _check_qkv(q, k, v)
+    check_qkv(q, k, v)
     if not q.shape == k.shape == v.shape:
-        raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {_shapes(q, k, v)}")
+        raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {shapes_of(q, k, v)}")
     batch, _, tokens, head_dim = q.shape
-    options = _options(
+    options = check_options(
         batch,
         tokens,
         head_dim,
@@ -94,7 +105,7 @@ def core_periphery_attention(
     chosen = _choose(impl, (q, k, v), num_cores)
     if chosen == "triton":
         if slot is not None:
-            slot.options = _plain_options(options)
+            slot.options = plain_options(options)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, H, D)
         return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
     module = reference if chosen == "reference" else sdpa
@@ -125,18 +136,18 @@ def core_periphery_attention_qkvpacked(
     Returns:
         (B, T, H, D), contiguous.
     """
-    slot = _recall(impl, (qkv,), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    slot = recall(impl, (qkv,), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
     if slot is not None and slot.options is not None:
-        options = slot.options | _tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
+        options = slot.options | tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
         return registration.core_periphery_attention(qkv, None, None, **options)
     if not isinstance(qkv, Tensor):
         raise TypeError(f"expected qkv to be a tensor, got {type(qkv).__name__}")
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"expected qkv of shape (B, T, 3, H, D), got {tuple(qkv.shape)}")
     (qkv,) = _autocast(qkv)
-    _check_qkv(qkv)
+    check_qkv(qkv)
     batch, tokens, _, _, head_dim = qkv.shape
-    options = _options(
+    options = check_options(
         batch,
         tokens,
         head_dim,
@@ -152,7 +163,7 @@ def core_periphery_attention_qkvpacked(
     chosen = _choose(impl, (qkv,), num_cores)
     if chosen == "triton":
         if slot is not None:
-            slot.options = _plain_options(options)
+            slot.options = plain_options(options)
         return registration.core_periphery_attention(qkv, None, None, **options)
     module = reference if chosen == "reference" else sdpa
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
@@ -184,9 +195,9 @@ def patch_to_core_attention(
         (B, H, C, D), and with `return_lse` also (B, H, C).
     """
     q, k, v = _autocast(q, k, v)
-    _check_halves(q, k, v)
-    key_lengths = _check_counts("key_lengths", key_lengths, q.shape[0], q.device)
-    scale = _check_scale(scale, q.shape[-1])
+    check_halves(q, k, v)
+    key_lengths = check_counts("key_lengths", key_lengths, q.shape[0], q.device)
+    scale = check_scale(scale, q.shape[-1])
     chosen = _choose(impl, (q, k, v), q.shape[2])
     if chosen == "triton":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -223,9 +234,9 @@ def core_to_patch_attention(
         (B, H, N, D); zeros where no core is active.
     """
     q, k, v = _autocast(q, k, v)
-    _check_halves(q, k, v)
-    active_cores = _check_active(active_cores, k.shape[2], q.shape[0], q.device)
-    scale = _check_scale(scale, q.shape[-1])
+    check_halves(q, k, v)
+    active_cores = check_active(active_cores, k.shape[2], q.shape[0], q.device)
+    scale = check_scale(scale, q.shape[-1])
     chosen = _choose(impl, (q, k, v), k.shape[2])
     if chosen == "triton":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -251,8 +262,8 @@ def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) ->
     for out, lse in zip(outputs, lses, strict=True):
         if out.shape != outputs[0].shape or lse.shape != out.shape[:-1]:
             raise ValueError(
-                f"expected outputs (B, H, C, D) of one shape and lses (B, H, C), got {_shapes(*outputs)} and "
-                f"{_shapes(*lses)}"
+                f"expected outputs (B, H, C, D) of one shape and lses (B, H, C), got {shapes_of(*outputs)} and "
+                f"{shapes_of(*lses)}"
             )
     lse_parts = torch.stack(tuple(lses))  # (parts, B, H, C)
     peak = lse_parts.detach().amax(0)
@@ -266,78 +277,6 @@ def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) ->
     return merged.to(outputs[0].dtype), lse.masked_fill(empty, float("-inf"))
 
 
-class _Slot:
-    """The place of what the checks of a joint call found; `options` is None until a call has passed them."""
-
-    __slots__ = ("options",)
-
-    def __init__(self) -> None:
-        self.options: dict[str, Any] | None = None
-
-
-@functools.lru_cache(1024, typed=True)  # typed: True is no number of cores
-def _slot(*key: Any) -> _Slot:
-    return _Slot()
-
-
-def _recall(
-    impl: str,
-    tensors: tuple[Tensor, ...],
-    num_cores: int,
-    active_cores: int | Tensor | None,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float | None,
-    core_self: bool,
-    patch_self: bool,
-) -> _Slot | None:
-    """The place for calls like this one, so that the kernels' host side checks each kind of call once.
-
-    None where the checks run every time: on a CPU, under autocast and compilers, and for arguments of odd types.
-    """
-    first = tensors[0]
-    if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not (first.is_cuda or emulating()):
-        return None
-    if torch.is_autocast_enabled(first.device.type) or not (patch_rope is None or type(patch_rope) is tuple):
-        return None
-    kinds = [None if x is None else _kind(x) for x in (*tensors, patch_lengths, *(patch_rope or ()))]
-    active = _kind(active_cores) if isinstance(active_cores, Tensor) else active_cores
-    try:
-        return _slot(impl, num_cores, active, scale, core_self, patch_self, device_facts(first.device), *kinds)
-    except TypeError:  # not hashable: the checks say what is wrong
-        return None
-
-
-def _kind(x: Any) -> Any:
-    """All that the checks ask about a tensor; the class of anything else."""
-    return (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
-
-
-def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The checked options that are numbers and flags: those that later calls of the kind share."""
-    return {name: options[name] for name in ("num_cores", "scale", "core_self", "patch_self")}
-
-
-def _tensor_options(
-    num_cores: int,
-    active_cores: int | Tensor | None,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-) -> dict[str, Any]:
-    """The other options of a call that needs no check."""
-    return dict(
-        active_cores=num_cores if active_cores is None else active_cores,
-        patch_lengths=patch_lengths,
-        patch_rope=_without_gradient(patch_rope),
-    )
-
-
-def _without_gradient(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...] | None:
-    if rope is None:
-        return None
-    return tuple(x.detach() if x.requires_grad else x for x in rope)
-
-
 def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
     """The implementation that will run; an explicit one is taken or refused, never replaced."""
     if impl not in IMPLEMENTATIONS:
@@ -348,114 +287,6 @@ def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
     if impl == "triton" and not supported:
         raise ValueError(f"impl='triton' cannot take this call: {reason}")
     return "triton" if supported else "sdpa"
-
-
-def _options(
-    batch: int,
-    tokens: int,
-    head_dim: int,
-    like: Tensor,
-    num_cores: int,
-    active_cores: int | Tensor | None,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float | None,
-    core_self: bool,
-    patch_self: bool,
-) -> dict[str, Any]:
-    """Check everything beside q, k, v and fill in the defaults."""
-    _check_int("num_cores", num_cores)
-    if not 0 <= num_cores <= tokens:
-        raise ValueError(f"expected 0 <= num_cores <= {tokens} tokens, got num_cores={num_cores}")
-    for name, flag in (("core_self", core_self), ("patch_self", patch_self)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"expected {name} to be a bool, got {type(flag).__name__}")
-    if patch_rope is not None:
-        _check_rope(patch_rope, batch, tokens - num_cores, head_dim, like.device)
-    return dict(
-        num_cores=num_cores,
-        active_cores=_check_active(active_cores, num_cores, batch, like.device),
-        patch_lengths=_check_counts("patch_lengths", patch_lengths, batch, like.device),
-        patch_rope=_without_gradient(patch_rope),
-        scale=_check_scale(scale, head_dim),
-        core_self=core_self,
-        patch_self=patch_self,
-    )
-
-
-def _check_qkv(*tensors: Tensor) -> None:
-    for x in tensors:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"expected q, k, v to be tensors, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"expected q, k, v of a floating dtype, got {x.dtype}")
-        if len(tensors) == 3 and x.ndim != 4:
-            raise ValueError(f"expected q, k, v of shape (B, H, tokens, D), got {_shapes(*tensors)}")
-        if x.shape[-1] == 0:
-            raise ValueError(f"expected a head dim of at least 1, got shape {tuple(x.shape)}")
-    if len({x.dtype for x in tensors}) > 1:
-        raise ValueError(f"expected q, k, v of one dtype, got {', '.join(str(x.dtype) for x in tensors)}")
-    if len({x.device for x in tensors}) > 1:
-        raise ValueError(f"expected q, k, v on one device, got {', '.join(str(x.device) for x in tensors)}")
-
-
-def _check_halves(q: Tensor, k: Tensor, v: Tensor) -> None:
-    _check_qkv(q, k, v)
-    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"expected q (B, H, queries, D) and k, v (B, H, keys, D), got {_shapes(q, k, v)}")
-
-
-def _check_active(active: int | Tensor | None, num_cores: int, batch: int, device: torch.device) -> int | Tensor:
-    if active is None:
-        return num_cores
-    if isinstance(active, Tensor):
-        return _check_counts("active_cores", active, batch, device)
-    _check_int("active_cores", active)
-    if not 0 <= active <= num_cores:
-        raise ValueError(f"expected 0 <= active_cores <= {num_cores} cores, got active_cores={active}")
-    return active
-
-
-def _check_counts(name: str, counts: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
-    if counts is None:
-        return None
-    if not isinstance(counts, Tensor):
-        raise TypeError(f"expected {name} to be an int32 tensor of shape ({batch},), got {type(counts).__name__}")
-    if counts.dtype != torch.int32:
-        raise TypeError(f"expected {name} to be int32, got {counts.dtype}; call .to(torch.int32)")
-    if counts.shape != (batch,):
-        raise ValueError(f"expected {name} of shape ({batch},), one count per image, got {tuple(counts.shape)}")
-    if counts.device != device:
-        raise ValueError(f"expected {name} on {device} like q, got {counts.device}")
-    return counts
-
-
-def _check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, head_dim: int, device: torch.device) -> None:
-    if not isinstance(rope, tuple | list) or len(rope) != 2 or not all(isinstance(x, Tensor) for x in rope):
-        raise TypeError(f"expected patch_rope to be a pair of tensors (cos, sin), got {type(rope).__name__}")
-    shapes = ((patches, head_dim // 2), (batch, patches, head_dim // 2))
-    for name, x in zip(("cos", "sin"), rope, strict=True):
-        if head_dim % 2 or tuple(x.shape) not in shapes or x.shape != rope[0].shape:
-            raise ValueError(
-                f"expected patch_rope (cos, sin) of one shape, {shapes[0]} or {shapes[1]}, got {_shapes(*rope)}"
-            )
-        if x.dtype != torch.float32:
-            raise TypeError(f"expected patch_rope {name} in float32, got {x.dtype}: bf16 tables lose accuracy")
-        if x.device != device:
-            raise ValueError(f"expected patch_rope {name} on {device} like q, got {x.device}")
-
-
-def _check_scale(scale: float | None, head_dim: int) -> float:
-    if scale is None:
-        return head_dim**-0.5
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"expected scale to be a float or None, got {type(scale).__name__}")
-    return float(scale)
-
-
-def _check_int(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
-        raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
 
 
 def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
@@ -472,7 +303,3 @@ def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
 def _token_major(x: Tensor) -> Tensor:
     """The same (B, H, N, D) values in (B, N, H, D) memory, so that the output projection needs no copy."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def _shapes(*tensors: Tensor) -> str:
-    return ", ".join(str(tuple(x.shape)) for x in tensors)

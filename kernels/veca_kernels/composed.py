@@ -24,13 +24,14 @@ def core_periphery_forward(
     scale: float,
     core_self: bool,
     patch_self: bool,
-) -> tuple[Tensor, Tensor]:
-    """out (B, T, H, D) and the log-sum-exp of its core rows (B, H, C)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """out (B, T, H, D), a copy of its core rows (B, C, H, D), and their log-sum-exp (B, H, C)."""
     q_, k_, v_ = _rotated(q, num_cores, rope), _rotated(k, num_cores, rope), _heads_first(v)
     mask = _joint_mask(q, num_cores, active, lengths, core_self, patch_self)
     scores = q_ @ k_.transpose(-2, -1) * scale  # (B, H, T, T)
     lse = masked_logsumexp(scores[:, :, :num_cores], mask[:, :, :num_cores])
-    return _tokens_first(masked_softmax(scores, mask) @ v_, q), lse
+    out = _tokens_first(masked_softmax(scores, mask) @ v_, q)
+    return out, out[:, :num_cores].clone(), lse
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def core_periphery_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    core_out: Tensor,
+    core_rows: Tensor,
     lse: Tensor,
     num_cores: int,
     active: int | Tensor,
@@ -62,7 +63,7 @@ def core_periphery_backward(
     p_core = _weights_from_lse(scores[:, :, :num_cores], lse, mask[:, :, :num_cores])
     p = torch.cat((p_core, masked_softmax(scores[:, :, num_cores:], mask[:, :, num_cores:])), 2)
     dp = do @ v_.transpose(-2, -1)
-    core_delta = (_heads_first(core_out) * do[:, :, :num_cores]).sum(-1)
+    core_delta = (_heads_first(core_rows) * do[:, :, :num_cores]).sum(-1)
     patch_delta = (p * dp)[:, :, num_cores:].sum(-1)
     ds = p * (dp - torch.cat((core_delta, patch_delta), 2)[..., None]) * scale
     back = None if rope is None else (rope[0], -rope[1])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .rules import FAKES, vmap_rule
 from .support import emulating, kernels_on_cpu
 
 _COUNTS = "SymInt active, Tensor? active_per_image"
@@ -22,8 +23,8 @@ _JOINT = (
 )
 _QKV = "Tensor q, Tensor k, Tensor v"
 SCHEMAS = {
-    "core_periphery_forward": f"({_QKV}, {_JOINT}) -> (Tensor, Tensor)",
-    "core_periphery_backward": f"(Tensor grad, {_QKV}, Tensor core_out, Tensor lse, {_JOINT}, bool packed) -> Tensor",
+    "core_periphery_forward": f"({_QKV}, {_JOINT}) -> (Tensor, Tensor, Tensor)",
+    "core_periphery_backward": f"(Tensor grad, {_QKV}, Tensor core_rows, Tensor lse, {_JOINT}, bool packed) -> Tensor",
     "read_forward": f"({_QKV}, Tensor? lengths, float scale) -> (Tensor, Tensor)",
     "read_backward": (
         f"(Tensor grad, Tensor grad_lse, {_QKV}, Tensor out, Tensor lse, Tensor? lengths, float scale)"
@@ -133,7 +134,7 @@ class _CorePeripheryBackward(_FirstOrderOnly):
         q: Tensor,
         k: Tensor | None,
         v: Tensor | None,
-        core_out: Tensor,
+        core_rows: Tensor,
         lse: Tensor,
         num_cores: int,
         active: int,
@@ -147,7 +148,7 @@ class _CorePeripheryBackward(_FirstOrderOnly):
     ) -> Tensor:
         packed = k is None
         joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
-        return _joint_op("core_periphery_backward", (grad,), (q, k, v), (core_out, lse, *joint, packed))
+        return _joint_op("core_periphery_backward", (grad,), (q, k, v), (core_rows, lse, *joint, packed))
 
 
 @_with_eager_twin
@@ -172,24 +173,23 @@ class _CorePeriphery(Function):
         patch_self: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
-        out, lse = _joint_op("core_periphery_forward", (), (q, k, v), joint)
-        return out, out[:, :num_cores].clone(), lse
+        return _joint_op("core_periphery_forward", (), (q, k, v), joint)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         q, k, v, num_cores, active, per_image, lengths, cos, sin, *flags = inputs
-        _, core_out, lse = output
-        ctx.mark_non_differentiable(core_out, lse)
+        _, core_rows, lse = output
+        ctx.mark_non_differentiable(core_rows, lse)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, core_out, lse, per_image, lengths, cos, sin)
+        ctx.save_for_backward(q, k, v, core_rows, lse, per_image, lengths, cos, sin)
         ctx.counts, ctx.flags = (num_cores, active), flags
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         if grad is None:
             return (None,) * 12
-        q, k, v, core_out, lse, *options = ctx.saved_tensors
-        grads = _differentiate(_CorePeripheryBackward, grad, q, k, v, core_out, lse, *ctx.counts, *options, *ctx.flags)
+        q, k, v, core_rows, lse, *options = ctx.saved_tensors
+        grads = _differentiate(_CorePeripheryBackward, grad, q, k, v, core_rows, lse, *ctx.counts, *options, *ctx.flags)
         dq, dk, dv = (grads, None, None) if k is None else grads.unbind(0)
         return dq, dk, dv, *(None,) * 9
 
@@ -289,49 +289,6 @@ def _counts(active: int | Tensor, num_cores: int) -> tuple[int, Tensor | None]:
     return (num_cores, active) if isinstance(active, Tensor) else (active, None)
 
 
-def _lse_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _fake_core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, num_cores: int, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, _, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, num_cores), dtype=_lse_dtype(q))
-
-
-def _fake_core_periphery_backward(grad: Tensor, q: Tensor, *rest: Any) -> Tensor:
-    batch, tokens, heads, head_dim = q.shape
-    packed = rest[-1]
-    return q.new_empty((batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim))
-
-
-def _fake_read_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, cores, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, cores), dtype=_lse_dtype(q))
-
-
-def _fake_read_backward(grad: Tensor, grad_lse: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = rest[:3]
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-
-
-def _fake_write_forward(q: Tensor, *_: Any) -> Tensor:
-    return q.new_empty(q.shape)
-
-
-def _fake_write_backward(grad: Tensor, q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty((2, *k.shape))
-
-
-FAKES = {
-    "core_periphery_forward": _fake_core_periphery_forward,
-    "core_periphery_backward": _fake_core_periphery_backward,
-    "read_forward": _fake_read_forward,
-    "read_backward": _fake_read_backward,
-    "write_forward": _fake_write_forward,
-    "write_backward": _fake_write_backward,
-}
-
-
 def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
     """The function behind an op: joins its optional arguments, imports what computes, repeats a launch plan."""
     contiguous = [arguments.index(name) for name in _CONTIGUOUS if name in arguments]
@@ -364,44 +321,10 @@ def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
 @functools.cache
 def _triton_body(op: str) -> Callable[..., Any]:
     """The kernels' launches, planned; Triton is imported by the first call."""
-    from .triton import ops, plan
+    from .triton import launch, ops, plan
 
-    return functools.partial(plan.run, getattr(ops, op))
-
-
-def _vmap_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
-    """Fold the mapped dimension into the batch, run the op, unfold its results."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *values: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-        batch = next(
-            x.shape[0] if d is None else x.movedim(d, 0).shape[1]
-            for n, x, d in zip(arguments, values, in_dims, strict=True)
-            if n == "q"
-        )
-
-        def fold(argument: str, x: Any, dim: int | None) -> Any:
-            if not isinstance(x, Tensor):
-                return x
-            table = argument in ("cos", "sin")
-            if table and dim is None and x.ndim == 2:
-                return x  # one table for every image of every slice
-            x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-            if table and x.ndim == 3:
-                x = x[:, None].expand(-1, batch, -1, -1)
-            return x.flatten(0, 1)
-
-        folded = [fold(n, x, d) for n, x, d in zip(arguments, values, in_dims, strict=True)]
-        results = getattr(_ops, name)(*folded)
-        single = isinstance(results, Tensor)
-        results = (results,) if single else results
-        # the batch is the first dimension but where gradients of several tensors are stacked before it
-        stacked = {"core_periphery_backward": [not folded[-1]], "write_backward": [False, True]}
-        dims = [int(x) for x in stacked.get(name, [False] * len(results))]
-        results = tuple(x.unflatten(d, (size, batch)) for x, d in zip(results, dims, strict=True))
-        return (results[0], dims[0]) if single else (results, tuple(dims))
-
-    return rule
+    body = getattr(ops, op)
+    return lambda *values: plan.run(body, launch.JOINT, *values)
 
 
 def _register() -> None:
@@ -413,7 +336,7 @@ def _register() -> None:
         _DIRECT[name] = _body(name, arguments, on_cpu=False)
         torch.library.impl(qualified, "CUDA")(_DIRECT[name])
         torch.library.register_fake(qualified)(FAKES[name])
-        torch.library.register_vmap(qualified)(_vmap_rule(name, arguments))
+        torch.library.register_vmap(qualified)(vmap_rule(name, arguments))
 
 
 _register()

@@ -37,6 +37,8 @@ class Case:
     core_self: bool = True
     patch_self: bool = False
     offset: float = 0.0  # added to v: exposes a delta that is rounded before it cancels
+    scale: float = SCALE
+    tables: torch.dtype = torch.float32  # of the rotation
     gain: float = 1.0  # multiplies q and k: scores of hundreds overflow where the maximum is not subtracted
 
     def __str__(self) -> str:
@@ -46,6 +48,7 @@ class Case:
         words += [f"lengths{self.lengths}"] * (self.lengths is not None)
         words += [f"rope_{self.rope}"] * (self.rope is not None)
         words += [f"offset{self.offset:g}"] * bool(self.offset) + [f"gain{self.gain:g}"] * (self.gain != 1)
+        words += [f"scale{self.scale:g}"] * (self.scale != SCALE) + ["half_tables"] * (self.tables == torch.float16)
         words += ["no_core_self"] * (not self.core_self) + ["patch_self"] * self.patch_self
         return "-".join(words).replace(" ", "")
 
@@ -106,7 +109,7 @@ def make_grad(case: Case, shape: torch.Size, device: str = "cpu") -> Tensor:
 
 def make_options(case: Case, device: str = "cpu") -> dict:
     """The keywords of the public function."""
-    options = dict(scale=SCALE, core_self=case.core_self, patch_self=case.patch_self)
+    options = dict(scale=case.scale, core_self=case.core_self, patch_self=case.patch_self)
     counts = lambda x: torch.tensor(x, dtype=torch.int32, device=device)  # noqa: E731
     options["active_cores"] = counts(case.active) if isinstance(case.active, tuple) else case.active
     options["patch_lengths"] = None if case.lengths is None else counts(case.lengths)
@@ -114,7 +117,7 @@ def make_options(case: Case, device: str = "cpu") -> dict:
         generator = torch.Generator().manual_seed(3)
         shape = (case.P, case.D // 2) if case.rope == "shared" else (case.B, case.P, case.D // 2)
         angles = 6 * torch.rand(shape, generator=generator)
-        options["patch_rope"] = (angles.cos().to(device), angles.sin().to(device))
+        options["patch_rope"] = tuple(x.to(device, case.tables) for x in (angles.cos(), angles.sin()))
     return options
 
 
@@ -149,7 +152,10 @@ def forward_backward(impl: str, case: Case, device: str = "cpu", dtype: torch.dt
         views[:2] = [x * case.gain for x in views[:2]]
     if dtype is not None:
         views = [x.to(dtype) for x in views]
-    out = run(impl, case, *views, make_options(case, device))
+    options = make_options(case, device)
+    if dtype is not None and case.rope is not None:
+        options["patch_rope"] = tuple(x.float() for x in options["patch_rope"])
+    out = run(impl, case, *views, options)
     grad = make_grad(case, out.shape, device).to(out.dtype)
     return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
 
@@ -203,7 +209,12 @@ OPTIONS = [
     Case(rope="per_image", patch_self=True, active=3, lengths=(60, 1)),
     Case(offset=30.0),
     Case(gain=7.0, patch_self=True),
+    Case(scale=-0.37, rope="shared"),
+    Case(scale=-0.37, patch_self=True, active=(0, 3), lengths=(65, 17)),
+    Case(scale=0.0, rope="shared"),
+    Case(scale=0.0, patch_self=True, active=(0, 3), lengths=(65, 17)),
 ]
+HALF_TABLES = [Case(rope=x, tables=torch.float16, D=40) for x in ("shared", "per_image")]
 LAYOUTS = [Case(layout=x) for x in ("token_major", "packed", "sliced", "expanded", "mixed")]
 GRADS = [Case(grad_layout=x) for x in ("stride0", "stride0_tokens", "transposed", "token_major")]
 

@@ -82,12 +82,13 @@ def test_tf32_is_taken_only_on_request_and_where_it_compiles():
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("highest")
-        assert launch.fp32_precision(cuda, read.read_forward, many) == "ieee"
+        assert launch.fp32_precision(cuda, torch.float32, read.read_forward, many) == "ieee"
         torch.set_float32_matmul_precision("high")
-        assert launch.fp32_precision(cuda, read.read_forward, many) == "tf32"
-        assert launch.fp32_precision(cuda, write.write_backward, few) == "tf32"
-        assert launch.fp32_precision(cuda, write.write_backward, many) == "ieee"
-        assert launch.fp32_precision(torch.device("cpu"), read.read_forward, many) == "ieee"
+        assert launch.fp32_precision(cuda, torch.float32, read.read_forward, many) == "tf32"
+        assert launch.fp32_precision(cuda, torch.bfloat16, read.read_forward, many) == "ieee"
+        assert launch.fp32_precision(cuda, torch.float32, write.write_backward, few) == "tf32"
+        assert launch.fp32_precision(cuda, torch.float32, write.write_backward, many) == "ieee"
+        assert launch.fp32_precision(torch.device("cpu"), torch.float32, read.read_forward, many) == "ieee"
     finally:
         torch.set_float32_matmul_precision(before)
 

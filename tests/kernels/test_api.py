@@ -116,7 +116,12 @@ BAD_OPTIONS = [
     ),
     (dict(patch_rope=torch.ones(8, 8)), TypeError, r"pair of tensors \(cos, sin\), got Tensor"),
     (dict(patch_rope=(torch.ones(7, 8),) * 2), ValueError, r"\(8, 8\) or \(2, 8, 8\), got \(7, 8\)"),
-    (dict(patch_rope=(torch.ones(8, 8).bfloat16(),) * 2), TypeError, "cos in float32, got torch.bfloat16"),
+    (dict(patch_rope=(torch.ones(8, 8).bfloat16(),) * 2), TypeError, "float32, or .* float16 .* got torch.bfloat16"),
+    (
+        dict(patch_rope=(ROPE[0].half(), ROPE[1].half())),
+        TypeError,
+        "16-bit type, got torch.float16 with q in torch.float32",
+    ),
     (dict(patch_rope=(ROPE[0], ROPE[1].to("meta"))), ValueError, "sin on cpu like q, got meta"),
     (dict(scale="2"), TypeError, "scale to be a float or None, got str"),
     (dict(core_self=1), TypeError, "core_self to be a bool, got int"),

@@ -11,6 +11,7 @@ from veca_kernels import (
 
 from tests.kernels.cases import (
     GRADS,
+    HALF_TABLES,
     LAYOUTS,
     OPTIONS,
     SCALE,
@@ -33,6 +34,13 @@ EMPTY = [Case(P=0, C=7), Case(P=1, C=1), Case(P=5, C=0), Case(P=0, C=8, core_sel
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("case", [*OPTIONS, *LAYOUTS, *GRADS, *HEAD_DIMS, *CORES, *EMPTY], ids=str)
 def test_against_fp64(case, dtype):
+    case = case.at(dtype=dtype)
+    assert_close(forward_backward("triton", case, "cuda"), case, "cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", HALF_TABLES, ids=str)
+def test_half_tables_against_fp64(case, dtype):
     case = case.at(dtype=dtype)
     assert_close(forward_backward("triton", case, "cuda"), case, "cuda")
 

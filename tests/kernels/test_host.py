@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 
 import triton
 from veca_kernels import core_periphery_attention, core_periphery_attention_qkvpacked, registration
-from veca_kernels.triton import ops, plan
+from veca_kernels.triton import launch, ops, plan
 
 from benchmarks.fake_driver import fake_driver
 from tests.kernels.cases import (
@@ -44,12 +44,12 @@ def driver():
 
 def test_the_fake_driver_refuses_a_binary_of_another_dtype(driver):
     forward_backward("triton", Case(dtype=torch.bfloat16))
-    launch = next(x for x in driver.launches if x.kernel == "sum_partials" or "forward" in x.kernel)
-    kernel = next(b for b in driver.binaries if b.src.fn.__name__ == launch.kernel)
+    first = next(x for x in driver.launches if x.kernel == "sum_partials" or "forward" in x.kernel)
+    kernel = next(b for b in driver.binaries if b.src.fn.__name__ == first.kernel)
     lse = kernel.src.fn.arg_names.index("lse")
-    memory = launch.arguments[lse]
+    memory = first.arguments[lse]
     for x, message in [(memory.half(), r"lse \(\): torch.float16 for \*fp32"), (torch.empty(9)[1:], "not aligned")]:
-        wrong = (*launch.arguments[:lse], x, *launch.arguments[lse + 1 :])
+        wrong = (*first.arguments[:lse], x, *first.arguments[lse + 1 :])
         with pytest.raises(AssertionError, match=message):
             kernel.run(1, 1, 1, 0, 0, (), None, None, None, *wrong)
 
@@ -62,7 +62,7 @@ def planned(launch):
 def named_launches(driver, body, *arguments):
     """(results, launches) of one call. Addresses are told by the tensor they are in, scratch by its first use."""
     start = len(driver.launches)
-    results = plan.run(body, *arguments)
+    results = plan.run(body, launch.JOINT, *arguments)
     outputs = (results,) if isinstance(results, Tensor) else results
     flat = [y for x in arguments for y in (x if isinstance(x, tuple) else (x,))]
     owners = [x for x in (*flat, *outputs) if isinstance(x, Tensor) and x.numel()]
@@ -124,7 +124,7 @@ def test_a_plan_launches_what_the_long_way_launches(case, driver):
 def test_aligned_and_unaligned_pointers_get_binaries_of_their_own(driver):
     numbers = 110 * 3 * 2 * 32
     memory = torch.randn(1 + numbers)
-    turns = [(0, False, 4), (0, False, 4), (0, True, 4), (1, False, 8), (0, True, 8), (1, False, 8)]
+    turns = [(0, False, 2), (0, False, 2), (0, True, 2), (1, False, 4), (0, True, 4), (1, False, 4)]
     for offset, by_plan, binaries in turns:
         qkv = memory[offset : offset + numbers].view(1, 110, 3, 2, 32).requires_grad_()
         core_periphery_attention_qkvpacked(qkv, 10, impl="triton").sum().backward()
@@ -177,9 +177,9 @@ def test_sizes_budgets_and_strides_share_binaries(driver):
 
 
 def test_numbers_of_launches(driver):
-    """The read in splits takes one more launch, each way; so does nothing else."""
+    """One each way, and one more where the read is in splits."""
     long, short = (torch.randn(1, 64 + n, 3, 12, 64, dtype=torch.bfloat16) for n in (4096, 100))
-    for qkv, launches in ((long, 6), (short, 4)):
+    for qkv, launches in ((long, 4), (short, 2)):
         for _ in range(4):
             start = len(driver.launches)
             core_periphery_attention_qkvpacked(qkv.requires_grad_(), 64, impl="triton").sum().backward()
@@ -240,8 +240,7 @@ def test_many_threads_and_a_bounded_number_of_plans(driver, monkeypatch):
             assert out.shape == (1, 8 + patches, 2, 32)
             q = mine[0].arguments[0][0]
             assert (q.data_ptr() if isinstance(q, Tensor) else q) == qkv.data_ptr()
-            names = [x.kernel for x in mine]
-            assert names == [*names[:1], "write_forward"]
+            assert len(mine) == 1
         return seed
 
     with ThreadPoolExecutor(8) as pool:

@@ -19,6 +19,7 @@ from veca_kernels import (
 
 from tests.kernels.cases import (
     GRADS,
+    HALF_TABLES,
     LAYOUTS,
     OPTIONS,
     SCALE,
@@ -60,11 +61,43 @@ def test_packed_form(case):
 
 
 @pytest.mark.parametrize(
-    "case", [*OPTIONS, Case(P=197, C=64, D=64, B=1), Case(P=65, C=17, D=80, rope="shared")], ids=str
+    "case", [*OPTIONS, *HALF_TABLES, Case(P=197, C=64, D=64, B=1), Case(P=65, C=17, D=80, rope="shared")], ids=str
 )
 def test_fp16(case):
     case = case.at(dtype=torch.float16)
     assert_close(forward_backward("triton", case), case)
+
+
+@pytest.mark.parametrize(("patches", "size", "gain", "bound"), [(4096, 1e-3, 1.0, 0.005), (200, 100.0, 4.0, 0.05)])
+def test_fp16_gradients_neither_vanish_nor_overflow(patches, size, gain, bound):
+    """Score gradients of 4,096 patches are about 1e-7 here, below fp16's normal numbers. A fixed power of two that
+    lifts them would overflow in sharp attention under large gradients; there the output's own rounding is the bound.
+    """
+    case = Case(P=patches, C=16, D=16, B=1, H=1, dtype=torch.float16)
+    (q, k, v), _ = make_qkv(case)
+    values = [(factor * x).detach() for factor, x in zip((gain, gain, 1.0), (q, k, v), strict=True)]
+    grad = (size * torch.randn(q.shape, generator=torch.Generator().manual_seed(1))).to(torch.float16)
+    results = []
+    for impl, dtype in (("triton", torch.float16), ("reference", torch.float64)):
+        leaves = [x.to(dtype).requires_grad_() for x in values]
+        out = core_periphery_attention(*leaves, 16, scale=SCALE, impl=impl)
+        results.append(torch.autograd.grad(out, leaves, grad.to(dtype)))
+    for name, x, ref in zip(("dq", "dk", "dv"), *results, strict=True):
+        x, ref = x[:, :, :16].double(), ref[:, :, :16]  # rows of cores: sums over all patches
+        assert (x - ref).norm() <= bound * ref.norm(), name
+
+
+@pytest.mark.parametrize(
+    "case",
+    [Case(rope="shared"), Case(P=450, C=17, D=32, B=1, active=11), Case(patch_self=True), Case(core_self=False)],
+    ids=str,
+)
+def test_one_launch_of_both_halves_equals_two(case, monkeypatch):
+    from veca_kernels.triton import launch
+
+    together = forward_backward("triton", case)
+    monkeypatch.setattr(launch, "JOINT", False)
+    assert all(torch.equal(a, b) for a, b in zip(together, forward_backward("triton", case), strict=True))
 
 
 @pytest.mark.parametrize("case", [Case(), Case(P=197, C=64, D=64, B=1, rope="shared"), Case(patch_self=True)], ids=str)

@@ -5,7 +5,6 @@ patches is cut into splits when its images and heads alone would not fill the de
 are fp32, joined by a second small kernel in split order, so every run gives the same bits.
 """
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,9 @@ import triton
 from torch import Tensor
 
 from ..support import device_facts
-from . import plan, read, write
-from .plan import empty
+from . import joint, read, write
+from .plan import empty, launch
+from .strides import alignment, encode_stride, kernel_rows
 from .tables import Tile, choose_tile, split_head_dim
 
 _MAX_SPLITS = 64
@@ -24,6 +24,12 @@ _MIN_TILES_PER_SPLIT = 4
 _PARTIAL_BYTES = 24 << 20  # all partials of a pass together: they must stay in L2 between their two kernels
 _COMBINE_ROWS = 4
 _SUM_BLOCK = 1024
+JOINT = True  # read and write in one launch where their tiles agree; benchmarks compare with two
+
+
+def same_launch(one: Tile, other: Tile) -> bool:
+    """Whether two tiles may share a launch: they may differ in patches only."""
+    return (one.block_c, one.num_warps, one.num_stages) == (other.block_c, other.num_warps, other.num_stages)
 
 
 def split_count(programs: int, tiles: int, bytes_per_split: int, num_sms: int) -> int:
@@ -87,14 +93,14 @@ class Call:
     def core_tiles(self, tile: Tile) -> int:
         return triton.cdiv(self.cores, tile.block_p) if self.core_self else 0
 
-    def launch(self, kernel: Any, tile: Tile, splits: int, tiles: int, rows: dict[str, Tensor], **own: Any) -> None:
+    def launch(self, kernel: Any, tile: Tile, programs: int, rows: dict[str, Tensor | None], **own: Any) -> None:
         """Launch one program per (image, split, head). `rows` are tensors (B, T, H, D) that the kernel addresses."""
         rows = dict(q=self.q, k=self.k, v=self.v, **rows)
-        align = alignment(*rows.values())
+        align = alignment(*(x for x in rows.values() if x is not None))
         d1, d2 = split_head_dim(self.head_dim)
         launch(
             kernel,
-            self.batch * splits * self.heads,
+            self.batch * self.heads * programs,
             self.q.device,
             **{name: kernel_rows(x, align) for name, x in rows.items()},
             rope=self._rope(),
@@ -106,16 +112,14 @@ class Call:
             C=self.cores,
             P=self.patches,
             first_patch=self.first_patch,
-            num_splits=splits,
-            tiles_per_split=triton.cdiv(tiles, splits),
             **own,
             D=self.head_dim,
             D1=d1,
             D2=d2,
             BC=tile.block_c,
-            BP=tile.block_p,
+            NEGATE=self.scale < 0,
             ALIGN=align,
-            PRECISION=fp32_precision(self.q.device, kernel, tile),
+            PRECISION=fp32_precision(self.q.device, self.q.dtype, kernel, tile),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
             enable_fp_fusion=True,
@@ -128,90 +132,143 @@ class Call:
         return cos, sin, encode_stride(cos.stride(0) // 4 if cos.ndim == 3 else 0)
 
 
-def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
-    """Launch a flat grid on the device of the tensors; an empty grid is no launch."""
-    if programs == 0:
-        return
-    # on a CPU: the interpreter, or an emulated device
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        compiled = kernel[(programs,)](**arguments)
-    plan.note(kernel, programs, compiled, arguments)
-
-
-def alignment(*tensors: Tensor) -> int:
-    """8 if every stride but the last is a multiple of 8 elements, else 1."""
-    return 8 if all(s % 8 == 0 for x in tensors for s in x.stride()[:-1]) else 1
-
-
-def encode_stride(stride: int) -> int:
-    """An odd number, which Triton does not specialise on; see tiles.py."""
-    return 2 * stride + 3
-
-
-def kernel_rows(x: Tensor, align: int) -> tuple[Any, ...]:
-    """(pointer, strides of all but the last dimension)."""
-    return (x, *(encode_stride(s // align) for s in x.stride()[:-1]))
-
-
-def fp32_precision(device: torch.device, kernel: Any, tile: Tile) -> str:
-    """tf32 only where the user asked torch for it.
+def fp32_precision(device: torch.device, dtype: torch.dtype, kernel: Any, tile: Tile) -> str:
+    """tf32 for fp32 tensors where the user asked torch for it.
 
     Backward kernels with 64 rows of cores stay exact: Triton 3.6 and 3.9 fail to compile their transposed tf32
     products for sm_90 (TritonGPUOptimizeDotOperands, 2026-11-22).
     """
-    if device.type != "cuda" or torch.backends.cuda.matmul.fp32_precision != "tf32":
+    if device.type != "cuda" or dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision != "tf32":
         return "ieee"
-    backward = kernel in (read.read_backward, write.write_backward)
+    backward = kernel in (read.read_backward, write.write_backward, joint.joint_backward)
     return "ieee" if backward and tile.block_c >= 64 else "tf32"
 
 
-def run_read_forward(call: Call, out: Tensor) -> Tensor:
-    """Write the core rows of `out`, return their log-sum-exp (B, H, C)."""
+@dataclass(frozen=True)
+class Reads:
+    """Where the read leaves its results, (B, C, H, D) and (B, H, C): its own tensors, or partials of its splits."""
+
+    splits: int
+    tiles: int
+    out: Tensor
+    lse: Tensor
+
+
+def plan_reads(call: Call, tile: Tile, out: Tensor, lse: Tensor) -> Reads:
+    """How many splits a core read takes, and room for their partials."""
     B, H, C, D = call.batch, call.heads, call.cores, call.head_dim
-    tile = call.tile("read_forward")
     tiles = call.tiles(tile)
     splits = split_count(B * H, tiles, 4 * B * H * C * (D + 1), call.num_sms)
-    lse = empty(out, (B, H, C), torch.float32)
-    if C == 0:
+    if splits > 1:
+        out = empty(out, (splits * B, C, H, D), torch.float32)
+        lse = empty(lse, (splits, B, H, C))
+    return Reads(splits, triton.cdiv(tiles, splits), out, lse)
+
+
+def plan_writes(call: Call, tile: Tile) -> tuple[int, int]:
+    """(shares, tiles of a share) of the patches, four programs a multiprocessor and none without a tile."""
+    tiles = triton.cdiv(call.patches, tile.block_p)
+    if tiles == 0:
+        return 0, 0
+    wanted = max(1, 4 * call.num_sms // max(call.batch * call.heads, 1))
+    share = triton.cdiv(tiles, min(tiles, wanted))
+    return triton.cdiv(tiles, share), share
+
+
+def run_forward(call: Call, out: Tensor, core_rows: Tensor) -> Tensor:
+    """Write `out` and a copy of its core rows; return the log-sum-exp of the cores (B, H, C)."""
+    tile, write_tile = call.tile("read_forward"), call.tile("write_forward")
+    writes, share = plan_writes(call, write_tile)
+    if not (JOINT and call.cores and writes and same_launch(tile, write_tile)):
+        lse = run_read_forward(call, out, core_rows)
+        run_write_forward(call, out)
         return lse
-    part, part_lse = out, lse
-    if splits > 1:
-        part = empty(out, (splits * B, C, H, D), torch.float32)
-        part_lse = empty(out, (splits, B, H, C), torch.float32)
-    core_tiles = call.core_tiles(tile)
-    call.launch(read.read_forward, tile, splits, tiles, dict(out=part), lse=part_lse, core_tiles=core_tiles)
-    if splits > 1:
-        align = alignment(out)
-        launch(
-            read.combine_reads,
-            B * H * triton.cdiv(C, _COMBINE_ROWS),
-            out.device,
-            part=part,
-            part_lse=part_lse,
-            out=kernel_rows(out, align),
-            lse=lse,
-            B=B,
-            H=H,
-            C=C,
-            num_splits=splits,
-            D=D,
-            BD=triton.next_power_of_2(D),
-            ROWS=_COMBINE_ROWS,
-            ALIGN=align,
-            enable_fp_fusion=True,
-        )
+    lse = empty(out, (call.batch, call.heads, call.cores), torch.float32)
+    reads = plan_reads(call, tile, out, lse)
+    rows = dict(core_out=reads.out, core_rows=None if reads.splits > 1 else core_rows, out=out)
+    call.launch(
+        joint.joint_forward,
+        tile,
+        reads.splits + writes,
+        rows,
+        lse=reads.lse,
+        core_tiles=call.core_tiles(tile),
+        read_splits=reads.splits,
+        read_tiles=reads.tiles,
+        write_splits=writes,
+        write_tiles=share,
+        BP_READ=tile.block_p,
+        BP_WRITE=write_tile.block_p,
+        PATCH_SELF=call.patch_self,
+    )
+    combine_reads(call, reads, out, core_rows, lse)
     return lse
+
+
+def run_read_forward(call: Call, out: Tensor, core_rows: Tensor | None = None) -> Tensor:
+    """Write the core rows of `out`, and a copy of them; return their log-sum-exp (B, H, C)."""
+    tile = call.tile("read_forward")
+    lse = empty(out, (call.batch, call.heads, call.cores), torch.float32)
+    if call.cores == 0:
+        return lse
+    reads = plan_reads(call, tile, out, lse)
+    call.launch(
+        read.read_forward,
+        tile,
+        reads.splits,
+        dict(out=reads.out, core_rows=None if reads.splits > 1 else core_rows),
+        lse=reads.lse,
+        core_tiles=call.core_tiles(tile),
+        num_splits=reads.splits,
+        tiles_per_split=reads.tiles,
+        first_program=0,
+        BP=tile.block_p,
+    )
+    combine_reads(call, reads, out, core_rows, lse)
+    return lse
+
+
+def combine_reads(call: Call, reads: Reads, out: Tensor, core_rows: Tensor | None, lse: Tensor) -> None:
+    """Join the partials of a read, if it has any."""
+    if reads.splits == 1:
+        return
+    align = alignment(out)
+    launch(
+        read.combine_reads,
+        call.batch * call.heads * triton.cdiv(call.cores, _COMBINE_ROWS),
+        out.device,
+        part=reads.out,
+        part_lse=reads.lse,
+        out=kernel_rows(out, align),
+        core_rows=kernel_rows(core_rows, align),
+        lse=lse,
+        B=call.batch,
+        H=call.heads,
+        C=call.cores,
+        num_splits=reads.splits,
+        D=call.head_dim,
+        BD=triton.next_power_of_2(call.head_dim),
+        ROWS=_COMBINE_ROWS,
+        ALIGN=align,
+        enable_fp_fusion=True,
+    )
 
 
 def run_write_forward(call: Call, out: Tensor) -> None:
     """Write the patch rows of `out`."""
     tile = call.tile("write_forward")
-    tiles = triton.cdiv(call.patches, tile.block_p)
-    if tiles == 0:
-        return
-    wanted = max(1, 4 * call.num_sms // max(call.batch * call.heads, 1))
-    splits = triton.cdiv(tiles, triton.cdiv(tiles, min(tiles, wanted)))  # no program without a tile
-    call.launch(write.write_forward, tile, splits, tiles, dict(out=out), PATCH_SELF=call.patch_self)
+    shares, share = plan_writes(call, tile)
+    call.launch(
+        write.write_forward,
+        tile,
+        shares,
+        dict(out=out),
+        num_splits=shares,
+        tiles_per_split=share,
+        first_program=0,
+        BP=tile.block_p,
+        PATCH_SELF=call.patch_self,
+    )
 
 
 def partial_sums(call: Call, kinds: int) -> tuple[int, Tensor | None]:
@@ -224,23 +281,65 @@ def partial_sums(call: Call, kinds: int) -> tuple[int, Tensor | None]:
     return splits, empty(call.q, (kinds, splits * B, C, H, D), torch.float32)
 
 
+def run_backward(
+    call: Call,
+    core_rows: Tensor,
+    lse: Tensor,
+    dout: Tensor,
+    grads: tuple[Tensor, ...],
+    core_grads: tuple[Tensor, ...],
+    splits: int,
+) -> None:
+    """Write the gradients of patches into `grads`, those of cores (or their partial sums) into `core_grads`.
+
+    Both are (dq, dk, dv).
+    """
+    tile = call.tile("read_backward")
+    (dq, dk, dv), (dq_core, dk_core, dv_core) = grads, core_grads
+    if not JOINT or call.patch_self or tile != call.tile("write_backward"):
+        run_read_backward(call, core_rows, lse, dout, None, (dq_core, dk, dv), splits)
+        known = (core_rows, lse) if call.core_self else None
+        run_write_backward(call, dout, (dq, dk_core, dv_core), splits, known, (dk, dv))
+        return
+    rows = dict(out=core_rows, dout=dout, dq_core=dq_core, dk_core=dk_core, dv_core=dv_core, dq=dq, dk=dk, dv=dv)
+    call.launch(
+        joint.joint_backward,
+        tile,
+        2 * splits,
+        rows,
+        lse=lse,
+        core_tiles=call.core_tiles(tile),
+        num_splits=splits,
+        tiles_per_split=triton.cdiv(call.tiles(tile), splits),
+        BP=tile.block_p,
+    )
+
+
 def run_read_backward(
     call: Call,
-    out: Tensor,
+    core_rows: Tensor,
     lse: Tensor,
     dout: Tensor,
     dlse: Tensor | None,
     grads: tuple[Tensor, ...],
     splits: int,
-) -> Tensor:
-    """Write dk, dv of the patches and dq of the cores (or its partial sums); return delta (B, H, C)."""
+) -> None:
+    """Write dk, dv of the patches and dq of the cores (or its partial sums)."""
     tile = call.tile("read_backward")
-    delta = empty(lse, lse.shape)
     dq, dk, dv = grads
-    rows = dict(out=out, dout=dout, dq=dq, dk=dk, dv=dv)
-    own = dict(lse=lse, dlse=dlse, delta=delta, core_tiles=call.core_tiles(tile))
-    call.launch(read.read_backward, tile, splits, call.tiles(tile), rows, **own)
-    return delta
+    call.launch(
+        read.read_backward,
+        tile,
+        splits,
+        dict(out=core_rows, dout=dout, dq=dq, dk=dk, dv=dv),
+        lse=lse,
+        dlse=dlse,
+        core_tiles=call.core_tiles(tile),
+        num_splits=splits,
+        tiles_per_split=triton.cdiv(call.tiles(tile), splits),
+        first_program=0,
+        BP=tile.block_p,
+    )
 
 
 def run_write_backward(
@@ -253,15 +352,26 @@ def run_write_backward(
 ) -> None:
     """Write dq of the patches, dk and dv of the cores (or their partial sums).
 
-    known: (lse, delta) of the cores, which then join as query rows. own: dk and dv of the patches, to be added to.
+    known: output rows and log-sum-exp of the cores, which then join as query rows. own: dk and dv of the patches, to
+    which the own keys add with `patch_self`.
     """
     tile = call.tile("write_backward")
     dq, dk, dv = grads
-    dk_own, dv_own = own or (dq, dq)
-    lse, delta = known or (None, None)
-    rows = dict(dout=dout, dq=dq, dk=dk, dv=dv, dk_own=dk_own, dv_own=dv_own)
-    constants = dict(core_tiles=call.core_tiles(tile), PATCH_SELF=own is not None)
-    call.launch(write.write_backward, tile, splits, call.tiles(tile), rows, lse=lse, delta=delta, **constants)
+    dk_own, dv_own = own if call.patch_self else (dq, dq)
+    core_rows, lse = known or (None, None)
+    call.launch(
+        write.write_backward,
+        tile,
+        splits,
+        dict(out=core_rows, dout=dout, dq=dq, dk=dk, dv=dv, dk_own=dk_own, dv_own=dv_own),
+        lse=lse,
+        core_tiles=call.core_tiles(tile),
+        num_splits=splits,
+        tiles_per_split=triton.cdiv(call.tiles(tile), splits),
+        first_program=0,
+        BP=tile.block_p,
+        PATCH_SELF=call.patch_self,
+    )
 
 
 def sum_partials(call: Call, part: Tensor, out: Tensor, splits: int) -> None:

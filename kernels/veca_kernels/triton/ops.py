@@ -8,6 +8,8 @@ from torch import Tensor
 from .launch import (
     Call,
     partial_sums,
+    run_backward,
+    run_forward,
     run_read_backward,
     run_read_forward,
     run_write_backward,
@@ -30,15 +32,15 @@ def core_periphery_forward(
     scale: float,
     core_self: bool,
     patch_self: bool,
-) -> tuple[Tensor, Tensor]:
-    """out (B, T, H, D) and the log-sum-exp of its core rows (B, H, C), fp32."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """out (B, T, H, D), a copy of its core rows (B, C, H, D), and their log-sum-exp (B, H, C), fp32."""
     q, k, v = q.unbind(2) if k is None else (q, k, v)
     patches = q.shape[1] - num_cores
     call = Call(q, k, v, num_cores, patches, num_cores, active, lengths, rope, scale, core_self, patch_self)
     out = empty(q, q.shape)
-    lse = run_read_forward(call, out)
-    run_write_forward(call, out)
-    return out, lse
+    core_rows = empty(q, (q.shape[0], num_cores, *q.shape[2:]))
+    lse = run_forward(call, out, core_rows)
+    return out, core_rows, lse
 
 
 def core_periphery_backward(
@@ -46,7 +48,7 @@ def core_periphery_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    core_out: Tensor,
+    core_rows: Tensor,
     lse: Tensor,
     num_cores: int,
     active: int | Tensor,
@@ -67,11 +69,8 @@ def core_periphery_backward(
     dq, dk, dv = dqkv = grads.movedim(2, 0) if packed else grads  # (3, B, T, H, D)
 
     splits, part = partial_sums(call, 3)
-    dq_sum, dk_sum, dv_sum = dqkv if part is None else part
-    delta = run_read_backward(call, core_out, lse, grad, None, (dq_sum, dk, dv), splits)
-    known = (lse, delta) if core_self else None
-    own = (dk, dv) if patch_self else None
-    run_write_backward(call, grad, (dq, dk_sum, dv_sum), splits, known, own)
+    core_grads = (dq, dk, dv) if part is None else part.unbind(0)
+    run_backward(call, core_rows, lse, grad, (dq, dk, dv), core_grads, splits)
     if part is not None:
         sum_partials(call, part, dqkv, splits)
     return grads

@@ -9,6 +9,7 @@ A plan is found by everything the noted call could depend on. Values of tensors 
 aligned to 16 bytes, which other binaries serve, and calls whose pointers cannot be traced take the long way.
 """
 
+import contextlib
 import functools
 import math
 import operator
@@ -29,18 +30,19 @@ _SCALARS = frozenset({type(None), bool, int, float})
 _local = threading.local()
 
 
-def run(body: Callable[..., Any], *arguments: Any) -> Any:
+def run(body: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
     """`body(*arguments)`, from a plan if there is one.
 
     Args:
-        body: Allocates with `empty` alone, launches with `note` and returns a buffer or a tuple of buffers.
+        body: Allocates with `empty`, launches with `launch` and returns a buffer or a tuple of buffers.
+        settings: What else the body's launches depend on, hashable.
         arguments: Tensors of one device, tuples of tensors, None, numbers and flags. The first is a tensor.
     """
     first = arguments[0]
     if not (first.is_cuda or emulating()):  # meta tensors and the interpreter
         return body(*arguments)
     tensors: list[Tensor] = []
-    key: list[Any] = [body, first.device, adapter.compilation_state()]
+    key: list[Any] = [body, settings, first.device, adapter.compilation_state()]
     if first.dtype == torch.float32:
         key.append(torch.backends.cuda.matmul.fp32_precision)
     for x in arguments:
@@ -78,8 +80,13 @@ def empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) 
     return buffer
 
 
-def note(kernel: Any, programs: int, compiled: Any, arguments: dict[str, Any]) -> None:
-    """Tell the plan in the making, if there is one, what was launched."""
+def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
+    """Launch a flat grid on the device of the tensors; an empty grid is no launch."""
+    if programs == 0:
+        return
+    # on a CPU: the interpreter, or an emulated device
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        compiled = kernel[(programs,)](**arguments)
     notes = getattr(_local, "notes", None)
     if notes is not None:
         notes.launches.append((kernel, programs, compiled, arguments))

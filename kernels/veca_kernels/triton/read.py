@@ -1,10 +1,10 @@
-"""The read: every core attends to the patches and, with CORE_SELF, to the cores.
+"""The read: every core attends to the patches and, with core tiles, to the cores.
 
     out[c] = sum_t softmax_t(scale <q[c], k[t]>) v[t]
 
 Shapes     q, out (B, T, H, D) rows 0..C; k, v (B, T, H, D), patches from row
            `first_patch` on, and with core tiles the cores' own keys in rows 0..C.
-Programs   one per (image, split, head), heads fastest; a split walks its share of the tiles of the keys, core tiles
+Programs   one per (image, split, head), heads fastest. A split walks its share of the tiles of keys, core tiles
            first, and leaves a normalised partial with its log-sum-exp. `combine_reads` joins them in split order.
 Traffic    2 BPHD elements forward (k, v), 4 BPHD backward (k, v, dk, dv).
 Not here   dropout, bias, more than 128 cores, double backward.
@@ -18,18 +18,35 @@ from .tiles import (
     LOG2_E,
     RUNTIME,
     accumulate,
+    base_2,
     count_of,
+    lift_of,
     load_angles,
     load_tile,
+    negated,
+    place,
+    power_of_two,
     rotate_tile,
     row_dot,
     row_pointers,
     scale_tile,
     scores,
     store_tile,
-    tile_rows,
     zero_tile,
 )
+
+
+@triton.jit
+def read_keys(b_q, b_k, b_v, m_k, factor, b_m, b_l, b_acc, D2: tl.constexpr, PRECISION: tl.constexpr):
+    """One step of the online softmax: m, l and acc are rescaled whenever the running maximum grows."""
+    b_s = tl.where(m_k[None, :], scores(b_q, b_k, D2, PRECISION), float("-inf"))  # [BC, BP]
+    b_peak = tl.maximum(b_m, tl.max(b_s, 1))
+    b_top = tl.where(b_peak == float("-inf"), 0.0, b_peak) * factor
+    b_w = tl.exp2(b_s * factor - b_top[:, None])
+    b_shrink = tl.exp2(b_m * factor - b_top)
+    b_l = b_l * b_shrink + tl.sum(b_w, 1)
+    b_acc = accumulate(b_w, b_v, scale_tile(b_acc, b_shrink[:, None], D2), D2, PRECISION)
+    return b_peak, b_l, b_acc
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -39,6 +56,7 @@ def read_forward(
     v,
     rope,
     out,
+    core_rows,
     lse,
     active,
     lengths,
@@ -51,47 +69,60 @@ def read_forward(
     core_tiles,
     num_splits,
     tiles_per_split,
+    first_program,
     D: tl.constexpr,
     D1: tl.constexpr,
     D2: tl.constexpr,
     BC: tl.constexpr,
     BP: tl.constexpr,
+    NEGATE: tl.constexpr,
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Online softmax over one split of the keys: m, l and acc are rescaled whenever the running maximum grows."""
-    i_h = tl.program_id(0) % H
-    i_s = tl.program_id(0) // H % num_splits
-    i_b = tl.program_id(0) // (H * num_splits)
+    """Softmax over one split of the keys. core_rows: where the backward will find the rows of `out`, or None."""
+    i_b, i_s, i_h = place(first_program, num_splits, H)
     n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
-    o_c = tl.arange(0, BC)
+    o_c, o_t = tl.arange(0, BC), tl.arange(0, BP)
+    factor = base_2(scale)
     b_q = load_tile(q, i_b, i_h, o_c, o_c < n_c, D, D1, D2, ALIGN)
+    if NEGATE:
+        b_q = negated(b_q, D2)
     b_m = tl.full([BC], float("-inf"), tl.float32)
     b_l = tl.zeros([BC], tl.float32)
     b_acc = zero_tile(BC, D1, D2)
-    last = tl.minimum((i_s + 1) * tiles_per_split, core_tiles + tl.cdiv(n_p, BP))
-    for i_t in range(i_s * tiles_per_split, last):
-        rows, m_t, m_patch = tile_rows(i_t, core_tiles, first_patch, n_c, n_p, P, BP)
-        b_k = load_tile(k, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
-        b_v = load_tile(v, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
+    patch_tiles = tl.cdiv(n_p, BP)
+    first = i_s * tiles_per_split
+    last = tl.minimum(first + tiles_per_split, patch_tiles + core_tiles)
+    for i_t in range(first, tl.minimum(last, patch_tiles)):
+        o_p = i_t * BP + o_t
+        b_k = load_tile(k, i_b, i_h, first_patch + o_p, o_p < n_p, D, D1, D2, ALIGN)
+        b_v = load_tile(v, i_b, i_h, first_patch + o_p, o_p < n_p, D, D1, D2, ALIGN)
         if rope is not None:
-            angles = load_angles(rope, i_b, rows - first_patch, m_t & m_patch, D, D1, D2)
-            b_k = rotate_tile(b_k, angles, 1, D2)
-        b_s = scores(b_q, b_k, D2, PRECISION) * (scale * LOG2_E)  # [BC, BP]
-        b_s = tl.where(m_t[None, :], b_s, float("-inf"))
-        b_peak = tl.maximum(b_m, tl.max(b_s, 1))
-        b_safe = tl.where(b_peak == float("-inf"), 0.0, b_peak)
-        b_w = tl.exp2(b_s - b_safe[:, None])
-        b_shrink = tl.exp2(b_m - b_safe)
-        b_l = b_l * b_shrink + tl.sum(b_w, 1)
-        b_acc = accumulate(b_w, b_v, scale_tile(b_acc, b_shrink[:, None], D2), D2, PRECISION)
-        b_m = b_peak
+            b_k = rotate_tile(b_k, load_angles(rope, i_b, o_p, o_p < n_p, D, D1, D2), 1, D2)
+        b_m, b_l, b_acc = read_keys(b_q, b_k, b_v, o_p < n_p, factor, b_m, b_l, b_acc, D2, PRECISION)
+    for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):
+        rows = (i_t - patch_tiles) * BP + o_t
+        b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+        b_v = load_tile(v, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+        b_m, b_l, b_acc = read_keys(b_q, b_k, b_v, rows < n_c, factor, b_m, b_l, b_acc, D2, PRECISION)
     m_out = (o_c < n_c) & (b_l > 0)
-    b_out = scale_tile(b_acc, tl.where(m_out, 1.0 / tl.where(b_l > 0, b_l, 1.0), 0.0)[:, None], D2)
-    b_lse = tl.where(m_out, (b_m + tl.log2(tl.where(b_l > 0, b_l, 1.0))) * LN_2, float("-inf"))
+    b_safe = tl.where(b_l > 0, b_l, 1.0)
+    b_out = scale_tile(b_acc, tl.where(m_out, 1.0 / b_safe, 0.0)[:, None], D2)
+    b_lse = tl.where(m_out, (b_m * factor + tl.log2(b_safe)) * LN_2, float("-inf"))
     i_sb = i_s * B + i_b  # partials stack the splits along the batch
     store_tile(out, b_out, i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
+    if core_rows is not None:
+        store_tile(core_rows, b_out, i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
     tl.store(lse + (i_sb.to(tl.int64) * H + i_h) * C + o_c, b_lse, mask=o_c < C)
+
+
+@triton.jit
+def read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, m_k, factor, D2: tl.constexpr, PRECISION: tl.constexpr):
+    """Weights and score gradients of a tile of keys, tile-major: p = exp2(s f - lse), ds = p (v do^T - delta)."""
+    b_s = scores(b_k, b_q, D2, PRECISION)  # [BP, BC]
+    # rows outside are zeros, whose exp2(0 - lse) may be inf: inf times their zero key would be NaN in dq
+    b_p = tl.where(m_k[:, None], tl.exp2(b_s * factor - b_lse[None, :]), 0.0)
+    return b_p, b_p * (scores(b_v, b_do, D2, PRECISION) - b_delta[None, :])
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -107,7 +138,6 @@ def read_backward(
     dq,
     dk,
     dv,
-    delta,
     active,
     lengths,
     scale,
@@ -119,27 +149,30 @@ def read_backward(
     core_tiles,
     num_splits,
     tiles_per_split,
+    first_program,
     D: tl.constexpr,
     D1: tl.constexpr,
     D2: tl.constexpr,
     BC: tl.constexpr,
     BP: tl.constexpr,
+    NEGATE: tl.constexpr,
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """p = exp2(s - lse); dv = p^T do; ds = p (v do^T - delta); dk = scale ds^T q; dq = scale sum ds k.
+    """dv = p^T do; dk = scale ds^T q; dq = scale sum ds k, with delta = <out, dout> - dlse.
 
     One pass, tile-major: dk and dv of a patch belong to one program, only dq is summed over tiles (fp32 partials in
-    split order). Tiles of core keys add to dq alone; their dk and dv are the business of `write_backward`, which
-    finds delta = <out, dout> - dlse where split 0 leaves it.
+    split order). Tiles of core keys add to dq alone; their dk and dv are the business of `write_backward`.
     """
-    i_h = tl.program_id(0) % H
-    i_s = tl.program_id(0) // H % num_splits
-    i_b = tl.program_id(0) // (H * num_splits)
+    i_b, i_s, i_h = place(first_program, num_splits, H)
     n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
-    o_c = tl.arange(0, BC)
+    o_c, o_t = tl.arange(0, BC), tl.arange(0, BP)
     m_c = o_c < n_c
+    factor = base_2(scale)
+    HALF: tl.constexpr = q[0].dtype.element_ty == tl.float16
     b_q = load_tile(q, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    if NEGATE:
+        b_q = negated(b_q, D2)
     b_do = load_tile(dout, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
     b_delta = row_dot(load_tile(out, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN), b_do, D2)  # [BC]
     i_row = (i_b.to(tl.int64) * H + i_h) * C
@@ -147,30 +180,49 @@ def read_backward(
     b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)  # p = 0 where a core reads nothing
     if dlse is not None:
         b_delta -= tl.where(b_lse == float("inf"), 0.0, tl.load(dlse + i_row + o_c, mask=m_c, other=0.0))
-    if i_s == 0:
-        tl.store(delta + i_row + o_c, b_delta, mask=o_c < C)
     b_dq = zero_tile(BC, D1, D2)
-    last = tl.minimum((i_s + 1) * tiles_per_split, core_tiles + tl.cdiv(P, BP))
-    for i_t in range(i_s * tiles_per_split, last):
-        rows, m_t, m_patch = tile_rows(i_t, core_tiles, first_patch, n_c, n_p, P, BP)
-        b_k = load_tile(k, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
-        b_v = load_tile(v, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
+    if HALF:
+        lift = tl.full((), 60, tl.int32)
+    patch_tiles = tl.cdiv(P, BP)
+    first = i_s * tiles_per_split
+    last = tl.minimum(first + tiles_per_split, patch_tiles + core_tiles)
+    for i_t in range(first, tl.minimum(last, patch_tiles)):
+        o_p = i_t * BP + o_t
+        rows, m_p = first_patch + o_p, o_p < n_p
+        b_k = load_tile(k, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
+        b_v = load_tile(v, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
         if rope is not None:
-            angles = load_angles(rope, i_b, rows - first_patch, m_t & m_patch, D, D1, D2)
+            angles = load_angles(rope, i_b, o_p, m_p, D, D1, D2)
             b_k = rotate_tile(b_k, angles, 1, D2)
-        b_s = scores(b_k, b_q, D2, PRECISION) * (scale * LOG2_E)  # [BP, BC]
-        b_p = tl.where(m_t[:, None], tl.exp2(b_s - b_lse[None, :]), 0.0)
-        b_ds = b_p * (scores(b_v, b_do, D2, PRECISION) - b_delta[None, :])
+        b_p, b_ds = read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, m_p, factor, D2, PRECISION)
+        p_unit, ds_unit = 1.0, tl.abs(scale)
+        if HALF:
+            new_lift = lift_of(b_ds, lift)
+            b_ds, b_dq = b_ds * power_of_two(new_lift), scale_tile(b_dq, power_of_two(new_lift - lift), D2)
+            lift = new_lift
+            b_p, p_unit, ds_unit = b_p * 32768.0, 1.0 / 32768.0, ds_unit * power_of_two(-lift)
         # dq first: after dk, ptxas serialises every wgmma of the loop (C7515, Triton 3.6, sm_90, 2026-11-22)
         b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)
-        b_dv = accumulate(b_p, b_do, zero_tile(BP, D1, D2), D2, PRECISION)
-        b_dk = scale_tile(accumulate(b_ds, b_q, zero_tile(BP, D1, D2), D2, PRECISION), scale, D2)
+        b_dv = scale_tile(accumulate(b_p, b_do, zero_tile(BP, D1, D2), D2, PRECISION), p_unit, D2)
+        b_dk = scale_tile(accumulate(b_ds, b_q, zero_tile(BP, D1, D2), D2, PRECISION), ds_unit, D2)
         if rope is not None:
             b_dk = rotate_tile(b_dk, angles, -1, D2)
-        store_tile(dk, b_dk, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
-        store_tile(dv, b_dv, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
-    b_dq = scale_tile(b_dq, scale, D2)
-    store_tile(dq, b_dq, i_s * B + i_b, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
+        store_tile(dk, b_dk, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+        store_tile(dv, b_dv, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+    for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):
+        rows = (i_t - patch_tiles) * BP + o_t
+        b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+        b_v = load_tile(v, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+        b_p, b_ds = read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, rows < n_c, factor, D2, PRECISION)
+        if HALF:
+            new_lift = lift_of(b_ds, lift)
+            b_ds, b_dq = b_ds * power_of_two(new_lift), scale_tile(b_dq, power_of_two(new_lift - lift), D2)
+            lift = new_lift
+        b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)
+    dq_unit = scale
+    if HALF:
+        dq_unit = scale * power_of_two(-lift)
+    store_tile(dq, scale_tile(b_dq, dq_unit, D2), i_s * B + i_b, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -178,6 +230,7 @@ def combine_reads(
     part,
     part_lse,
     out,
+    core_rows,
     lse,
     B,
     H,
@@ -216,5 +269,8 @@ def combine_reads(
     b_safe = tl.where(b_l > 0, b_l, 1.0)
     b_lse = tl.where(b_l > 0, b_m + tl.log2(b_safe) * LN_2, float("-inf"))
     b_out = (b_acc / b_safe[:, None]).to(out[0].dtype.element_ty)
-    tl.store(row_pointers(out, i_b, i_h, o_c, ALIGN) + o_d, b_out, mask=m_c[:, None] & (o_d < D))
+    m_out = m_c[:, None] & (o_d < D)
+    tl.store(row_pointers(out, i_b, i_h, o_c, ALIGN) + o_d, b_out, mask=m_out)
+    if core_rows is not None:
+        tl.store(row_pointers(core_rows, i_b, i_h, o_c, ALIGN) + o_d, b_out, mask=m_out)
     tl.store(lse + (i_b.to(tl.int64) * H + i_h) * C + o_c, b_lse, mask=m_c)

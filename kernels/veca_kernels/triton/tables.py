@@ -44,7 +44,7 @@ def choose_tile(
             return Tile(block_c, 32, 8, 2)
         if backward:
             prefetch = shared >= _HOPPER_SHARED and not (wide or many)
-            return Tile(block_c, 64, 8 if rotated or wide or many else 4, 3 if prefetch else 2)
+            return Tile(block_c, 64, 8 if wide or many else 4, 3 if prefetch else 2)
         return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
     if backward:
         return Tile(block_c, 32, 4, 1)

@@ -22,7 +22,14 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 # Arguments that must never cause a recompilation: sizes, counts and the scale.
 RUNTIME = ["active", "lengths", "scale", "B", "H", "C", "P", "first_patch", "core_tiles", "num_splits"]
-RUNTIME += ["tiles_per_split"]
+RUNTIME += ["tiles_per_split", "first_program", "read_splits", "read_tiles", "write_splits", "write_tiles"]
+
+
+@triton.jit
+def place(first_program, num_splits, H):
+    """(image, split, head) of this program, heads fastest; `first_program` have other work in a joint launch."""
+    i = tl.program_id(0) - first_program
+    return i // (H * num_splits), i // H % num_splits, i % H
 
 
 @triton.jit
@@ -148,6 +155,7 @@ def load_angles(rope, i_b, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl
 @triton.jit
 def rotate_block(x, cos, sin, SIGN: tl.constexpr):
     """(a, b) -> (a cos - b sin, a sin + b cos) on channel pairs (2k, 2k+1), in fp32; SIGN -1 turns back."""
+    cos, sin = cos.to(tl.float32), sin.to(tl.float32)
     a, b = tl.split(tl.reshape(x.to(tl.float32), (x.shape[0], x.shape[1] // 2, 2)))
     y = tl.join(a * cos - b * (SIGN * sin), a * (SIGN * sin) + b * cos)
     return tl.reshape(y, (x.shape[0], x.shape[1])).to(x.dtype)
@@ -163,17 +171,38 @@ def rotate_tile(tile, angles, SIGN: tl.constexpr, D2: tl.constexpr):
 
 
 @triton.jit
-def tile_rows(i_t, core_tiles, first_patch, n_c, n_p, P, BP: tl.constexpr):
-    """The tokens of tile i_t of a walk over all tokens, core tiles first: (rows, valid rows, rows of patches).
+def base_2(scale):
+    """|scale| log2(e), never 0: exp2(s f - m f) is one multiply-add an element, and needs f > 0 for its maximum.
 
-    Cores are tokens 0.. and patches first_patch..; the first n_c and n_p of each are valid. The third mask takes in
-    padded patches too: their gradients are stored, as zeros.
+    A negative scale negates the resident tile instead (NEGATE, a variant of its own: in the usual one the tile stays
+    in shared memory as it was loaded). The stand-in for 0 makes all scores equal and keeps masked ones, which are
+    -inf, from becoming NaN.
     """
-    is_patch = i_t >= core_tiles
-    start = tl.where(is_patch, first_patch + (i_t - core_tiles) * BP, i_t * BP)
-    rows = start + tl.arange(0, BP)
-    return (
-        rows,
-        rows < tl.where(is_patch, first_patch + n_p, n_c),
-        rows < tl.where(is_patch, first_patch + P, 0),
-    )
+    return tl.maximum(tl.abs(scale) * LOG2_E, 1e-30)
+
+
+@triton.jit
+def negated(tile, D2: tl.constexpr):
+    b_1 = -tile[0]
+    b_2 = b_1
+    if D2 > 0:
+        b_2 = -tile[1]
+    return b_1, b_2
+
+
+@triton.jit
+def lift_of(x, lift):
+    """The power of two, at most `lift`, that brings the largest |x| below 2^14.
+
+    fp16 cannot hold small score gradients: with 65,536 patches and incoming gradients of 1e-3 they are below its
+    smallest normal number. Times 2^lift they fit, and powers of two leave the fp32 accumulators exactly.
+    """
+    peak = tl.max(tl.max(tl.abs(x), 1), 0)
+    top = (peak.to(tl.int32, bitcast=True) >> 23) - 127
+    return tl.minimum(lift, tl.maximum(13 - top, -60))
+
+
+@triton.jit
+def power_of_two(exponent):
+    """2^exponent, exactly, for |exponent| <= 126."""
+    return ((exponent + 127) << 23).to(tl.float32, bitcast=True)

@@ -16,16 +16,20 @@ from .tiles import (
     LOG2_E,
     RUNTIME,
     accumulate,
+    base_2,
     count_of,
+    lift_of,
     load_angles,
     load_tile,
+    negated,
     offset,
+    place,
+    power_of_two,
     rotate_tile,
     row_dot,
     scale_tile,
     scores,
     store_tile,
-    tile_rows,
     zero_tile,
 )
 
@@ -57,23 +61,26 @@ def write_forward(
     first_patch,
     num_splits,
     tiles_per_split,
+    first_program,
     D: tl.constexpr,
     D1: tl.constexpr,
     D2: tl.constexpr,
     BC: tl.constexpr,
     BP: tl.constexpr,
     PATCH_SELF: tl.constexpr,
+    NEGATE: tl.constexpr,
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The own key needs no rotation: <R q, R k> = <q, k>."""
-    i_h = tl.program_id(0) % H
-    i_s = tl.program_id(0) // H % num_splits
-    i_b = tl.program_id(0) // (H * num_splits)
+    i_b, i_s, i_h = place(first_program, num_splits, H)
     n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
     o_c = tl.arange(0, BC)
     m_c = o_c < n_c
+    factor = base_2(scale)
     b_k = load_tile(k, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    if NEGATE:
+        b_k = negated(b_k, D2)
     b_v = load_tile(v, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
     for i_t in range(i_s * tiles_per_split, tl.minimum((i_s + 1) * tiles_per_split, tl.cdiv(P, BP))):
         o_p = i_t * BP + tl.arange(0, BP)
@@ -82,22 +89,37 @@ def write_forward(
         b_turned = b_q
         if rope is not None:
             b_turned = rotate_tile(b_q, load_angles(rope, i_b, o_p, m_p, D, D1, D2), 1, D2)
-        b_s = scores(b_turned, b_k, D2, PRECISION) * (scale * LOG2_E)  # [BP, BC]
-        b_s = tl.where(m_c[None, :], b_s, float("-inf"))
+        b_s = tl.where(m_c[None, :], scores(b_turned, b_k, D2, PRECISION), float("-inf"))  # [BP, BC]
         b_m = tl.max(b_s, 1)
         if PATCH_SELF:
-            b_own = row_dot(b_q, load_tile(k, i_b, i_h, rows, m_p, D, D1, D2, ALIGN), D2) * (scale * LOG2_E)
+            b_own = row_dot(b_q, load_tile(k, i_b, i_h, rows, m_p, D, D1, D2, ALIGN), D2)
+            if NEGATE:
+                b_own = -b_own
             b_m = tl.maximum(b_m, b_own)
-        b_m = tl.where(b_m == float("-inf"), 0.0, b_m)
-        b_w = tl.exp2(b_s - b_m[:, None])
+        b_top = tl.where(b_m == float("-inf"), 0.0, b_m) * factor
+        b_w = tl.exp2(b_s * factor - b_top[:, None])
         b_l = tl.sum(b_w, 1)
         b_out = accumulate(b_w, b_v, zero_tile(BP, D1, D2), D2, PRECISION)
         if PATCH_SELF:
-            b_own = tl.exp2(b_own - b_m)
+            b_own = tl.exp2(b_own * factor - b_top)
             b_l += b_own
             b_out = add_scaled(b_out, b_own, load_tile(v, i_b, i_h, rows, m_p, D, D1, D2, ALIGN), D2)
-        b_scale = tl.where(m_p & (b_l > 0), 1.0 / tl.where(b_l > 0, b_l, 1.0), 0.0)
-        store_tile(out, scale_tile(b_out, b_scale[:, None], D2), i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+        b_unit = tl.where(m_p & (b_l > 0), 1.0 / tl.where(b_l > 0, b_l, 1.0), 0.0)
+        store_tile(out, scale_tile(b_out, b_unit[:, None], D2), i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+
+
+@triton.jit
+def add_gradients(
+    b_q, b_do, b_p, b_ds, lift, b_dk, b_dv, HALF: tl.constexpr, D2: tl.constexpr, PRECISION: tl.constexpr
+):
+    """dk += ds^T q and dv += p^T do of the cores; in fp16 ds and dk are lifted (see `lift_of`)."""
+    if HALF:
+        new_lift = lift_of(b_ds, lift)
+        b_ds, b_dk = b_ds * power_of_two(new_lift), scale_tile(b_dk, power_of_two(new_lift - lift), D2)
+        lift = new_lift
+    b_dk = accumulate(tl.trans(b_ds), b_q, b_dk, D2, PRECISION)
+    b_dv = accumulate(tl.trans(b_p), b_do, b_dv, D2, PRECISION)
+    return b_ds, lift, b_dk, b_dv
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -106,8 +128,8 @@ def write_backward(
     k,
     v,
     rope,
+    out,
     lse,
-    delta,
     dout,
     dq,
     dk,
@@ -125,12 +147,14 @@ def write_backward(
     core_tiles,
     num_splits,
     tiles_per_split,
+    first_program,
     D: tl.constexpr,
     D1: tl.constexpr,
     D2: tl.constexpr,
     BC: tl.constexpr,
     BP: tl.constexpr,
     PATCH_SELF: tl.constexpr,
+    NEGATE: tl.constexpr,
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -138,48 +162,62 @@ def write_backward(
 
     All keys are resident, so the softmax and its row sums are recomputed: neither out nor statistics are read. dk and
     dv of the cores are fp32 sums over the program's tiles, then over programs in order. With core tiles the cores
-    themselves join as query rows (they read each other's keys), with the lse and delta that `read_backward` had.
+    themselves join as query rows (they read each other's keys); their weights come from the rows `out` and `lse`.
     PATCH_SELF adds to dk_own, dv_own, which `read_backward` wrote before in stream order.
     """
-    i_h = tl.program_id(0) % H
-    i_s = tl.program_id(0) // H % num_splits
-    i_b = tl.program_id(0) // (H * num_splits)
+    i_b, i_s, i_h = place(first_program, num_splits, H)
     n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
-    o_c = tl.arange(0, BC)
+    o_c, o_t = tl.arange(0, BC), tl.arange(0, BP)
     m_c = o_c < n_c
+    factor = base_2(scale)
+    HALF: tl.constexpr = q[0].dtype.element_ty == tl.float16
     b_k = load_tile(k, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    if NEGATE:
+        b_k = negated(b_k, D2)
     b_v = load_tile(v, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
     b_dk, b_dv = zero_tile(BC, D1, D2), zero_tile(BC, D1, D2)
-    i_row = (i_b.to(tl.int64) * H + i_h) * C
-    last = tl.minimum((i_s + 1) * tiles_per_split, core_tiles + tl.cdiv(P, BP))
-    for i_t in range(i_s * tiles_per_split, last):
-        rows, m_t, m_patch = tile_rows(i_t, core_tiles, first_patch, n_c, n_p, P, BP)
-        b_q = load_tile(q, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
-        b_do = load_tile(dout, i_b, i_h, rows, m_t, D, D1, D2, ALIGN)
+    lift = 0
+    if HALF:
+        lift = tl.full((), 60, tl.int32)
+    first = i_s * tiles_per_split
+    last = tl.minimum(first + tiles_per_split, core_tiles + tl.cdiv(P, BP))
+    if lse is not None:
+        for i_t in tl.range(first, tl.minimum(last, core_tiles), num_stages=1):
+            rows = i_t * BP + o_t
+            b_q = load_tile(q, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+            b_do = load_tile(dout, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+            b_delta = row_dot(load_tile(out, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN), b_do, D2)
+            b_lse = tl.load(lse + (i_b.to(tl.int64) * H + i_h) * C + rows, mask=rows < n_c, other=float("-inf"))
+            b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse * LOG2_E)
+            b_s = tl.where(m_c[None, :], scores(b_q, b_k, D2, PRECISION), float("-inf"))
+            b_p = tl.exp2(b_s * factor - b_lse[:, None])
+            b_ds = b_p * (scores(b_do, b_v, D2, PRECISION) - b_delta[:, None])
+            _, lift, b_dk, b_dv = add_gradients(b_q, b_do, b_p, b_ds, lift, b_dk, b_dv, HALF, D2, PRECISION)
+    for i_t in range(tl.maximum(first - core_tiles, 0), last - core_tiles):
+        o_p = i_t * BP + o_t
+        rows, m_p = first_patch + o_p, o_p < n_p
+        b_q = load_tile(q, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
+        b_do = load_tile(dout, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
         b_turned = b_q
         if rope is not None:
-            angles = load_angles(rope, i_b, rows - first_patch, m_t & m_patch, D, D1, D2)
+            angles = load_angles(rope, i_b, o_p, m_p, D, D1, D2)
             b_turned = rotate_tile(b_q, angles, 1, D2)
-        b_s = scores(b_turned, b_k, D2, PRECISION) * (scale * LOG2_E)  # [BP, BC]
-        b_s = tl.where(m_c[None, :], b_s, float("-inf"))
+        b_s = tl.where(m_c[None, :], scores(b_turned, b_k, D2, PRECISION), float("-inf"))  # [BP, BC]
         b_m = tl.max(b_s, 1)
         if PATCH_SELF:
-            b_k_own = load_tile(k, i_b, i_h, rows, m_t & m_patch, D, D1, D2, ALIGN)
-            b_v_own = load_tile(v, i_b, i_h, rows, m_t & m_patch, D, D1, D2, ALIGN)
-            b_s_own = row_dot(b_q, b_k_own, D2) * (scale * LOG2_E)
+            b_k_own = load_tile(k, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
+            b_v_own = load_tile(v, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
+            b_s_own = row_dot(b_q, b_k_own, D2)
+            if NEGATE:
+                b_s_own = -b_s_own
             b_m = tl.maximum(b_m, b_s_own)
-        b_m = tl.where(b_m == float("-inf"), 0.0, b_m)
-        if lse is not None:
-            m_core = m_t & (rows < first_patch)
-            b_lse = tl.load(lse + i_row + rows, mask=m_core, other=0.0) * LOG2_E
-            b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)
-            b_m = tl.where(m_core, b_lse, b_m)
-        b_p = tl.exp2(b_s - b_m[:, None])
+        b_top = tl.where(b_m == float("-inf"), 0.0, b_m) * factor
+        b_p = tl.exp2(b_s * factor - b_top[:, None])
         b_l = tl.sum(b_p, 1)
         if PATCH_SELF:
-            b_p_own = tl.where(m_t & m_patch, tl.exp2(b_s_own - b_m), 0.0)
+            b_p_own = tl.where(m_p, tl.exp2(b_s_own * factor - b_top), 0.0)
             b_l += b_p_own
-        b_r = tl.where(m_t, 1.0 / tl.where(m_patch & (b_l > 0), b_l, 1.0), 0.0)  # a core's p is normalised
+        b_r = tl.where(m_p & (b_l > 0), 1.0 / tl.where(b_l > 0, b_l, 1.0), 0.0)
         b_p = b_p * b_r[:, None]
         b_dp = scores(b_do, b_v, D2, PRECISION)  # [BP, BC]
         b_delta = tl.sum(b_p * b_dp, 1)
@@ -187,26 +225,29 @@ def write_backward(
             b_p_own = b_p_own * b_r
             b_dp_own = row_dot(b_do, b_v_own, D2)
             b_delta += b_p_own * b_dp_own
-        if lse is not None:
-            b_delta = tl.where(m_core, tl.load(delta + i_row + rows, mask=m_core, other=0.0), b_delta)
         b_ds = b_p * (b_dp - b_delta[:, None])
-        b_dk = accumulate(tl.trans(b_ds), b_turned, b_dk, D2, PRECISION)
-        b_dv = accumulate(tl.trans(b_p), b_do, b_dv, D2, PRECISION)
-        b_dq = scale_tile(accumulate(b_ds, b_k, zero_tile(BP, D1, D2), D2, PRECISION), scale, D2)
+        b_ds, lift, b_dk, b_dv = add_gradients(b_turned, b_do, b_p, b_ds, lift, b_dk, b_dv, HALF, D2, PRECISION)
+        ds_unit = tl.abs(scale)
+        if HALF:
+            ds_unit = ds_unit * power_of_two(-lift)
+        b_dq = scale_tile(accumulate(b_ds, b_k, zero_tile(BP, D1, D2), D2, PRECISION), ds_unit, D2)
         if rope is not None:
             b_dq = rotate_tile(b_dq, angles, -1, D2)
         if PATCH_SELF:
             b_ds_own = scale * b_p_own * (b_dp_own - b_delta)
             b_dq = add_scaled(b_dq, b_ds_own, b_k_own, D2)
-            b_dk_own = load_tile(dk_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
-            b_dv_own = load_tile(dv_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
+            b_dk_own = load_tile(dk_own, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+            b_dv_own = load_tile(dv_own, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
             b_dk_own = add_scaled(b_dk_own, b_ds_own, b_q, D2)
             b_dv_own = add_scaled(b_dv_own, b_p_own, b_do, D2)
-            store_tile(dk_own, b_dk_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
-            store_tile(dv_own, b_dv_own, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
-        store_tile(dq, b_dq, i_b, i_h, rows, m_patch, D, D1, D2, ALIGN)
+            store_tile(dk_own, b_dk_own, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+            store_tile(dv_own, b_dv_own, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+        store_tile(dq, b_dq, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
+    dk_unit = scale
+    if HALF:
+        dk_unit = scale * power_of_two(-lift)
     i_sb = i_s * B + i_b
-    store_tile(dk, scale_tile(b_dk, scale, D2), i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
+    store_tile(dk, scale_tile(b_dk, dk_unit, D2), i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
     store_tile(dv, b_dv, i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
 
 
