@@ -5,11 +5,11 @@
     core_periphery_attention(q, k, v, 64, impl="triton")    # the path of a GPU, up to the launch
     print([launch.kernel for launch in driver.launches])
 
-`fake_driver(...)` is the same as a context manager. Outputs hold whatever the memory held before. The launcher
-checks every argument against the binary that would run: a pointer of another dtype, a pointer that is not aligned
-as the binary was promised, an integer that does not fit and another constant raise AssertionError.
+`fake_driver(...)` is the same as a context manager. Outputs are not written: they hold what the memory held before.
+The launcher checks every argument against the binary that would run. It raises AssertionError for a pointer of
+another dtype, an address that is not aligned as the binary expects, an integer that does not fit, and another constant.
 
-Works with Triton 3.6 to 3.9, without TRITON_INTERPRET. On a machine with a GPU, use a process of its own.
+Works with Triton 3.6 to 3.9, without TRITON_INTERPRET. On a machine with a GPU, run it in a separate process.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class Launch:
 
 
 class FakeDriver(DriverBase):
-    """The active driver between `install` and `uninstall`.
+    """The driver that is active between `install` and `uninstall`.
 
     Attributes:
         launches: All launches so far, where `record` is set.

@@ -78,12 +78,16 @@ def _options(rope: tuple[Tensor, Tensor]) -> tuple[object, ...]:
     return C, None, None, rope, None, True, False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--calls", type=int, default=20, help="calls per run")
     parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
     torch.set_num_threads(1)
     sink, machine = JsonLines(args.out), environment("cpu")
     with fake_driver(compiles=False, record=False, check=False):

@@ -79,12 +79,12 @@ def core_periphery_attention(
     Raises:
         ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
     """
+    q, k, v = _autocast(q, k, v)
     slot = recall(impl, (q, k, v), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
     if slot is not None and slot.options is not None:
         options = slot.options | tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
-    q, k, v = _autocast(q, k, v)
     check_qkv(q, k, v)
     if not q.shape == k.shape == v.shape:
         raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {shapes_of(q, k, v)}")
@@ -136,6 +136,7 @@ def core_periphery_attention_qkvpacked(
     Returns:
         (B, T, H, D), contiguous.
     """
+    (qkv,) = _autocast(qkv)
     slot = recall(impl, (qkv,), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
     if slot is not None and slot.options is not None:
         options = slot.options | tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
@@ -144,7 +145,6 @@ def core_periphery_attention_qkvpacked(
         raise TypeError(f"expected qkv to be a tensor, got {type(qkv).__name__}")
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"expected qkv of shape (B, T, 3, H, D), got {tuple(qkv.shape)}")
-    (qkv,) = _autocast(qkv)
     check_qkv(qkv)
     batch, tokens, _, _, head_dim = qkv.shape
     options = check_options(
@@ -291,10 +291,9 @@ def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
 
 def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
     """Cast as torch's own attention does under autocast: all floating tensors but fp64."""
-    if not all(isinstance(x, Tensor) for x in tensors):
-        return tensors
-    device = tensors[0].device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    first = tensors[0]
+    device = first.device.type if isinstance(first, Tensor) else "meta"
+    if device == "meta" or not torch.is_autocast_enabled(device) or not all(isinstance(x, Tensor) for x in tensors):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]

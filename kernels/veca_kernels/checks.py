@@ -1,6 +1,6 @@
 """What a call may be: every argument checked, every error naming what was expected and what came.
 
-The kernels' host side is in a hurry: for joint calls that go to Triton each kind of call is checked once, see `recall`.
+Checks take longer than a short kernel. So each kind of joint call that goes to Triton is checked once, see `recall`.
 """
 
 import functools
@@ -37,14 +37,14 @@ def recall(
     core_self: bool,
     patch_self: bool,
 ) -> Slot | None:
-    """The place for calls like this one, so that the kernels' host side checks each kind of call once.
+    """The place of this kind of call; where its `options` are set, the call needs no check.
 
-    None where the checks run every time: on a CPU, under autocast and compilers, and for arguments of odd types.
+    Returns None where the checks run every time: on a CPU, under compilers, and for arguments of odd types.
     """
     first = tensors[0]
     if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not (first.is_cuda or emulating()):
         return None
-    if torch.is_autocast_enabled(first.device.type) or not (patch_rope is None or type(patch_rope) is tuple):
+    if not (patch_rope is None or type(patch_rope) is tuple):
         return None
     kinds = [None if x is None else _kind(x) for x in (*tensors, patch_lengths, *(patch_rope or ()))]
     active = _kind(active_cores) if isinstance(active_cores, Tensor) else active_cores

@@ -77,10 +77,10 @@ def write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: fl
 
 
 def _with_eager_twin(function: type[Function]) -> type[Function]:
-    """Add `eager`, the same Function without `setup_context`.
+    """Add `eager` to the class: the same Function without `setup_context`.
 
-    For Functions with one, torch builds an `inspect.signature` in every call: about as long as three launches take.
-    Transforms of torch.func need it; plain eager calls do not.
+    For Functions with one, torch builds an `inspect.signature` in every call, which takes longer than all launches.
+    Transforms of torch.func need `setup_context`; plain eager calls do not.
     """
 
     def forward(ctx: Any, *inputs: Any) -> Any:
@@ -94,14 +94,14 @@ def _with_eager_twin(function: type[Function]) -> type[Function]:
 
 
 def _apply(function: type[Function], *inputs: Any) -> Any:
-    """`function.apply(*inputs)`, by the eager twin where no transform and no compiler looks on."""
+    """`function.apply(*inputs)`, by the eager twin unless a transform or a compiler is active."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*inputs)
     return function.eager.apply(*inputs)
 
 
 def _differentiate(function: type[Function], *inputs: Any) -> Any:
-    """A backward op, with a graph of its own only where the caller asked for one."""
+    """Run a backward op. It gets a graph where the caller asked for one (`create_graph=True`)."""
     return _apply(function, *inputs) if torch.is_grad_enabled() else function.forward(*inputs)
 
 
@@ -263,25 +263,33 @@ class _Write(Function):
 
 
 _DIRECT: dict[str, Callable[..., Any]] = {}  # the bodies of the ops on a GPU
-_UNWATCHED = frozenset({Tensor, torch.nn.Parameter, type(None), int, float, bool})
+_ORDINARY = frozenset({Tensor, torch.nn.Parameter, type(None), int, float, bool})
 
 
 def _joint_op(
     name: str, before: tuple[Tensor, ...], qkv: tuple[Tensor, Tensor | None, Tensor | None], after: tuple[Any, ...]
 ) -> Any:
-    """One op of the joint attention, by its body where nobody watches the dispatcher.
+    """Run one op of the joint attention; its body is called directly where the dispatcher has nothing to do.
 
     Passing a dozen arguments through the dispatcher and unpacking q, k and v take as long as the launches.
     """
     q, k, v = qkv
-    watched = torch.compiler.is_compiling() or not (q.is_cuda or emulating()) or torch._C._len_torch_dispatch_stack()
-    watched = watched or torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None
-    if not watched:
-        arguments = (*before, *qkv, *after)
-        if _UNWATCHED.issuperset(map(type, arguments)):
-            return _DIRECT[name](*arguments)
+    arguments = (*before, *qkv, *after)
+    if not torch.compiler.is_compiling() and _plain_call(q) and _ORDINARY.issuperset(map(type, arguments)):
+        return _DIRECT[name](*arguments)
     unpacked = q.unbind(2) if k is None or v is None else qkv
     return getattr(_ops, name)(*before, *unpacked, *after)
+
+
+def _plain_call(x: Tensor) -> bool:
+    """Whether a call goes to a GPU, with no mode, transform, tracer or profiler active that must see the op."""
+    return not (
+        not (x.is_cuda or emulating())
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
 
 
 def _counts(active: int | Tensor, num_cores: int) -> tuple[int, Tensor | None]:

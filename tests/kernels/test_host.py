@@ -19,7 +19,9 @@ import triton
 from veca_kernels import core_periphery_attention, core_periphery_attention_qkvpacked, registration
 from veca_kernels.triton import launch, ops, plan
 
+from benchmarks import host_path
 from benchmarks.fake_driver import fake_driver
+from benchmarks.record import read_rows
 from tests.kernels.cases import (
     GRADS,
     LAYOUTS,
@@ -298,6 +300,9 @@ def test_who_watches_the_dispatcher_sees_the_op(driver):
         "veca_kernels.core_periphery_forward.default",
         "veca_kernels.core_periphery_backward.default",
     ]
+    with torch.profiler.profile() as profile:
+        core_periphery_attention_qkvpacked(qkv, 8, impl="triton")
+    assert "veca_kernels::core_periphery_forward" in [event.key for event in profile.key_averages()]
 
 
 def test_transforms_compilers_and_second_derivatives(driver):
@@ -314,6 +319,17 @@ def test_transforms_compilers_and_second_derivatives(driver):
         grad.sum().backward()
 
 
+def test_autocast_casts_before_the_plan_is_chosen(driver):
+    qkv = torch.randn(1, 50, 3, 1, 16, requires_grad=True)
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = core_periphery_attention_qkvpacked(qkv, 8, impl="triton")
+        assert out.dtype == torch.bfloat16
+        out.sum().backward()
+    assert planned(driver.launches[-1]) and qkv.grad.dtype == torch.float32
+    assert core_periphery_attention_qkvpacked(qkv, 8, impl="triton").dtype == torch.float32
+
+
 @pytest.mark.parametrize("lengths", [None, (30,)])
 def test_the_halves_have_plans(driver, lengths):
     q, k, v = (torch.randn(1, n, 2, 32, requires_grad=True) for n in (8, 40, 40))
@@ -323,3 +339,12 @@ def test_the_halves_have_plans(driver, lengths):
         assert planned(driver.launches[-1]) == (turn > 1)
         registration.write(k, q, q.detach() + 1, 8, SCALE).sum().backward()
     assert planned(driver.launches[-1])
+
+
+def test_the_benchmark_prints_and_keeps_its_rows(tmp_path, capsys):
+    assert host_path.main(["--runs", "2", "--calls", "3", "--out", str(tmp_path / "rows.jsonl")]) == 0
+    rows = {row["part"]: row for row in read_rows(tmp_path / "rows.jsonl")}
+    assert set(host_path.TARGETS) < set(rows)
+    assert all(0 < row["min us"] <= row["median us"] and row["commit"] for row in rows.values())
+    assert rows["forward"]["min us"] < rows["  the same without a plan"]["min us"]
+    assert "| forward + backward |" in capsys.readouterr().out
