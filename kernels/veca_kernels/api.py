@@ -17,10 +17,9 @@ from .checks import (
     check_options,
     check_qkv,
     check_scale,
-    plain_options,
     recall,
     shapes_of,
-    tensor_options,
+    without_gradient,
 )
 from .support import triton_support
 
@@ -81,10 +80,12 @@ def core_periphery_attention(
     """
     q, k, v = _autocast(q, k, v)
     slot = recall(impl, (q, k, v), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
-    if slot is not None and slot.options is not None:
-        options = slot.options | tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
+    if slot is not None and slot.scale is not None:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
+        active = num_cores if active_cores is None else active_cores
+        rope = without_gradient(patch_rope)
+        options = (num_cores, active, patch_lengths, rope, slot.scale, core_self, patch_self)
+        return registration.core_periphery_attention(q, k, v, *options).transpose(1, 2)
     check_qkv(q, k, v)
     if not q.shape == k.shape == v.shape:
         raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {shapes_of(q, k, v)}")
@@ -105,7 +106,7 @@ def core_periphery_attention(
     chosen = _choose(impl, (q, k, v), num_cores)
     if chosen == "triton":
         if slot is not None:
-            slot.options = plain_options(options)
+            slot.scale = options["scale"]
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, H, D)
         return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
     module = reference if chosen == "reference" else sdpa
@@ -138,9 +139,11 @@ def core_periphery_attention_qkvpacked(
     """
     (qkv,) = _autocast(qkv)
     slot = recall(impl, (qkv,), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
-    if slot is not None and slot.options is not None:
-        options = slot.options | tensor_options(num_cores, active_cores, patch_lengths, patch_rope)
-        return registration.core_periphery_attention(qkv, None, None, **options)
+    if slot is not None and slot.scale is not None:
+        active = num_cores if active_cores is None else active_cores
+        rope = without_gradient(patch_rope)
+        options = (num_cores, active, patch_lengths, rope, slot.scale, core_self, patch_self)
+        return registration.core_periphery_attention(qkv, None, None, *options)
     if not isinstance(qkv, Tensor):
         raise TypeError(f"expected qkv to be a tensor, got {type(qkv).__name__}")
     if qkv.ndim != 5 or qkv.shape[2] != 3:
@@ -163,7 +166,7 @@ def core_periphery_attention_qkvpacked(
     chosen = _choose(impl, (qkv,), num_cores)
     if chosen == "triton":
         if slot is not None:
-            slot.options = plain_options(options)
+            slot.scale = options["scale"]
         return registration.core_periphery_attention(qkv, None, None, **options)
     module = reference if chosen == "reference" else sdpa
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)

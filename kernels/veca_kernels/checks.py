@@ -13,12 +13,12 @@ from .support import device_facts, emulating
 
 
 class Slot:
-    """The place of what the checks of a joint call found; `options` is None until a call has passed them."""
+    """The place of what the checks of a joint call found: the scale, None until a call has passed them."""
 
-    __slots__ = ("options",)
+    __slots__ = ("scale",)
 
     def __init__(self) -> None:
-        self.options: dict[str, Any] | None = None
+        self.scale: float | None = None
 
 
 @functools.lru_cache(1024, typed=True)  # typed: True is no number of cores
@@ -37,7 +37,7 @@ def recall(
     core_self: bool,
     patch_self: bool,
 ) -> Slot | None:
-    """The place of this kind of call; where its `options` are set, the call needs no check.
+    """The place of this kind of call; where its `scale` is set, the call needs no check.
 
     Returns None where the checks run every time: on a CPU, under compilers, and for arguments of odd types.
     """
@@ -59,26 +59,8 @@ def _kind(x: Any) -> Any:
     return (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
 
 
-def plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The checked options that are numbers and flags: those that later calls of the kind share."""
-    return {name: options[name] for name in ("num_cores", "scale", "core_self", "patch_self")}
-
-
-def tensor_options(
-    num_cores: int,
-    active_cores: int | Tensor | None,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-) -> dict[str, Any]:
-    """The other options of a call that needs no check."""
-    return dict(
-        active_cores=num_cores if active_cores is None else active_cores,
-        patch_lengths=patch_lengths,
-        patch_rope=_without_gradient(patch_rope),
-    )
-
-
-def _without_gradient(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...] | None:
+def without_gradient(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...] | None:
+    """The tables of a rotation, detached where they have a gradient."""
     if rope is None:
         return None
     return tuple(x.detach() if x.requires_grad else x for x in rope)
@@ -110,7 +92,7 @@ def check_options(
         num_cores=num_cores,
         active_cores=check_active(active_cores, num_cores, batch, like.device),
         patch_lengths=check_counts("patch_lengths", patch_lengths, batch, like.device),
-        patch_rope=_without_gradient(patch_rope),
+        patch_rope=without_gradient(patch_rope),
         scale=check_scale(scale, head_dim),
         core_self=core_self,
         patch_self=patch_self,

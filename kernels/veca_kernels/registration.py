@@ -62,6 +62,8 @@ def core_periphery_attention(
         patch_self,
     )
     if not torch.is_grad_enabled():
+        if _direct((q, k, v, *joint)):
+            return _DIRECT["core_periphery_output"](q, k, v, *joint)
         return _joint_op("core_periphery_forward", (), (q, k, v), joint)[0]
     return _apply(_CorePeriphery, q, k, v, *joint)[0]
 
@@ -275,16 +277,18 @@ def _joint_op(
     """
     q, k, v = qkv
     arguments = (*before, *qkv, *after)
-    if not torch.compiler.is_compiling() and _plain_call(q) and _ORDINARY.issuperset(map(type, arguments)):
+    if _direct(arguments):
         return _DIRECT[name](*arguments)
     unpacked = q.unbind(2) if k is None or v is None else qkv
     return getattr(_ops, name)(*before, *unpacked, *after)
 
 
-def _plain_call(x: Tensor) -> bool:
-    """Whether a call goes to a GPU, with no mode, transform, tracer or profiler active that must see the op."""
+def _direct(arguments: tuple[Any, ...]) -> bool:
+    """Whether a call goes to a GPU while no compiler, mode, transform, tracer or profiler must see the op."""
     return not (
-        not (x.is_cuda or emulating())
+        torch.compiler.is_compiling()
+        or not (arguments[0].is_cuda or emulating())
+        or not _ORDINARY.issuperset(map(type, arguments))
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
@@ -342,6 +346,8 @@ def _register() -> None:
         arguments = [a.name for a in getattr(_ops, name).default._schema.arguments]
         torch.library.impl(qualified, "CPU")(_body(name, arguments, on_cpu=True))
         _DIRECT[name] = _body(name, arguments, on_cpu=False)
+        if name == "core_periphery_forward":
+            _DIRECT["core_periphery_output"] = _body("core_periphery_output", arguments, on_cpu=False)
         torch.library.impl(qualified, "CUDA")(_DIRECT[name])
         torch.library.register_fake(qualified)(FAKES[name])
         torch.library.register_vmap(qualified)(vmap_rule(name, arguments))

@@ -3,6 +3,8 @@
 All tensors (B, T, H, D) by meaning, any strides but a contiguous last dimension; results are contiguous.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from .launch import (
@@ -41,6 +43,11 @@ def core_periphery_forward(
     core_rows = empty(q, (q.shape[0], num_cores, *q.shape[2:]))
     lse = run_forward(call, out, core_rows)
     return out, core_rows, lse
+
+
+def core_periphery_output(*arguments: Any) -> Tensor:
+    """`core_periphery_forward` where only out is wanted: the rest is scratch memory."""
+    return core_periphery_forward(*arguments)[0]
 
 
 def core_periphery_backward(
