@@ -106,7 +106,8 @@ class CoreAttention(nn.Module):
             x: (B, T, E), the first `num_cores` tokens are the cores.
             num_cores: C.
             core_rope: (cos, sin) of the cores, each (C, D/2) or (B, C, D/2); gradients flow into them.
-            patch_rope: (cos, sin) of the patches, fp32, each (P, D/2) or (B, P, D/2); constants.
+            patch_rope: (cos, sin) of the patches, each (P, D/2) or (B, P, D/2); fp32, or fp16 where `x` has 16 bits.
+                Constants.
             core_scale: scalar or (B, 1, 1, 1); multiplies the scores of the core read.
             active_cores: int32 (B,), a budget per image; later cores are attended by nobody.
             patch_lengths: int32 (B,), valid patches per image; later patches are attended by nobody.

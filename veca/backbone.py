@@ -24,7 +24,7 @@ from .cores import CoreBank, CoreStep
 from .features import AttentionMaps, Features, pool, zero_inactive
 from .hub import HubMixin
 from .interface import BackboneInterface, init_linear
-from .rope import augment_coordinates, rope_periods, rope_tables
+from .rope import augment_coordinates, rope_periods, rope_tables, tables_for
 from .tokens import Frame, core_read_scale, embed_patches, patch_positions
 
 __all__ = ["VECA"]
@@ -320,7 +320,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             num_cores=num_cores,
             grid_size=patches.grid_size,
             periods=periods,
-            patch_rope=rope_tables(xy, periods, self.rope_axis_order),
+            patch_rope=tables_for(rope_tables(xy, periods, self.rope_axis_order), tokens),
             core_scale=core_read_scale(counts, self.core_logit_log_scale, device),
             active_cores=active_cores,
             patch_lengths=patches.lengths,

@@ -22,6 +22,7 @@ __all__ = [
     "rope_periods",
     "rope_tables",
     "rotate",
+    "tables_for",
 ]
 
 
@@ -98,6 +99,27 @@ def rope_tables(xy: Tensor, periods: Tensor, axis_order: str = "xy") -> tuple[Te
         xy = xy.flip(-1)
     angles = (2 * math.pi * xy[..., None] / periods).flatten(-2)
     return angles.cos(), angles.sin()
+
+
+def tables_for(tables: tuple[Tensor, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The tables of the patches in the precision that attention over `x` should read.
+
+    The kernels read the tables once a head and tile. In fp32 that is as much as the keys and values in 16 bits. fp16
+    halves it, and rounds cos and sin an eighth as much as bf16 rounds the products.
+
+    Args:
+        tables: (cos, sin), fp32.
+        x: Tokens. Autocast, where it is on, decides the dtype of the attention instead.
+
+    Returns:
+        fp16 tables for 16-bit attention on a GPU, else the tables as they are.
+    """
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if device != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return tables
+    cos, sin = tables
+    return cos.half(), sin.half()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

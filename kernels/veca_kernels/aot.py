@@ -5,8 +5,9 @@
 
 The exit status is 1 when a limit is broken.
 
-Registers, spills and shared memory come from the binaries that the launch table would run: launches of the real ops
-are recorded on meta tensors and compiled with the signature that the launcher would derive.
+Registers, spills, shared memory and loops come from the binaries that the launch table would run: launches of the
+real ops are recorded on meta tensors and compiled with the signature that the launcher would derive. A limit that a
+variant cannot keep is listed with its reason in `EXCEPTIONS`.
 """
 
 import argparse
@@ -14,10 +15,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -29,30 +30,43 @@ SHARED_LIMITS = {  # bytes a block may use
     "sm_120": 99 << 10,
     "gfx942": 64 << 10,
 }
-KERNELS = ("read_forward", "read_backward", "write_forward", "write_backward")
+CALLS = ("forward", "backward", "read", "read_backward", "write", "write_backward")
 JOINS = ("combine_reads", "sum_partials")  # of partial results: no matrix products
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CORES = (16, 32, 64, 128)
 HEAD_DIMS = (32, 64, 80, 96, 128)
+H200_BYTES_PER_CYCLE = 4.3e12 / 132 / 1.98e9  # measured copy rate, of one of 132 multiprocessors at 1.98 GHz
+FLOOR_TENSORS = {  # patch-sized tensors that a kernel must move; of a joint kernel the half that moves fewer
+    "read_forward": 2,
+    "write_forward": 2,
+    "joint_forward": 2,
+    "read_backward": 4,
+    "write_backward": 3,
+    "joint_backward": 3,
+}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One compilation: what the launch depends on."""
+    """One compilation: a kernel that a call of the op or of a half launches, and what the launch depends on."""
 
     arch: str
+    call: str
     kernel: str
     dtype: str
     cores: int
     head_dim: int
-    rope: bool
+    rope: bool = False
     patch_self: bool = False
-    half: bool = False  # launched by a half of the op alone, which differs in the backward
+
+
+# (what, which variants, why): limits that the launch table breaks on purpose, sm_90, 16-bit
+EXCEPTIONS: tuple[tuple[str, Callable[[Variant], bool], str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A variant, the launch that the table chose for it, and what the compiler made of it."""
+    """A variant, the launch that the table chose for it, and what the compiler made of it (see `triton.binary`)."""
 
     variant: Variant
     tile: str
@@ -61,23 +75,57 @@ class Row:
     shared_bytes: int
     wgmma: int
     mma: int
+    loops: tuple[int, ...] = ()
+    serialised: int = 0
+    duplicated: tuple[str, ...] = ()
     error: str = ""
 
     @property
-    def broken(self) -> list[str]:
-        """Limits that this variant breaks."""
-        v, broken = self.variant, []
+    def issue_cycles(self) -> float:
+        """Cycles in which an sm_90 multiprocessor issues the longest loop for 64 patches of a head."""
+        rows, warps, _ = (int(x.rstrip("ws")) for x in self.tile.split(" x ")) if self.loops else (64, 0, 0)
+        return max(self.loops, default=0) * warps / 4 * 64 / rows
+
+    @property
+    def floor_cycles(self) -> float:
+        """Cycles in which an H200 moves what the kernel must move for them."""
+        v = self.variant
+        return FLOOR_TENSORS[v.kernel] * 64 * v.head_dim * DTYPES[v.dtype].itemsize / H200_BYTES_PER_CYCLE
+
+    @property
+    def breaches(self) -> dict[str, str]:
+        """Limits that this variant does not keep, excused or not."""
+        v = self.variant
         if self.error:
-            return [f"does not compile: {self.error}"]
+            return {"compiles": f"does not compile: {self.error}"}
+        found = {}
         if self.shared_bytes > SHARED_LIMITS[v.arch]:
-            broken.append(f"shared memory {self.shared_bytes} > {SHARED_LIMITS[v.arch]} bytes")
-        if v.arch != "sm_90" or v.dtype == "fp32":
-            return broken
+            found["shared"] = f"shared memory {self.shared_bytes} > {SHARED_LIMITS[v.arch]} bytes"
+        if v.dtype == "fp32":
+            return found
+        if self.duplicated:
+            found["duplicated"] = f"warps repeat each other in {', '.join(self.duplicated)}"
+        if v.arch != "sm_90" or v.kernel in JOINS:
+            return found
         if v.cores <= 64 and v.head_dim == 64 and self.spill_bytes:
-            broken.append(f"{self.spill_bytes} bytes spilled, expected none")
-        if v.cores >= 64 and v.kernel not in JOINS and not self.wgmma:
-            broken.append("no wgmma")
-        return broken
+            found["spills"] = f"{self.spill_bytes} bytes spilled, expected none"
+        if v.cores >= 64 and not self.wgmma:
+            found["wgmma"] = "no wgmma"
+        if self.serialised:
+            found["serialised"] = f"{self.serialised} wgmma instructions wait for each other"
+        if v.dtype == "bf16" and self.issue_cycles > self.floor_cycles:
+            found["issue"] = f"{self.issue_cycles:.0f} issue cycles > {self.floor_cycles:.0f} of the memory floor"
+        return found
+
+    @property
+    def excused(self) -> dict[str, str]:
+        """Reasons of the limits that this variant breaks on purpose."""
+        return {what: why for what, which, why in EXCEPTIONS if what in self.breaches and which(self.variant)}
+
+    @property
+    def broken(self) -> list[str]:
+        """Limits that this variant breaks without a reason."""
+        return [text for what, text in self.breaches.items() if what not in self.excused]
 
 
 def variants(arch: str, full: bool) -> list[Variant]:
@@ -90,23 +138,24 @@ def variants(arch: str, full: bool) -> list[Variant]:
     if full:
         others = [("bf16", False, False), ("fp16", True, False), ("fp32", True, False), ("bf16", True, True)]
         choices += [(*choice, (64, 128)) for choice in others]
-    packed = [
-        Variant(arch, kernel, dtype, cores, head_dim, rope, patch_self)
+    calls = [
+        Variant(arch, call, "", dtype, cores, head_dim, rope, patch_self)
         for dtype, rope, patch_self, head_dims in choices
         for cores in CORES
         for head_dim in head_dims
-        for kernel in KERNELS
-        if fits(cores, head_dim, DTYPES[dtype].itemsize, SHARED_LIMITS[arch])
-        and (kernel.startswith("write") or not patch_self)
+        for call in CALLS[:2]
     ]
-    joins = [Variant(arch, kernel, "bf16", 64, head_dim, False) for head_dim in HEAD_DIMS for kernel in JOINS]
-    halves = [
-        Variant(arch, kernel, "bf16", cores, 64, False, half=True)
-        for cores in CORES
-        for kernel in ("read_backward", "write_backward")
-        if fits(cores, 64, 2, SHARED_LIMITS[arch])
-    ]
-    return packed + [v for v in joins if fits(64, v.head_dim, 2, SHARED_LIMITS[arch])] + halves
+    calls += [Variant(arch, call, "", "bf16", cores, 64) for cores in CORES for call in CALLS[2:]]
+    found = {}
+    for call in calls:
+        if not fits(call.cores, call.head_dim, DTYPES[call.dtype].itemsize, SHARED_LIMITS[arch]):
+            continue
+        for kernel, _ in launches_of(call):
+            name = kernel.__name__
+            one = replace(call, kernel=name)
+            # joins depend on the head dim alone, of what is varied here
+            found.setdefault((name, call.head_dim) if name in JOINS else one, one)
+    return list(found.values())
 
 
 @contextmanager
@@ -115,37 +164,46 @@ def recorded_launches(arch: str) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
     from .triton import launch
 
     launches: list[tuple[Any, dict[str, Any]]] = []
-    saved = launch.launch, launch.device_facts, launch.JOINT
+    saved = launch.launch, launch.device_facts
     launch.launch = lambda kernel, programs, device, **arguments: launches.append((kernel, arguments))
     launch.device_facts = lambda device: (132, SHARED_LIMITS[arch])
-    launch.JOINT = False  # each half by itself
     try:
         yield launches
     finally:
-        launch.launch, launch.device_facts, launch.JOINT = saved
+        launch.launch, launch.device_facts = saved
 
 
-def record(variant: Variant) -> tuple[Any, dict[str, Any]]:
-    """The kernel and the arguments that a call of the op, packed or a half of it, would launch for this variant."""
+def launches_of(variant: Variant) -> list[tuple[Any, dict[str, Any]]]:
+    """Every kernel that the call of this variant launches, with its arguments on meta tensors."""
     from .triton import ops
 
     dtype, C, D, H, P = DTYPES[variant.dtype], variant.cores, variant.head_dim, 12, 4096
-    meta = dict(device="meta")
-    qkv = torch.empty(1, C + P, 3, H, D, dtype=dtype, **meta).unbind(2)
-    rope = (torch.empty(P, D // 2, **meta), torch.empty(P, D // 2, **meta)) if variant.rope else None
-    joint = (C, C, None, rope, D**-0.5, True, variant.patch_self)
-    core_out, lse = torch.empty(1, C, H, D, dtype=dtype, **meta), torch.empty(1, H, C, **meta)
-    cores, patches = [x[:, :C] for x in qkv], [x[:, C:] for x in qkv]
+    meta, scale = dict(device="meta"), variant.head_dim**-0.5
+    q, k, v = torch.empty(1, C + P, 3, H, D, dtype=dtype, **meta).unbind(2)
+    angles = torch.float32 if variant.dtype == "fp32" else torch.float16
+    rope = tuple(torch.empty(P, D // 2, dtype=angles, **meta) for _ in range(2)) if variant.rope else None
+    joint = (C, C, None, rope, scale, True, variant.patch_self)
+    rows, lse = torch.empty(1, C, H, D, dtype=dtype, **meta), torch.empty(1, H, C, **meta)
+    cores, patches = [x[:, :C] for x in (q, k, v)], [x[:, C:] for x in (q, k, v)]
     with recorded_launches(variant.arch) as launches:
-        if variant.half and variant.kernel == "read_backward":
-            ops.read_backward(core_out, lse, cores[0], *patches[1:], core_out, lse, None, D**-0.5)
-        elif variant.half:
-            ops.write_backward(patches[0], patches[0], *cores[1:], C, D**-0.5)
-        elif variant.kernel in ("read_forward", "write_forward", "combine_reads"):
-            ops.core_periphery_forward(*qkv, *joint)
+        if variant.call == "forward":
+            ops.core_periphery_forward(q, k, v, *joint)
+        elif variant.call == "backward":
+            ops.core_periphery_backward(q, q, k, v, rows, lse, *joint, True)
+        elif variant.call == "read":
+            ops.read_forward(cores[0], *patches[1:], None, scale)
+        elif variant.call == "read_backward":
+            ops.read_backward(rows, lse, cores[0], *patches[1:], rows, lse, None, scale)
+        elif variant.call == "write":
+            ops.write_forward(patches[0], *cores[1:], C, scale)
         else:
-            ops.core_periphery_backward(qkv[0], *qkv, core_out, lse, *joint, True)
-    return next((kernel, a) for kernel, a in launches if kernel.__name__ == variant.kernel)
+            ops.write_backward(patches[0], patches[0], *cores[1:], C, scale)
+    return launches
+
+
+def record(variant: Variant) -> tuple[Any, dict[str, Any]]:
+    """The kernel of this variant and the arguments of its launch."""
+    return next((kernel, a) for kernel, a in launches_of(variant) if kernel.__name__ == variant.kernel)
 
 
 def build(variant: Variant) -> Row:
@@ -153,8 +211,9 @@ def build(variant: Variant) -> Row:
     from .triton.adapter import compile_ahead
 
     kernel, arguments = record(variant)
+    rows = arguments.get("BP", arguments.get("BP_READ"))
     joins = variant.kernel in JOINS  # launched with Triton's own numbers of warps and stages
-    tile = "-" if joins else f"{arguments['BP']} x {arguments['num_warps']}w x {arguments['num_stages']}s"
+    tile = "-" if joins else f"{rows} x {arguments['num_warps']}w x {arguments['num_stages']}s"
     try:
         return Row(variant, tile, **asdict(compile_ahead(kernel, arguments, variant.arch)))
     except Exception as error:  # whatever the compiler raises, the report must name the variant
@@ -174,15 +233,16 @@ def build_all(todo: list[Variant], workers: int) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """Markdown: one line a variant."""
-    columns = "arch, kernel, dtype, C, D, options, tile, registers, spill bytes, shared KB, wgmma, mma, limits".split(
-        ", "
-    )
+    columns = "arch, call, kernel, dtype, C, D, options, tile, registers, spill bytes, shared KB, wgmma, mma"
+    columns = [*columns.split(", "), "issue cycles", "limits"]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in rows:
         v = row.variant
-        options = " ".join(["rope"] * v.rope + ["patch_self"] * v.patch_self + ["half"] * v.half) or "plain"
-        cells = [v.arch, v.kernel, v.dtype, v.cores, v.head_dim, options, row.tile, row.registers, row.spill_bytes]
-        cells += [round(row.shared_bytes / 1024), row.wgmma, row.mma, "; ".join(row.broken) or "kept"]
+        options = " ".join(["rope"] * v.rope + ["patch_self"] * v.patch_self) or "plain"
+        cells = [v.arch, v.call, v.kernel, v.dtype, v.cores, v.head_dim, options, row.tile, row.registers]
+        cells += [row.spill_bytes, round(row.shared_bytes / 1024), row.wgmma, row.mma]
+        excuses = [f"{row.breaches[what]}: {why}" for what, why in row.excused.items()]
+        cells += [f"{row.issue_cycles:.0f}" if row.loops else "-", "; ".join(row.broken + excuses) or "kept"]
         lines.append(f"| {' | '.join(str(x) for x in cells)} |")
     return "\n".join(lines)
 
@@ -206,7 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     todo = [v for v in todo if v.cores in options.cores and v.head_dim in options.head_dims]
     rows = build_all(todo, options.workers)
     broken = [row for row in rows if row.broken]
-    print(json.dumps([asdict(r) | {"broken": r.broken} for r in rows], indent=1) if options.json else table(rows))
+    judged = [asdict(r) | {"issue_cycles": r.issue_cycles, "broken": r.broken, "excused": r.excused} for r in rows]
+    print(json.dumps(judged, indent=1) if options.json else table(rows))
     print(f"{len(rows)} variants compiled for {', '.join(archs)}: {len(broken)} break a limit", file=sys.stderr)
     return 1 if broken else 0
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from veca.rope import (
     rope_periods,
     rope_tables,
     rotate,
+    tables_for,
 )
 
 PERIODS_64 = [1, 1.334, 1.778, 2.371, 3.162, 4.217, 5.623, 7.499, 10, 13.34, 17.78, 23.71, 31.62, 42.17]
@@ -153,3 +156,35 @@ def test_augmentation_shifts_then_scales_within_its_bounds():
     assert log_scales.mean().abs() < 0.1 and shifts.mean(0).abs().max() < 0.01
     draws = torch.cat((shifts, log_scales[:, None]), 1)
     assert (torch.corrcoef(draws.T) - torch.eye(3)).abs().max() < 0.15  # independent of each other
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cuda", torch.bfloat16, torch.float16),
+        ("cuda", torch.float16, torch.float16),
+        ("cuda", torch.float32, torch.float32),
+        ("cpu", torch.bfloat16, torch.float32),
+    ],
+)
+def test_tables_are_halved_for_16_bit_attention_on_a_gpu(device, dtype, expected):
+    tables = rope_tables(patch_coordinates(3, 5), rope_periods(32))
+    x = SimpleNamespace(device=torch.device(device), dtype=dtype)
+    assert {table.dtype for table in tables_for(tables, x)} == {expected}
+
+
+def test_autocast_decides_the_precision_of_tables(monkeypatch):
+    tables = rope_tables(patch_coordinates(3, 5), rope_periods(32))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+    x = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    assert tables_for(tables, x)[0].dtype == torch.float16
+
+
+def test_half_tables_round_an_eighth_of_what_bf16_rounds():
+    cos, sin = rope_tables(patch_coordinates(16, 16), rope_periods(64))
+    x = torch.randn(1, 256, 2, 64, generator=torch.Generator().manual_seed(0))
+    exact = rotate(x.double(), cos.double(), sin.double())
+    with_tables = rotate(x, cos.half(), sin.half()).double()
+    rounded = exact.to(torch.bfloat16).double()
+    assert (with_tables - exact).norm() <= (rounded - exact).norm() / 4

@@ -1,11 +1,6 @@
 """The one place that touches Triton's internals: compiling for a GPU that is not here, launching what is compiled."""
 
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +8,8 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from .binary import Binary, read_binary
 
 _POINTERS = {
     torch.float16: "*fp16",
@@ -52,17 +49,6 @@ def launcher(compiled: Any) -> Callable[[int, int, tuple[Any, ...]], None]:
     return launch
 
 
-@dataclass(frozen=True)
-class Binary:
-    """Resources of one compiled kernel: per thread (registers, spill bytes) and per block (shared bytes)."""
-
-    registers: int
-    spill_bytes: int
-    shared_bytes: int
-    wgmma: int
-    mma: int
-
-
 def target(arch: str) -> GPUTarget:
     """sm_90 -> CUDA compute capability 9.0; gfx942 -> HIP."""
     return GPUTarget("cuda", int(arch[3:]), 32) if arch.startswith("sm_") else GPUTarget("hip", arch, 64)
@@ -70,8 +56,7 @@ def target(arch: str) -> GPUTarget:
 
 def compile_ahead(kernel: Any, arguments: dict[str, Any], arch: str) -> Binary:
     """Compile what `kernel[grid](**arguments)` would launch, and count what it needs."""
-    compiled = _compile(kernel, arguments, arch)
-    return _read_cuda(compiled) if arch.startswith("sm_") else _read_hip(compiled)
+    return read_binary(_compile(kernel, arguments, arch), arch)
 
 
 def lower(kernel: Any, arguments: dict[str, Any], arch: str) -> str:
@@ -106,24 +91,3 @@ def _type_of(value: Any, path: tuple[int, ...], attributes: dict, constexprs: di
     if isinstance(value, float):
         return "fp32"
     return "i32" if abs(value) < 2**31 else "i64"
-
-
-def _read_cuda(compiled: Any) -> Binary:
-    tool = triton.knobs.nvidia.cuobjdump.path
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        usage = subprocess.run([tool, "-res-usage", str(cubin)], capture_output=True, text=True, check=True)
-    text = usage.stdout + usage.stderr
-    registers, stack = (int(re.search(rf"{key}:(\d+)", text).group(1)) for key in ("REG", "STACK"))
-    ptx = compiled.asm["ptx"]
-    mma = len(re.findall(r"\bmma\.sync|tcgen05\.mma", ptx))
-    return Binary(registers, stack, compiled.metadata.shared, ptx.count("wgmma.mma_async"), mma)
-
-
-def _read_hip(compiled: Any) -> Binary:
-    text = compiled.asm["amdgcn"]
-    registers, spills = (
-        int(re.search(rf"\.{key}:\s+(\d+)", text).group(1)) for key in ("vgpr_count", "vgpr_spill_count")
-    )
-    return Binary(registers, 4 * spills, compiled.metadata.shared, 0, text.count("v_mfma"))

@@ -39,7 +39,7 @@ def run(body: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
         arguments: Tensors of one device, tuples of tensors, None, numbers and flags. The first is a tensor.
     """
     first = arguments[0]
-    if not (first.is_cuda or emulating()):  # meta tensors and the interpreter
+    if not (first.is_cuda or (emulating() and not first.is_meta)):  # ahead-of-time recording and the interpreter
         return body(*arguments)
     tensors: list[Tensor] = []
     key: list[Any] = [body, settings, first.device, adapter.compilation_state()]
