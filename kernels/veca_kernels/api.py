@@ -5,12 +5,22 @@ scaled_dot_product_attention: (B, H, tokens, D), any strides; results are token-
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference, registration, sdpa
+from .checks import (
+    check_active,
+    check_counts,
+    check_halves,
+    check_options,
+    check_qkv,
+    check_scale,
+    recall,
+    shapes_of,
+    without_gradient,
+)
 from .support import triton_support
 
 __all__ = [
@@ -69,11 +79,18 @@ def core_periphery_attention(
         ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
     """
     q, k, v = _autocast(q, k, v)
-    _check_qkv(q, k, v)
+    slot = recall(impl, (q, k, v), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    if slot is not None and slot.scale is not None:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        active = num_cores if active_cores is None else active_cores
+        rope = without_gradient(patch_rope)
+        options = (num_cores, active, patch_lengths, rope, slot.scale, core_self, patch_self)
+        return registration.core_periphery_attention(q, k, v, *options).transpose(1, 2)
+    check_qkv(q, k, v)
     if not q.shape == k.shape == v.shape:
-        raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {_shapes(q, k, v)}")
+        raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {shapes_of(q, k, v)}")
     batch, _, tokens, head_dim = q.shape
-    options = _options(
+    options = check_options(
         batch,
         tokens,
         head_dim,
@@ -88,6 +105,8 @@ def core_periphery_attention(
     )
     chosen = _choose(impl, (q, k, v), num_cores)
     if chosen == "triton":
+        if slot is not None:
+            slot.scale = options["scale"]
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, H, D)
         return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
     module = reference if chosen == "reference" else sdpa
@@ -118,14 +137,20 @@ def core_periphery_attention_qkvpacked(
     Returns:
         (B, T, H, D), contiguous.
     """
+    (qkv,) = _autocast(qkv)
+    slot = recall(impl, (qkv,), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    if slot is not None and slot.scale is not None:
+        active = num_cores if active_cores is None else active_cores
+        rope = without_gradient(patch_rope)
+        options = (num_cores, active, patch_lengths, rope, slot.scale, core_self, patch_self)
+        return registration.core_periphery_attention(qkv, None, None, *options)
     if not isinstance(qkv, Tensor):
         raise TypeError(f"expected qkv to be a tensor, got {type(qkv).__name__}")
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"expected qkv of shape (B, T, 3, H, D), got {tuple(qkv.shape)}")
-    (qkv,) = _autocast(qkv)
-    _check_qkv(qkv)
+    check_qkv(qkv)
     batch, tokens, _, _, head_dim = qkv.shape
-    options = _options(
+    options = check_options(
         batch,
         tokens,
         head_dim,
@@ -140,6 +165,8 @@ def core_periphery_attention_qkvpacked(
     )
     chosen = _choose(impl, (qkv,), num_cores)
     if chosen == "triton":
+        if slot is not None:
+            slot.scale = options["scale"]
         return registration.core_periphery_attention(qkv, None, None, **options)
     module = reference if chosen == "reference" else sdpa
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
@@ -171,9 +198,9 @@ def patch_to_core_attention(
         (B, H, C, D), and with `return_lse` also (B, H, C).
     """
     q, k, v = _autocast(q, k, v)
-    _check_halves(q, k, v)
-    key_lengths = _check_counts("key_lengths", key_lengths, q.shape[0], q.device)
-    scale = _check_scale(scale, q.shape[-1])
+    check_halves(q, k, v)
+    key_lengths = check_counts("key_lengths", key_lengths, q.shape[0], q.device)
+    scale = check_scale(scale, q.shape[-1])
     chosen = _choose(impl, (q, k, v), q.shape[2])
     if chosen == "triton":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -210,9 +237,9 @@ def core_to_patch_attention(
         (B, H, N, D); zeros where no core is active.
     """
     q, k, v = _autocast(q, k, v)
-    _check_halves(q, k, v)
-    active_cores = _check_active(active_cores, k.shape[2], q.shape[0], q.device)
-    scale = _check_scale(scale, q.shape[-1])
+    check_halves(q, k, v)
+    active_cores = check_active(active_cores, k.shape[2], q.shape[0], q.device)
+    scale = check_scale(scale, q.shape[-1])
     chosen = _choose(impl, (q, k, v), k.shape[2])
     if chosen == "triton":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -238,8 +265,8 @@ def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) ->
     for out, lse in zip(outputs, lses, strict=True):
         if out.shape != outputs[0].shape or lse.shape != out.shape[:-1]:
             raise ValueError(
-                f"expected outputs (B, H, C, D) of one shape and lses (B, H, C), got {_shapes(*outputs)} and "
-                f"{_shapes(*lses)}"
+                f"expected outputs (B, H, C, D) of one shape and lses (B, H, C), got {shapes_of(*outputs)} and "
+                f"{shapes_of(*lses)}"
             )
     lse_parts = torch.stack(tuple(lses))  # (parts, B, H, C)
     peak = lse_parts.detach().amax(0)
@@ -265,125 +292,11 @@ def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
     return "triton" if supported else "sdpa"
 
 
-def _options(
-    batch: int,
-    tokens: int,
-    head_dim: int,
-    like: Tensor,
-    num_cores: int,
-    active_cores: int | Tensor | None,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float | None,
-    core_self: bool,
-    patch_self: bool,
-) -> dict[str, Any]:
-    """Check everything beside q, k, v and fill in the defaults."""
-    _check_int("num_cores", num_cores)
-    if not 0 <= num_cores <= tokens:
-        raise ValueError(f"expected 0 <= num_cores <= {tokens} tokens, got num_cores={num_cores}")
-    for name, flag in (("core_self", core_self), ("patch_self", patch_self)):
-        if not isinstance(flag, bool):
-            raise TypeError(f"expected {name} to be a bool, got {type(flag).__name__}")
-    if patch_rope is not None:
-        _check_rope(patch_rope, batch, tokens - num_cores, like)
-    return dict(
-        num_cores=num_cores,
-        active_cores=_check_active(active_cores, num_cores, batch, like.device),
-        patch_lengths=_check_counts("patch_lengths", patch_lengths, batch, like.device),
-        patch_rope=None if patch_rope is None else tuple(x.detach() for x in patch_rope),
-        scale=_check_scale(scale, head_dim),
-        core_self=core_self,
-        patch_self=patch_self,
-    )
-
-
-def _check_qkv(*tensors: Tensor) -> None:
-    for x in tensors:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"expected q, k, v to be tensors, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"expected q, k, v of a floating dtype, got {x.dtype}")
-        if len(tensors) == 3 and x.ndim != 4:
-            raise ValueError(f"expected q, k, v of shape (B, H, tokens, D), got {_shapes(*tensors)}")
-        if x.shape[-1] == 0:
-            raise ValueError(f"expected a head dim of at least 1, got shape {tuple(x.shape)}")
-    if len({x.dtype for x in tensors}) > 1:
-        raise ValueError(f"expected q, k, v of one dtype, got {', '.join(str(x.dtype) for x in tensors)}")
-    if len({x.device for x in tensors}) > 1:
-        raise ValueError(f"expected q, k, v on one device, got {', '.join(str(x.device) for x in tensors)}")
-
-
-def _check_halves(q: Tensor, k: Tensor, v: Tensor) -> None:
-    _check_qkv(q, k, v)
-    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"expected q (B, H, queries, D) and k, v (B, H, keys, D), got {_shapes(q, k, v)}")
-
-
-def _check_active(active: int | Tensor | None, num_cores: int, batch: int, device: torch.device) -> int | Tensor:
-    if active is None:
-        return num_cores
-    if isinstance(active, Tensor):
-        return _check_counts("active_cores", active, batch, device)
-    _check_int("active_cores", active)
-    if not 0 <= active <= num_cores:
-        raise ValueError(f"expected 0 <= active_cores <= {num_cores} cores, got active_cores={active}")
-    return active
-
-
-def _check_counts(name: str, counts: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
-    if counts is None:
-        return None
-    if not isinstance(counts, Tensor):
-        raise TypeError(f"expected {name} to be an int32 tensor of shape ({batch},), got {type(counts).__name__}")
-    if counts.dtype != torch.int32:
-        raise TypeError(f"expected {name} to be int32, got {counts.dtype}; call .to(torch.int32)")
-    if counts.shape != (batch,):
-        raise ValueError(f"expected {name} of shape ({batch},), one count per image, got {tuple(counts.shape)}")
-    if counts.device != device:
-        raise ValueError(f"expected {name} on {device} like q, got {counts.device}")
-    return counts
-
-
-def _check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, like: Tensor) -> None:
-    if not isinstance(rope, tuple | list) or len(rope) != 2 or not all(isinstance(x, Tensor) for x in rope):
-        raise TypeError(f"expected patch_rope to be a pair of tensors (cos, sin), got {type(rope).__name__}")
-    head_dim = like.shape[-1]
-    shapes = ((patches, head_dim // 2), (batch, patches, head_dim // 2))
-    halves = like.dtype in (torch.float16, torch.bfloat16)
-    for name, x in zip(("cos", "sin"), rope, strict=True):
-        if head_dim % 2 or tuple(x.shape) not in shapes or x.shape != rope[0].shape:
-            raise ValueError(
-                f"expected patch_rope (cos, sin) of one shape, {shapes[0]} or {shapes[1]}, got {_shapes(*rope)}"
-            )
-        if x.dtype != rope[0].dtype or not (x.dtype == torch.float32 or (halves and x.dtype == torch.float16)):
-            raise TypeError(
-                f"expected patch_rope {name} in float32, or cos and sin in float16 where q is a 16-bit type, got "
-                f"{x.dtype} with q in {like.dtype}"
-            )
-        if x.device != like.device:
-            raise ValueError(f"expected patch_rope {name} on {like.device} like q, got {x.device}")
-
-
-def _check_scale(scale: float | None, head_dim: int) -> float:
-    if scale is None:
-        return head_dim**-0.5
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"expected scale to be a float or None, got {type(scale).__name__}")
-    return float(scale)
-
-
-def _check_int(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
-        raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
-
-
 def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
     """Cast as torch's own attention does under autocast: all floating tensors but fp64."""
-    if not all(isinstance(x, Tensor) for x in tensors):
-        return tensors
-    device = tensors[0].device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    first = tensors[0]
+    device = first.device.type if isinstance(first, Tensor) else "meta"
+    if device == "meta" or not torch.is_autocast_enabled(device) or not all(isinstance(x, Tensor) for x in tensors):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
@@ -392,7 +305,3 @@ def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
 def _token_major(x: Tensor) -> Tensor:
     """The same (B, H, N, D) values in (B, N, H, D) memory, so that the output projection needs no copy."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def _shapes(*tensors: Tensor) -> str:
-    return ", ".join(str(tuple(x.shape)) for x in tensors)

@@ -5,6 +5,7 @@ contiguous last dimension. On CUDA their bodies are the Triton kernels; on a CPU
 interpreted kernels under TRITON_INTERPRET=1. Raw ops return contiguous tensors, so a fake needs sizes only.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .support import interpreting
+from .rules import FAKES, vmap_rule
+from .support import emulating, kernels_on_cpu
 
 _COUNTS = "SymInt active, Tensor? active_per_image"
 _JOINT = (
@@ -31,7 +33,7 @@ SCHEMAS = {
     "write_forward": f"({_QKV}, {_COUNTS}, float scale) -> Tensor",
     "write_backward": f"(Tensor grad, {_QKV}, {_COUNTS}, float scale) -> (Tensor, Tensor)",
 }
-_CONTIGUOUS = {"active_per_image", "lengths", "lse", "grad_lse"}
+_CONTIGUOUS = ("active_per_image", "lengths", "cos", "sin", "lse", "grad_lse")  # addressed without strides
 _ops = torch.ops.veca_kernels
 
 
@@ -60,18 +62,49 @@ def core_periphery_attention(
         patch_self,
     )
     if not torch.is_grad_enabled():
-        return _ops.core_periphery_forward(*_unpacked(q, k, v), *joint)[0]
-    return _CorePeriphery.apply(q, k, v, *joint)[0]
+        if _direct((q, k, v, *joint)):
+            return _DIRECT["core_periphery_output"](q, k, v, *joint)
+        return _joint_op("core_periphery_forward", (), (q, k, v), joint)[0]
+    return _apply(_CorePeriphery, q, k, v, *joint)[0]
 
 
 def read(q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
-    return _Read.apply(q, k, v, key_lengths, scale)
+    return _apply(_Read, q, k, v, key_lengths, scale)
 
 
 def write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
     """q (B, N, H, D), k and v (B, C, H, D) -> (B, N, H, D)."""
-    return _Write.apply(q, k, v, *_counts(active_cores, k.shape[1]), scale)
+    return _apply(_Write, q, k, v, *_counts(active_cores, k.shape[1]), scale)
+
+
+def _with_eager_twin(function: type[Function]) -> type[Function]:
+    """Add `eager` to the class: the same Function without `setup_context`.
+
+    For Functions with one, torch builds an `inspect.signature` in every call, which takes longer than all launches.
+    Transforms of torch.func need `setup_context`; plain eager calls do not.
+    """
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = function.forward(*inputs)
+        function.setup_context(ctx, inputs, output)
+        return output
+
+    methods = dict(forward=staticmethod(forward), backward=staticmethod(function.backward))
+    function.eager = type(function.__name__ + "Eager", (Function,), methods)
+    return function
+
+
+def _apply(function: type[Function], *inputs: Any) -> Any:
+    """`function.apply(*inputs)`, by the eager twin unless a transform or a compiler is active."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*inputs)
+    return function.eager.apply(*inputs)
+
+
+def _differentiate(function: type[Function], *inputs: Any) -> Any:
+    """Run a backward op. It gets a graph where the caller asked for one (`create_graph=True`)."""
+    return _apply(function, *inputs) if torch.is_grad_enabled() else function.forward(*inputs)
 
 
 class _FirstOrderOnly(Function):
@@ -95,6 +128,7 @@ class _FirstOrderOnly(Function):
         )
 
 
+@_with_eager_twin
 class _CorePeripheryBackward(_FirstOrderOnly):
     @staticmethod
     def forward(
@@ -116,9 +150,10 @@ class _CorePeripheryBackward(_FirstOrderOnly):
     ) -> Tensor:
         packed = k is None
         joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
-        return _ops.core_periphery_backward(grad, *_unpacked(q, k, v), core_rows, lse, *joint, packed)
+        return _joint_op("core_periphery_backward", (grad,), (q, k, v), (core_rows, lse, *joint, packed))
 
 
+@_with_eager_twin
 class _CorePeriphery(Function):
     """Saved for backward: q, k, v, the core rows of the output and their lse. No patch output, no statistics."""
 
@@ -140,7 +175,7 @@ class _CorePeriphery(Function):
         patch_self: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         joint = (num_cores, active, per_image, lengths, cos, sin, scale, core_self, patch_self)
-        return _ops.core_periphery_forward(*_unpacked(q, k, v), *joint)
+        return _joint_op("core_periphery_forward", (), (q, k, v), joint)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -156,11 +191,12 @@ class _CorePeriphery(Function):
         if grad is None:
             return (None,) * 12
         q, k, v, core_rows, lse, *options = ctx.saved_tensors
-        grads = _CorePeripheryBackward.apply(grad, q, k, v, core_rows, lse, *ctx.counts, *options, *ctx.flags)
+        grads = _differentiate(_CorePeripheryBackward, grad, q, k, v, core_rows, lse, *ctx.counts, *options, *ctx.flags)
         dq, dk, dv = (grads, None, None) if k is None else grads.unbind(0)
         return dq, dk, dv, *(None,) * 9
 
 
+@_with_eager_twin
 class _ReadBackward(_FirstOrderOnly):
     @staticmethod
     def forward(
@@ -177,6 +213,7 @@ class _ReadBackward(_FirstOrderOnly):
         return _ops.read_backward(grad, grad_lse, q, k, v, out, lse, lengths, scale)
 
 
+@_with_eager_twin
 class _Read(Function):
     generate_vmap_rule = True
 
@@ -193,10 +230,11 @@ class _Read(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
         q, k, v, out, lse, lengths = ctx.saved_tensors
-        grads = _ReadBackward.apply(grad, grad_lse, q, k, v, out, lse, lengths, ctx.scale)
+        grads = _differentiate(_ReadBackward, grad, grad_lse, q, k, v, out, lse, lengths, ctx.scale)
         return *grads, None, None
 
 
+@_with_eager_twin
 class _WriteBackward(_FirstOrderOnly):
     @staticmethod
     def forward(
@@ -205,6 +243,7 @@ class _WriteBackward(_FirstOrderOnly):
         return _ops.write_backward(grad, q, k, v, active, per_image, scale)
 
 
+@_with_eager_twin
 class _Write(Function):
     generate_vmap_rule = True
 
@@ -221,12 +260,40 @@ class _Write(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         q, k, v, per_image = ctx.saved_tensors
-        dq, dkv = _WriteBackward.apply(grad, q, k, v, ctx.active, per_image, ctx.scale)
+        dq, dkv = _differentiate(_WriteBackward, grad, q, k, v, ctx.active, per_image, ctx.scale)
         return dq, *dkv.unbind(0), None, None, None
 
 
-def _unpacked(q: Tensor, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    return q.unbind(2) if k is None or v is None else (q, k, v)
+_DIRECT: dict[str, Callable[..., Any]] = {}  # the bodies of the ops on a GPU
+_ORDINARY = frozenset({Tensor, torch.nn.Parameter, type(None), int, float, bool})
+
+
+def _joint_op(
+    name: str, before: tuple[Tensor, ...], qkv: tuple[Tensor, Tensor | None, Tensor | None], after: tuple[Any, ...]
+) -> Any:
+    """Run one op of the joint attention; its body is called directly where the dispatcher has nothing to do.
+
+    Passing a dozen arguments through the dispatcher and unpacking q, k and v take as long as the launches.
+    """
+    q, k, v = qkv
+    arguments = (*before, *qkv, *after)
+    if _direct(arguments):
+        return _DIRECT[name](*arguments)
+    unpacked = q.unbind(2) if k is None or v is None else qkv
+    return getattr(_ops, name)(*before, *unpacked, *after)
+
+
+def _direct(arguments: tuple[Any, ...]) -> bool:
+    """Whether a call goes to a GPU while no compiler, mode, transform, tracer or profiler must see the op."""
+    return not (
+        torch.compiler.is_compiling()
+        or not (arguments[0].is_cuda or emulating())
+        or not _ORDINARY.issuperset(map(type, arguments))
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
 
 
 def _counts(active: int | Tensor, num_cores: int) -> tuple[int, Tensor | None]:
@@ -234,105 +301,42 @@ def _counts(active: int | Tensor, num_cores: int) -> tuple[int, Tensor | None]:
     return (num_cores, active) if isinstance(active, Tensor) else (active, None)
 
 
-def _lse_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _fake_core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, num_cores: int, *_: Any) -> tuple[Tensor, ...]:
-    batch, _, heads, head_dim = q.shape
-    core_rows = q.new_empty((batch, num_cores, heads, head_dim))
-    return q.new_empty(q.shape), core_rows, q.new_empty((batch, heads, num_cores), dtype=_lse_dtype(q))
-
-
-def _fake_core_periphery_backward(grad: Tensor, q: Tensor, *rest: Any) -> Tensor:
-    batch, tokens, heads, head_dim = q.shape
-    packed = rest[-1]
-    return q.new_empty((batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim))
-
-
-def _fake_read_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    batch, cores, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, cores), dtype=_lse_dtype(q))
-
-
-def _fake_read_backward(grad: Tensor, grad_lse: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = rest[:3]
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-
-
-def _fake_write_forward(q: Tensor, *_: Any) -> Tensor:
-    return q.new_empty(q.shape)
-
-
-def _fake_write_backward(grad: Tensor, q: Tensor, k: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty((2, *k.shape))
-
-
-FAKES = {
-    "core_periphery_forward": _fake_core_periphery_forward,
-    "core_periphery_backward": _fake_core_periphery_backward,
-    "read_forward": _fake_read_forward,
-    "read_backward": _fake_read_backward,
-    "write_forward": _fake_write_forward,
-    "write_backward": _fake_write_backward,
-}
-
-
 def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
-    """The function behind an op: names its arguments, joins the optional ones, imports what computes."""
+    """The function behind an op: joins its optional arguments, imports what computes, repeats a launch plan."""
+    contiguous = [arguments.index(name) for name in _CONTIGUOUS if name in arguments]
+    grad = arguments.index("grad") if "grad" in arguments else None
+    counts = arguments.index("active_per_image") if "active_per_image" in arguments else None
+    angles = arguments.index("cos") if "cos" in arguments else None
 
     def run(*values: Any) -> Any:
-        if on_cpu and not interpreting():
-            from . import composed as bodies
-        else:
-            from .triton import ops as bodies
-        named = dict(zip(arguments, values, strict=True))
-        for name in _CONTIGUOUS & named.keys():  # addressed without strides; callers expand and slice counts
-            named[name] = None if named[name] is None else named[name].contiguous()
-        per_image = named.pop("active_per_image", None)
-        if per_image is not None:
-            named["active"] = per_image
-        if "cos" in named:
-            cos, sin = named.pop("cos"), named.pop("sin")
-            named["rope"] = None if cos is None else (cos, sin)
-        return getattr(bodies, op)(**named)
+        values = list(values)
+        for i in contiguous:  # callers expand and slice counts and tables
+            if values[i] is not None:
+                values[i] = values[i].contiguous()
+        if grad is not None and values[grad].stride(-1) != 1:
+            values[grad] = values[grad].contiguous()
+        if angles is not None:
+            cos, sin = values[angles : angles + 2]
+            values[angles : angles + 2] = [None if cos is None else (cos, sin)]
+        if counts is not None:
+            active, per_image = values[counts - 1 : counts + 1]
+            values[counts - 1 : counts + 1] = [active if per_image is None else per_image]
+        if on_cpu and not kernels_on_cpu():
+            from . import composed
+
+            return getattr(composed, op)(*values)
+        return _triton_body(op)(*values)
 
     return run
 
 
-def _vmap_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
-    """Fold the mapped dimension into the batch, run the op, unfold its results."""
+@functools.cache
+def _triton_body(op: str) -> Callable[..., Any]:
+    """The kernels' launches, planned; Triton is imported by the first call."""
+    from .triton import launch, ops, plan
 
-    def rule(info: Any, in_dims: tuple[int | None, ...], *values: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-        batch = next(
-            x.shape[0] if d is None else x.movedim(d, 0).shape[1]
-            for n, x, d in zip(arguments, values, in_dims, strict=True)
-            if n == "q"
-        )
-
-        def fold(argument: str, x: Any, dim: int | None) -> Any:
-            if not isinstance(x, Tensor):
-                return x
-            table = argument in ("cos", "sin")
-            if table and dim is None and x.ndim == 2:
-                return x  # one table for every image of every slice
-            x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-            if table and x.ndim == 3:
-                x = x[:, None].expand(-1, batch, -1, -1)
-            return x.flatten(0, 1)
-
-        folded = [fold(n, x, d) for n, x, d in zip(arguments, values, in_dims, strict=True)]
-        results = getattr(_ops, name)(*folded)
-        single = isinstance(results, Tensor)
-        results = (results,) if single else results
-        # the batch is the first dimension but where gradients of several tensors are stacked before it
-        stacked = {"core_periphery_backward": [not folded[-1]], "write_backward": [False, True]}
-        dims = [int(x) for x in stacked.get(name, [False] * len(results))]
-        results = tuple(x.unflatten(d, (size, batch)) for x, d in zip(results, dims, strict=True))
-        return (results[0], dims[0]) if single else (results, tuple(dims))
-
-    return rule
+    body = getattr(ops, op)
+    return lambda *values: plan.run(body, launch.JOINT, *values)
 
 
 def _register() -> None:
@@ -341,9 +345,12 @@ def _register() -> None:
         torch.library.define(qualified, schema)
         arguments = [a.name for a in getattr(_ops, name).default._schema.arguments]
         torch.library.impl(qualified, "CPU")(_body(name, arguments, on_cpu=True))
-        torch.library.impl(qualified, "CUDA")(_body(name, arguments, on_cpu=False))
+        _DIRECT[name] = _body(name, arguments, on_cpu=False)
+        if name == "core_periphery_forward":
+            _DIRECT["core_periphery_output"] = _body("core_periphery_output", arguments, on_cpu=False)
+        torch.library.impl(qualified, "CUDA")(_DIRECT[name])
         torch.library.register_fake(qualified)(FAKES[name])
-        torch.library.register_vmap(qualified)(_vmap_rule(name, arguments))
+        torch.library.register_vmap(qualified)(vmap_rule(name, arguments))
 
 
 _register()

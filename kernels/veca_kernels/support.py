@@ -14,6 +14,7 @@ MAX_HEAD_DIM = 128
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _INTERPRETED_DEVICE = (4, 163 << 10)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+_emulated: tuple[int, int] | None = None
 
 
 def interpreting() -> bool:
@@ -21,11 +22,34 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@functools.cache
+def emulate(facts: tuple[int, int] | None) -> None:
+    """Let CPU tensors take the path of a GPU with these `device_facts`; None undoes it.
+
+    For tests and benchmarks of the host side, which make a driver that runs nothing Triton's active one.
+    """
+    global _emulated
+    _emulated = facts
+
+
+def emulating() -> bool:
+    """True under `emulate`."""
+    return _emulated is not None
+
+
+def kernels_on_cpu() -> bool:
+    """True where CPU tensors go to the Triton kernels: in the interpreter and under `emulate`."""
+    return _emulated is not None or interpreting()
+
+
 def device_facts(device: torch.device) -> tuple[int, int]:
     """(multiprocessors, bytes of shared memory a block may use); a small device where the interpreter runs."""
     if device.type != "cuda":
-        return _INTERPRETED_DEVICE
+        return _emulated or _INTERPRETED_DEVICE
+    return _cuda_facts(device)
+
+
+@functools.cache
+def _cuda_facts(device: torch.device) -> tuple[int, int]:
     facts = torch.cuda.get_device_properties(device)
     shared = getattr(facts, "shared_memory_per_block_optin", 0) or facts.shared_memory_per_block
     return facts.multi_processor_count, shared
@@ -37,7 +61,7 @@ def triton_support(tensors: tuple[Tensor, ...], num_cores: int) -> tuple[bool, s
     fallback = "use impl='auto' or impl='sdpa'"
     if not _TRITON_INSTALLED:
         return False, f"triton is not installed; `pip install triton` on Linux, or {fallback}"
-    if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreting()):
+    if x.device.type != "cuda" and not (x.device.type == "cpu" and kernels_on_cpu()):
         return False, f"expected CUDA tensors, got {x.device}; move them to a GPU, or {fallback}"
     if x.dtype not in TRITON_DTYPES:
         return False, f"expected float16, bfloat16 or float32, got {x.dtype}; {fallback}"

@@ -145,12 +145,30 @@ def test_cuda_graph_replay_with_new_inputs_and_budgets():
         assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
 
 
+@pytest.mark.parametrize("case", [*OPTIONS, *LAYOUTS, *GRADS, Case(P=4096, C=64, D=64, B=1, rope="shared")], ids=str)
+def test_launch_plans_give_the_bits_of_the_long_way(case):
+    """The first two calls of a kind take the long way, later ones repeat a plan; also on another stream."""
+    from veca_kernels.triton import plan
+
+    plan.clear()
+    case = case.at(dtype=torch.bfloat16)
+    first, *others = (forward_backward("triton", case, "cuda") for _ in range(4))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        others.append(forward_backward("triton", case, "cuda"))
+    torch.cuda.synchronize()
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
 def test_sizes_budgets_and_strides_do_not_recompile():
     """The variants compiled for one size serve every other one."""
-    from veca_kernels.triton import read, write
+    from veca_kernels.triton import joint, read, write
 
     kernels = (read.read_forward, read.read_backward, read.combine_reads)
     kernels += (write.write_forward, write.write_backward, write.sum_partials)
+    kernels += (joint.joint_forward, joint.joint_backward)
 
     def compiled() -> int:
         return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())

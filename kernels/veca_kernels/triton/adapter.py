@@ -1,5 +1,6 @@
-"""The one place that touches Triton's internals: compiling a recorded launch for a GPU that is not here."""
+"""The one place that touches Triton's internals: compiling for a GPU that is not here, launching what is compiled."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,35 @@ _POINTERS = {
     torch.int32: "*i32",
 }
 _OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+
+
+def active_driver() -> Any:
+    """The driver with `get_current_device()` and `get_current_stream(device)`."""
+    return triton.runtime.driver.active
+
+
+def compilation_state() -> tuple[Any, ...]:
+    """Switches that the same kernel and arguments compile differently under: debugging, instrumenting profilers."""
+    runtime, compilation = triton.knobs.runtime, triton.knobs.compilation
+    return runtime.debug, compilation.instrumentation_mode, getattr(runtime, "add_stages_inspection_hook", None)
+
+
+def launcher(compiled: Any) -> Callable[[int, int, tuple[Any, ...]], None]:
+    """A function (programs, stream, arguments) that launches a binary on the current device.
+
+    The last step of Triton's own launch, hooks of profilers included. Pointers may be tensors or addresses.
+    """
+    run, function, packed, runtime = compiled.run, compiled.function, compiled.packed_metadata, triton.knobs.runtime
+
+    def launch(programs: int, stream: int, arguments: tuple[Any, ...]) -> None:
+        enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook
+        if enter.calls or leave.calls:
+            metadata = compiled.launch_metadata((programs, 1, 1), stream, *arguments)
+            run(programs, 1, 1, stream, function, packed, metadata, enter, leave, *arguments)
+        else:
+            run(programs, 1, 1, stream, function, packed, None, None, None, *arguments)
+
+    return launch
 
 
 def target(arch: str) -> GPUTarget:

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from ..support import device_facts
 from . import joint, read, write
+from .plan import empty, launch
+from .strides import alignment, encode_stride, kernel_rows
 from .tables import Tile, choose_tile, split_head_dim
 
 _MAX_SPLITS = 64
 _MIN_TILES_PER_SPLIT = 4
 _PARTIAL_BYTES = 24 << 20  # all partials of a pass together: they must stay in L2 between their two kernels
-_INTERPRETED_DEVICE = (
-    4,
-    99 << 10,
-)  # what the interpreter pretends: few multiprocessors, a small shared memory
 _COMBINE_ROWS = 4
 _SUM_BLOCK = 1024
 JOINT = True  # read and write in one launch where their tiles agree; benchmarks compare with two
@@ -134,32 +132,6 @@ class Call:
         return cos, sin, encode_stride(cos.stride(0) // 4 if cos.ndim == 3 else 0)
 
 
-def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
-    """Launch a flat grid on the device of the tensors; an empty grid is no launch."""
-    if programs == 0:
-        return
-    if device.type == "cpu":  # the interpreter
-        kernel[(programs,)](**arguments)
-        return
-    with torch.cuda.device(device):
-        kernel[(programs,)](**arguments)
-
-
-def alignment(*tensors: Tensor) -> int:
-    """8 if every stride but the last is a multiple of 8 elements, else 1."""
-    return 8 if all(s % 8 == 0 for x in tensors for s in x.stride()[:-1]) else 1
-
-
-def encode_stride(stride: int) -> int:
-    """An odd number, which Triton does not specialise on; see tiles.py."""
-    return 2 * stride + 3
-
-
-def kernel_rows(x: Tensor | None, align: int) -> tuple[Any, ...] | None:
-    """(pointer, strides of all but the last dimension)."""
-    return None if x is None else (x, *(encode_stride(s // align) for s in x.stride()[:-1]))
-
-
 def fp32_precision(device: torch.device, dtype: torch.dtype, kernel: Any, tile: Tile) -> str:
     """tf32 for fp32 tensors where the user asked torch for it.
 
@@ -188,8 +160,8 @@ def plan_reads(call: Call, tile: Tile, out: Tensor, lse: Tensor) -> Reads:
     tiles = call.tiles(tile)
     splits = split_count(B * H, tiles, 4 * B * H * C * (D + 1), call.num_sms)
     if splits > 1:
-        out = out.new_empty((splits * B, C, H, D), dtype=torch.float32)
-        lse = out.new_empty((splits, B, H, C))
+        out = empty(out, (splits * B, C, H, D), torch.float32)
+        lse = empty(lse, (splits, B, H, C))
     return Reads(splits, triton.cdiv(tiles, splits), out, lse)
 
 
@@ -211,7 +183,7 @@ def run_forward(call: Call, out: Tensor, core_rows: Tensor) -> Tensor:
         lse = run_read_forward(call, out, core_rows)
         run_write_forward(call, out)
         return lse
-    lse = out.new_empty((call.batch, call.heads, call.cores), dtype=torch.float32)
+    lse = empty(out, (call.batch, call.heads, call.cores), torch.float32)
     reads = plan_reads(call, tile, out, lse)
     rows = dict(core_out=reads.out, core_rows=None if reads.splits > 1 else core_rows, out=out)
     call.launch(
@@ -236,7 +208,7 @@ def run_forward(call: Call, out: Tensor, core_rows: Tensor) -> Tensor:
 def run_read_forward(call: Call, out: Tensor, core_rows: Tensor | None = None) -> Tensor:
     """Write the core rows of `out`, and a copy of them; return their log-sum-exp (B, H, C)."""
     tile = call.tile("read_forward")
-    lse = out.new_empty((call.batch, call.heads, call.cores), dtype=torch.float32)
+    lse = empty(out, (call.batch, call.heads, call.cores), torch.float32)
     if call.cores == 0:
         return lse
     reads = plan_reads(call, tile, out, lse)
@@ -306,7 +278,7 @@ def partial_sums(call: Call, kinds: int) -> tuple[int, Tensor | None]:
     splits = split_count(B * H, triton.cdiv(call.patches, rows), 4 * kinds * B * H * C * D, call.num_sms)
     if splits == 1:
         return 1, None
-    return splits, torch.empty((kinds, splits * B, C, H, D), dtype=torch.float32, device=call.q.device)
+    return splits, empty(call.q, (kinds, splits * B, C, H, D), torch.float32)
 
 
 def run_backward(

@@ -3,6 +3,8 @@
 All tensors (B, T, H, D) by meaning, any strides but a contiguous last dimension; results are contiguous.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from .launch import (
@@ -16,6 +18,7 @@ from .launch import (
     run_write_forward,
     sum_partials,
 )
+from .plan import empty
 
 Rope = tuple[Tensor, Tensor] | None
 
@@ -33,12 +36,18 @@ def core_periphery_forward(
     patch_self: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """out (B, T, H, D), a copy of its core rows (B, C, H, D), and their log-sum-exp (B, H, C), fp32."""
+    q, k, v = q.unbind(2) if k is None else (q, k, v)
     patches = q.shape[1] - num_cores
     call = Call(q, k, v, num_cores, patches, num_cores, active, lengths, rope, scale, core_self, patch_self)
-    out = q.new_empty(q.shape)
-    core_rows = q.new_empty((q.shape[0], num_cores, *q.shape[2:]))
+    out = empty(q, q.shape)
+    core_rows = empty(q, (q.shape[0], num_cores, *q.shape[2:]))
     lse = run_forward(call, out, core_rows)
     return out, core_rows, lse
+
+
+def core_periphery_output(*arguments: Any) -> Tensor:
+    """`core_periphery_forward` where only out is wanted: the rest is scratch memory."""
+    return core_periphery_forward(*arguments)[0]
 
 
 def core_periphery_backward(
@@ -58,12 +67,12 @@ def core_periphery_backward(
     packed: bool,
 ) -> Tensor:
     """Gradients of q, k, v in one buffer: (B, T, 3, H, D) if packed, else (3, B, T, H, D)."""
+    q, k, v = q.unbind(2) if k is None else (q, k, v)
     batch, tokens, heads, head_dim = q.shape
     patches = tokens - num_cores
     call = Call(q, k, v, num_cores, patches, num_cores, active, lengths, rope, scale, core_self, patch_self)
-    grad = _contiguous_rows(grad)
     shape = (batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim)
-    grads = q.new_empty(shape)
+    grads = empty(q, shape)
     dq, dk, dv = dqkv = grads.movedim(2, 0) if packed else grads  # (3, B, T, H, D)
 
     splits, part = partial_sums(call, 3)
@@ -76,7 +85,7 @@ def core_periphery_backward(
 
 def read_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
-    out = q.new_empty(q.shape)
+    out = empty(q, q.shape)
     call = Call(q, k, v, q.shape[1], k.shape[1], 0, q.shape[1], lengths, None, scale)
     return out, run_read_forward(call, out)
 
@@ -94,10 +103,10 @@ def read_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq (B, C, H, D), dk and dv (B, N, H, D)."""
     call = Call(q, k, v, q.shape[1], k.shape[1], 0, q.shape[1], lengths, None, scale)
-    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    dq, dk, dv = empty(q, q.shape), empty(k, k.shape), empty(v, v.shape)
     splits, part = partial_sums(call, 1)
     sums = dq if part is None else part[0]
-    run_read_backward(call, out, lse, _contiguous_rows(grad), grad_lse.contiguous(), (sums, dk, dv), splits)
+    run_read_backward(call, out, lse, grad, grad_lse, (sums, dk, dv), splits)
     if part is not None:
         sum_partials(call, part, dq[None], splits)
     return dq, dk, dv
@@ -105,7 +114,7 @@ def read_backward(
 
 def write_forward(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float) -> Tensor:
     """q (B, N, H, D), k and v (B, C, H, D) -> out (B, N, H, D)."""
-    out = q.new_empty(q.shape)
+    out = empty(q, q.shape)
     run_write_forward(Call(q, k, v, k.shape[1], q.shape[1], 0, active, None, None, scale), out)
     return out
 
@@ -115,14 +124,10 @@ def write_backward(
 ) -> tuple[Tensor, Tensor]:
     """dq (B, N, H, D) and dk, dv stacked, (2, B, C, H, D)."""
     call = Call(q, k, v, k.shape[1], q.shape[1], 0, active, None, None, scale)
-    dq, dkv = q.new_empty(q.shape), k.new_empty((2, *k.shape))
+    dq, dkv = empty(q, q.shape), empty(k, (2, *k.shape))
     splits, part = partial_sums(call, 2)
     dk_sum, dv_sum = dkv if part is None else part
-    run_write_backward(call, _contiguous_rows(grad), (dq, dk_sum, dv_sum), splits)
+    run_write_backward(call, grad, (dq, dk_sum, dv_sum), splits)
     if part is not None:
         sum_partials(call, part, dkv, splits)
     return dq, dkv
-
-
-def _contiguous_rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()

@@ -1,0 +1,183 @@
+"""What a call may be: every argument checked, every error naming what was expected and what came.
+
+Checks take longer than a short kernel. So each kind of joint call that goes to Triton is checked once, see `recall`.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .support import device_facts, emulating
+
+
+class Slot:
+    """The place of what the checks of a joint call found: the scale, None until a call has passed them."""
+
+    __slots__ = ("scale",)
+
+    def __init__(self) -> None:
+        self.scale: float | None = None
+
+
+@functools.lru_cache(1024, typed=True)  # typed: True is no number of cores
+def _slot(*key: Any) -> Slot:
+    return Slot()
+
+
+def recall(
+    impl: str,
+    tensors: tuple[Tensor, ...],
+    num_cores: int,
+    active_cores: int | Tensor | None,
+    patch_lengths: Tensor | None,
+    patch_rope: tuple[Tensor, Tensor] | None,
+    scale: float | None,
+    core_self: bool,
+    patch_self: bool,
+) -> Slot | None:
+    """The place of this kind of call; where its `scale` is set, the call needs no check.
+
+    Returns None where the checks run every time: on a CPU, under compilers, and for arguments of odd types.
+    """
+    first = tensors[0]
+    if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not (first.is_cuda or emulating()):
+        return None
+    if not (patch_rope is None or type(patch_rope) is tuple):
+        return None
+    kinds = [None if x is None else _kind(x) for x in (*tensors, patch_lengths, *(patch_rope or ()))]
+    active = _kind(active_cores) if isinstance(active_cores, Tensor) else active_cores
+    try:
+        return _slot(impl, num_cores, active, scale, core_self, patch_self, device_facts(first.device), *kinds)
+    except TypeError:  # not hashable: the checks say what is wrong
+        return None
+
+
+def _kind(x: Any) -> Any:
+    """All that the checks ask about a tensor; the class of anything else."""
+    return (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
+
+
+def without_gradient(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...] | None:
+    """The tables of a rotation, detached where they have a gradient."""
+    if rope is None:
+        return None
+    return tuple(x.detach() if x.requires_grad else x for x in rope)
+
+
+def check_options(
+    batch: int,
+    tokens: int,
+    head_dim: int,
+    like: Tensor,
+    num_cores: int,
+    active_cores: int | Tensor | None,
+    patch_lengths: Tensor | None,
+    patch_rope: tuple[Tensor, Tensor] | None,
+    scale: float | None,
+    core_self: bool,
+    patch_self: bool,
+) -> dict[str, Any]:
+    """Check everything beside q, k, v and fill in the defaults."""
+    _check_int("num_cores", num_cores)
+    if not 0 <= num_cores <= tokens:
+        raise ValueError(f"expected 0 <= num_cores <= {tokens} tokens, got num_cores={num_cores}")
+    for name, flag in (("core_self", core_self), ("patch_self", patch_self)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"expected {name} to be a bool, got {type(flag).__name__}")
+    if patch_rope is not None:
+        check_rope(patch_rope, batch, tokens - num_cores, like)
+    return dict(
+        num_cores=num_cores,
+        active_cores=check_active(active_cores, num_cores, batch, like.device),
+        patch_lengths=check_counts("patch_lengths", patch_lengths, batch, like.device),
+        patch_rope=without_gradient(patch_rope),
+        scale=check_scale(scale, head_dim),
+        core_self=core_self,
+        patch_self=patch_self,
+    )
+
+
+def check_qkv(*tensors: Tensor) -> None:
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected q, k, v to be tensors, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"expected q, k, v of a floating dtype, got {x.dtype}")
+        if len(tensors) == 3 and x.ndim != 4:
+            raise ValueError(f"expected q, k, v of shape (B, H, tokens, D), got {shapes_of(*tensors)}")
+        if x.shape[-1] == 0:
+            raise ValueError(f"expected a head dim of at least 1, got shape {tuple(x.shape)}")
+    if len({x.dtype for x in tensors}) > 1:
+        raise ValueError(f"expected q, k, v of one dtype, got {', '.join(str(x.dtype) for x in tensors)}")
+    if len({x.device for x in tensors}) > 1:
+        raise ValueError(f"expected q, k, v on one device, got {', '.join(str(x.device) for x in tensors)}")
+
+
+def check_halves(q: Tensor, k: Tensor, v: Tensor) -> None:
+    check_qkv(q, k, v)
+    if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"expected q (B, H, queries, D) and k, v (B, H, keys, D), got {shapes_of(q, k, v)}")
+
+
+def check_active(active: int | Tensor | None, num_cores: int, batch: int, device: torch.device) -> int | Tensor:
+    if active is None:
+        return num_cores
+    if isinstance(active, Tensor):
+        return check_counts("active_cores", active, batch, device)
+    _check_int("active_cores", active)
+    if not 0 <= active <= num_cores:
+        raise ValueError(f"expected 0 <= active_cores <= {num_cores} cores, got active_cores={active}")
+    return active
+
+
+def check_counts(name: str, counts: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    if counts is None:
+        return None
+    if not isinstance(counts, Tensor):
+        raise TypeError(f"expected {name} to be an int32 tensor of shape ({batch},), got {type(counts).__name__}")
+    if counts.dtype != torch.int32:
+        raise TypeError(f"expected {name} to be int32, got {counts.dtype}; call .to(torch.int32)")
+    if counts.shape != (batch,):
+        raise ValueError(f"expected {name} of shape ({batch},), one count per image, got {tuple(counts.shape)}")
+    if counts.device != device:
+        raise ValueError(f"expected {name} on {device} like q, got {counts.device}")
+    return counts
+
+
+def check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, like: Tensor) -> None:
+    if not isinstance(rope, tuple | list) or len(rope) != 2 or not all(isinstance(x, Tensor) for x in rope):
+        raise TypeError(f"expected patch_rope to be a pair of tensors (cos, sin), got {type(rope).__name__}")
+    head_dim = like.shape[-1]
+    shapes = ((patches, head_dim // 2), (batch, patches, head_dim // 2))
+    halves = like.dtype in (torch.float16, torch.bfloat16)
+    for name, x in zip(("cos", "sin"), rope, strict=True):
+        if head_dim % 2 or tuple(x.shape) not in shapes or x.shape != rope[0].shape:
+            raise ValueError(
+                f"expected patch_rope (cos, sin) of one shape, {shapes[0]} or {shapes[1]}, got {shapes_of(*rope)}"
+            )
+        if x.dtype != rope[0].dtype or not (x.dtype == torch.float32 or (halves and x.dtype == torch.float16)):
+            raise TypeError(
+                f"expected patch_rope {name} in float32, or cos and sin in float16 where q is a 16-bit type, got "
+                f"{x.dtype} with q in {like.dtype}"
+            )
+        if x.device != like.device:
+            raise ValueError(f"expected patch_rope {name} on {like.device} like q, got {x.device}")
+
+
+def check_scale(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TypeError(f"expected scale to be a float or None, got {type(scale).__name__}")
+    return float(scale)
+
+
+def _check_int(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"expected {name} to be an int, got {type(value).__name__}")
+
+
+def shapes_of(*tensors: Tensor) -> str:
+    return ", ".join(str(tuple(x.shape)) for x in tensors)
