@@ -1,9 +1,9 @@
 """Freed memory that stays with the process, so that an inference on a CPU alone is as fast as one after another model.
 
-Pieces of an image free and allocate the same 20 MB again and again. glibc returns freed memory to the system once
-it exceeds twice the largest block that was mapped on its own and freed, and the system has to clear it when it is
-touched again: 240,000 page faults and 0.5 of 3.7 s in a forward of VECA-S at 1024 px (two cores of an AMD EPYC of the
-first generation, 2026-11-28).
+Pieces of an image free and allocate the same 20 MB again and again. glibc returns the free end of the heap to the
+system when it exceeds twice the largest block that was mapped separately and freed. The system clears such memory
+when it is touched again. VECA-S at 1024 px spent 0.5 of 3.7 s on 240,000 page faults in a forward (two cores of an
+AMD EPYC of the first generation, 2026-11-28).
 """
 
 import functools
