@@ -5,6 +5,7 @@ import torch
 
 from veca.backbone import VECA
 from veca.bench import models, run
+from veca.bench.timing import Timing
 
 
 def tiny_veca(seed=0, **options):
@@ -48,3 +49,4 @@ def bench_tiny_models(monkeypatch):
     monkeypatch.setattr(models, "create_model", lambda name, **options: create_veca(name, **options, **sizes))
     monkeypatch.setattr(timm, "create_model", lambda name, **options: create_timm(name, **options, **sizes))
     monkeypatch.setattr(run, "matmul_peak", lambda device, dtype: 1e11)
+    monkeypatch.setattr(run, "measure_alone", lambda case, flops, budget: Timing(2.0, 2.0, 2.0, budget.screening))

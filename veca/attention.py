@@ -19,7 +19,7 @@ from veca_kernels import (
     merge_attention_states,
     patch_to_core_attention,
 )
-from veca_kernels.masks import prefix_mask, rotate_pairs
+from veca_kernels.masks import prefix_mask, rotate_tokens
 
 from .linear import Linear, linear
 from .rope import interleaved_rows, rotate
@@ -150,9 +150,10 @@ class CoreAttention(nn.Module):
             What the patches receive (B, n, H, D), and what the cores read from them.
         """
         core_q, core_k, core_v = (x.transpose(1, 2) for x in core_qkv.unbind(2))
-        q, k, v = (x.transpose(1, 2) for x in patch_qkv.unbind(2))  # (B, H, n, D)
+        qk, v = patch_qkv.split((2, 1), dim=2)
         if patch_rope is not None:
-            q, k = rotate_pairs(q, *patch_rope), rotate_pairs(k, *patch_rope)
+            qk = rotate_tokens(qk, *patch_rope)
+        q, k, v = (x.transpose(1, 2) for x in (*qk.unbind(2), v.squeeze(2)))  # (B, H, n, D)
         read = patch_to_core_attention(core_q, k, v, key_lengths=patch_lengths, return_lse=True, impl=self.impl)
         if not self.patch_self:
             out = core_to_patch_attention(q, core_k, core_v, active_cores=active_cores, impl=self.impl)

@@ -13,7 +13,7 @@ import math
 
 import torch
 from torch import Tensor
-from veca_kernels.masks import rotate_pairs
+from veca_kernels.masks import rotate_tokens
 
 __all__ = [
     "augment_coordinates",
@@ -134,8 +134,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         Same shape and dtype as `x`.
     """
-    heads_first = x.flatten(2, -2).transpose(1, 2)  # (B, ... * H, N, D)
-    return rotate_pairs(heads_first, cos, sin).transpose(1, 2).reshape(x.shape)
+    return rotate_tokens(x, cos, sin)
 
 
 def interleaved_rows(head_dim: int, num_heads: int, device: torch.device | None = None) -> Tensor:

@@ -168,9 +168,10 @@ def core_periphery_attention_qkvpacked(
         if slot is not None:
             slot.scale = options["scale"]
         return registration.core_periphery_attention(qkv, None, None, **options)
-    module = reference if chosen == "reference" else sdpa
+    if chosen == "sdpa":
+        return sdpa.core_periphery_attention_qkvpacked(qkv, **options).transpose(1, 2).contiguous()
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
-    return module.core_periphery_attention(q, k, v, **options).transpose(1, 2).contiguous()
+    return reference.core_periphery_attention(q, k, v, **options).transpose(1, 2).contiguous()
 
 
 def patch_to_core_attention(

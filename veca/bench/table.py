@@ -8,8 +8,8 @@ __all__ = ["bench_table", "compared_rows", "losses"]
 
 Row = dict[str, Any]
 _HEADER = (
-    *("px", "model", "cores", "M params", "batch", "patches", "time", "20-80 %", "runs", "images/s", "patches/s"),
-    *("peak memory", "GFLOPs model", "block", "attention", "% of peak", "x time", "x memory"),
+    *("px", "model", "cores", "M params", "batch", "patches", "time", "20-80 %", "runs", "alone", "images/s"),
+    *("patches/s", "peak memory", "GFLOPs model", "block", "attention", "% of peak", "x time", "x memory"),
 )
 _TEXT_COLUMNS = 2  # cores and everything after are right-aligned
 _NOTES = """\
@@ -27,6 +27,9 @@ _NOTES = """\
 * A training step is forward, backward from all tokens, and AdamW, with float32 weights under autocast.\
 """
 _CPU_NOTE = """
+* "time" is taken with all models of one size in turn, "alone" in a fresh process that runs nothing else. A model can be
+  slower alone, because the system clears memory that it gets for the first time. The two ends of a range under
+  "x time" are the ratio of the times and the ratio of the times alone.
 * On x86 CPUs without gradient, VECA multiplies through oneDNN and sends large images through its blocks in pieces; the
   timm models run torch's defaults, and those with softmax attention torch's scaled_dot_product_attention.\
 """
@@ -53,7 +56,8 @@ def compared_rows(rows: Iterable[Row]) -> list[Row]:
     """The cases, each with the ratios of its time and memory to those of the VECA it is compared with.
 
     That is the VECA named last before it, with the largest of its budgets, at the same size, pass, mode and dtype.
-    Adds "against" (its name, None without one), "x_time" and "x_memory" (None where one side is missing).
+    Adds "against" (its name, None without one), and "x_time", "x_time_alone" and "x_memory" (None where one side
+    is missing).
     """
     cases = [row for row in rows if row["kind"] == "backbone"]
     dearest: dict[tuple[Any, ...], Row] = {}
@@ -78,7 +82,7 @@ def losses(rows: Iterable[Row]) -> list[str]:
     found: dict[tuple[Any, ...], dict[str, list[int]]] = {}  # VECA -> other model -> sizes
     for row, ours in itertools.product(cases, cases):
         if row["num_cores"] is None and row["against"] == ours["model"] and _scale(row) == _scale(ours):
-            ratio = _ratios(row, ours)["x_time"]
+            ratio = min(_times(_ratios(row, ours)), default=None)
             if ratio is not None:
                 key = (*(row[name] for name in ("pass", "mode", "dtype")), ours["model"], ours["num_cores"])
                 sizes = found.setdefault(key, {}).setdefault(row["model"], [])
@@ -98,10 +102,20 @@ def losses(rows: Iterable[Row]) -> list[str]:
 
 def _ratios(row: Row, other: Row | None) -> dict[str, float | None]:
     if other is None or not other["status"] == row["status"] == "ok":
-        return {"x_time": None, "x_memory": None}
+        return {"x_time": None, "x_time_alone": None, "x_memory": None}
     known = row["peak_bytes"] and other["peak_bytes"]
     memory = row["peak_bytes"] / other["peak_bytes"] if known else None
-    return {"x_time": row["median_s"] / other["median_s"], "x_memory": memory}
+    alone = row.get("alone_s") and other.get("alone_s")
+    return {
+        "x_time": row["median_s"] / other["median_s"],
+        "x_time_alone": row["alone_s"] / other["alone_s"] if alone else None,
+        "x_memory": memory,
+    }
+
+
+def _times(row: Row) -> list[float]:
+    """The one or two ratios of times that are known, smallest first."""
+    return sorted(row[name] for name in ("x_time", "x_time_alone") if row[name] is not None)
 
 
 def _scale(row: Row) -> tuple[Any, ...]:
@@ -128,7 +142,7 @@ def _cells(row: Row) -> list[str]:
         reason = f"{row['status']}: {row['reason']}".replace("|", "\\|")
         return [*head, "", str(row["batch"]), f"{row['patches']:,}", reason, *[""] * (len(_HEADER) - 7)]
     shares = [row["block_flops"], row["attention_flops"]]
-    ratios = [row["x_time"], row["x_memory"]]
+    times = dict.fromkeys(f"{ratio:.2f}" for ratio in _times(row))
     return [
         *head,
         f"{row['parameters'] / 1e6:.1f}",
@@ -137,13 +151,15 @@ def _cells(row: Row) -> list[str]:
         f"{_metric(row['median_s'])}s",
         f"{_metric(row['low_s'])}s - {_metric(row['high_s'])}s",
         str(row["runs"]),
+        f"{_metric(row['alone_s'])}s" if row.get("alone_s") else "",
         _rate(row["images_per_s"]),
         _rate(row["patches_per_s"]),
         "hidden" if row["peak_bytes"] is None else f"{_metric(row['peak_bytes'])}B",
         f"{row['model_flops'] / 1e9:.3g}",
         *("" if share is None else f"{share / 1e9:.3g}" for share in shares),
         f"{100 * row['matmul_share']:.0f}",
-        *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+        " - ".join(times),
+        "" if row["x_memory"] is None else f"{row['x_memory']:.2f}",
     ]
 
 

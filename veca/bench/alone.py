@@ -1,0 +1,52 @@
+"""One case in a process of its own: what a user of one model gets, before another has prepared the allocator.
+
+Run as a module, it reads what `measure_alone` sends and writes the timing, both as JSON.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import torch
+
+from .models import Case, prepare
+from .timing import Budget, Contender, Timing, measure
+
+__all__ = ["measure_alone"]
+
+
+def measure_alone(case: Case, flops: int, budget: Budget) -> Timing | str:
+    """Time a case on the CPU in a fresh process with as many threads as this one.
+
+    Args:
+        case: what is timed.
+        flops: of its forward pass, which need not be counted again.
+        budget: its runs and seconds.
+
+    Returns:
+        The timing, or the last line that the process wrote before it failed.
+    """
+    request = {"case": dataclasses.asdict(case), "flops": flops, "threads": torch.get_num_threads()}
+    request["budget"] = dataclasses.asdict(budget)
+    command = [sys.executable, "-m", "veca.bench.alone"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer if isinstance(answer, str) else Timing(**answer)
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    torch.set_num_threads(request["threads"])
+    case = Case(**request["case"])
+    counts = {(case.model, case.num_cores, case.size): request["flops"]}
+    prepared = prepare(case, torch.device("cpu"), counts)
+    contender = Contender(lambda: prepared.calls, prepared.context, kept=True)
+    (timing,) = measure({case: contender}, "cpu", Budget(**request["budget"])).values()
+    print(json.dumps(dataclasses.asdict(timing) if isinstance(timing, Timing) else timing))
+
+
+if __name__ == "__main__":
+    main()
