@@ -41,19 +41,22 @@ def norm_linear(
     kernels: bool,
 ) -> tuple[Tensor, Tensor]:
     """total = x + scale * branch and its LayerNorm times weight^T; see `layer.residual_norm_linear`."""
-    arguments = (x, branch, scale, norm_weight, norm_bias, weight, bias, eps, kernels)
-    if torch.is_grad_enabled():
-        out = _NormLinear.apply(*arguments)
-    else:
-        out = _NormLinear.forward(*arguments)
-    return (x, out) if branch is None else out
+    run = _NormLinear.apply if torch.is_grad_enabled() else _NormLinear.forward
+    rows = (_rows(x), None if branch is None else _rows(branch))
+    out = run(*rows, scale, norm_weight, norm_bias, weight, bias, eps, kernels)
+    total, out = (x, out) if branch is None else (out[0].reshape(x.shape), out[1])
+    return total, out.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def gate_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kernels: bool) -> Tensor:
     """(silu(gate) * value) weight^T; see `layer.swiglu`."""
-    if torch.is_grad_enabled():
-        return _GateLinear.apply(x, weight, bias, kernels)
-    return _GateLinear.forward(x, weight, bias, kernels)
+    run = _GateLinear.apply if torch.is_grad_enabled() else _GateLinear.forward
+    return run(_rows(x), weight, bias, kernels).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(R, E). A Function works on rows, since what it returns must not be a view: callers may write into it."""
+    return x.reshape(-1, x.shape[-1])
 
 
 class _NormLinear(Function):
@@ -94,7 +97,7 @@ class _NormLinear(Function):
         *grad_total, grad = grads
         (grad_total,) = grad_total or (None,)
         if grad is None:
-            grad = weight.new_zeros((*total.shape[:-1], weight.shape[0]))
+            grad = weight.new_zeros((total.shape[0], weight.shape[0]))
         kernels = ctx.kernels and not torch.is_grad_enabled()  # a second derivative goes through torch's operators
         norm = _ops.norm_forward if kernels else layer_torch.norm_forward
         with _no_autocast(total):
@@ -151,9 +154,8 @@ def _linear_backward(
     grad: Tensor, x: Tensor, wants_weight: bool, bias_dtype: torch.dtype | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of weight and bias of out = x weight^T + bias."""
-    rows = grad.reshape(-1, grad.shape[-1])
-    d_weight = rows.T @ x.reshape(-1, x.shape[-1]) if wants_weight else None
-    return d_weight, None if bias_dtype is None else rows.sum(0).to(bias_dtype)
+    d_weight = grad.T @ x if wants_weight else None
+    return d_weight, None if bias_dtype is None else grad.sum(0).to(bias_dtype)
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[Any]:

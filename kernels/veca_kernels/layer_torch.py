@@ -1,7 +1,7 @@
 """Residual, LayerScale, LayerNorm and SwiGLU in plain torch: the definition, the CPU path and the fallback.
 
 All functions but `gate_backward_in_place` can be differentiated again and mapped, since they are made of torch's own
-operators. They take and give the same as triton/layer.py.
+operators. They take and give the same as triton/layer.py, rows (R, E).
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 def norm_forward(
     x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """total = x + scale * branch, its LayerNorm in `dtype`, and mean and 1 / deviation of its rows (..., 1)."""
+    """total = x + scale * branch, its LayerNorm in `dtype`, and mean and 1 / deviation of its rows (R, 1)."""
     total = x
     if branch is not None:
         total = x + (branch if scale is None else branch * scale)
@@ -42,12 +42,12 @@ def norm_backward(
         d_total = d_total + grad_total
     if branch is None or scale is None:
         return d_total, None, d_weight, d_bias, None
-    d_scale = (d_total * branch).reshape(-1, *scale.shape).sum(0)
+    d_scale = (d_total * branch).sum(0)
     return d_total, d_total * scale, d_weight, d_bias, d_scale
 
 
 def gate_forward(x: Tensor) -> Tensor:
-    """silu(gate) * value of x = (gate, value), (..., 2h) -> (..., h)."""
+    """silu(gate) * value of x = (gate, value), (R, 2h) -> (R, h)."""
     gate, value = x.chunk(2, -1)
     return F.silu(gate) * value
 

@@ -73,20 +73,25 @@ def test_derivatives_of_any_order(case):
 @pytest.mark.parametrize("case", PARTS, ids=str)
 def test_opcheck(case):
     """Schema, fakes, autograd registration, static and dynamic AOT dispatch."""
-    x, branch, scale, norm_weight, norm_bias, *_ = (t if t is None else t.detach() for t in make_norm(case))
+    x, branch, scale, norm_weight, norm_bias, *_ = (
+        t if t is None else t.detach() for t in make_norm(case.at(shape=(10,)))
+    )
     torch.library.opcheck(ops.norm_forward, (x, branch, scale, norm_weight, norm_bias, EPS, torch.bfloat16))
     _, normed, mean, rstd = ops.norm_forward(x, branch, scale, norm_weight, norm_bias, EPS, torch.bfloat16)
     for grad_total, dtype in ((None, None), (x, torch.bfloat16)):
         given = (normed, grad_total, x, mean, rstd, norm_weight, branch, scale)
         if scale is None or dtype is not None:
             torch.library.opcheck(ops.norm_backward, (*given, dtype))
-    hidden = torch.randn(*case.shape, 14)
+    hidden = torch.randn(10, 14)
     torch.library.opcheck(ops.gate_forward, (hidden,))
     torch.library.opcheck(ops.gate_backward, (hidden[..., :7].clone(), hidden))
 
 
-@pytest.mark.parametrize("functions", [(norm, gate), (norm_by_ops, gate_by_ops)], ids=["torch", "ops"])
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    "functions, dynamic",
+    [((norm, gate), False), ((norm_by_ops, gate_by_ops), False), ((norm_by_ops, gate_by_ops), True)],
+    ids=["torch", "ops", "ops-dynamic"],
+)
 def test_compile_fullgraph_forward_and_backward(functions, dynamic):
     for rows in (5, 9):
         case = Rows(shape=(2, rows), dtype=torch.float64)
@@ -164,10 +169,10 @@ def test_nothing_that_can_be_computed_again_is_saved():
         for case, kept in zip(PARTS, (2, 1, 1), strict=True):
             saved.clear()
             norm(*make_norm(case))
-            assert saved.count(torch.Size((2, 5, 48))) == kept and all(len(shape) < 3 for shape in saved[kept:])
+            assert saved.count(torch.Size((10, 48))) == kept + 1  # and the weight
         saved.clear()
-        gate(*make_gate(Rows()))
-    assert saved == [(2, 5, 96), (10, 48)]
+        gate(*make_gate(Rows(features=7)))
+    assert saved == [(10, 96), (7, 48)]
 
 
 def test_mistakes():
