@@ -38,7 +38,8 @@ class Block(nn.Module):
         core_self, patch_self, rope_layout, impl: of `CoreAttention`.
         fused_norm: take residual, LayerScale, LayerNorm and the projection after it as one operator with
             gradients and on CUDA. It normalises again in the backward pass, where False keeps the normalised tokens.
-        recompute: of `SwiGLU`. Modules with hooks are called one by one whatever these two say.
+        recompute: compute the gate of the SwiGLU again in the backward pass; see there. Modules with hooks are
+            called one by one whatever these two say.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class SwiGLU(nn.Module):
         dim: E.
         hidden_dim: h.
         recompute: compute the gate again in the backward pass. False keeps two tensors of width h instead.
-        impl: of `veca_kernels.swiglu`.
+        impl: implementation that `veca_kernels.swiglu` takes.
     """
 
     def __init__(self, dim: int, hidden_dim: int, recompute: bool = True, impl: str = "auto"):

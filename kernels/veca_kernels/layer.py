@@ -3,8 +3,8 @@
     residual_norm_linear    x + scale * branch, and a linear layer of its LayerNorm: fc1, or the qkv projection
     swiglu                  a linear layer of silu(gate) * value: fc2
 
-What a linear layer needs for its weight gradient, the normalised tokens or the product, is computed again in the
-backward pass, one cheap pass over the rows each. kernels/README.md states what is saved.
+A linear layer needs its input for the weight gradient: here the normalised tokens, or the product. The backward pass
+computes it again, in one cheap pass over the rows. kernels/README.md states what is saved.
 """
 
 import torch
@@ -38,11 +38,11 @@ def residual_norm_linear(
     Args:
         x: the residual stream, (..., E).
         branch: what is added to it, (..., E); None adds nothing.
-        norm_weight, norm_bias: of the LayerNorm, (E,).
+        norm_weight, norm_bias: Parameters of the LayerNorm, (E,).
         weight: (F, E). The normalised tokens are rounded to its dtype; under autocast it is cast first.
         bias: (F,) or None.
         scale: LayerScale of the branch, (E,); None is 1.
-        eps: of the LayerNorm.
+        eps: Epsilon of the LayerNorm.
         impl: "triton" (one kernel for sum, scale and norm), "torch" (its operators), or "auto": triton on a GPU
             that supports the call, else torch. Derivatives of derivatives always take torch's operators.
 

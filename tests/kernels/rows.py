@@ -78,7 +78,7 @@ def forward_backward(function: Callable, leaves: list[Tensor | None], dtype: tor
     taken = [x if x is None or dtype is None else x.detach().to(dtype).requires_grad_() for x in leaves]
     results = [out for out in function(*taken) if all(out is not x for x in taken)]
     generator = torch.Generator().manual_seed(7)
-    grads = [torch.randn(out.shape, generator=generator).to(out) for out in results]
+    grads = [torch.randn(out.shape, generator=generator).to(out) for out in results]  # .to: device and dtype
     wanted = [x for x in taken if x is not None]
     return [out.detach() for out in results] + list(torch.autograd.grad(results, wanted, grads))
 

@@ -1,8 +1,7 @@
 """From tensors to launches of the row kernels: buffers, tiles, programs.
 
-Rows are all dimensions but the last, contiguous. A program of the backward walks over several tiles, so that the
-partial sums of a device's programs stay small; their number depends on shapes and the device only, and two runs give
-the same bits.
+A program of the backward walks over several tiles, so that the partial sums of a device's programs stay small. Their
+number depends on shapes and the device only, and two runs give the same bits.
 """
 
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ class Launch:
 def norm_forward(
     x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As in layer_torch.py, but total is empty where it would be x."""
+    """As in layer_torch.py, with any dimensions before the last; total is empty where it would be x."""
     launch = plan_norm_forward(x, branch, scale, weight, bias, eps, dtype)
     launch.run()
     total, *rest = (launch.arguments[name] for name in ("total", "normed", "mean", "rstd"))
@@ -164,8 +163,8 @@ def plans(width: int, hidden: int, dtype: torch.dtype, total: torch.dtype) -> li
 
     Args:
         width, hidden: E and h.
-        dtype: of the branches and normalised tokens.
-        total: dtype of the residual stream and of the norm's parameters.
+        dtype: Precision of the branches and the normalised tokens.
+        total: Precision of the residual stream and of the norm's parameters.
     """
     x, branch = (torch.empty(64, width, dtype=d, device="meta") for d in (total, dtype))
     row, stat = (torch.empty(n, dtype=d, device="meta") for n, d in ((width, total), (64, torch.float32)))
