@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"veca_kernels": ROOT / "kernels/veca_kernels", "veca": ROOT / "veca", "brainmodels": ROOT / "brainmodels"}
 ALLOWED = {"veca_kernels": set(), "veca": {"veca_kernels"}, "brainmodels": {"veca", "veca_kernels"}}
 OURS = {*ROOMS, "benchmarks", "tests"}
-IMPLEMENTATIONS = {"reference", "sdpa", "composed", "triton"}  # of veca_kernels: never import each other
+IMPLEMENTATIONS = {"reference", "sdpa", "composed", "layer_torch", "triton"}  # of veca_kernels: never import each other
 
 
 def imports_of(source: str, package: str) -> list[str]:

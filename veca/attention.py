@@ -18,13 +18,14 @@ from veca_kernels import (
     core_to_patch_attention,
     merge_attention_states,
     patch_to_core_attention,
+    residual_norm_linear,
 )
 from veca_kernels.masks import prefix_mask, rotate_tokens
 
 from .linear import Linear, linear
 from .rope import interleaved_rows, rotate
 
-__all__ = ["CoreAttention", "Read", "Tables", "core_attention"]
+__all__ = ["CoreAttention", "Read", "Tables", "core_attention", "layer_impl"]
 
 Tables = tuple[Tensor, Tensor]
 Read = tuple[Tensor, Tensor]  # what the cores gathered from some keys (B, H, C, D), its log-sum-exp (B, H, C)
@@ -101,6 +102,7 @@ class CoreAttention(nn.Module):
         core_scale: Tensor | None = None,
         active_cores: Tensor | None = None,
         patch_lengths: Tensor | None = None,
+        norm: nn.LayerNorm | None = None,
     ) -> Tensor:
         """Args:
             x: (B, T, E), the first `num_cores` tokens are the cores.
@@ -111,12 +113,13 @@ class CoreAttention(nn.Module):
             core_scale: scalar or (B, 1, 1, 1); multiplies the scores of the core read.
             active_cores: int32 (B,), a budget per image; later cores are attended by nobody.
             patch_lengths: int32 (B,), valid patches per image; later patches are attended by nobody.
+            norm: of `project`.
 
         Returns:
             (B, T, E).
         """
         out = core_periphery_attention_qkvpacked(
-            self.project(x, num_cores, core_rope, core_scale),
+            self.project(x, num_cores, core_rope, core_scale, norm),
             num_cores,
             active_cores=active_cores,
             patch_lengths=patch_lengths,
@@ -181,13 +184,26 @@ class CoreAttention(nn.Module):
         return out.masked_fill(~prefix_mask(active_cores, q.shape[2], q.device)[..., None, None], 0.0)
 
     def project(
-        self, x: Tensor, num_cores: int, core_rope: Tables | None = None, core_scale: Tensor | None = None
+        self,
+        x: Tensor,
+        num_cores: int,
+        core_rope: Tables | None = None,
+        core_scale: Tensor | None = None,
+        norm: nn.LayerNorm | None = None,
     ) -> Tensor:
-        """q, k and v of all tokens, (B, T, 3, H, D), the cores' q and k rotated."""
+        """q, k and v of all tokens, (B, T, 3, H, D), the cores' q and k rotated.
+
+        With `norm`, x is normalised by it first, and the backward pass normalises again instead of keeping that.
+        """
+        weight, bias = self.qkv.weight, self.qkv.bias
         if self.rope_layout == "half":
             rows = interleaved_rows(self.head_dim, self.num_heads, x.device)
-            bias = None if self.qkv.bias is None else self.qkv.bias[rows]
-            qkv = linear(x, self.qkv.weight[rows], bias)
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        if norm is not None:
+            impl = layer_impl(self.impl)
+            _, qkv = residual_norm_linear(x, None, norm.weight, norm.bias, weight, bias, eps=norm.eps, impl=impl)
+        elif self.rope_layout == "half":
+            qkv = linear(x, weight, bias)
         else:
             qkv = self.qkv(x)
         shape = (3, self.num_heads, self.head_dim)
@@ -358,6 +374,11 @@ def _timm_layer(num_cores: int, core_self: bool, patch_self: bool, impl: str) ->
 def _blank_timm_layer(*arguments: Any) -> CoreAttention:
     cls = _timm_layer(*arguments)
     return cls.__new__(cls)
+
+
+def layer_impl(impl: str) -> str:
+    """The `impl` of the other fused parts of a block: without Triton where the attention is told to do without."""
+    return "auto" if impl in ("auto", "triton") else "torch"
 
 
 def _at_least_fp32(x: Tensor) -> torch.dtype:

@@ -69,6 +69,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         norm_eps, qk_norm, init_values: of `Block`.
         drop_path_rate: of the last block, growing linearly from 0 at the first.
         impl: which attention of `veca_kernels`: "auto", "triton", "sdpa" or "reference".
+        fused_norm, recompute: of `Block`; what they save for the backward pass is in kernels/README.md.
 
     Attributes:
         budget: cores used when a call names no number; M at first, may be set.
@@ -111,6 +112,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         init_values: float | None = None,
         drop_path_rate: float = 0.0,
         impl: str = "auto",
+        fused_norm: bool = True,
+        recompute: bool = True,
     ):
         super().__init__()
         self._check_choices(
@@ -173,6 +176,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
                 patch_self=patch_self,
                 rope_layout=rope_layout,
                 impl=impl,
+                fused_norm=fused_norm,
+                recompute=recompute,
             )
             for index in range(depth)
         )

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
-from veca_kernels import merge_attention_states
+from veca_kernels import merge_attention_states, residual_norm_linear
 
-from .attention import CoreAttention, Read, Tables
+from .attention import CoreAttention, Read, Tables, layer_impl
 from .heap import keep_freed_memory
-from .linear import SwiGLU
+from .linear import Linear, SwiGLU, unobserved
 
 __all__ = ["Block", "join"]
 
@@ -37,6 +37,10 @@ class Block(nn.Module):
             have already read. The latter is an ablation, composed of two passes through the attention at
             twice its cost.
         core_self, patch_self, rope_layout, impl: of `CoreAttention`.
+        fused_norm: take residual, LayerScale, LayerNorm and the projection after it as one operator with
+            gradients and on CUDA. It normalises again in the backward pass, where False keeps the normalised tokens.
+        recompute: compute the gate of the SwiGLU again in the backward pass; see there. Modules with hooks are
+            called one by one whatever these two say.
     """
 
     def __init__(
@@ -53,10 +57,13 @@ class Block(nn.Module):
         patch_self: bool = False,
         rope_layout: str = "interleaved",
         impl: str = "auto",
+        fused_norm: bool = True,
+        recompute: bool = True,
     ):
         super().__init__()
         norm_layer = partial(nn.LayerNorm, eps=norm_eps)
         self.update = update
+        self.fused_norm = fused_norm
         self.norm1 = norm_layer(dim)
         self.attn = CoreAttention(
             dim,
@@ -71,7 +78,7 @@ class Block(nn.Module):
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.norm2 = norm_layer(dim)
-        self.mlp = SwiGLU(dim, hidden_dim)
+        self.mlp = SwiGLU(dim, hidden_dim, recompute, layer_impl(impl))
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -95,6 +102,9 @@ class Block(nn.Module):
         if self._takes_pieces(x[:, num_cores:]):
             return self._forward_in_steps(x, num_cores, *options)
         if self.update == "parallel":
+            parts = (self.norm1, nn.LayerNorm), (self.attn, CoreAttention)
+            if self._fuses(x, *parts) and unobserved((self.attn.qkv, Linear)):
+                return self._finish(x, self.attn(x, num_cores, *options, norm=self.norm1))
             return self._finish(x, self.attn(self.norm1(x), num_cores, *options))
         cores, patches = x[:, :num_cores], x[:, num_cores:]
         cores = cores + self._branch(self.attn(self.norm1(x), num_cores, *options)[:, :num_cores])
@@ -156,8 +166,27 @@ class Block(nn.Module):
         return self.drop_path1(self.ls1(attended))
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        scaled = type(self.ls1) is LayerScale
+        parts = (self.ls1, LayerScale if scaled else nn.Identity), (self.norm2, nn.LayerNorm), (self.mlp, SwiGLU)
+        if self._fuses(x, *parts) and unobserved((self.mlp.fc1, Linear)):
+            x, hidden = residual_norm_linear(
+                x,
+                self.drop_path1(attended),
+                self.norm2.weight,
+                self.norm2.bias,
+                self.mlp.fc1.weight,
+                self.mlp.fc1.bias,
+                scale=self.ls1.gamma if scaled else None,
+                eps=self.norm2.eps,
+                impl=self.mlp.impl,
+            )
+            return x + self.drop_path2(self.ls2(self.mlp.contract(hidden)))
         x = x + self._branch(attended)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+    def _fuses(self, x: Tensor, *modules: tuple[nn.Module, type[nn.Module]]) -> bool:
+        """Whether one operator takes the place of these modules."""
+        return self.fused_norm and (torch.is_grad_enabled() or x.is_cuda) and unobserved(*modules)
 
     def _takes_pieces(self, patches: Tensor) -> bool:
         """Whether pieces are faster and nobody could tell: no gradient, no graph, no hook inside the block."""

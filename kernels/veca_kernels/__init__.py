@@ -10,6 +10,7 @@ from .api import (
     merge_attention_states,
     patch_to_core_attention,
 )
+from .layer import residual_norm_linear, swiglu
 
 __all__ = [
     "core_periphery_attention",
@@ -17,4 +18,6 @@ __all__ = [
     "core_to_patch_attention",
     "merge_attention_states",
     "patch_to_core_attention",
+    "residual_norm_linear",
+    "swiglu",
 ]

@@ -25,6 +25,8 @@ def test_promised_names_and_signatures():
         "core_to_patch_attention",
         "merge_attention_states",
         "patch_to_core_attention",
+        "residual_norm_linear",
+        "swiglu",
     ]
     names = lambda f: list(inspect.signature(f).parameters)  # noqa: E731
     assert names(core_periphery_attention) == ["q", "k", "v", "num_cores", *JOINT]
