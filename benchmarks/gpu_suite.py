@@ -8,8 +8,8 @@
     python -m benchmarks.gpu_suite --dry-run           # prints the commands, runs none
 
 Writes benchmarks/results/<gpu>-<date>.json and .md, again every ten seconds. A later call with the same --out joins
-its results to them where device, versions and commit agree. Every job is a process of its own with a time limit: one
-that fails or hangs costs its own numbers and no others. Needs torch, triton, timm, einops, tqdm, pytest and
+its results to them where device, versions and commit agree. Every job is a separate process with a time limit. One
+that fails or hangs costs its own numbers only. Needs torch, triton, timm, einops, tqdm, pytest and
 pytest-xdist; peers beyond torch are optional and named where they are absent.
 """
 

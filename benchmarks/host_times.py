@@ -2,9 +2,9 @@
 
     python -m benchmarks.host_times                  # (1, 4096), where launches decide
 
-host    until the call returns, while the GPU works on its own: what Python and the driver take
-eager   CUDA events around each call: the larger of host and GPU
-graph   in a CUDA graph: the GPU alone
+    host    Time until the call returns, which Python and the driver take.
+    eager   CUDA events around each call, which see the larger of host and GPU.
+    graph   Time in a CUDA graph, which the GPU takes alone.
 
 Our op runs with joint launches of read and write, and with separate ones, where the kernels have that switch.
 """
@@ -62,7 +62,7 @@ def variants() -> tuple[bool | None, ...]:
 
 
 def two_sdpa_calls(case: Case, device: torch.device) -> Peer:
-    """Read and write on slices of the joint tensors, without joining their outputs; q and k turned where rotated."""
+    """Read and write on slices of the joint tensors, their outputs joined; q and k turned where the case rotates."""
     turn = rotation(case, device, unturned=case.C) if case.tables else (lambda x: x)
     cores = case.C
 
@@ -70,9 +70,9 @@ def two_sdpa_calls(case: Case, device: torch.device) -> Peer:
         q, k = turn(q), turn(k)
         core = F.scaled_dot_product_attention(q[:, :, :cores], k, v)
         patch = F.scaled_dot_product_attention(q[:, :, cores:], k[:, :, :cores], v[:, :, :cores])
-        return core, patch
+        return torch.cat((core, patch), 2)
 
-    return Peer("two sdpa calls", "sdpa", "whole", "token-major", lambda q, k, v: torch.cat(call(q, k, v), 2))
+    return Peer("two sdpa calls", "sdpa", "whole", "token-major", call)
 
 
 def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:

@@ -4,7 +4,7 @@
     python -m benchmarks.rehearsal benchmarks.kernels --preset rotated    # one module, the same way
 
 CPU tensors say that they are on a GPU. Triton kernels are compiled for sm_90 and launched by a driver that runs
-nothing (fake_driver.py); the values then come from the same op in plain torch, so that checks pass. Streams, events,
+nothing (fake_driver.py). The values then come from the same op in plain torch, so that checks pass. Streams, events,
 graphs and the profiler are stand-ins, torch.compile returns what it gets, and `tyro` cannot be imported.
 
 Environment variables change what happens:
@@ -16,7 +16,8 @@ Environment variables change what happens:
 
 import contextlib
 import functools
-import importlib
+import importlib.util
+import inspect
 import os
 import runpy
 import sys
@@ -35,7 +36,7 @@ _TESTS = ("-p", "benchmarks.rehearsal", "-k", "test_halves or (test_other_entrie
 
 
 def shrink() -> None:
-    """Tiny shapes for whoever measures and whoever judges; no torch here."""
+    """Tiny shapes, for measuring and for judging. Needs no torch."""
     from . import acceptance
 
     acceptance.LONG, acceptance.WIDE = (1, 96, 16), (2, 40, 16)
@@ -64,13 +65,13 @@ def install() -> None:
     install_driver("sm_90", compiles=os.environ.get("REHEARSAL_COMPILES") != "0", record=False)
     _fake_cuda(torch)
     _OnGpu(torch).__enter__()
-    _compute(torch)
+    _compute()
     shrink()
     _shrink_modules(torch)
 
 
 def pytest_configure(config: Any) -> None:
-    """As a plugin: workers of pytest-xdist are processes of their own."""
+    """As a plugin, since workers of pytest-xdist are other processes."""
     install()
 
 
@@ -156,24 +157,42 @@ def _cpu(torch: Any, value: Any) -> Any:
     return "cpu" if isinstance(value, str) and value.startswith("cuda") else value
 
 
-def _compute(torch: Any) -> None:
+def _compute() -> None:
     """After the launches of an op, which run nothing, its results from the composed algebra."""
     from veca_kernels import composed, registration
     from veca_kernels.triton import ops
 
-    wrong = os.environ.get("REHEARSAL_WRONG") == "rope"
-
-    def both(launched: Callable[..., Any], computed: Callable[..., Any]) -> Callable[..., Any]:
-        def run(**arguments: Any) -> Any:
-            launched(**arguments)
-            if wrong and arguments.get("rope") is not None:
-                arguments["scale"] *= 1.5
-            return computed(**arguments)
-
-        return run
-
     for name in registration.SCHEMAS:
-        setattr(ops, name, both(getattr(ops, name), getattr(composed, name)))
+        setattr(ops, name, _Both(getattr(ops, name), getattr(composed, name)))
+    if importlib.util.find_spec("veca_kernels.triton.plan"):
+        from veca_kernels.triton import plan
+
+        real = plan.run
+
+        def run(body: "_Both", settings: Any, *arguments: Any) -> Any:
+            real(body.launched, settings, *arguments)
+            return body.compute(*arguments)
+
+        plan.run = run
+
+
+class _Both:
+    """The body of an op: its launches, and its values."""
+
+    def __init__(self, launched: Callable[..., Any], computed: Callable[..., Any]) -> None:
+        self.launched, self.computed = launched, computed
+        self.signature = inspect.signature(computed)
+        self.wrong = os.environ.get("REHEARSAL_WRONG") == "rope"
+
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        self.launched(*values, **named)
+        return self.compute(*values, **named)
+
+    def compute(self, *values: Any, **named: Any) -> Any:
+        arguments = self.signature.bind(*values, **named).arguments
+        if self.wrong and arguments.get("rope") is not None:
+            arguments["scale"] *= 1.5
+        return self.computed(**arguments)
 
 
 def _shrink_modules(torch: Any) -> None:

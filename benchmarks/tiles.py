@@ -6,11 +6,12 @@
 
 A tile is patches x warps x stages; "chosen" is what the launch table says. Forward and backward of the whole op run
 on rotating buffers under torch's profiler, which gives the time of every kernel. Each combination is first compared
-with the fp64 definition. All launches are separate here, so that each kernel has a time of its own.
+with the fp64 definition. All launches are separate here, so that each kernel has a time.
 """
 
 import argparse
 import dataclasses
+import importlib.util
 import itertools
 import statistics
 import sys
@@ -77,11 +78,10 @@ def tiles_of(tile: str, kernels: Sequence[str] = tuple(KERNELS)) -> Iterator[Non
 
 def forget_plans() -> None:
     """Launches that were planned before a switch was turned must be planned again."""
-    from veca_kernels.triton import launch
+    if importlib.util.find_spec("veca_kernels.triton.plan"):
+        from veca_kernels.triton import plan
 
-    forget = getattr(launch, "forget_plans", None)
-    if forget is not None:
-        forget()
+        plan.clear()
 
 
 def _numbers(tile: str) -> tuple[int, ...]:
@@ -126,10 +126,14 @@ def _times(case: Case, device: torch.device, runs: int) -> tuple[dict[str, list[
     if check.status != "ok":
         raise RuntimeError(f"{check.status}: {check.message}")
     calls = _calls(peer, buffers)
-    for index in range(_WARMUP_CALLS):
-        calls[index % len(calls)]()
+
+    def in_turn(count: int) -> None:
+        for index in range(count):
+            calls[index % len(calls)]()  # outputs are freed at once
+
+    in_turn(_WARMUP_CALLS)
     times: dict[str, list[float]] = {}
-    for launched in profile(lambda: [calls[index % len(calls)]() for index in range(runs)]):
+    for launched in profile(lambda: in_turn(runs)):
         times.setdefault(launched["kernel"], []).append(launched["us"])
     return times, check.share
 

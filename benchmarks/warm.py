@@ -2,8 +2,9 @@
 
     python -m benchmarks.warm --arch sm_90
 
-Each process of a pool runs its share of the calls with a driver that compiles and launches nothing (fake_driver.py),
-on CPU tensors whose memory is never touched. The binaries stay in Triton's cache, where the real launches find them.
+Each process of a pool runs its share of the calls with a driver that compiles and launches nothing (fake_driver.py).
+The tensors are on the CPU and their memory is never touched. The binaries stay in Triton's cache, where the real
+launches find them.
 """
 
 import argparse
