@@ -93,11 +93,14 @@ def _fake_cuda(torch: Any) -> None:
         setattr(torch.cuda, name, nothing)
     for name in ("stream", "device", "graph"):
         setattr(torch.cuda, name, lambda *args, **options: contextlib.nullcontext())
+    torch.accelerator.current_stream = lambda *device: _Stream()  # torch 2.15's optimizers ask it
     torch.cuda.Stream, torch.cuda.Event, torch.cuda.CUDAGraph = _Stream, _Event, _Graph
     make = torch.Generator.__new__
     torch.Generator = type("Generator", (torch.Generator,), {"__new__": lambda cls, *device: make(cls, "cpu")})
     torch.compile = lambda function=None, **options: function if function else (lambda f: f)
     torch.nn.Module.compile = nothing
+    asked = torch.is_autocast_enabled
+    torch.is_autocast_enabled = lambda *kind: kind != ("meta",) and asked(*kind)  # tensors that are only counted
     real_autocast = torch.autocast  # of a CPU, where autocast exists as well
     torch.autocast = lambda kind, *args, **options: real_autocast("cpu", *args, **options)
 
@@ -105,6 +108,9 @@ def _fake_cuda(torch: Any) -> None:
 class _Stream:
     def wait_stream(self, other: Any) -> None:
         pass
+
+    def is_capturing(self) -> bool:
+        return False
 
 
 class _Event:
@@ -190,6 +196,8 @@ class _Both:
 
     def compute(self, *values: Any, **named: Any) -> Any:
         arguments = self.signature.bind(*values, **named).arguments
+        if arguments.get("k", 0) is None:  # packed
+            arguments |= zip("qkv", arguments["q"].unbind(2), strict=True)
         if self.wrong and arguments.get("rope") is not None:
             arguments["scale"] *= 1.5
         return self.computed(**arguments)
@@ -203,14 +211,14 @@ def _shrink_modules(torch: Any) -> None:
     budget = timing.Budget(runs=2, screening=2, max_seconds=0.1)
     timing.Budget = run.Budget = lambda *limits, **named: budget
 
-    from . import backbone, host_times, kernels, launches, machine, warm
+    from . import backbone, host_times, kernels, launches, machine, tiles, warm
 
     host_times._BATCH = 2
     machine._COPIED["cuda"] = 2**16
     for module in (machine, run):
         module.matmul_peak = lambda device, dtype: 1e11
     peak.matmul_peak = run.matmul_peak
-    launches.profile = _profile
+    launches.profile = tiles.profile = _profile
     kernels._wake = lambda device: None
     backbone.PRESETS = {
         "judged": backbone.Preset(_MODELS[:1], (64,), ("inference",), ("eager", "blocks")),
