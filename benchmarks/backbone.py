@@ -4,8 +4,9 @@
     python -m benchmarks.backbone --preset judged                     # the models of the required number, 4096 px
     python -m benchmarks.backbone --models veca_base_patch16 vit_base_patch16_224 --sizes 1024 4096 --passes train
 
-VECA-small and VECA-base beside a plain ViT of their size, beside a ViT that rotates as DINOv3 does, and VECA-small
-beside the linear backbones that timm ships: from 224 px, where VECA loses, to 4096 px, inference and training steps.
+VECA-small and VECA-base stand beside a plain ViT and a rotating ViT, as in DINOv3, of their size. VECA-small stands
+beside the linear backbones of timm too. Sizes go from 224 px, where VECA loses, to 4096 px; passes are inference and
+training steps.
 Everything is measured by `veca.bench`, which says how. A preset is a selection that fits a part of the GPU suite.
 """
 

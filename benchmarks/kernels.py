@@ -5,7 +5,7 @@
     python -m benchmarks.kernels --preset rotated             # the op as models call it, with patch_rope
     python -m benchmarks.kernels --batch 1 --patches 4096 --cores 64 --out out/kernels.jsonl
 
-fwd runs without autograd; fwd+bwd builds the graph and takes gradients of q, k and v; bwd alone repeats
+fwd runs without autograd. fwd+bwd builds the graph and takes gradients of q, k and v. bwd alone repeats
 torch.autograd.grad on a kept graph. Every contender is checked against the fp64 definition before it is timed, and
 on CUDA its row is on disk before the next one is timed. The exit status is 1 if an implementation of ours fails that
 check, and its ratios are withheld.

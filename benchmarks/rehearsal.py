@@ -32,6 +32,7 @@ PREFIX = ("-m", "benchmarks.rehearsal")
 NAME = "rehearsal"
 _ABSENT = ("tyro", "xformers")  # not in the image of a GPU machine
 _MODELS = ("veca_base_patch16", "vit_base_patch16_dinov3")
+_HERE = {"pytest": ("-n", "0"), "benchmarks.warm": ("--workers", "0")}  # no processes where there is to be one
 _TESTS = ("-p", "benchmarks.rehearsal", "-k", "test_halves or (test_other_entries and packed and rope)")
 
 
@@ -41,8 +42,8 @@ def shrink() -> None:
 
     acceptance.LONG, acceptance.WIDE = (1, 96, 16), (2, 40, 16)
     acceptance.SHORT, acceptance.MIDDLE = (1, 40, 16), (2, 64, 16)
-    acceptance.SHAPES = (acceptance.SHORT, acceptance.LONG, acceptance.WIDE)
-    acceptance.ROTATED = (acceptance.LONG, acceptance.SHORT)
+    acceptance.SHAPES = (acceptance.SHORT, acceptance.LONG)
+    acceptance.ROTATED = (acceptance.LONG,)
     acceptance.GRID = (*acceptance.SHAPES, (1, 49, 8))
     acceptance.FULL_FACTORS = ((acceptance.SHORT, 10.0), (acceptance.LONG, 200.0))
     acceptance.BACKBONE = (acceptance.BACKBONE[0], 64)
@@ -62,12 +63,12 @@ def install() -> None:
     torch.set_num_threads(1)
     from .fake_driver import install as install_driver
 
-    install_driver("sm_90", compiles=os.environ.get("REHEARSAL_COMPILES") != "0", record=False)
+    driver = install_driver("sm_90", compiles=os.environ.get("REHEARSAL_COMPILES") != "0", record=False)
     _fake_cuda(torch)
     _OnGpu(torch).__enter__()
     _compute()
     shrink()
-    _shrink_modules(torch)
+    _shrink_modules(driver)
 
 
 def pytest_configure(config: Any) -> None:
@@ -203,7 +204,7 @@ class _Both:
         return self.computed(**arguments)
 
 
-def _shrink_modules(torch: Any) -> None:
+def _shrink_modules(driver: Any) -> None:
     """Small matrices, small models, short lists of cases, launches without a profiler."""
     from veca.bench import models, peak, run, timing
 
@@ -231,6 +232,7 @@ def _shrink_modules(torch: Any) -> None:
     models.timm.create_model = lambda name, **options: real_timm(name, **options, **tiny)
     if os.environ.get("REHEARSAL_COMPILES") == "0":
         run._break_evens = lambda settings: []  # minutes of counting under a mode that sees every function
+    warm.use(driver)
     warm.calls_of_suite = lambda tests=True: _few(warm)
 
 
@@ -278,7 +280,7 @@ def run_here(job: Any, limit: float, tick: Callable[[], None]) -> dict[str, Any]
     start = time.monotonic()
     tick()
     try:
-        code = _run_module(module, [*arguments, "-n", "0"] if module == "pytest" else arguments)
+        code = _run_module(module, [*arguments, *_HERE.get(module, ())])
         status = "ok" if code == 0 else f"failed, exit code {code}"
     except SystemExit as error:
         if error.code == 143:  # the suite itself is to end

@@ -28,7 +28,11 @@ def collect(jobs: Sequence[Job], done: Sequence[Row], commit: str, rehearsal: bo
         if job.name == "environment":
             environment = _environment(job.rows) or environment
             continue
-        rows += [row | {"job": job.name} for row in read_rows(job.rows) if row["kind"] != "environment"]
+        for row in read_rows(job.rows):
+            if row["kind"] != "environment":
+                rows.append(row | {"job": job.name})
+            elif not environment.get("device"):  # the first job was killed before it knew
+                environment = row
         page = job.rows.with_suffix(".md")
         if page.exists():
             pages[job.name] = page.read_text(encoding="utf-8")

@@ -51,7 +51,7 @@ def compile_call(call: dict[str, Any]) -> dict[str, Any]:
     """Run one call under the driver of this process; its row says how many binaries it needed and how long."""
     from veca.bench.timing import short_error
 
-    driver, start = _driver(), time.monotonic()
+    driver, start = _drivers[-1], time.monotonic()
     before = len(driver.binaries)
     row = {"kind": "warm", "call": _name(call), "status": "ok", "reason": ""}
     try:
@@ -137,7 +137,12 @@ def _name(call: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in (call | {"case": shape}).items())
 
 
-_installed: list[Any] = []
+_drivers: list[Any] = []
+
+
+def use(driver: Any) -> None:
+    """The fake driver that is installed in this process."""
+    _drivers.append(driver)
 
 
 def _start(arch: str) -> None:
@@ -148,11 +153,7 @@ def _start(arch: str) -> None:
 
     torch.set_num_threads(1)
     compiles = os.environ.get("REHEARSAL_COMPILES") != "0"
-    _installed.append(install(arch, compiles=compiles, record=False, check=False))
-
-
-def _driver() -> Any:
-    return _installed[-1]
+    use(install(arch, compiles=compiles, record=False, check=False))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,9 +165,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arch not in FACTS:
         sink.append({"kind": "warm", "status": "refused", "reason": f"expected one of {sorted(FACTS)}, got {arch}"})
         return 0
-    context = multiprocessing.get_context("spawn")  # a fork would share a CUDA context
-    pool = concurrent.futures.ProcessPoolExecutor(args.workers or os.cpu_count(), context, _start, (arch,))
     calls = calls_of_suite()
+    if args.workers == 0:
+        for call in calls:
+            sink.append(compile_call(call))
+    else:
+        _in_parallel(calls, arch, args.workers, deadline, sink)
+    binaries = sum(row["binaries"] for row in sink.rows)
+    print(f"{binaries} binaries for {arch} of {len(sink.rows)} calls")
+    return 0
+
+
+def _in_parallel(
+    calls: Sequence[dict[str, Any]], arch: str, workers: int | None, deadline: float, sink: JsonLines
+) -> None:
+    """Rows as they come, until the deadline; processes that still compile are killed then."""
+    context = multiprocessing.get_context("spawn")  # a fork would share a CUDA context
+    pool = concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, _start, (arch,))
     try:
         futures = [pool.submit(compile_call, call) for call in calls]
         for future in concurrent.futures.as_completed(futures, timeout=max(1.0, deadline - time.monotonic())):
@@ -174,12 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TimeoutError:
         print(f"{len(sink.rows)} of {len(calls)} calls are compiled", file=sys.stderr)
     finally:
-        for process in list(getattr(pool, "_processes", {}).values()):
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
             process.kill()
         pool.shutdown(wait=False, cancel_futures=True)
-    binaries = sum(row["binaries"] for row in sink.rows)
-    print(f"{binaries} binaries for {arch} of {len(sink.rows)} calls")
-    return 0
 
 
 def _arch() -> str:
@@ -192,7 +204,7 @@ def _arch() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", help="default: that of the GPU here")
-    parser.add_argument("--workers", type=int, help="processes; default: one a core")
+    parser.add_argument("--workers", type=int, help="processes; default: one a core; 0: this one, under a fake driver")
     parser.add_argument("--seconds", type=float, default=300.0, help="then the rest is left to those who need it")
     parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
     return parser
