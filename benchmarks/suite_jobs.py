@@ -15,7 +15,7 @@ __all__ = ["ALWAYS", "GPU_TESTS", "PARTS", "Job", "jobs_of", "names_of"]
 PARTS = {
     "numerics": {"environment": 60, "warm": 70, "tests": 190, "tiles": 120, "angles": 70},
     "kernels": {
-        "environment": 60, "warm": 50, "rotated": 120, "rotated-fp16": 20, "acceptance": 120, "full-attention": 30,
+        "environment": 60, "warm": 50, "rotated": 115, "rotated-fp16": 35, "acceptance": 110, "full-attention": 30,
         "eager": 50, "host": 30, "launches": 30,
     },
     "backbone": {
@@ -26,9 +26,11 @@ ALWAYS = ("environment", "warm")  # make other jobs possible and judge nothing: 
 GPU_TESTS = ("tests/kernels/test_gpu.py", "tests/veca/test_distributed.py", "tests/veca/test_streaming.py")
 _WORKERS = 8
 _LIMITS = {
-    "tests": {"grace": 15.0},
+    "warm": {"reserve": 15.0},
+    "tests": {"grace": 15.0},  # xdist waits 10 s for its workers
     "models": {"reserve": 25.0},
-}  # xdist waits 10 s for its workers
+}
+_MORE = {("kernels", "warm"): ("--shapes-only",)}  # its tests are in another part
 _START_SECONDS = 15.0  # importing torch and starting CUDA, in every job
 
 
@@ -91,13 +93,12 @@ def jobs_of(work: Path, wanted: Sequence[str] = (), prefix: Sequence[str] = ("-m
         prefix: What stands between `python` and the name of a module.
     """
     commands = _commands(work)
-    return {
-        part: [
-            Job(part, name, (*prefix, *commands[name]), PARTS[part][name], _rows(work, name), **_LIMITS.get(name, {}))
-            for name in names
-        ]
-        for part, names in names_of(wanted).items()
-    }
+
+    def job(part: str, name: str) -> Job:
+        words = (*prefix, *commands[name], *_MORE.get((part, name), ()))
+        return Job(part, name, words, PARTS[part][name], _rows(work, name), **_LIMITS.get(name, {}))
+
+    return {part: [job(part, name) for name in names] for part, names in names_of(wanted).items()}
 
 
 def _rows(work: Path, name: str) -> Path:

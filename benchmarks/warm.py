@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arch not in FACTS:
         sink.append({"kind": "warm", "status": "refused", "reason": f"expected one of {sorted(FACTS)}, got {arch}"})
         return 0
-    calls = calls_of_suite()
+    calls = calls_of_suite(tests=not args.shapes_only)
     if args.workers == 0:
         for call in calls:
             sink.append(compile_call(call))
@@ -204,6 +204,7 @@ def _arch() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", help="default: that of the GPU here")
+    parser.add_argument("--shapes-only", action="store_true", help="leave out what the GPU tests need")
     parser.add_argument("--workers", type=int, help="processes; default: one a core; 0: this one, under a fake driver")
     parser.add_argument("--seconds", type=float, default=300.0, help="then the rest is left to those who need it")
     parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
