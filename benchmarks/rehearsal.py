@@ -176,7 +176,9 @@ def _compute() -> None:
 
         real = plan.run
 
-        def run(body: "_Both", settings: Any, *arguments: Any) -> Any:
+        def run(body: Any, settings: Any, *arguments: Any) -> Any:
+            if not isinstance(body, _Both):  # made of another op
+                return body(*arguments)
             real(body.launched, settings, *arguments)
             return body.compute(*arguments)
 
