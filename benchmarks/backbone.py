@@ -1,15 +1,19 @@
 """The published table of the backbone: `veca bench` with its cases fixed.
 
     python -m benchmarks.backbone                                     # this machine's defaults
+    python -m benchmarks.backbone --preset judged                     # the models of the required number, 4096 px
     python -m benchmarks.backbone --models veca_base_patch16 vit_base_patch16_224 --sizes 1024 4096 --passes train
 
-VECA-small beside a plain ViT of its size and the linear backbones that timm ships, VECA-base beside its ViT, from
-224 px, where VECA loses, to 4096 px. Everything is measured by `veca.bench`, which says how.
+VECA-small and VECA-base stand beside a plain ViT and a rotating ViT, as in DINOv3, of their size. VECA-small stands
+beside the linear backbones of timm too. Sizes go from 224 px, where VECA loses, to 4096 px; passes are inference and
+training steps.
+Everything is measured by `veca.bench`, which says how. A preset is a selection that fits a part of the GPU suite.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,20 +24,42 @@ from .record import commit
 
 __all__ = ["settings_of"]
 
-SMALL = ("veca_small_patch16", "vit_small_patch16_224", *LINEAR_BACKBONES)
-BASE = ("veca_base_patch16", "vit_base_patch16_224")
+SMALL = ("veca_small_patch16", "vit_small_patch16_224", "vit_small_patch16_dinov3", *LINEAR_BACKBONES)
+BASE = ("veca_base_patch16", "vit_base_patch16_224", "vit_base_patch16_dinov3")
+CPU = tuple(name for name in SMALL if not name.endswith("dinov3"))  # as published; on a GPU the rotating ViT joins
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What the GPU suite measures in one job."""
+
+    models: tuple[str, ...]
+    sizes: tuple[int, ...]
+    passes: tuple[str, ...] = ("inference", "train")
+    modes: tuple[str, ...] = ("eager",)
+
+
+PRESETS = {
+    "judged": Preset(BASE, (4096,), ("inference",), ("eager", "blocks")),
+    "models": Preset((*SMALL, *BASE), (512, 1024, 2048, 4096)),
+    "compiled-models": Preset((SMALL[0], SMALL[1], *BASE[:2]), (1024,), ("inference", "train"), ("compiled",)),
+}
 
 
 def settings_of(args: argparse.Namespace, cuda: bool) -> BenchSettings:
     """The cases of the table on this kind of device, with what the command line changes."""
-    cpu_sizes, cuda_sizes = (224, 256, 384, 512, 768), (224, 256, 384, 512, 1024, 2048, 4096)
+    default = Preset(CPU, (224, 256, 384, 512, 768), ("inference",))
+    if cuda:
+        sizes = (224, 256, 384, 512, 1024, 2048, 4096)
+        default = Preset((*SMALL, *BASE), sizes, modes=("eager", "blocks", "compiled"))
+    preset = PRESETS[args.preset] if args.preset else default
     return BenchSettings(
-        models=tuple(args.models or (SMALL + BASE if cuda else SMALL)),
+        models=tuple(args.models or preset.models),
         budgets=(args.cores,),
-        sizes=tuple(args.sizes or (cuda_sizes if cuda else cpu_sizes)),
+        sizes=tuple(args.sizes or preset.sizes),
         compiled_sizes=tuple(args.compiled_sizes or ()),
-        passes=tuple(args.passes or (("inference", "train") if cuda else ("inference",))),
-        modes=tuple(args.modes or (("eager", "blocks", "compiled") if cuda else ("eager",))),
+        passes=tuple(args.passes or preset.passes),
+        modes=tuple(args.modes or preset.modes),
         device="cuda" if cuda else "cpu",
         runs=args.runs or (100 if cuda else 5),
         case_seconds=args.max_seconds,
@@ -59,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    add("--models", nargs="+", help="default: small with its peers, on CUDA also base with its ViT")
+    add("--preset", choices=tuple(PRESETS), help="models, sizes, passes and modes of a job of the GPU suite")
+    add("--models", nargs="+", help="default: small with its peers, on CUDA also base with its ViTs")
     add("--sizes", type=int, nargs="+", help="pixels a side; default 224 to 4096 on CUDA, to 768 on CPU")
     add("--compiled-sizes", type=int, nargs="+", help="sizes of the compiled modes; default: --sizes")
     add("--passes", nargs="+", choices=("inference", "train"), help="default: both on CUDA, inference on CPU")

@@ -13,6 +13,7 @@ thousand patches on. In fp32 the bounds are 1e-5 max |ref| and 1e-5 rms(ref). Na
 """
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from veca.bench.timing import OUT_OF_MEMORY, short_error
 
 from .floors import Case
 from .peers import Peer, chain
+from .rotation import angle_tables, rotate
 
 __all__ = ["BufferSet", "Buffers", "Check", "Oracle", "verify"]
 
@@ -51,6 +53,7 @@ class Check:
     share: float
     message: str
     peak_bytes: int | None = None  # beyond the inputs, forward and backward; CUDA only
+    seconds: float = 0.0  # of the second forward and backward, launches included; CUDA only
 
 
 class Buffers:
@@ -156,17 +159,26 @@ class Oracle:
 
     def _compose(self, read: Callable[..., Tensor], write: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The op from its halves: the dense T x T mask of the definition would not fit."""
-        if self.op in ("read", "full"):
+        if self.op == "full":
             return read
+        if self.op == "read":
+            return lambda q, k, v: read(q, self._turn(k), v)
         if self.op == "write":
-            return write
+            return lambda q, k, v: write(self._turn(q), k, v)
         cores = self.case.C
 
         def whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out_core = read(q[:, :, :cores], k, v)
-            return torch.cat((out_core, write(q[:, :, cores:], k[:, :, :cores], v[:, :, :cores])), 2)
+            own, keys = k[:, :, :cores], torch.cat((k[:, :, :cores], self._turn(k[:, :, cores:])), 2)
+            out_core = read(q[:, :, :cores], keys, v)
+            return torch.cat((out_core, write(self._turn(q[:, :, cores:]), own, v[:, :, :cores])), 2)
 
         return whole
+
+    def _turn(self, x: Tensor) -> Tensor:
+        """Patches' q or k, rotated by the tables the contenders get: those of a low precision are exact here."""
+        if self.case.tables is None:
+            return x
+        return rotate(x, *angle_tables(self.case.P, self.case.D, self.case.tables, x.device))
 
 
 def verify(peer: Peer, oracle: Oracle, buffers: Buffers) -> Check:
@@ -174,16 +186,16 @@ def verify(peer: Peer, oracle: Oracle, buffers: Buffers) -> Check:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            share, message, peak = _run(peer, oracle, buffers)
+            share, message, peak, seconds = _run(peer, oracle, buffers)
         except Exception as error:  # a peer may refuse a shape in any way it likes
             reasons = dict.fromkeys(str(w.message).split(" (Triggered")[0].strip() for w in caught)
             message = "; ".join((short_error(error), *reasons))[:600]
             status = "skipped" if OUT_OF_MEMORY in message else "error"
             return Check(status, math.inf, message)
-    return Check("ok" if share <= 1 else "wrong", share, message, peak)
+    return Check("ok" if share <= 1 else "wrong", share, message, peak, seconds)
 
 
-def _run(peer: Peer, oracle: Oracle, buffers: Buffers) -> tuple[float, str, int | None]:
+def _run(peer: Peer, oracle: Oracle, buffers: Buffers) -> tuple[float, str, int | None, float]:
     first = buffers.get(peer.layout)[0]
     cuda = buffers.device.type == "cuda"
     with peer.context():
@@ -192,11 +204,15 @@ def _run(peer: Peer, oracle: Oracle, buffers: Buffers) -> tuple[float, str, int 
             torch.cuda.synchronize()
             held = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
         out, grads = _forward_backward(peer, first)
+        if cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
         peak = torch.cuda.max_memory_allocated() - held if cuda else None
     if peer.layout == "packed":
         out, grads = out.transpose(1, 2), [x.transpose(1, 2) for x in grads[0].unbind(2)] if grads else ()
-    return *oracle.compare(out, grads), peak
+    return *oracle.compare(out, grads), peak, seconds
 
 
 def _forward_backward(peer: Peer, buffers: BufferSet) -> tuple[Tensor, Sequence[Tensor]]:

@@ -13,6 +13,10 @@ bytes counts every input once in and every output once out, s bytes an element; 
     full  bwd   s 8 BPHD                       5
 
 "whole" is read and write, "fwd+bwd" both passes: floors add up, since each pass needs the one before.
+
+A rotated op rotates the patches' k for the read and their q for the write. Its floor moves the same patch tensors,
+and the angle tables of P D/2 cosines and as many sines once in every pass. The two halves of "whole" share that one
+reading, and so do images and heads. The multiplications of the rotation are left out.
 """
 
 import math
@@ -41,7 +45,10 @@ HALVES = {"read": ("read",), "write": ("write",), "whole": ("read", "write"), "f
 
 @dataclass(frozen=True)
 class Case:
-    """One shape: B images, P patches, C cores, H heads of D channels."""
+    """One shape: B images, P patches, C cores, H heads of D channels.
+
+    `tables` is the dtype of the angle tables that rotate the patches' q and k; None does not rotate.
+    """
 
     B: int
     P: int
@@ -49,6 +56,7 @@ class Case:
     H: int = 12
     D: int = 64
     dtype: str = "bfloat16"
+    tables: str | None = None
 
     @property
     def element_bytes(self) -> int:
@@ -63,6 +71,11 @@ class Case:
     def core_bytes(self) -> int:
         """Bytes of one core-sized tensor (B, C, H, D)."""
         return self.element_bytes * self.B * self.C * self.H * self.D
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the cosines and the sines, (P, D/2) each, shared by images and heads; 0 without rotation."""
+        return 0 if self.tables is None else ELEMENT_BYTES[self.tables] * self.P * self.D
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ class Floor:
 
 
 def cost(case: Case, op: str, pass_: str) -> Cost:
-    """Bytes, FLOP and exponentials of one pass (op "read", "write" or "full"; pass "fwd" or "bwd")."""
+    """Bytes, FLOP and exponentials of one pass (op "read", "write" or "full"; pass "fwd" or "bwd"), angles left out."""
     patch, core = case.patch_bytes, case.core_bytes
     lse = 4 * case.B * case.H * case.C
     table = {
@@ -131,8 +144,9 @@ def floor(case: Case, op: str, pass_: str, machine: Machine) -> Floor:
     parts = []
     for elementary_op, elementary_pass in _elementary(op, pass_):
         c = cost(case, elementary_op, elementary_pass)
+        angles = case.table_bytes if elementary_op == HALVES[op][0] else 0  # the second half shares them
         times = {
-            "M": c.bytes / machine.bandwidth,
+            "M": (c.bytes + angles) / machine.bandwidth,
             "T": c.flops / machine.matmul,
             "E": c.exps / machine.exps,
         }

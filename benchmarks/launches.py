@@ -19,13 +19,14 @@ import torch.nn.functional as F
 
 from veca.bench.timing import short_error
 
+from . import acceptance
 from .checks import Buffers
 from .floors import Case
 from .peers import Absent, Peer, peers
 from .record import JsonLines
 from .summary import launches_table
 
-__all__ = ["kernels_of_trace"]
+__all__ = ["kernels_of_trace", "profile"]
 
 
 def kernels_of_trace(trace: dict[str, Any]) -> list[dict[str, Any]]:
@@ -42,10 +43,8 @@ def kernels_of_trace(trace: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def trace(call: Callable[[], object]) -> list[dict[str, Any]]:
-    """The launches of one call, after two that warm up."""
-    for _ in range(2):
-        call()
+def profile(call: Callable[[], object]) -> list[dict[str, Any]]:
+    """The launches of one call."""
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         call()
@@ -54,6 +53,13 @@ def trace(call: Callable[[], object]) -> list[dict[str, Any]]:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         return kernels_of_trace(json.loads(path.read_text()))
+
+
+def trace(call: Callable[[], object]) -> list[dict[str, Any]]:
+    """The launches of one call, after two that warm up."""
+    for _ in range(2):
+        call()
+    return profile(call)
 
 
 def record_launches(case: Case, op: str, device: torch.device, sink: JsonLines) -> None:
@@ -67,6 +73,7 @@ def record_launches(case: Case, op: str, device: torch.device, sink: JsonLines) 
             continue
         for pass_ in ("fwd", "bwd"):
             names = {"label": peer.name, "op": op, "pass": pass_, "B": case.B, "P": case.P, "C": case.C}
+            names |= {"tables": case.tables}
             launches, reason = [], ""
             try:
                 with peer.context():
@@ -82,20 +89,26 @@ def record_launches(case: Case, op: str, device: torch.device, sink: JsonLines) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--patches", type=int, default=65536)
-    parser.add_argument("--cores", type=int, default=64)
-    parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     if not torch.cuda.is_available():
         print("expected a CUDA device, found none", file=sys.stderr)
         return 2
     sink = JsonLines(args.out)
-    for op in ("read", "write", "whole"):
-        record_launches(Case(args.batch, args.patches, args.cores), op, torch.device("cuda"), sink)
+    batch, patches, cores = acceptance.LONG
+    shape = args.batch or batch, args.patches or patches, args.cores or cores
+    for tables, op in ((None, "whole"), ("float32", "whole"), (None, "read"), (None, "write")):
+        record_launches(Case(*shape, tables=tables), op, torch.device("cuda"), sink)
     print(launches_table(sink.rows))
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, help="default, as for patches and cores: 1, 65,536 and 64")
+    parser.add_argument("--patches", type=int)
+    parser.add_argument("--cores", type=int)
+    parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
+    return parser
 
 
 if __name__ == "__main__":

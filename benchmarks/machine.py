@@ -1,13 +1,7 @@
-"""Rates of the machine at hand: known ones by device name, measured ones otherwise.
+"""Rates of the machine at hand: known ones by device name, measured ones otherwise."""
 
-python -m benchmarks.machine --device cuda --out environment.json
-"""
-
-import argparse
 import dataclasses
-import json
 import math
-from pathlib import Path
 
 import torch
 
@@ -15,11 +9,11 @@ from veca.bench.peak import matmul_peak
 from veca.bench.timing import Budget, Contender, Timing, measure
 
 from .floors import H200, Machine
-from .record import environment
 
-__all__ = ["machine_for", "measured_machine"]
+__all__ = ["as_row", "machine_for", "measured_machine"]
 
 KNOWN = {machine.name: machine for machine in (H200,)}
+_COPIED = {"cuda": 2**30, "cpu": 2**24}  # elements: many times what the caches hold
 _CUDA_LAUNCH = 2.5e-6  # a dependent kernel inside a CUDA graph; marks floors that launches hide
 
 
@@ -36,8 +30,7 @@ def measured_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     """Copy bandwidth (bytes read plus written) and matmul rate on random data: the 20 % quantile of the times,
     since a ceiling is what the machine can do, not what its other programs leave."""
     cuda = device.type == "cuda"
-    elements = 2**30 if cuda else 2**24
-    source = torch.randn(elements, device=device).to(dtype)
+    source = torch.randn(_COPIED[device.type], device=device).to(dtype)
     target = torch.empty_like(source)
     contenders = {"copy": Contender(lambda: [lambda: target.copy_(source)], torch.no_grad, kept=True)}
     budget = Budget(runs=20, screening=5, max_seconds=1.0)
@@ -59,21 +52,3 @@ def as_row(machine: Machine) -> dict[str, object]:
     """The rates as JSON; an unknown (infinite) rate is null."""
     row = dataclasses.asdict(machine)
     return {key: None if value == math.inf else value for key, value in row.items()}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Write device, versions and measured rates as one JSON object.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    device = torch.device(args.device)
-    record = environment(args.device)
-    args.out.write_text(json.dumps(record))  # before measuring: a failure there must not lose the device's name
-    record["measured_rates"] = as_row(measured_machine(device, torch.bfloat16))
-    known = KNOWN.get(record["device"])
-    record["floor_rates"] = as_row(known) if known else record["measured_rates"]
-    args.out.write_text(json.dumps(record))
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,8 @@ Ops and their inputs (H heads of D channels each, C cores, P patches, T = C + P 
 Layouts are memory orders behind these shapes: "token-major" (B, tokens, H, D), which a fused projection
 yields and an output projection wants; "head-major" (B, H, tokens, D); "packed". The halves get tensors of
 their own rather than slices of joint ones: folding is then always a view, which favours the peers.
+
+Where the case rotates, a peer's read first turns k and its write first turns q (rotation.py); ours has no halves.
 """
 
 import functools
@@ -18,7 +20,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,7 @@ from veca_kernels import (
 )
 
 from .floors import Case
+from .rotation import angle_tables, refused_tables, rotation
 
 __all__ = ["FAMILIES", "Absent", "Peer", "chain", "fold", "fold_candidates", "peers"]
 
@@ -111,7 +114,17 @@ def peers(
     if unknown:
         raise ValueError(f"expected peer families of {FAMILIES}, got {', '.join(unknown)}")
     for family in families:
-        yield from builders[family](op, case, device, layouts)
+        for peer in builders[family](op, case, device, layouts):
+            turned = case.tables is not None and op in ("read", "write") and isinstance(peer, Peer)
+            yield _turned(peer, case, device) if turned else peer
+
+
+def _turned(peer: Peer, case: Case, device: torch.device) -> Peer:
+    """A peer's half with the rotation it needs beforehand: of k for the read, of q for the write."""
+    turn, attend = rotation(case, device), peer.call
+    if peer.op == "read":
+        return replace(peer, name=f"{peer.name}+rope", call=lambda q, k, v: attend(q, turn(k), v))
+    return replace(peer, name=f"{peer.name}+rope", call=lambda q, k, v: attend(turn(q), k, v))
 
 
 def chain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -160,11 +173,14 @@ def fold_candidates(case: Case, workers: int) -> list[int]:
 
 
 def _veca(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
-    if op == "full":
+    if op == "full" or (case.tables is not None and op != "whole"):
         return
+    rope = None if case.tables is None else angle_tables(case.P, case.D, case.tables, device)
     for impl in ("triton", "sdpa"):
         name = f"veca-{impl}"
-        if reason := _triton_reason(case, device) if impl == "triton" else "":
+        reason = _triton_reason(case, device) if impl == "triton" else ""
+        reason = reason or (refused_tables(case) if rope else "")
+        if reason:
             yield Absent(name, "veca", op, reason)
             continue
         if op == "read":
@@ -172,8 +188,9 @@ def _veca(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> 
         elif op == "write":
             yield Peer(name, "veca", op, "token-major", functools.partial(core_to_patch_attention, impl=impl))
         else:
-            joint = functools.partial(core_periphery_attention, num_cores=case.C, impl=impl)
-            packed = functools.partial(core_periphery_attention_qkvpacked, num_cores=case.C, impl=impl)
+            options = {"num_cores": case.C, "impl": impl, "patch_rope": rope}
+            joint = functools.partial(core_periphery_attention, **options)
+            packed = functools.partial(core_periphery_attention_qkvpacked, **options)
             yield Peer(name, "veca", op, "token-major", joint)
             yield Peer(name, "veca", op, "packed", packed)
 
@@ -254,7 +271,13 @@ def _flex(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> 
             yield Peer("flex", "flex", op, layout, compiled)
         return
     mask = _lazy(functools.partial(_block_mask, case.C, case.C + case.P, device))
-    yield Peer("flex-mask", "flex", op, "token-major", lambda q, k, v: compiled(q, k, v, block_mask=mask()))
+    if case.tables is None:
+        yield Peer("flex-mask", "flex", op, "token-major", lambda q, k, v: compiled(q, k, v, block_mask=mask()))
+        return
+    turn = rotation(case, device, unturned=case.C)
+    yield Peer(
+        "flex-mask+rope", "flex", op, "token-major", lambda q, k, v: compiled(turn(q), turn(k), v, block_mask=mask())
+    )
 
 
 def _block_mask(num_cores: int, tokens: int, device: torch.device) -> object:

@@ -2,7 +2,8 @@
 
 A row is what `benchmarks.kernels` writes for one contender, op, pass, mode and shape. Most peers have no
 joint op: for "whole" the best read and the best write are added, without the concatenation that our op
-includes. A ratio is withheld wherever one of our own implementations failed its numerical check.
+includes. Where the op rotates, a peer counts with the angle tables that make it fastest. A ratio is withheld
+wherever one of our own implementations failed its numerical check.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,12 +11,12 @@ from typing import Any
 
 from .record import markdown_table, microseconds
 
-__all__ = ["detail_table", "launches_table", "notes", "summarize_rows", "summary_table"]
+__all__ = ["detail_table", "host_table", "launches_table", "notes", "summarize_rows", "summary_table", "tile_table"]
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]  # shape, op, pass, mode
 Table = dict[Key, list[Row]]
-SHAPE = ("dtype", "B", "P", "C", "H", "D")
+SHAPE = ("dtype", "B", "P", "C", "H", "D", "tables")  # tables: dtype of the angles, None where nothing rotates
 OURS = ("veca-triton", "veca-sdpa")  # in the order impl="auto" prefers them
 _NO_FULL = {"full": None, "full_us": None}
 _PASS_ORDER = ("fwd", "bwd", "fwd+bwd")
@@ -34,20 +35,23 @@ def summarize_rows(rows: Iterable[Row]) -> list[Row]:
         elif row["family"] == "veca" and row["status"] in ("wrong", "error"):
             refusals[_shape(row), row["op"]] = f"{row['label']}: {row['reason']}"
     full = _best_full(table)
+    peers: Table = {}
+    for key, found in table.items():
+        peers.setdefault(_any_tables(key), []).extend(row for row in found if row["family"] != "veca")
     summary = []
     for key in table:
         ours = _ours(table[key])
         if ours is not None:
             attention = full.get((*_without_cores(key[0]), *key[2:])) if key[1] == "whole" else None
-            summary.append(_entry(key, ours, table, attention, refusals.get(key[:2])))
+            summary.append(_entry(key, ours, peers, attention, refusals.get(key[:2])))
     return sorted(summary, key=_order)
 
 
-def _entry(key: Key, ours: Row, table: Table, attention: Row | None, refusal: str | None) -> Row:
+def _entry(key: Key, ours: Row, peers: Table, attention: Row | None, refusal: str | None) -> Row:
     """One summary row; its ratios are None where there is nobody to compare with or the check failed."""
     shape, op, pass_, mode = key
-    peer, peer_us = _best_peer(table, key, lambda row: row["family"] != "veca")
-    sdpa, sdpa_us = _best_peer(table, key, lambda row: row["family"] == "sdpa")
+    peer, peer_us = _best_peer(peers, key, lambda row: True)
+    sdpa, sdpa_us = _best_peer(peers, key, lambda row: row["family"] == "sdpa")
     entry = dict(zip(SHAPE, shape, strict=True)) | {"op": op, "pass": pass_, "mode": mode}
     entry |= {"ours": ours["name"], "ours_us": ours["median_us"], "runs": ours["runs"]}
     entry |= {name: ours[name] for name in ("low_us", "high_us", "floor_us", "regime", "peak_bytes")}
@@ -64,15 +68,15 @@ def _entry(key: Key, ours: Row, table: Table, attention: Row | None, refusal: st
 def summary_table(summary: Iterable[Row]) -> str:
     """The summary as Markdown; losing shapes stand beside winning ones."""
     columns = (
-        *("dtype", "B", "P", "C", "op", "pass", "mode", "ours", "ours time", "20-80 %", "runs", "best peer"),
-        *("peer time", "x peer", "full attention", "full time", "x full", "floor", "% of floor"),
+        *("dtype", "B", "P", "C", "tables", "op", "pass", "mode", "ours", "ours time", "20-80 %", "runs"),
+        *("best peer", "peer time", "x peer", "full attention", "full time", "x full", "floor", "% of floor", "red"),
     )
     return markdown_table((_printed(entry) for entry in summary), columns)
 
 
 def detail_table(rows: Iterable[Row]) -> str:
     """Every contender that was timed, as Markdown."""
-    columns = ("dtype", "B", "P", "C", "op", "pass", "mode", "contender", "time", "20-80 %", "runs", "check")
+    columns = ("dtype", "B", "P", "C", "tables", "op", "pass", "mode", "contender", "time", "20-80 %", "runs", "check")
     timed = [row for row in rows if row.get("kind") == "time" and row["status"] == "ok"]
     printed = []
     for row in sorted(timed, key=lambda row: (_order(row), row["median_us"])):
@@ -92,11 +96,42 @@ def launches_table(rows: Iterable[Row]) -> str:
     for row in rows:
         if row.get("kind") != "launches":
             continue
-        who = {name: row[name] for name in ("B", "P", "C", "op", "pass", "label")}
+        who = {name: row.get(name) for name in ("B", "P", "C", "tables", "op", "pass", "label")}
         for launch in row["launches"] or [{"kernel": row["reason"], "grid": None, "us": None}]:
             grid = None if launch["grid"] is None else " x ".join(map(str, launch["grid"]))
             lines.append(who | {"kernel": launch["kernel"][:80], "grid": grid, "us": launch["us"]})
-    return markdown_table(lines, ("B", "P", "C", "op", "pass", "label", "kernel", "grid", "us"))
+    return markdown_table(lines, ("B", "P", "C", "tables", "op", "pass", "label", "kernel", "grid", "us"))
+
+
+def tile_table(rows: Iterable[Row]) -> str:
+    """One line per kernel, angle tables and tile; empty without such rows."""
+    columns = ("B", "P", "C", "D", "tables", "kernel", "tile", "time", "20-80 %", "floor", "% of floor", "reason")
+    lines = []
+    for row in rows:
+        if row.get("kind") == "tile":
+            lines.append(row | ({"reason": row["reason"]} if row["status"] != "ok" else _tile_times(row)))
+    return markdown_table(lines, columns) if lines else ""
+
+
+def _tile_times(row: Row) -> Row:
+    return {
+        "time": microseconds(row["median_us"] * 1e-6),
+        "20-80 %": _span(row),
+        "floor": microseconds(row["floor_us"] * 1e-6),
+        "% of floor": f"{100 * row['floor_us'] / row['median_us']:.0f}",
+    }
+
+
+def host_table(rows: Iterable[Row]) -> str:
+    """Host, eager and graph time of a call, one line per contender, pass and way to launch; empty without rows."""
+    columns = ("B", "P", "C", "tables", "pass", "label", "launches", "host", "eager", "graph", "reason")
+    lines = []
+    for row in rows:
+        if row.get("kind") == "host":
+            times = {name: row.get(f"{name}_us") for name in ("host", "eager", "graph")}
+            printed = {name: None if us is None else microseconds(us * 1e-6) for name, us in times.items()}
+            lines.append(row | printed)
+    return markdown_table(lines, columns) if lines else ""
 
 
 def notes(rows: Iterable[Row]) -> list[str]:
@@ -115,12 +150,12 @@ def notes(rows: Iterable[Row]) -> list[str]:
     return lines
 
 
-def _best_peer(table: Table, key: Key, accept: Callable[[Row], bool]) -> tuple[str | None, float | None]:
+def _best_peer(peers: Table, key: Key, accept: Callable[[Row], bool]) -> tuple[str | None, float | None]:
     """Name and time of the fastest peer; for "whole" also the sum of the fastest halves."""
-    shape, op, pass_, mode = key
+    shape, op, pass_, mode = _any_tables(key)
 
     def fastest(op: str) -> Row | None:
-        accepted = (row for row in table.get((shape, op, pass_, mode), ()) if accept(row))
+        accepted = (row for row in peers.get((shape, op, pass_, mode), ()) if accept(row))
         return min(accepted, key=lambda row: row["median_us"], default=None)
 
     direct = fastest(op)
@@ -170,6 +205,7 @@ def _printed(entry: Row) -> Row:
         "x full": ratio("full_ratio") if entry["op"] == "whole" else None,
         "floor": f"{microseconds(entry['floor_us'] * 1e-6)} {entry['regime']}",
         "% of floor": f"{100 * entry['floor_share']:.0f}",
+        "red": "; ".join(entry.get("red", ())) or None,
     }
 
 
@@ -178,7 +214,13 @@ def _span(row: Row) -> str:
 
 
 def _shape(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in SHAPE)
+    return tuple(row.get(name) if name == "tables" else row[name] for name in SHAPE)
+
+
+def _any_tables(key: Key) -> Key:
+    """The key with whether the op rotates in place of the dtype of its tables."""
+    shape, *rest = key
+    return (*shape[:-1], shape[-1] is not None), *rest
 
 
 def _without_cores(shape: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -192,4 +234,5 @@ def _key(row: Row) -> Key:
 def _order(row: Row) -> tuple[Any, ...]:
     ops = {name: i for i, name in enumerate((*_OP_ORDER, "full"))}
     passes = {name: i for i, name in enumerate(_PASS_ORDER)}
-    return *_shape(row), ops[row["op"]], passes[row["pass"]], row["mode"]
+    shape = tuple(value or "" for value in _shape(row))
+    return *shape, ops[row["op"]], passes[row["pass"]], row["mode"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .support import device_facts, emulating
+from .support import device_facts, takes_gpu_path
 
 
 class Slot:
@@ -42,7 +42,7 @@ def recall(
     Returns None where the checks run every time: on a CPU, under compilers, and for arguments of odd types.
     """
     first = tensors[0]
-    if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not (first.is_cuda or emulating()):
+    if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not takes_gpu_path(first):
         return None
     if not (patch_rope is None or type(patch_rope) is tuple):
         return None

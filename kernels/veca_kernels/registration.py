@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .rules import FAKES, vmap_rule
-from .support import emulating, kernels_on_cpu
+from .support import kernels_on_cpu, takes_gpu_path
 
 _COUNTS = "SymInt active, Tensor? active_per_image"
 _JOINT = (
@@ -287,7 +287,7 @@ def _direct(arguments: tuple[Any, ...]) -> bool:
     """Whether a call goes to a GPU while no compiler, mode, transform, tracer or profiler must see the op."""
     return not (
         torch.compiler.is_compiling()
-        or not (arguments[0].is_cuda or emulating())
+        or not takes_gpu_path(arguments[0])
         or not _ORDINARY.issuperset(map(type, arguments))
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()

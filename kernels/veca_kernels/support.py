@@ -32,9 +32,9 @@ def emulate(facts: tuple[int, int] | None) -> None:
     _emulated = facts
 
 
-def emulating() -> bool:
-    """True under `emulate`."""
-    return _emulated is not None
+def takes_gpu_path(x: Tensor) -> bool:
+    """True for CUDA tensors, and under `emulate` for CPU tensors."""
+    return x.is_cuda or (_emulated is not None and x.is_cpu)
 
 
 def kernels_on_cpu() -> bool:

@@ -41,6 +41,23 @@ def test_thresholds(fields, quantity, verdict):
     assert _verdicts([_row((1, 65536, 64), **fields)])[quantity]["verdict"] == verdict
 
 
+def test_the_rotated_op_counts_with_its_best_tables():
+    quantity = "rotated fwd+bwd, B=1, P=65,536, C=64"
+    peers = "rotated fwd+bwd against the best peer and its compiled rotation, B=1, P=65,536, C=64"
+    slow = _row((1, 65536, 64), tables="float32", ours_us=1.5 * FLOOR, peer_ratio=1.5)
+    fast = _row((1, 65536, 64), tables="float16", ours_us=1.3 * FLOOR, peer_ratio=1.61)
+    assert _verdicts([slow])[quantity]["verdict"] == _verdicts([slow])[peers]["verdict"] == "missed"
+    found = _verdicts([slow, fast])
+    assert found[quantity]["verdict"] == found[peers]["verdict"] == "met"
+    assert "float16 tables" in found[quantity]["measured"]
+    assert found["fwd+bwd, B=1, P=65,536, C=64"]["verdict"] == "not measured"
+
+
+def test_a_red_test_stands_in_the_verdict():
+    found = _verdicts([_row((1, 65536, 64), red=["test_a", "test_b"])])
+    assert found["fwd+bwd, B=1, P=65,536, C=64"]["verdict"] == "met, but a test is red: test_a and 1 more"
+
+
 def test_the_short_shape_needs_ten():
     quantity = "fwd+bwd against full attention, B=1, P=4,096, C=64"
     for ratio, verdict in ((10.0, "met"), (9.9, "missed")):

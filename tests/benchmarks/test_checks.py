@@ -1,5 +1,6 @@
 """The check lets right answers pass in every form, and nothing else."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -10,6 +11,7 @@ from veca_kernels import core_periphery_attention, core_periphery_attention_qkvp
 from benchmarks.checks import Buffers, Oracle, verify
 from benchmarks.floors import Case
 from benchmarks.peers import Peer, chain
+from benchmarks.rotation import angle_tables, rotate
 
 CPU = torch.device("cpu")
 CASE = Case(2, 70, 5, H=3, D=8, dtype="float32")
@@ -56,6 +58,25 @@ def test_whole_is_the_dense_definition():
     assert _verify(whole, "whole").status == "ok"
     packed = functools.partial(core_periphery_attention_qkvpacked, num_cores=CASE.C, impl="reference")
     assert _verify(packed, "whole", layout="packed").status == "ok"
+
+
+@pytest.mark.parametrize("tables", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["token-major", "head-major"])
+def test_the_rotated_oracle_is_the_rotated_definition(layout, tables):
+    """The dense reference with patch_rope, through tables as exact as those of the contender."""
+    case = dataclasses.replace(CASE, tables=tables)
+    cos, sin = (table.float() for table in angle_tables(case.P, case.D, tables, CPU))
+    whole = functools.partial(core_periphery_attention, num_cores=case.C, impl="reference", patch_rope=(cos, sin))
+    assert _verify(whole, "whole", case, layout).status == "ok"
+    backwards = functools.partial(whole, patch_rope=(cos, -sin))
+    assert _verify(backwards, "whole", case, layout).status == "wrong"
+    assert _verify(functools.partial(whole, patch_rope=None), "whole", case, layout).status == "wrong"
+    for op, turned in (
+        ("read", lambda q, k, v: chain(q, rotate(k, cos, sin), v)),
+        ("write", lambda q, k, v: chain(rotate(q, cos, sin), k, v)),
+    ):
+        assert _verify(turned, op, case, layout).status == "ok"
+        assert _verify(chain, op, case, layout).status == "wrong"
 
 
 def test_bf16_is_judged_by_what_bf16_can_do():

@@ -72,6 +72,16 @@ def test_fp32_moves_twice_the_bytes():
     assert fp32 == 2 * bf16
 
 
+def test_angle_tables_are_read_once_a_pass():
+    plain, turned = Case(8, 16384, 64), Case(8, 16384, 64, tables="float32")
+    tables = 16384 * 64 * 4  # P D/2 cosines and sines, for all images and heads
+    assert turned.table_bytes == tables == 2 * Case(8, 16384, 64, tables="float16").table_bytes
+    for pass_, passes in (("fwd", 1), ("bwd", 1), ("fwd+bwd", 2)):
+        for op in ("whole", "read", "write"):
+            extra = floor(turned, op, pass_, H200).seconds - floor(plain, op, pass_, H200).seconds
+            assert extra == pytest.approx(passes * tables / 4.3e12), (op, pass_)
+
+
 def test_unknown_passes_are_refused():
     with pytest.raises(ValueError, match=r"expected an op of .* got 'scatter'"):
         floor(Case(1, 4, 2), "scatter", "fwd", H200)

@@ -65,6 +65,16 @@ def test_a_wrong_implementation_gets_no_ratio_and_a_bad_exit(tmp_path, capsys, w
     assert "veca-sdpa (token-major): wrong" in captured.out
 
 
+def test_the_rotated_op_is_measured_beside_rotating_peers(tmp_path):
+    status, rows = _run(tmp_path, "--tables", "none", "float32", "--passes", "fwd", "--detail")
+    assert status == 0
+    timed = {(row["tables"], row["op"], row["name"]) for row in rows if row.get("status") == "ok"}
+    assert {(None, "whole", "veca-sdpa"), ("float32", "whole", "veca-sdpa")} <= timed
+    assert ("float32", "write", "sdpa-flash+rope") in timed and ("float32", "full", "sdpa-flash") not in timed
+    rotated = next(row for row in summarize_rows(rows) if row["tables"] == "float32")
+    assert rotated["op"] == "whole" and rotated["peer"].count("+rope") == 2
+
+
 def test_time_and_memory_limits_are_named(tmp_path, monkeypatch):
     _, rows = _run(tmp_path, "--longest-run", "1e-12", "--ops", "read")
     assert {row["status"] for row in rows if row["kind"] == "time"} == {"skipped", "absent"}
@@ -109,3 +119,10 @@ def test_default_shapes_contain_the_promised_one():
     assert Case(1, 4096, 64, dtype="float32") in cases and len(cases) == 12
     assert len(kernels.cases_of("grid", ["bfloat16"])) == 60
     assert len(kernels.cases_of("rest", ["bfloat16"])) == 57
+    assert Case(8, 16384, 64, tables="float16") in kernels.cases_of("rotated", ["bfloat16"], ["float32", "float16"])
+
+
+def test_whole_ops_of_all_shapes_come_before_the_first_half(tmp_path):
+    _, rows = _run(tmp_path, "--patches", "20", "40", "--passes", "fwd", "--seconds", "1e-9")
+    ops = [row["op"] for row in rows if row["kind"] == "time"]
+    assert ops.index("read") > max(i for i, op in enumerate(ops) if op == "whole")

@@ -47,6 +47,18 @@ def test_a_joint_peer_wins_where_it_is_faster():
     assert "0.95" in summary_table([found])
 
 
+def test_rotated_rows_stand_alone_and_peers_may_choose_their_tables():
+    ours = [row("veca-triton", "whole", 30.0, family="veca", tables=t) for t in ("float32", "float16")]
+    turned = [
+        row("sdpa-flash+rope", "read", 40.0, tables="float32"),
+        row("sdpa-flash+rope", "write", 45.0, tables="float32"),
+        row("sdpa-flash+rope", "write", 35.0, tables="float16"),
+    ]
+    plain, *rotated = summarize_rows([*OURS, *PEERS, *ours, *turned])
+    assert (plain["tables"], plain["peer_us"]) == (None, 46.0)
+    assert [(found["tables"], found["peer_us"]) for found in rotated] == [("float16", 75.0), ("float32", 75.0)]
+
+
 def test_passes_modes_and_shapes_never_mix():
     others = [
         row("sdpa-flash", "read", 1.0, pass_="bwd"),

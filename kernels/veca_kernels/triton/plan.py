@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support import emulating
+from ..support import takes_gpu_path
 from . import adapter
 
 MAX_PLANS = 1024  # of all shapes, budgets and passes; the least recently used goes first
@@ -39,7 +39,7 @@ def run(body: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
         arguments: Tensors of one device, tuples of tensors, None, numbers and flags. The first is a tensor.
     """
     first = arguments[0]
-    if not (first.is_cuda or (emulating() and not first.is_meta)):  # ahead-of-time recording and the interpreter
+    if not takes_gpu_path(first):  # ahead-of-time recording and the interpreter
         return body(*arguments)
     tensors: list[Tensor] = []
     key: list[Any] = [body, settings, first.device, adapter.compilation_state()]

@@ -1,0 +1,161 @@
+"""What the host pays for a call, beside what the GPU needs: our op and two SDPA calls, eager and in a graph.
+
+    python -m benchmarks.host_times                  # (1, 4096), where launches decide
+
+    host    Time until the call returns, which Python and the driver take.
+    eager   CUDA events around each call, which see the larger of host and GPU.
+    graph   Time in a CUDA graph, which the GPU takes alone.
+
+Our op runs with joint launches of read and write, and with separate ones, where the kernels have that switch.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from veca.bench.timing import Budget, Contender, Timing, measure, num_buffer_sets, short_error
+
+from . import acceptance
+from .checks import Buffers, Oracle, verify
+from .floors import Case
+from .kernels import contender
+from .peers import Absent, Peer, peers
+from .record import JsonLines
+from .rotation import rotation
+from .summary import host_table
+from .tiles import forget_plans
+
+_BATCH = 20  # calls between two synchronisations: short of the queue at which launches wait
+
+
+@contextmanager
+def joint_launches(joint: bool | None) -> Iterator[None]:
+    """Read and write in one launch, or in one each; None leaves the kernels as they are."""
+    from veca_kernels.triton import launch
+
+    before = getattr(launch, "JOINT", None)
+    if joint is not None and before is not None:
+        launch.JOINT = joint
+        forget_plans()
+    try:
+        yield
+    finally:
+        if before is not None:
+            launch.JOINT = before
+            forget_plans()
+
+
+def variants() -> tuple[bool | None, ...]:
+    """The ways to launch that the kernels know."""
+    from veca_kernels.triton import launch
+
+    return (True, False) if hasattr(launch, "JOINT") else (None,)
+
+
+def two_sdpa_calls(case: Case, device: torch.device) -> Peer:
+    """Read and write on slices of the joint tensors, their outputs joined; q and k turned where the case rotates."""
+    turn = rotation(case, device, unturned=case.C) if case.tables else (lambda x: x)
+    cores = case.C
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = turn(q), turn(k)
+        core = F.scaled_dot_product_attention(q[:, :, :cores], k, v)
+        patch = F.scaled_dot_product_attention(q[:, :, cores:], k[:, :, :cores], v[:, :, :cores])
+        return torch.cat((core, patch), 2)
+
+    return Peer("two sdpa calls", "sdpa", "whole", "token-major", call)
+
+
+def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:
+    """The median of `runs` batches, divided by the calls in them."""
+    samples = []
+    for _ in range(runs):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for index in range(_BATCH):
+            calls[index % len(calls)]()
+        samples.append((time.perf_counter() - start) / _BATCH)
+    torch.cuda.synchronize()
+    return statistics.median(samples)
+
+
+def measure_call(peer: Peer, buffers: Buffers, pass_: str, budget: Budget) -> dict[str, float]:
+    """Microseconds on the host, in eager mode and in a graph; what fails says so under "reason"."""
+    job: Contender = contender(peer, buffers, pass_)
+    found: dict[str, object] = {}
+    for mode in ("eager", "graph"):
+        timing = measure({"call": job}, mode, budget)["call"]
+        if isinstance(timing, Timing):
+            found[f"{mode}_us"] = timing.median * 1e6
+        else:
+            found["reason"] = f"{mode}: {timing}"
+    with job.context():
+        found["host_us"] = host_seconds(job.make(), budget.runs) * 1e6
+    return found
+
+
+def run(case: Case, budget: Budget, sink: JsonLines, deadline: float) -> None:
+    device = torch.device("cuda")
+    buffers = Buffers(case, "whole", device, num_buffer_sets(3 * (case.patch_bytes + case.core_bytes), device))
+    oracle = Oracle(case, "whole", buffers)
+    ours = [peer for peer in peers("whole", case, device, ("veca",)) if peer.name == "veca-triton"]
+    jobs = [(peer, joint) for peer in ours for joint in variants()] + [(two_sdpa_calls(case, device), None)]
+    for peer, joint in jobs:
+        launches = {True: "joint", False: "separate", None: None}[joint]
+        row = {"kind": "host", **dataclasses.asdict(case), "label": peer.name, "launches": launches, "reason": ""}
+        if isinstance(peer, Absent) or time.monotonic() > deadline:
+            reason = peer.reason if isinstance(peer, Absent) else "the time for this run was used up"
+            sink.append(row | {"pass": None, "reason": reason, "status": "skipped"})
+            continue
+        with joint_launches(joint):
+            check = verify(peer, oracle, buffers)
+            row |= {"label": peer.label, "status": check.status}
+            if check.status != "ok":
+                sink.append(row | {"pass": None, "reason": check.message})
+                continue
+            for pass_ in ("fwd", "fwd+bwd"):
+                try:
+                    sink.append(row | {"pass": pass_} | measure_call(peer, buffers, pass_, budget))
+                except Exception as error:
+                    sink.append(row | {"pass": pass_, "reason": short_error(error), "status": "error"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    if not torch.cuda.is_available():
+        print("expected a CUDA device, found none", file=sys.stderr)
+        return 2
+    sink, deadline = JsonLines(args.out), time.monotonic() + args.seconds
+    batch, patches, cores = acceptance.SHORT
+    shape = args.batch or batch, args.patches or patches, args.cores or cores
+    for tables in args.tables:
+        case = Case(*shape, tables=None if tables == "none" else tables)
+        run(case, Budget(runs=args.runs, screening=min(11, args.runs), max_seconds=0.3), sink, deadline)
+    print(host_table(sink.rows))
+    return 1 if any(row["status"] in ("wrong", "error") for row in sink.rows) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--batch", type=int, help="default, as for patches and cores: 1, 4,096 and 64")
+    add("--patches", type=int)
+    add("--cores", type=int)
+    add("--tables", nargs="+", choices=("none", "float32", "float16"), default=["none", "float32"])
+    add("--runs", type=int, default=50)
+    add("--seconds", type=float, default=300.0, help="for everything, then the rest is skipped")
+    add("--out", type=Path, help="JSON lines file, appended to")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
