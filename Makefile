@@ -12,7 +12,7 @@ help:
 	@echo "make test              lint, all fast tests, the Triton kernels in the interpreter"
 	@echo "make test-slow         the tests that take minutes"
 	@echo "make lint | format     ruff"
-	@echo "make aot               compile every kernel for five GPU targets and check the limits"
+	@echo "make aot               compile the attention kernels for five GPU targets, check the limits"
 	@echo "make bench             kernel benchmark on this machine"
 
 $(INSTALLED): pyproject.toml constraints.txt

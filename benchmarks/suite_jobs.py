@@ -23,7 +23,12 @@ PARTS = {
     },
 }  # fmt: skip
 ALWAYS = ("environment", "warm")  # make other jobs possible and judge nothing: a later call may repeat them
-GPU_TESTS = ("tests/kernels/test_gpu.py", "tests/veca/test_distributed.py", "tests/veca/test_streaming.py")
+GPU_TESTS = (
+    "tests/kernels/test_gpu.py",
+    "tests/kernels/test_layer_gpu.py",
+    "tests/veca/test_distributed.py",
+    "tests/veca/test_streaming.py",
+)
 _WORKERS = 8
 _LIMITS = {
     "warm": {"reserve": 15.0},

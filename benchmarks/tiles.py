@@ -11,7 +11,6 @@ with the fp64 definition. All launches are separate here, so that each kernel ha
 
 import argparse
 import dataclasses
-import importlib.util
 import itertools
 import statistics
 import sys
@@ -53,7 +52,7 @@ def tiles_of(tile: str, kernels: Sequence[str] = tuple(KERNELS)) -> Iterator[Non
     """
     from veca_kernels.triton import launch
 
-    original, joint = launch.choose_tile, getattr(launch, "JOINT", None)
+    original, joint = launch.choose_tile, launch.JOINT
 
     def choose(kernel: str, *case: Any) -> Any:
         chosen = original(kernel, *case)
@@ -64,24 +63,20 @@ def tiles_of(tile: str, kernels: Sequence[str] = tuple(KERNELS)) -> Iterator[Non
 
     _numbers(tile)
     launch.choose_tile = choose
-    if joint is not None:
-        launch.JOINT = False
+    launch.JOINT = False
     forget_plans()
     try:
         yield
     finally:
-        launch.choose_tile = original
-        if joint is not None:
-            launch.JOINT = joint
+        launch.choose_tile, launch.JOINT = original, joint
         forget_plans()
 
 
 def forget_plans() -> None:
     """Launches that were planned before a switch was turned must be planned again."""
-    if importlib.util.find_spec("veca_kernels.triton.plan"):
-        from veca_kernels.triton import plan
+    from veca_kernels.triton import plan
 
-        plan.clear()
+    plan.clear()
 
 
 def _numbers(tile: str) -> tuple[int, ...]:

@@ -114,9 +114,10 @@ def tables_for(tables: tuple[Tensor, Tensor], x: Tensor) -> tuple[Tensor, Tensor
     Returns:
         fp16 tables for 16-bit attention on a GPU, else the tables as they are.
     """
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if device != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+    if x.device.type != "cuda":
+        return tables
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    if dtype not in (torch.float16, torch.bfloat16):
         return tables
     cos, sin = tables
     return cos.half(), sin.half()

@@ -1,4 +1,4 @@
-"""Compile every shipped kernel variant for GPUs that are not here, and report what it needs.
+"""Compile every variant of the attention kernels for GPUs that are not here, and report what it needs.
 
     python -m veca_kernels.aot --arch sm_90          # a table of all variants
     python -m veca_kernels.aot --check               # the same for all targets
@@ -60,8 +60,26 @@ class Variant:
     patch_self: bool = False
 
 
-# (what, which variants, why): limits that the launch table breaks on purpose, sm_90, 16-bit
-EXCEPTIONS: tuple[tuple[str, Callable[[Variant], bool], str], ...] = ()
+_FEW = "products of fewer than 64 cores are too small for four warps, fewer warps hold too few patches"
+_NARROW = "32 channels are half the bytes for the same scores, so that instructions count more than memory"
+_MANY = "128 cores keep two sums of 128 rows; eight warps would spill less and repeat each other"
+_WIDE = "registers: the sums of 128 channels leave none to overlap products"
+_SMALL = "tiles of 32 patches: with two warps they spill 568 bytes, with 64 patches 376, so 80"
+_OWN = "the own key needs registers: with 64 patches or four warps a tile spills, and more cycles are lost"
+
+# (what, which variants, why): limits that the launch table breaks on purpose
+EXCEPTIONS: tuple[tuple[str, Callable[[Variant], bool], str], ...] = (
+    ("duplicated", lambda v: v.cores < 64, _FEW),
+    ("duplicated", lambda v: v.arch == "sm_120", _SMALL),
+    ("issue", lambda v: v.cores < 64 and v.head_dim != 64, _FEW),
+    ("issue", lambda v: v.head_dim == 32, _NARROW),
+    ("issue", lambda v: v.cores == 128, _MANY),
+    ("serialised", lambda v: v.cores == 128, _MANY),
+    ("duplicated", lambda v: v.cores == 128 and v.head_dim > 64, _MANY),
+    ("serialised", lambda v: v.head_dim == 128 and v.call == "backward", _WIDE),
+    ("issue", lambda v: v.patch_self and v.kernel == "write_backward", _OWN),
+    ("serialised", lambda v: v.patch_self and v.kernel == "write_backward", _OWN),
+)
 
 
 @dataclass(frozen=True)

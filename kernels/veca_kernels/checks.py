@@ -42,6 +42,8 @@ def recall(
     Returns None where the checks run every time: on a CPU, under compilers, and for arguments of odd types.
     """
     first = tensors[0]
+    if impl not in ("auto", "triton"):
+        return None
     if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not takes_gpu_path(first):
         return None
     if not (patch_rope is None or type(patch_rope) is tuple):

@@ -127,7 +127,8 @@ def test_never(): pass
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
-def test_outcomes_of_tests_survive_a_kill(tmp_path, workers):
+def test_outcomes_of_tests_survive_a_kill(tmp_path, workers, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # or the test inside would kill the worker around us
     (tmp_path / "test_some.py").write_text(TESTS)
     rows = tmp_path / "tests.jsonl"
     words = ("-m", "pytest", str(tmp_path / "test_some.py"), *workers, "-q", "-p", "no:cacheprovider")

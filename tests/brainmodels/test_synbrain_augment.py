@@ -87,7 +87,8 @@ def test_mixed_marks_what_was_drawn_and_takes_as_many_as_were_measured():
     assert mixed.synthetic.tolist() == [False] * 40 + [True] * 40
     np.testing.assert_array_equal(mixed.responses[:40], real)
     assert mixed.image_ids[:40].tolist() == REAL.tolist()
-    np.testing.assert_array_equal(mixed.responses[40:], 0.1 * rows_of(mixed.image_ids[40:]) @ TRUE)
+    # a product of one batch size may round differently from that of another, by the CPU
+    np.testing.assert_allclose(mixed.responses[40:], 0.1 * rows_of(mixed.image_ids[40:]) @ TRUE, atol=1e-6)
     more = pool.mixed(real, REAL, size=100)
     assert set(mixed.image_ids[40:]) < set(more.image_ids[40:])  # a larger draw holds a smaller one
     assert not pool.mixed(real, REAL, size=0).synthetic.any()
@@ -122,7 +123,10 @@ def test_every_batch_has_its_share_and_every_pair_its_turn():
     exact = {name: row for name, row in zip(REAL, real, strict=True)}
     for batch in batches[:3]:
         for name, row, synthetic in zip(*[batch.image_ids, batch.responses, batch.synthetic], strict=True):
-            np.testing.assert_array_equal(row, (0.1 * rows_of([name]) @ TRUE)[0] if synthetic else exact[name])
+            if synthetic:
+                np.testing.assert_allclose(row, (0.1 * rows_of([name]) @ TRUE)[0], atol=1e-6)
+            else:
+                np.testing.assert_array_equal(row, exact[name])
     again = list(pool_of().batches(real, REAL, batch_size=10, share=0.3, steps=2, seed=2))
     assert again[1].image_ids.tolist() == batches[1].image_ids.tolist()
 

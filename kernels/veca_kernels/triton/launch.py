@@ -83,8 +83,8 @@ class Call:
         return device_facts(self.q.device)[0]
 
     def tile(self, kernel: str) -> Tile:
-        rotated, shared = self.rope is not None, device_facts(self.q.device)[1]
-        return choose_tile(kernel, self.cores, self.head_dim, self.q.element_size(), rotated, self.patch_self, shared)
+        shared = device_facts(self.q.device)[1]
+        return choose_tile(kernel, self.cores, self.head_dim, self.q.element_size(), self.patch_self, shared)
 
     def tiles(self, tile: Tile) -> int:
         """Tiles of a walk over the patches, and before them over the cores where they read each other."""

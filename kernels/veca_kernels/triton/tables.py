@@ -25,9 +25,7 @@ def split_head_dim(head_dim: int) -> tuple[int, int]:
     return min(single + double, key=lambda pair: (sum(pair), pair[1]))
 
 
-def choose_tile(
-    kernel: str, cores: int, head_dim: int, itemsize: int, rotated: bool, patch_self: bool, shared: int
-) -> Tile:
+def choose_tile(kernel: str, cores: int, head_dim: int, itemsize: int, patch_self: bool, shared: int) -> Tile:
     """The launch of a kernel for that many cores, bytes an element and bytes of shared memory a block.
 
     Three classes of shared memory: Hopper and newer, other data-centre GPUs, consumer GPUs and gfx942. fp32, multiplied
@@ -45,13 +43,11 @@ def choose_tile(
         return Tile(block_c, 32, 8, 1)
     if kernel == "write_backward" and patch_self:
         return Tile(block_c, 32, 8, 2)
-    if shared >= _HOPPER_SHARED:
-        # wgmma gives 64 rows to four warps: four more would compute the same again
-        deep = not (wide and many) and not (backward and (many or 64 < head_dim <= 96))
-        return Tile(block_c, 64, 4, 3 if deep else 2)
-    if backward:
-        return Tile(block_c, 64, 8 if rotated or wide or many else 4, 2)
-    return Tile(block_c, 64, 8 if wide or many else 4, 2 if wide or many else 3)
+    # four warps hold 64 rows, in wgmma and in mma.sync: four more would compute the same again
+    deep = not (wide and many) and not (backward and (many or 64 < head_dim <= 96))
+    if shared < _HOPPER_SHARED:
+        deep = not (backward or wide or many)
+    return Tile(block_c, 64, 4, 3 if deep else 2)
 
 
 def fits(cores: int, head_dim: int, itemsize: int, shared: int) -> bool:
