@@ -6,7 +6,7 @@
     eager   CUDA events around each call, which see the larger of host and GPU.
     graph   Time in a CUDA graph, which the GPU takes alone.
 
-Our op runs with joint launches of read and write, and with separate ones, where the kernels have that switch.
+Our op runs with joint launches of read and write, and with separate ones.
 """
 
 import argparse
@@ -38,27 +38,18 @@ _BATCH = 20  # calls between two synchronisations: short of the queue at which l
 
 
 @contextmanager
-def joint_launches(joint: bool | None) -> Iterator[None]:
-    """Read and write in one launch, or in one each; None leaves the kernels as they are."""
+def joint_launches(joint: bool) -> Iterator[None]:
+    """Read and write in one launch, or in one each."""
     from veca_kernels.triton import launch
 
-    before = getattr(launch, "JOINT", None)
-    if joint is not None and before is not None:
-        launch.JOINT = joint
-        forget_plans()
+    before = launch.JOINT
+    launch.JOINT = joint
+    forget_plans()
     try:
         yield
     finally:
-        if before is not None:
-            launch.JOINT = before
-            forget_plans()
-
-
-def variants() -> tuple[bool | None, ...]:
-    """The ways to launch that the kernels know."""
-    from veca_kernels.triton import launch
-
-    return (True, False) if hasattr(launch, "JOINT") else (None,)
+        launch.JOINT = before
+        forget_plans()
 
 
 def two_sdpa_calls(case: Case, device: torch.device) -> Peer:
@@ -108,7 +99,7 @@ def run(case: Case, budget: Budget, sink: JsonLines, deadline: float) -> None:
     buffers = Buffers(case, "whole", device, num_buffer_sets(3 * (case.patch_bytes + case.core_bytes), device))
     oracle = Oracle(case, "whole", buffers)
     ours = [peer for peer in peers("whole", case, device, ("veca",)) if peer.name == "veca-triton"]
-    jobs = [(peer, joint) for peer in ours for joint in variants()] + [(two_sdpa_calls(case, device), None)]
+    jobs = [(peer, joint) for peer in ours for joint in (True, False)] + [(two_sdpa_calls(case, device), None)]
     for peer, joint in jobs:
         launches = {True: "joint", False: "separate", None: None}[joint]
         row = {"kind": "host", **dataclasses.asdict(case), "label": peer.name, "launches": launches, "reason": ""}
@@ -116,7 +107,7 @@ def run(case: Case, budget: Budget, sink: JsonLines, deadline: float) -> None:
             reason = peer.reason if isinstance(peer, Absent) else "the time for this run was used up"
             sink.append(row | {"pass": None, "reason": reason, "status": "skipped"})
             continue
-        with joint_launches(joint):
+        with joint_launches(joint is not False):
             check = verify(peer, oracle, buffers)
             row |= {"label": peer.label, "status": check.status}
             if check.status != "ok":
