@@ -87,7 +87,7 @@ class Call:
         return choose_tile(kernel, self.cores, self.head_dim, self.q.element_size(), self.patch_self, shared)
 
     def tiles(self, tile: Tile) -> int:
-        """Tiles of a walk over the patches, and before them over the cores where they read each other."""
+        """Tiles of a walk over the patches, and over the cores where they read each other."""
         return self.core_tiles(tile) + triton.cdiv(self.patches, tile.block_p)
 
     def core_tiles(self, tile: Tile) -> int:

@@ -4,8 +4,8 @@
 
 Shapes     q, out (B, T, H, D) rows 0..C; k, v (B, T, H, D), patches from row
            `first_patch` on, and with core tiles the cores' own keys in rows 0..C.
-Programs   one per (image, split, head), heads fastest. A split walks its share of the tiles of keys, core tiles
-           first, and leaves a normalised partial with its log-sum-exp. `combine_reads` joins them in split order.
+Programs   one per (image, split, head), heads fastest. A split walks its share of the tiles of keys, core tiles last,
+           and leaves a normalised partial with its log-sum-exp. `combine_reads` joins them in split order.
 Traffic    2 BPHD elements forward (k, v), 4 BPHD backward (k, v, dk, dv).
 Not here   dropout, bias, more than 128 cores, double backward.
 """
@@ -100,6 +100,7 @@ def read_forward(
         if rope is not None:
             b_k = rotate_tile(b_k, load_angles(rope, i_b, o_p, o_p < n_p, D, D1, D2), 1, D2)
         b_m, b_l, b_acc = read_keys(b_q, b_k, b_v, o_p < n_p, factor, b_m, b_l, b_acc, D2, PRECISION)
+    # cores last: before the patches, ptxas serialises every wgmma of their loop (Triton 3.9, sm_90, 2026-11-28)
     for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):
         rows = (i_t - patch_tiles) * BP + o_t
         b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
