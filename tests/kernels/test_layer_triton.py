@@ -86,3 +86,13 @@ def test_views_are_taken():
     grads = [torch.autograd.grad(out[0].sum() + out[1].sum(), leaves, retain_graph=True) for out in (got, expected)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_of_any_stride():
+    """Columns of a matrix as scale, norm weight and norm bias: the kernels address parameters without strides."""
+    x, branch, scale, *norm_parameters, weight, bias = make_norm(Rows())
+    strided = [torch.stack((p, p + 1), 1)[:, 0] for p in (scale, *norm_parameters)]
+    got, expected = norm(x, branch, *strided, weight, bias), define_norm(x, branch, *strided, weight, bias)
+    leaves = (x, scale, *norm_parameters)
+    grads = [torch.autograd.grad(out[0].sum() + out[1].square().sum(), leaves) for out in (got, expected)]
+    torch.testing.assert_close((*got, *grads[0]), (*expected, *grads[1]), rtol=1e-4, atol=1e-4)

@@ -1,8 +1,8 @@
 """From tensors to launches: buffers, split counts, strides. The only caller of the kernels.
 
 Tensors come token-major by meaning, (B, T, H, D) with any strides but a contiguous last dimension. A pass over the
-patches is cut into splits when its images and heads alone would not fill the device; partial results of the splits
-are fp32, joined by a second small kernel in split order, so every run gives the same bits.
+patches is cut into splits when its images and heads alone would not fill the device. Partial results of the splits are
+fp32. A second small kernel joins them in split order, so every run gives the same bits.
 """
 
 import math

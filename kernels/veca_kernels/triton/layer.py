@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..support import device_facts
 from . import gate, norm
+from .plan import launch
 
 _TILE = 1024  # numbers a tile of 4 warps holds of each operand: 8 a thread
 _PROGRAMS_PER_SM = 8
@@ -29,23 +30,16 @@ class Launch:
     arguments: dict[str, Any]
 
     def run(self) -> None:
-        """An empty grid is no launch."""
-        if self.programs == 0:
-            return
-        if self.device.type == "cpu":  # the interpreter
-            self.kernel[(self.programs,)](**self.arguments)
-            return
-        with torch.cuda.device(self.device):
-            self.kernel[(self.programs,)](**self.arguments)
+        launch(self.kernel, self.programs, self.device, **self.arguments)
 
 
 def norm_forward(
     x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As in layer_torch.py, with any dimensions before the last; total is empty where it would be x."""
-    launch = plan_norm_forward(x, branch, scale, weight, bias, eps, dtype)
-    launch.run()
-    total, *rest = (launch.arguments[name] for name in ("total", "normed", "mean", "rstd"))
+    planned = plan_norm_forward(x, branch, scale, weight, bias, eps, dtype)
+    planned.run()
+    total, *rest = (planned.arguments[name] for name in ("total", "normed", "mean", "rstd"))
     return x.new_empty(0) if total is None else total, *rest
 
 
@@ -61,24 +55,24 @@ def norm_backward(
     dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of total, of the branch in `dtype` (empty for None), and of weight, bias and scale (2 or 3, E)."""
-    launch = plan_norm_backward(grad, grad_total, total, mean, rstd, weight, branch, scale, dtype)
-    launch.run()
-    d_total, d_branch, sums = (launch.arguments[name] for name in ("d_total", "d_branch", "sums"))
+    planned = plan_norm_backward(grad, grad_total, total, mean, rstd, weight, branch, scale, dtype)
+    planned.run()
+    d_total, d_branch, sums = (planned.arguments[name] for name in ("d_total", "d_branch", "sums"))
     return d_total, total.new_empty(0) if d_branch is None else d_branch, sums.sum(0)
 
 
 def gate_forward(x: Tensor) -> Tensor:
     """As in layer_torch.py."""
-    launch = plan_gate_forward(x)
-    launch.run()
-    return launch.arguments["product"]
+    planned = plan_gate_forward(x)
+    planned.run()
+    return planned.arguments["product"]
 
 
 def gate_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """As in layer_torch.py."""
-    launch = plan_gate_backward(grad, x)
-    launch.run()
-    return launch.arguments["product"], launch.arguments["dx"]
+    planned = plan_gate_backward(grad, x)
+    planned.run()
+    return planned.arguments["product"], planned.arguments["dx"]
 
 
 def plan_norm_forward(
@@ -93,9 +87,9 @@ def plan_norm_forward(
     arguments = dict(
         x=x.contiguous(),
         branch=None if branch is None else branch.contiguous(),
-        scale=scale,
-        weight=weight,
-        bias=bias,
+        scale=None if scale is None else scale.contiguous(),
+        weight=weight.contiguous(),
+        bias=bias.contiguous(),
         total=total,
         normed=x.new_empty(x.shape, dtype=dtype),
         mean=x.new_empty((*x.shape[:-1], 1), dtype=torch.float32),
@@ -131,9 +125,9 @@ def plan_norm_backward(
         total=total.contiguous(),
         mean=mean,
         rstd=rstd,
-        weight=weight,
+        weight=weight.contiguous(),
         branch=None if scale is None else branch.contiguous(),
-        scale=scale,
+        scale=None if scale is None else scale.contiguous(),
         d_total=total.new_empty(total.shape),
         d_branch=None if dtype is None else total.new_empty(total.shape, dtype=dtype),
         sums=total.new_empty((programs, 2 if scale is None else 3, width), dtype=torch.float32),
