@@ -1,0 +1,1 @@
+"""Numbers of an earlier commit, which changes of structure must not move."""

@@ -1,0 +1,36 @@
+"""A change of structure moves no number: models saved by an earlier commit, short fits, fingerprints, splits, scores.
+
+`tests/recorded/values.py` says what is recorded and how to record it again. Where the processor and the versions are
+those of the recording, bits must be equal; elsewhere sums must agree to 0.1 %.
+"""
+
+import json
+
+import pytest
+
+from tests.recorded import values
+
+RECORDED = json.loads(values.FILE.read_text()) if values.FILE.is_file() else {}
+
+
+@pytest.mark.parametrize("group", values.GROUPS)
+def test_numbers_are_those_of_the_recording(group):
+    now, before = values.current(group), RECORDED[group]
+    assert now.keys() == before.keys()
+    exact = values.machine() == RECORDED["machine"]
+    for name, value in before.items():
+        if isinstance(value, str) or exact:
+            assert now[name] == value, name
+        else:
+            assert now[name]["shape"] == value["shape"], name
+            assert abs(now[name]["sum"] - value["sum"]) <= 1e-3 * value["size"] + 1e-6, name
+            assert now[name]["size"] == pytest.approx(value["size"], rel=1e-3, abs=1e-6), name
+
+
+def test_a_changed_bit_is_seen():
+    import numpy as np
+
+    array = np.arange(6, dtype=np.float32)
+    changed = array.copy()
+    changed[2] = np.nextafter(changed[2], np.float32(9))
+    assert values.summary(array) != values.summary(changed)
