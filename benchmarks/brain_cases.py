@@ -11,17 +11,17 @@ import numpy as np
 from brainmodels.baselines import LinearDecoder, MeanMap, NearestNeighbor, Ridge
 from brainmodels.data import BrainDataset, Split
 from brainmodels.data.normalize import fit_normalizer
-from brainmodels.data.simulated import PRESETS, Preset, SimulatedDataset, simulate
 from brainmodels.evaluation.encoding import Encoded, Study, judge, planted_oracle, reliability
-from brainmodels.evaluation.features import SHIPPED
 from brainmodels.features import FeatureCache, FeatureSource, TokenScaler, extractor
+from brainmodels.features.sets import SHIPPED
 from brainmodels.metrics import Score
 from brainmodels.metrics.retrieval import full_gallery, identification, similarity
-from brainmodels.neuroflow import recipes as neuroflow_recipes
-from brainmodels.neuroflow.estimator import NeuroFlow
-from brainmodels.nn.settings import TrainingStage
-from brainmodels.synbrain import recipes as synbrain_recipes
-from brainmodels.synbrain.estimator import SynBrain
+from brainmodels.simulated import PRESETS, Preset, SimulatedDataset, simulate
+from brainmodels.systems.neuroflow import recipes as neuroflow_recipes
+from brainmodels.systems.neuroflow.estimator import NeuroFlow
+from brainmodels.systems.synbrain import recipes as synbrain_recipes
+from brainmodels.systems.synbrain.estimator import SynBrain
+from brainmodels.training.settings import TrainingStage
 
 __all__ = [
     "Case",

@@ -9,33 +9,24 @@ import numpy as np
 import torch
 
 from brainmodels.baselines import LinearDecoder, Ridge
-from brainmodels.data.simulated import planted_features, simulate
 from brainmodels.data.splits import first_250_images
 from brainmodels.evaluation.variability import trial_variance
 from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.controls import bottleneck_curve
 from brainmodels.metrics.retrieval import correlation_matrix, image_given_brain, similarity, two_way
-from brainmodels.neuroflow.estimator import NeuroFlow
-from brainmodels.neuroflow.recipes import VAESize
-from brainmodels.neuroflow.recipes import tiny as neuroflow_tiny
 from brainmodels.nn.flow import PATHS
 from brainmodels.nn.noise import NOISES
-from brainmodels.synbrain.augment import SyntheticPool
-from brainmodels.synbrain.estimator import SynBrain
-from brainmodels.synbrain.model import synthesize
-from brainmodels.synbrain.recipes import MapperSize
-from brainmodels.synbrain.recipes import tiny as synbrain_tiny
+from brainmodels.simulated import planted_features, simulate
+from brainmodels.systems.neuroflow.estimator import NeuroFlow
+from brainmodels.systems.neuroflow.recipes import VAESize
+from brainmodels.systems.neuroflow.recipes import tiny as neuroflow_tiny
+from brainmodels.systems.synbrain.augment import SyntheticPool
+from brainmodels.systems.synbrain.estimator import SynBrain
+from brainmodels.systems.synbrain.model import synthesize
+from brainmodels.systems.synbrain.recipes import MapperSize
+from brainmodels.systems.synbrain.recipes import tiny as synbrain_tiny
 
-from .brain_cases import (
-    Case,
-    Row,
-    Workshop,
-    decoding_row,
-    encoding_row,
-    scored_row,
-    timed,
-    top1,
-)
+from .brain_cases import Case, Row, Workshop, decoding_row, encoding_row, scored_row, timed, top1
 
 __all__ = ["STUDIES", "Table"]
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from brainmodels import neuroflow, synbrain
-from brainmodels.neuroflow import estimator as neuroflow_estimator
-from brainmodels.synbrain import estimator as synbrain_estimator
+from brainmodels.systems import neuroflow, synbrain
+from brainmodels.systems.neuroflow import estimator as neuroflow_estimator
+from brainmodels.systems.synbrain import estimator as synbrain_estimator
 from brainmodels.training.loop import Batch, train_stage
 from veca.train.parallel import World
 

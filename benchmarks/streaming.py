@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import veca
-from veca.streaming import stream_features
+from veca.large.streaming import stream_features
 
 from .record import JsonLines, environment, markdown_table
 

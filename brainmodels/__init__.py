@@ -8,12 +8,12 @@ import importlib
 # names that are promised here, imported when first used
 _ROOMS = {
     "FeatureCache": ".features",
-    "NeuroFlow": ".neuroflow",
-    "SynBrain": ".synbrain",
-    "load_model": ".train",
+    "NeuroFlow": ".systems.neuroflow",
+    "SynBrain": ".systems.synbrain",
+    "load_model": ".commands.train",
     "load_prepared": ".data",
-    "simulate": ".data.simulated",
-    "simulate_eeg": ".data.simulated",
+    "simulate": ".simulated",
+    "simulate_eeg": ".simulated",
 }
 
 __all__ = ["FeatureCache", "NeuroFlow", "SynBrain", "load_model", "load_prepared", "simulate", "simulate_eeg"]

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from .commands.train import TrainSettings, run_training, stage_lines
 from .errors import BrainDataError
 from .evaluation import EvaluationSettings, run_evaluation
-from .train import TrainSettings, run_training, stage_lines
 from .training.files import read_meta
 
 __all__ = ["main"]
@@ -76,7 +76,7 @@ def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
     Args:
         name: of a layout; left out, all are listed with their first line.
     """
-    from .data.layouts import LAYOUTS, layout
+    from .layouts import LAYOUTS, layout
 
     try:
         if name is not None:
@@ -95,7 +95,7 @@ def convert(file: Path, out: Path) -> None:
         file: to read. To ask for this is to allow its pickle: do so only with files whose maker you trust.
         out: .npz to write.
     """
-    from .data.layouts.things_eeg2 import convert_pickle
+    from .layouts.things_eeg2 import convert_pickle
 
     try:
         print(convert_pickle(file, out))

@@ -3,9 +3,9 @@
 import timm
 import torch
 
-from veca.backbone import VECA
 from veca.bench import models, run
 from veca.bench.timing import Timing
+from veca.model.backbone import VECA
 
 
 def tiny_veca(seed=0, **options):

@@ -64,7 +64,11 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"veca_kernels", "veca", "brainmodels"}
-    assert {"veca_kernels/triton/read.py", "veca/page.css", "veca/weights/vit_nano_patch8.safetensors"} <= set(names)
+    assert {
+        "veca_kernels/triton/read.py",
+        "veca/report/page.css",
+        "veca/zoo/weights/vit_nano_patch8.safetensors",
+    } <= set(names)
 
 
 def test_wheel_installs_and_runs(wheel, tmp_path):

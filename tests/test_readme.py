@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("brainmodels/neuroflow/README.md", "brainmodels/synbrain/README.md")
+ROOMS = ("brainmodels/systems/neuroflow/README.md", "brainmodels/systems/synbrain/README.md")
 FILES = ("README.md", "kernels/README.md", *(pytest.param(room, marks=pytest.mark.slow) for room in ROOMS))
 
 

@@ -1,12 +1,12 @@
 """VECA: vision transformers whose patches talk only through learned cores, at a cost linear in the image."""
 
-from . import timm_models
-from .attention import core_attention
-from .backbone import VECA
-from .convert import convert_vit
-from .features import AttentionMaps, Features
-from .registry import create_model, list_models, load
-from .streaming import stream_features
+from .large.streaming import stream_features
+from .model.attention import core_attention
+from .model.backbone import VECA
+from .model.features import AttentionMaps, Features
+from .zoo import timm_models
+from .zoo.convert import convert_vit
+from .zoo.registry import create_model, list_models, load
 
 __all__ = [
     "VECA",

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from .backbone import VECA
 from .bench import BenchSettings, check_bench, run_bench
 from .demo import DemoSettings, check_request, run_demo, summary_lines
-from .export import export_model
-from .extract import extract_features
-from .registry import create_model, list_models, load
+from .inspect.export import export_model
+from .inspect.extract import extract_features
+from .model.backbone import VECA
+from .zoo.registry import create_model, list_models, load
 
 __all__ = ["main"]
 

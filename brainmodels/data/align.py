@@ -177,7 +177,7 @@ def _normalizer(person: Subject, split: Split) -> Normalizer:
 
 
 def _features(dataset: BrainDataset, ids: np.ndarray) -> np.ndarray:
-    from ..features.grid import GRID_PIXELS, grid_features  # features know data, so not before both are there
+    from .grid import GRID_PIXELS, grid_features  # features know data, so not before both are there
 
     return grid_features(dataset.stimuli.images(ids, GRID_PIXELS))
 

@@ -33,7 +33,7 @@ def combination_holdout(
 
     Labels are of one object an image. What else a picture shows stays unknown to them: a train image with a blue
     square in front may have the held-out red ring behind it. `shows` closes that hole, and
-    `brainmodels.data.simulated.scene_combinations` makes it for drawn scenes.
+    `brainmodels.simulated.scene_combinations` makes it for drawn scenes.
 
     Args:
         dataset: whose stimuli have the labels.

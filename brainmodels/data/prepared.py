@@ -29,9 +29,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import BrainDataError, LayoutError
+from ..layouts import layout as find_layout
+from ..layouts._files import FoundImages
 from .dataset import BrainDataset, Split, Subject
-from .layouts import layout as find_layout
-from .layouts._files import FoundImages
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
 from .stimuli import ArrayImages, StimulusSet
@@ -60,7 +60,7 @@ def prepare(
     """Read a subject from the files of a data set and write it to a folder of its own.
 
     Args:
-        layout: of the files, see `brainmodels.data.layouts`.
+        layout: of the files, see `brainmodels.layouts`.
         root: folder of the data set; it is never written to.
         subject: as the layout names it.
         out: folder to be made; one that exists, or lies in `root`, is a `LayoutError`.

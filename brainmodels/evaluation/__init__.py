@@ -5,7 +5,7 @@ evaluation = run_evaluation(settings)  # writes out/study/report.html, record.js
 print(evaluation.encoded[0].score("nr2"))
 """
 
-from .features import FeatureSet
+from ..features.sets import FeatureSet
 from .run import Evaluation, EvaluationSettings, evaluate, run_evaluation
 from .variability import trial_variance
 

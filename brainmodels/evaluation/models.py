@@ -16,7 +16,7 @@ from ..metrics import Metric, Score, metric, register
 from ..metrics.controls import Runs, bottleneck_curve
 from ..metrics.retrieval import correlation_matrix, full_gallery, identification, similarity, two_way
 from ..metrics.statistics import score_images
-from ..neuroflow.model import RoundTrip
+from ..systems.neuroflow.model import RoundTrip
 from .decoding import Decoded
 from .encoding import Encoded, Study, judge, ridge_prediction
 from .opened import OpenedModel

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BrainDataError, LeakageError, NormalizationError, near_names
-from ..neuroflow import NeuroFlow
+from ..features.sets import FeatureSet
+from ..systems.neuroflow import NeuroFlow
 from ..training.estimator import BrainModel
 from .encoding import Study
-from .features import FeatureSet
 
 __all__ = ["OpenedModel", "open_models"]
 
@@ -88,7 +88,7 @@ def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], devic
         LayoutError: a folder holds no model.
         NormalizationError: no features of the fingerprint can be had.
     """
-    from ..train import load_model  # which knows all systems, and this room
+    from ..commands.train import load_model  # which knows all systems, and this room
 
     models = [load_model(folder, device) for folder in folders]
     systems = [type(model).__name__ for model in models]

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 from ..data import BrainDataset, Pairs
-from ..data.simulated import SimulatedDataset, scene_stimuli
 from ..errors import BrainDataError
 from ..features import Extractor, FeatureCache, TokenScaler, extractor
+from ..features.sets import FeatureSet
 from ..metrics import Score, metric, not_available
 from ..metrics.image import examples, ssim
 from ..metrics.retrieval import correlation_matrix, identification
 from ..metrics.statistics import score_images
 from ..nn.token_map import digest
 from ..nn.tokens_to_image import Blend, ConvDecoder, DecoderSize, NearestImage, TokensToImage
+from ..simulated import SimulatedDataset, scene_stimuli
 from .encoding import Study
-from .features import FeatureSet
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
 
 __all__ = ["ANOTHER", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]

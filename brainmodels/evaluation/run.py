@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from veca.machine import describe_machine
+from veca.report.machine import describe_machine
 
+from ..commands.opening import default_normalizer, open_data
 from ..data import BrainDataset, Split, Subject
 from ..data.align import AlignmentReport, check_alignment
 from ..data.normalize import fit_normalizer
-from ..data.opening import default_normalizer, open_data
-from ..data.simulated import SimulatedDataset
 from ..errors import BrainDataError
 from ..features import FeatureCache
+from ..features.sets import FeatureSet, feature_rows
+from ..simulated import SimulatedDataset
 from .decoding import Decoded, decode
 from .encoding import Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
-from .features import FeatureSet, feature_rows
 from .models import ModelEvaluation, evaluate_model
 from .opened import OpenedModel, open_models
 from .pictures import Pictures, draw_pictures

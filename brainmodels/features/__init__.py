@@ -1,10 +1,10 @@
 """Features of pictures: extractors with a fingerprint, a cache or an array by image id, a scaler of train ids."""
 
+from ..data.grid import grid_features
 from .arrays import ArrayFeatures, FeatureSource
 from .base import Extractor, FeatureOutput
 from .cache import FeatureCache
 from .controls import Gabor, Grid, Pixels, RandomConv
-from .grid import grid_features
 from .networks import VECAFeatures, veca_features
 from .registry import extractor
 from .scaler import TokenScaler

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.grid import GRID, GRID_PIXELS, grid_features
 from ..errors import BrainDataError, need
 from .base import Extractor
-from .grid import GRID, GRID_PIXELS, grid_features
 
 __all__ = ["Gabor", "Grid", "Pixels", "RandomConv"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import veca
-from veca.features import pool
-from veca.variants import VARIANTS
+from veca.model.features import pool
+from veca.zoo.sizes import VARIANTS
 
 from ..errors import BrainDataError, LayoutError
 from .base import Extractor, check_choice, weights_hash

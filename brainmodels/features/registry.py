@@ -5,7 +5,7 @@ from typing import Any
 import timm
 
 from veca.train.baseline import load_vit_nano
-from veca.variants import VARIANTS
+from veca.zoo.sizes import VARIANTS
 
 from ..errors import BrainDataError, near_names
 from .base import Extractor

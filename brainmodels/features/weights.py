@@ -7,7 +7,7 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
-from veca.hub import load_weights
+from veca.model.hub import load_weights
 
 from ..errors import BrainDataError, LayoutError, UnsafePickleError
 

@@ -1,6 +1,6 @@
 """Figures of an evaluation. Each function writes one PNG; numbers come in, nothing is computed but what is drawn.
 
-Colours are those of `veca.curves`. Needs matplotlib, and nilearn for maps.
+Colours are those of `veca.report.curves`. Needs matplotlib, and nilearn for maps.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from veca.curves import BLUES, FAINT, GREY, INK, STYLE, VERMILLION
+from veca.report.curves import BLUES, FAINT, GREY, INK, STYLE, VERMILLION
 
 from ..errors import need
 

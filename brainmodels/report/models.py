@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from veca.page import figure, table
+from veca.report.page import figure, table
 
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
 from ..evaluation.pictures import ANOTHER, REDUCED, TRUE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veca.page import document, figure, table
+from veca.report.page import document, figure, table
 
 from ..evaluation.encoding import SHUFFLED
 from ..evaluation.models import SAME_TOKENS

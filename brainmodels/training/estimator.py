@@ -20,10 +20,10 @@ from ..features import ArrayFeatures, FeatureSource, TokenScaler
 from ..metrics.record import library_versions
 from ..nn.gaussian import Posterior
 from ..nn.noise import ResidualNoise, mean_sigma
-from ..nn.settings import ModelRecipe, check_choice
 from .files import FORMAT, read_model, write_model
 from .loop import StageResult
 from .run import Run, check_run
+from .settings import ModelRecipe, check_choice
 from .trials import (
     Recording,
     TokenTable,

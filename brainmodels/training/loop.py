@@ -29,10 +29,10 @@ from veca.train.checkpoints import latest_checkpoint, load_checkpoint, save_chec
 from veca.train.parallel import World, total_norm
 
 from ..errors import BrainDataError
-from ..nn.settings import TrainingStage, check_choice, to_json
 from .averages import Averages
 from .batches import Batch, Source, in_order, shuffled
 from .freezing import only_trained, train_mode
+from .settings import TrainingStage, check_choice, to_json
 from .state import State, write_rows
 
 __all__ = ["PRECISIONS", "Batch", "Source", "StageResult", "train_stage"]

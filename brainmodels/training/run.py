@@ -12,8 +12,8 @@ import torch
 from veca.train.parallel import World
 
 from ..errors import BrainDataError
-from ..nn.settings import TrainingStage
 from .loop import StageResult, train_stage
+from .settings import TrainingStage
 
 __all__ = ["Run", "check_run", "generator_of", "lasting"]
 

@@ -18,8 +18,8 @@ from ..data import Pairs, Responses, Subject, VoxelSpace, validation_ids
 from ..data.align import AlignmentReport, alignment_of
 from ..errors import AxisError, BrainDataError, IdError, LeakageError
 from ..features import FeatureSource, TokenScaler
-from ..nn.settings import check_choice
 from .loop import Batch
+from .settings import check_choice
 
 __all__ = ["Recording", "TokenTable", "TrialData", "VoxelScale"]
 

@@ -8,15 +8,15 @@ from unittest import mock
 
 import numpy as np
 
-from brainmodels import neuroflow, synbrain
 from brainmodels.data import fit_normalizer
-from brainmodels.data.simulated import simulate
 from brainmodels.evaluation import EvaluationSettings, FeatureSet, evaluate, pictures
 from brainmodels.evaluation.opened import OpenedModel
 from brainmodels.features import FeatureCache
-from brainmodels.neuroflow import FlowSize, NeuroFlow
-from brainmodels.nn.settings import TrainingStage
-from brainmodels.synbrain import MapperSize, SynBrain
+from brainmodels.simulated import simulate
+from brainmodels.systems import neuroflow, synbrain
+from brainmodels.systems.neuroflow import FlowSize, NeuroFlow
+from brainmodels.systems.synbrain import MapperSize, SynBrain
+from brainmodels.training.settings import TrainingStage
 from tests.brainmodels.made import made_dataset
 
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from brainmodels.data.simulated import Preset, planted_features, simulate
 from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.encoding import voxel_r
-from brainmodels.neuroflow import FlowSize, NeuroFlow
-from brainmodels.neuroflow import VAESize as NeuroVAESize
-from brainmodels.neuroflow import tiny as tiny_neuroflow
-from brainmodels.synbrain import MapperSize, SynBrain
-from brainmodels.synbrain import VAESize as BrainVAESize
-from brainmodels.synbrain import tiny as tiny_synbrain
+from brainmodels.simulated import Preset, planted_features, simulate
+from brainmodels.systems.neuroflow import FlowSize, NeuroFlow
+from brainmodels.systems.neuroflow import VAESize as NeuroVAESize
+from brainmodels.systems.neuroflow import tiny as tiny_neuroflow
+from brainmodels.systems.synbrain import MapperSize, SynBrain
+from brainmodels.systems.synbrain import VAESize as BrainVAESize
+from brainmodels.systems.synbrain import tiny as tiny_synbrain
 
 TOKENS, WIDTH = 4, 6
 MINUTE = Preset("minute", (24, 30), (5, 5, 5), own=130, shared=30, sessions=2, repeats=2, subjects=2)

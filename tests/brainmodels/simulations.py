@@ -2,7 +2,7 @@
 
 import functools
 
-from brainmodels.data.simulated import simulate
+from brainmodels.simulated import simulate
 
 made = functools.cache(simulate)
 SUBJECTS = ("sim01", "sim02", "sim03")

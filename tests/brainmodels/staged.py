@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from brainmodels.nn.settings import TrainingStage
 from brainmodels.training import train_stage
 from brainmodels.training.loop import Batch
+from brainmodels.training.settings import TrainingStage
 
 VOXELS, TOKENS, WIDTH = 3, 2, 4
 

@@ -4,14 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from brainmodels.synbrain.model import (
-    BrainVAE,
-    build_mapper,
-)
-from brainmodels.synbrain.recipes import (
-    MapperSize,
-    VAESize,
-)
+from brainmodels.systems.synbrain.model import BrainVAE, build_mapper
+from brainmodels.systems.synbrain.recipes import MapperSize, VAESize
 
 SMALL = VAESize(stem=16, channels=(64, 64), blocks=1, pool=32, hidden=16)
 TOKENS, WIDTH = 6, 10

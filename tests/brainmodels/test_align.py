@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from brainmodels.data import Responses, TrialTable, check_alignment
-from brainmodels.data.simulated import simulate
 from brainmodels.errors import AlignmentError, BrainDataError
+from brainmodels.simulated import simulate
 from tests.brainmodels.made import made_dataset
 
 

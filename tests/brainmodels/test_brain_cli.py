@@ -9,9 +9,9 @@ from PIL import Image
 
 from brainmodels.data import BrainDataset, Responses, load_prepared
 from brainmodels.data.prepared import save_prepared
-from brainmodels.data.simulated import simulate
 from brainmodels.evaluation import EvaluationSettings, run_evaluation
 from brainmodels.metrics import Score
+from brainmodels.simulated import simulate
 from veca import cli
 
 
@@ -122,7 +122,7 @@ def test_options_reach_the_layout(mine, tmp_path):
 
 
 def test_layouts_are_listed_and_described(capsys):
-    from brainmodels.data.layouts import LAYOUTS
+    from brainmodels.layouts import LAYOUTS
 
     cli.main(["brain", "layouts"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(LAYOUTS)

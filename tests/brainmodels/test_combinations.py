@@ -16,8 +16,8 @@ from brainmodels.data import (
     VoxelSpace,
     combination_holdout,
 )
-from brainmodels.data.simulated import scene_combinations, scene_stimuli
 from brainmodels.errors import BrainDataError, IdError
+from brainmodels.simulated import scene_combinations, scene_stimuli
 from veca.data.scenes import sample_scene
 
 GOLDEN = [["cross", "red"], ["star", "green"], ["star", "yellow"]]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from brainmodels.errors import AxisError, BrainDataError, LayoutError, NormalizationError
 from brainmodels.features import ArrayFeatures, FeatureCache, RandomConv
-from brainmodels.neuroflow import NeuroFlow
-from brainmodels.synbrain import SynBrain
+from brainmodels.systems.neuroflow import NeuroFlow
+from brainmodels.systems.synbrain import SynBrain
 from brainmodels.training import files
 from tests.brainmodels.fitted import NEUROFLOW, features, fitted, pairs, saved, small, study, with_values
 

@@ -15,8 +15,8 @@ import torch
 from brainmodels.errors import AlignmentError, BrainDataError
 from brainmodels.metrics.encoding import voxel_r
 from brainmodels.metrics.retrieval import image_given_brain, similarity
-from brainmodels.neuroflow import XFM, FlowSize, NeuroFlow
 from brainmodels.nn.flow import PATHS, flow_matching_loss
+from brainmodels.systems.neuroflow import XFM, FlowSize, NeuroFlow
 from tests.brainmodels.fitted import (
     NEUROFLOW,
     features,

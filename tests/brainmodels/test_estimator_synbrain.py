@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from brainmodels.data.simulated import Preset, planted_features, simulate
 from brainmodels.errors import BrainDataError
 from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.encoding import r2, voxel_r
+from brainmodels.simulated import Preset, planted_features, simulate
 from tests.brainmodels.fitted import (
     LEARNING,
     SYNBRAIN,

@@ -9,13 +9,13 @@ import torch
 
 from brainmodels.data import ArrayImages, BrainDataset, Responses, SensorSpace, StimulusSet
 from brainmodels.data.align import check_alignment
-from brainmodels.data.simulated import simulate
 from brainmodels.errors import AlignmentError, BrainDataError
 from brainmodels.evaluation import EvaluationSettings, FeatureSet, run_evaluation
 from brainmodels.evaluation.encoding import SHUFFLED, Study, _mean_of, judge, standardized
-from brainmodels.evaluation.features import feature_rows
 from brainmodels.features import Extractor, FeatureCache, FeatureOutput, Pixels
+from brainmodels.features.sets import feature_rows
 from brainmodels.metrics import Score
+from brainmodels.simulated import simulate
 from tests.brainmodels.evaluated import evaluation_of, made_subject, simulated_evaluation
 from tests.models import tiny_veca
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from brainmodels.baselines import LinearDecoder
-from brainmodels.data.simulated import scene_stimuli
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError, NormalizationError
 from brainmodels.evaluation import EvaluationSettings, FeatureSet, pictures
 from brainmodels.evaluation.models import EXTERNAL, SAME_TOKENS, evaluate_model, other_images
@@ -19,6 +18,7 @@ from brainmodels.evaluation.run import evaluate
 from brainmodels.features import FeatureCache
 from brainmodels.metrics import Score
 from brainmodels.nn.tokens_to_image import DecoderSize
+from brainmodels.simulated import scene_stimuli
 from tests.brainmodels.evaluated import evaluation_of_models, opened_models, trained_models
 
 

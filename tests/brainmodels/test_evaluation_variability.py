@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from brainmodels.data.simulated import simulate
 from brainmodels.errors import AxisError, BrainDataError
 from brainmodels.evaluation.variability import repeat_variance, trial_variance
 from brainmodels.features import ArrayFeatures
-from brainmodels.synbrain.estimator import SynBrain
-from brainmodels.synbrain.recipes import tiny
+from brainmodels.simulated import simulate
+from brainmodels.systems.synbrain.estimator import SynBrain
+from brainmodels.systems.synbrain.recipes import tiny
 
 VOXELS = 40
 SPREAD = np.linspace(0.5, 2, VOXELS)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from brainmodels.errors import AxisError, BrainDataError, LayoutError, NormalizationError, UnsafePickleError
 from brainmodels.features import VECAFeatures, base, extractor
 from tests.models import small_veca, tiny_veca
-from veca.features import pool
+from veca.model.features import pool
 
 TIMM = "vit_tiny_patch16_224"
 SMALL_VIT = {"embed_dim": 48, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}

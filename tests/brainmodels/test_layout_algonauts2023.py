@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from brainmodels.data import ArrayImages, BrainDataset, Responses, StimulusSet, Subject, TrialTable, VoxelSpace
-from brainmodels.data.layouts import algonauts2023
 from brainmodels.data.normalize import fit_normalizer
-from brainmodels.data.simulated import write_algonauts2023
 from brainmodels.errors import AxisError, LayoutError, NormalizationError
+from brainmodels.layouts import algonauts2023
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.written import algonauts2023 as write_algonauts2023
 
 LEFT, RIGHT, IMAGES, TEST = 50, 60, 30, 4
 SESSIONS = np.ones(IMAGES, np.int64)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from brainmodels.data import ArrayImages, BrainDataset, Responses, StimulusSet, Subject, TrialTable, VoxelSpace
-from brainmodels.data.layouts import bold5000
-from brainmodels.data.simulated import write_bold5000
-from brainmodels.data.simulated.write_flat import write_volume
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError
+from brainmodels.layouts import bold5000
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.written import bold5000 as write_bold5000
+from tests.brainmodels.written.flat import write_volume
 
 NAMES = ["n01945685_2329", "COCO_train2014_000000396550", "concert5"] + [f"scene{k}" for k in range(37)]
 REPEATED = 4

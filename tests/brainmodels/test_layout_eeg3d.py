@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from brainmodels.data.layouts import eeg3d
-from brainmodels.data.simulated.eeg import simulate_eeg
-from brainmodels.data.simulated.write_eeg3d import write_eeg3d
 from brainmodels.errors import IdError, LayoutError, UnsafePickleError
+from brainmodels.layouts import eeg3d
+from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.written.eeg3d import write_eeg3d
 from veca.data.scenes import COLORS, SHAPES
 
 WORDS = ("oil_lamp", "Christmas_tree", "bed")  # sorted without their numbers they come in another order

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainmodels.data.layouts import flat
-from brainmodels.data.simulated import write_flat
 from brainmodels.errors import AxisError, IdError, LayoutError, UnsafePickleError
+from brainmodels.layouts import flat
 from tests.brainmodels.made import made_dataset
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.written import flat as write_flat
 
 
 def made(dtype=np.float32, **space):

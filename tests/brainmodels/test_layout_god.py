@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from brainmodels.data import ArrayImages, BrainDataset, Responses, Split, StimulusSet, Subject, TrialTable, VoxelSpace
-from brainmodels.data.layouts import god
-from brainmodels.data.simulated import write_god
-from brainmodels.data.simulated.write_flat import write_images
 from brainmodels.errors import AxisError, IdError, LayoutError
+from brainmodels.layouts import god
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.written import god as write_god
+from tests.brainmodels.written.flat import write_images
 
 TRAIN = ["n01518878_10042", "n01518878_12028", "n01639765_52902", "n13111881_9170", "n02128385_3"] + [
     f"n0{1700000 + k}_{7 * k + 1}" for k in range(7)

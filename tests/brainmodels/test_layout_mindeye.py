@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from brainmodels.data import BrainDataset, Responses, Subject
-from brainmodels.data.layouts import detect, mindeye1, mindeye2
-from brainmodels.data.simulated.write_mindeye1 import write_mindeye1
-from brainmodels.data.simulated.write_mindeye2 import add_sample, write_mindeye2
 from brainmodels.errors import IdError, LayoutError, LeakageError, NormalizationError, UnsafePickleError
+from brainmodels.layouts import detect, mindeye1, mindeye2
+from tests.brainmodels.written.mindeye1 import write_mindeye1
+from tests.brainmodels.written.mindeye2 import add_sample, write_mindeye2
 
 from .made import made_dataset
 

@@ -10,9 +10,9 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from brainmodels.data import BrainDataset, Subject, VoxelSpace
-from brainmodels.data.layouts import detect, nsd_native
-from brainmodels.data.simulated.write_nsd_native import write_nsd_native
 from brainmodels.errors import AxisError, IdError, LayoutError
+from brainmodels.layouts import detect, nsd_native
+from tests.brainmodels.written.nsd_native import write_nsd_native
 
 from .made import made_dataset
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from brainmodels.data.layouts import detect, nsd_prepared
-from brainmodels.data.simulated.write_nsd_prepared import write_nsd_prepared
 from brainmodels.errors import AxisError, IdError, LayoutError, NormalizationError
+from brainmodels.layouts import detect, nsd_prepared
+from tests.brainmodels.written.nsd_prepared import write_nsd_prepared
 
 from .made import made_dataset
 

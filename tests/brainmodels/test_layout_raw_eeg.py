@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainmodels.data.layouts import raw_eeg
-from brainmodels.data.layouts.cnt import read_cnt_header
-from brainmodels.data.simulated.eeg import simulate_eeg
-from brainmodels.data.simulated.write_raw_eeg import (
+from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, UnitsError
+from brainmodels.layouts import raw_eeg
+from brainmodels.layouts.cnt import read_cnt_header
+from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.written.raw_eeg import (
     write_bdf,
     write_brainvision,
     write_cnt,
@@ -19,7 +20,6 @@ from brainmodels.data.simulated.write_raw_eeg import (
     write_fif,
     write_raw_eeg,
 )
-from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, UnitsError
 
 mne = pytest.importorskip("mne")
 

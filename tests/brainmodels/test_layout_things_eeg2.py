@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from brainmodels.data.layouts import things_eeg2
-from brainmodels.data.simulated.eeg import simulate_eeg
-from brainmodels.data.simulated.write_things_eeg2 import write_things_eeg2
 from brainmodels.errors import AxisError, BrainDataError, LayoutError, LeakageError, UnsafePickleError
+from brainmodels.layouts import things_eeg2
+from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.written.things_eeg2 import write_things_eeg2
 
 PATH = "Preprocessed_data_250Hz/sub-01/preprocessed_eeg_{}.{}"
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainmodels.data.layouts import things_eeg2
-from brainmodels.data.layouts.raw_eeg import EpochRecipe, find_events
-from brainmodels.data.layouts.things_eeg2_raw import EPOCHS, read_recording
-from brainmodels.data.simulated.eeg import simulate_eeg
-from brainmodels.data.simulated.write_things_eeg2 import write_things_eeg2, write_things_eeg2_raw
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, UnitsError, UnsafePickleError
+from brainmodels.layouts import things_eeg2
+from brainmodels.layouts.raw_eeg import EpochRecipe, find_events
+from brainmodels.layouts.things_eeg2_raw import EPOCHS, read_recording
+from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.written.things_eeg2 import write_things_eeg2, write_things_eeg2_raw
 
 pytest.importorskip("mne")
 

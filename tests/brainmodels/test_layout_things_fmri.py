@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from brainmodels.data import ArrayImages, BrainDataset, Responses, Split, StimulusSet, Subject, TrialTable, VoxelSpace
-from brainmodels.data.layouts import things_fmri
-from brainmodels.data.simulated import write_things_fmri
-from brainmodels.data.simulated.write_flat import write_images, write_volume
 from brainmodels.errors import AxisError, IdError, LayoutError
+from brainmodels.layouts import things_fmri
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.written import things_fmri as write_things_fmri
+from tests.brainmodels.written.flat import write_images, write_volume
 
 CONCEPTS = ["dog", "mango", "candelabra", "ice_cream"]
 TRAIN = [f"{concept}_{number:02d}b" for concept in CONCEPTS for number in range(3)]  # 12 images

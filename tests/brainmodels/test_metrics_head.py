@@ -16,14 +16,7 @@ from brainmodels.metrics.head import (
     jerk_score,
     weighted_scores,
 )
-from brainmodels.metrics.sync import (
-    SwappedClip,
-    mouth_audio,
-    speech_envelope,
-    swap_leak,
-    swap_partners,
-    sync_scores,
-)
+from brainmodels.metrics.sync import SwappedClip, mouth_audio, speech_envelope, swap_leak, swap_partners, sync_scores
 
 FPS = 25
 

@@ -9,15 +9,7 @@ from torch.nn import functional as F
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, NormalizationError
 from brainmodels.features import FeatureOutput
 from brainmodels.metrics import list_metrics, metric
-from brainmodels.metrics.image import (
-    PROTOCOLS,
-    ImageProtocol,
-    examples,
-    image_scores,
-    pixcorr,
-    ssim,
-    video_scores,
-)
+from brainmodels.metrics.image import PROTOCOLS, ImageProtocol, examples, image_scores, pixcorr, ssim, video_scores
 from brainmodels.metrics.retrieval import correlation_matrix, two_way
 from brainmodels.metrics.slots import SLOTS, open_slot
 from veca.data import render_scenes

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from brainmodels.data.simulated import scene_stimuli
 from brainmodels.errors import AxisError, BrainDataError, LayoutError
 from brainmodels.metrics.image import pixcorr
 from brainmodels.nn.token_adapter import TokenAdapter
 from brainmodels.nn.tokens_to_image import Blend, ConvDecoder, DecoderSize
+from brainmodels.simulated import scene_stimuli
 from tests.brainmodels.pictured import as_tensor, normal
 
 TINY = DecoderSize(16, 8, (16, 8), 2)  # 4 x 4 tokens to 16 pixels

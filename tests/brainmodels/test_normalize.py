@@ -6,15 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainmodels.data import (
-    Bridge,
-    Normalizer,
-    Responses,
-    TrialTable,
-    fit_normalizer,
-    loso,
-    register_normalizer,
-)
+from brainmodels.data import Bridge, Normalizer, Responses, TrialTable, fit_normalizer, loso, register_normalizer
 from brainmodels.data.scalings import SCALINGS
 from brainmodels.errors import AxisError, BrainDataError, LeakageError, NormalizationError, UnitsError
 from tests.brainmodels.made import made_dataset

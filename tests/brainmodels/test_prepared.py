@@ -211,7 +211,7 @@ def test_layout_writes_into_the_prepared_file(tmp_path, monkeypatch, use, scratc
 def test_a_real_layout_is_prepared_end_to_end(tmp_path):
     pytest.importorskip("nibabel")
     pytest.importorskip("scipy")
-    from brainmodels.data.simulated.write_nsd_native import write_nsd_native
+    from tests.brainmodels.written.nsd_native import write_nsd_native
 
     dataset = made_dataset(num_images=20, sessions=3, dtype=np.int16)
     person = dataset.subject("subj01")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import brainmodels
-from brainmodels.data.simulated import (
+from brainmodels.data.grid import grid_features
+from brainmodels.errors import BrainDataError, IdError, LayoutError
+from brainmodels.simulated import (
     FACTORS,
     FEATURE_GROUPS,
     PRESETS,
@@ -23,9 +25,7 @@ from brainmodels.data.simulated import (
     simulate,
     simulate_eeg,
 )
-from brainmodels.data.simulated.tuning import pool
-from brainmodels.errors import BrainDataError, IdError, LayoutError
-from brainmodels.features.grid import grid_features
+from brainmodels.simulated.tuning import pool
 from tests.brainmodels.simulations import OTHER_SCENES, SUBJECTS, made, parts
 from veca.data.photographs import load_photograph
 from veca.data.scenes import sample_scene
@@ -273,7 +273,7 @@ def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("brainmodels.data.simulated.oracle.Drift.apply", stop)
+        patch.setattr("brainmodels.simulated.oracle.Drift.apply", stop)
         simulate(REDUCED, folder=tmp_path)
     assert not (tmp_path / "sim01.npy").exists()
     np.testing.assert_array_equal(

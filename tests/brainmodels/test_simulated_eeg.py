@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from brainmodels.data.simulated.eeg import EEGTruth, ideal_observer, simulate_eeg
-from brainmodels.data.simulated.scenes import FACTORS
 from brainmodels.errors import AxisError, BrainDataError
+from brainmodels.simulated.eeg import EEGTruth, ideal_observer, simulate_eeg
+from brainmodels.simulated.scenes import FACTORS
 
 
 def accuracy(dataset, label, repeats=1, subject="sim01"):
@@ -191,7 +191,7 @@ def test_a_subject_does_not_depend_on_the_others():
 
 def test_the_same_seed_gives_the_same_numbers_in_another_process():
     program = (
-        "import hashlib; from brainmodels.data.simulated.eeg import simulate_eeg; "
+        "import hashlib; from brainmodels.simulated.eeg import simulate_eeg; "
         "r = simulate_eeg('dynamic', 1, 5, -10, 4, 6, 2).subject('sim01').responses; "
         "print(hashlib.sha256(r.values.tobytes() + '|'.join(r.trials.image_id).encode()).hexdigest())"
     )

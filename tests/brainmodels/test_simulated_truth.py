@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainmodels.data.simulated import FACTORS, FEATURE_GROUPS, PRESETS, planted_features, simulate
+from brainmodels.simulated import FACTORS, FEATURE_GROUPS, PRESETS, planted_features, simulate
 from tests.brainmodels.simulations import OTHER_SCENES, SUBJECTS, made, parts
 
 

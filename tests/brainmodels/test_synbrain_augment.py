@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from brainmodels.baselines import LinearDecoder
-from brainmodels.data.simulated import simulate
 from brainmodels.errors import AxisError, BrainDataError, IdError, LeakageError
 from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.retrieval import image_given_brain, similarity
-from brainmodels.neuroflow.estimator import NeuroFlow
-from brainmodels.neuroflow.recipes import tiny as neuroflow_tiny
-from brainmodels.synbrain.augment import SyntheticPool
-from brainmodels.synbrain.estimator import SynBrain
-from brainmodels.synbrain.recipes import tiny as synbrain_tiny
+from brainmodels.simulated import simulate
+from brainmodels.systems.neuroflow.estimator import NeuroFlow
+from brainmodels.systems.neuroflow.recipes import tiny as neuroflow_tiny
+from brainmodels.systems.synbrain.augment import SyntheticPool
+from brainmodels.systems.synbrain.estimator import SynBrain
+from brainmodels.systems.synbrain.recipes import tiny as synbrain_tiny
 
 VOXELS, IMAGES = 30, 400
 TRUE = np.random.default_rng(3).standard_normal((16, VOXELS)).astype(np.float32)

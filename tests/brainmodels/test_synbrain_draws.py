@@ -9,13 +9,8 @@ from torch import nn
 
 from brainmodels.errors import AxisError, BrainDataError
 from brainmodels.nn.noise import ResidualNoise
-from brainmodels.synbrain.losses import mapper_loss
-from brainmodels.synbrain.model import (
-    BrainVAE,
-    adapt_parameters,
-    build_mapper,
-    synthesize,
-)
+from brainmodels.systems.synbrain.losses import mapper_loss
+from brainmodels.systems.synbrain.model import BrainVAE, adapt_parameters, build_mapper, synthesize
 from tests.brainmodels.synbrain_small import SMALL, SMALL_MAPPER, TOKENS, WIDTH, small_mapper, small_vae
 
 

@@ -10,19 +10,10 @@ import torch
 
 from brainmodels.errors import AxisError, BrainDataError
 from brainmodels.nn import Posterior
-from brainmodels.nn.settings import TrainingStage
-from brainmodels.synbrain.losses import mapper_loss, stage_one_loss, total_variance
-from brainmodels.synbrain.model import (
-    BrainVAEOutput,
-)
-from brainmodels.synbrain.recipes import (
-    SynBrainRecipe,
-    named,
-    paper,
-    tiny,
-    veca,
-    veca_cores,
-)
+from brainmodels.systems.synbrain.losses import mapper_loss, stage_one_loss, total_variance
+from brainmodels.systems.synbrain.model import BrainVAEOutput
+from brainmodels.systems.synbrain.recipes import SynBrainRecipe, named, paper, tiny, veca, veca_cores
+from brainmodels.training.settings import TrainingStage
 from tests.brainmodels.synbrain_small import TOKENS, WIDTH
 
 

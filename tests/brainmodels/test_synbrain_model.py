@@ -10,19 +10,9 @@ from torch import nn
 
 from brainmodels.errors import AxisError, BrainDataError
 from brainmodels.nn.noise import mean_sigma
-from brainmodels.synbrain.losses import mapper_loss, stage_one_loss, total_variance
-from brainmodels.synbrain.model import (
-    BrainVAE,
-    build_mapper,
-    synthesize,
-)
-from brainmodels.synbrain.recipes import (
-    MapperSize,
-    VAESize,
-    paper,
-    tiny,
-    veca,
-)
+from brainmodels.systems.synbrain.losses import mapper_loss, stage_one_loss, total_variance
+from brainmodels.systems.synbrain.model import BrainVAE, build_mapper, synthesize
+from brainmodels.systems.synbrain.recipes import MapperSize, VAESize, paper, tiny, veca
 from tests.brainmodels.synbrain_small import SMALL, TOKENS, WIDTH, numbers, small_mapper, small_vae
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from brainmodels.cli import main
-from brainmodels.data.opening import default_normalizer, open_data
+from brainmodels.commands.opening import default_normalizer, open_data
+from brainmodels.commands.train import TrainSettings, load_model, run_training, stage_lines
 from brainmodels.errors import BrainDataError
 from brainmodels.features import FeatureCache, extractor
-from brainmodels.neuroflow import NeuroFlow, nano
-from brainmodels.train import TrainSettings, load_model, run_training, stage_lines
+from brainmodels.systems.neuroflow import NeuroFlow, nano
 from tests.brainmodels.simulations import made
 
 QUICK = {"data": "simulated:tiny", "features": "grid", "seed": 1, "progress": False, "device": "cpu"}

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from brainmodels.nn.settings import TrainingStage
 from brainmodels.training import train_stage
+from brainmodels.training.settings import TrainingStage
 from tests.brainmodels.staged import Draws, Linear, Trials
 from veca.train.parallel import World
 

@@ -20,8 +20,8 @@ from tests.kernels.rows import (
     make_gate,
     make_norm,
 )
-from veca.block import Block
-from veca.rope import patch_coordinates, rope_periods, rope_tables
+from veca.model.block import Block
+from veca.model.rope import patch_coordinates, rope_periods, rope_tables
 
 pytestmark = [
     pytest.mark.gpu,

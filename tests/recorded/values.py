@@ -22,7 +22,7 @@ from brainmodels.evaluation import FeatureSet
 from brainmodels.nn import AdapterSize, ConvDecoder, DecoderSize, TokenAdapter
 from tests.brainmodels import evaluated, fitted, made
 from tests.models import images
-from veca.machine import describe_machine
+from veca.report.machine import describe_machine
 
 HERE = Path(__file__).parent
 FILE = HERE / "values.json"

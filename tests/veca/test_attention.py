@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from tests.veca import dense
-from veca.attention import CoreAttention
-from veca.rope import interleaved_rows, patch_coordinates, rope_periods, rope_tables, rotate
+from veca.model.attention import CoreAttention
+from veca.model.rope import interleaved_rows, patch_coordinates, rope_periods, rope_tables, rotate
 
 C, ROWS, COLS, H, D = 5, 2, 3, 2, 16
 P = ROWS * COLS
@@ -195,7 +195,7 @@ def test_maps_rebuild_the_output(core_self, patch_self):
 def test_map_in_chunks_equals_map_at_once(monkeypatch):
     layer, x, core_xy, patch_xy = setup()
     whole = layer.maps(x, C, *tables(core_xy, patch_xy))[2]
-    monkeypatch.setattr("veca.attention._MAP_CHUNK", 4)
+    monkeypatch.setattr("veca.model.attention._MAP_CHUNK", 4)
     torch.testing.assert_close(layer.maps(x, C, *tables(core_xy, patch_xy))[2], whole)
 
 

@@ -16,7 +16,7 @@ from veca.bench import LINEAR_BACKBONES, BenchSettings, check_bench, models, run
 from veca.bench.alone import measure_alone
 from veca.bench.models import Case, build_model, prepare
 from veca.bench.timing import Budget
-from veca.cost import counted_flops
+from veca.inspect.cost import counted_flops
 
 CPU = torch.device("cpu")
 

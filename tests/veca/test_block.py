@@ -4,9 +4,9 @@ from timm.layers import DropPath, LayerScale
 from torch import nn
 
 from tests.veca import dense
-from veca import block as module
-from veca.block import Block
-from veca.rope import patch_coordinates, rope_periods, rope_tables
+from veca.model import block as module
+from veca.model.block import Block
+from veca.model.rope import patch_coordinates, rope_periods, rope_tables
 
 C, ROWS, COLS, H, D = 7, 3, 5, 2, 32
 P = ROWS * COLS

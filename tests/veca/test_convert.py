@@ -8,7 +8,7 @@ from torch import nn
 
 import veca
 from tests.veca import dense
-from veca.cores import spread_points
+from veca.model.cores import spread_points
 
 SMALL = dict(depth=2, img_size=64, num_classes=5)
 

@@ -3,7 +3,7 @@ import torch
 from torch.func import functional_call
 
 from veca import VECA
-from veca.cores import CoreBank, CoreStep, spread_points
+from veca.model.cores import CoreBank, CoreStep, spread_points
 
 
 def closest(points):

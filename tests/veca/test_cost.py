@@ -5,7 +5,7 @@ import timm
 import torch
 
 import veca
-from veca.cost import (
+from veca.inspect.cost import (
     break_even_side,
     core_attention_flops,
     counted_flops,

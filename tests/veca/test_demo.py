@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import veca
-from veca import machine, page
 from veca.demo import DemoSettings, agreement, check_request, conclusions, run_demo, timing
 from veca.demo.report import write_html
 from veca.demo.timing import Case, Stopwatch, fit_time
+from veca.report import machine, page
 
 
 def test_fits_recover_planted_terms():

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 from tests.models import small_veca
-from veca.distributed import Traffic, forward_features, patch_row_slice, reduce_gradients
+from veca.large.distributed import Traffic, forward_features, patch_row_slice, reduce_gradients
 
 OUTPUTS = ("global_token", "cores", "core_xy")  # the same on all ranks
 
@@ -180,7 +180,7 @@ def run_checks(rank, ranks, meeting_point):
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_equals_one_process(ranks, tmp_path):
-    multiprocessing.set_forkserver_preload(["veca.streaming", "veca.distributed"])
+    multiprocessing.set_forkserver_preload(["veca.large.streaming", "veca.large.distributed"])
     start_processes(run_checks, (ranks, (tmp_path / "meeting").as_uri()), nprocs=ranks, start_method="forkserver")
 
 

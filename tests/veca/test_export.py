@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from veca import VECA, cli
-from veca.export import export_model
+from veca.inspect.export import export_model
 
 
 def tiny(**options):

@@ -10,7 +10,7 @@ from PIL import Image
 from timm.optim import param_groups_layer_decay
 
 from veca import VECA, cli
-from veca.extract import extract_features, read_image
+from veca.inspect.extract import extract_features, read_image
 
 
 def tiny(**options):

@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from veca import heap
+from veca.model import heap
 
 SCRIPT = """
 import json, resource, torch
-from veca.block import Block
+from veca.model.block import Block
 torch.set_num_threads(1)
 block = Block(384, 6, 1024).eval()
 x, ropes = torch.randn(1, 16 + 2304, 384), [(torch.ones(n, 32), torch.zeros(n, 32)) for n in (16, 2304)]

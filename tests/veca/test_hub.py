@@ -8,8 +8,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import veca
-from veca import VECA, registry
-from veca.hub import load_weights
+from veca import VECA
+from veca.model.hub import load_weights
+from veca.zoo import registry
 
 TINY = dict(embed_dim=32, depth=2, num_heads=2, num_cores=8, trained_budgets=[4, 8], img_size=[48, 64])
 OTHER = dict(
@@ -182,7 +183,7 @@ def test_load_asks_the_hub_for_repositories(folder, monkeypatch):
         return str(folder / filename)
 
     monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
-    monkeypatch.setattr("veca.hub.hf_hub_download", download)
+    monkeypatch.setattr("veca.model.hub.hf_hub_download", download)
     loaded, _ = veca.load("someone/veca-tiny")
     assert asked == [("someone/veca-tiny", "config.json"), ("someone/veca-tiny", "model.safetensors")]
     assert_equal_models(loaded, tiny(), images())

@@ -6,8 +6,8 @@ from timm.layers import SwiGLUPacked
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from veca import linear as module
-from veca.linear import Linear, SwiGLU, linear
+from veca.model import linear as module
+from veca.model.linear import Linear, SwiGLU, linear
 
 onednn = pytest.mark.skipif(not module._ONEDNN, reason="the shortcut exists on x86 with oneDNN")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from veca import VECA
-from veca.features import Features
+from veca.model.features import Features
 
 SIZES = [(32, 48), (80, 16), (33, 50), (16, 16)]
 GRIDS = ((2, 3), (5, 1), (3, 4), (1, 1))  # the third is padded with zeros to whole patches

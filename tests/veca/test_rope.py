@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from veca.rope import (
+from veca.model.rope import (
     augment_coordinates,
     interleaved_rows,
     patch_coordinates,

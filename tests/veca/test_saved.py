@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from veca import VECA
-from veca.block import Block
-from veca.rope import patch_coordinates, rope_periods, rope_tables
+from veca.model.block import Block
+from veca.model.rope import patch_coordinates, rope_periods, rope_tables
 
 E, HIDDEN, H, D, C = 64, 168, 2, 32, 5
 

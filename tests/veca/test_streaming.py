@@ -15,9 +15,9 @@ import veca
 from benchmarks import streaming as benchmark
 from benchmarks.record import read_rows
 from tests.models import small_veca
-from veca import streaming
-from veca.block import Block
-from veca.streaming import stream_features
+from veca.large import streaming
+from veca.large.streaming import stream_features
+from veca.model.block import Block
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 FIELDS = ("global_token", "patches", "cores", "core_xy")
@@ -255,7 +255,7 @@ def run_until_killed(workdir):
 
 def test_a_killed_process_leaves_what_another_needs(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["veca.streaming", "veca.distributed"])
+    context.set_forkserver_preload(["veca.large.streaming", "veca.large.distributed"])
     process = context.Process(target=run_until_killed, args=(tmp_path,))
     process.start()
     process.join(60)

@@ -8,7 +8,7 @@ import torch
 import veca.train
 from veca import cli
 from veca.data import Scenes, imagenet_normalize, patch_labels
-from veca.heads import PatchHead
+from veca.model.heads import PatchHead
 from veca.train import evaluate, nano_scenes, scenes_task, train_scenes
 from veca.train.batches import SceneBatches
 from veca.train.checkpoints import load_checkpoint

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from veca import VECA, visualize
+from veca import VECA
+from veca.inspect import visualize
 
 
 def tiny(**options):

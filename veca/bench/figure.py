@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from ..curves import BLUES, GREY, STYLE, VERMILLION, draw_line, label_ends, log_ticks, resolution_axis
+from ..report.curves import BLUES, GREY, STYLE, VERMILLION, draw_line, label_ends, log_ticks, resolution_axis
 
 __all__ = ["draw_curves"]
 

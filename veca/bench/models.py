@@ -29,10 +29,10 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..backbone import VECA
-from ..cost import Cost, counted_flops, forward_cost, peak_bytes
-from ..features import Features
-from ..registry import create_model, list_models
+from ..inspect.cost import Cost, counted_flops, forward_cost, peak_bytes
+from ..model.backbone import VECA
+from ..model.features import Features
+from ..zoo.registry import create_model, list_models
 
 __all__ = ["LINEAR_BACKBONES", "Case", "Prepared", "agrees_with_formula", "build_model", "prepare"]
 
@@ -86,7 +86,7 @@ class Prepared:
         model: on its device, in its dtype.
         device: where.
         flops: of one forward pass of one image, as torch counts them.
-        cost: their shares, where the formula of `veca.cost` agrees with the count; else None.
+        cost: their shares, where the formula of `veca.inspect.cost` agrees with the count; else None.
     """
 
     case: Case

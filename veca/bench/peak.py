@@ -2,7 +2,7 @@
 
 import torch
 
-from ..linear import linear
+from ..model.linear import linear
 from .timing import Budget, Contender, Timing, measure
 
 __all__ = ["matmul_peak"]

@@ -23,9 +23,9 @@ import torch
 from timm.models import VisionTransformer
 from tqdm import tqdm
 
-from ..cost import break_even_side
-from ..machine import describe_machine
-from ..registry import list_models
+from ..inspect.cost import break_even_side
+from ..report.machine import describe_machine
+from ..zoo.registry import list_models
 from .alone import measure_alone
 from .models import Case, Prepared, agrees_with_formula, build_model, prepare
 from .peak import matmul_peak

@@ -18,14 +18,7 @@ A data set has the same keys in all its samples.
 """
 
 from .images import BadImage, Images, inference_transform, load_image, training_transform
-from .photographs import (
-    Photograph,
-    Photographs,
-    imagenet_normalize,
-    list_photographs,
-    load_photograph,
-    photograph,
-)
+from .photographs import Photograph, Photographs, imagenet_normalize, list_photographs, load_photograph, photograph
 from .scenes import COLORS, SHAPES, Scene, Scenes, patch_labels, render_scenes, sample_scene
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch import Tensor
 from veca_kernels import core_periphery_attention
 from veca_kernels.api import IMPLEMENTATIONS
 
-from ..backbone import VECA
+from ..model.backbone import VECA
 
 __all__ = ["TOLERANCES", "Agreement", "compare_implementations"]
 

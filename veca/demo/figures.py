@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
-from ..curves import BLUES, GREY, STYLE, VERMILLION, Series, draw_line, label_ends, log_ticks, resolution_axis
-from ..features import AttentionMaps
-from ..visualize import core_shares, draw_core_map, draw_image, map_limit
+from ..inspect.visualize import core_shares, draw_core_map, draw_image, map_limit
+from ..model.features import AttentionMaps
+from ..report.curves import BLUES, GREY, STYLE, VERMILLION, Series, draw_line, label_ends, log_ticks, resolution_axis
 
 __all__ = ["draw_memory", "draw_photograph", "draw_times"]
 

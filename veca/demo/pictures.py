@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..backbone import VECA
-from ..cost import forward_cost
 from ..data import imagenet_normalize, load_photograph, photograph
-from ..visualize import fit_patch_pca, pca_rgb
+from ..inspect.cost import forward_cost
+from ..inspect.visualize import fit_patch_pca, pca_rgb
+from ..model.backbone import VECA
 from .figures import draw_memory, draw_photograph, draw_times
 
 __all__ = ["draw_curves", "picture_photographs"]

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..page import document, factor, figure, gflops, megabytes, millions, seconds, span_of, table
+from ..report.page import document, factor, figure, gflops, megabytes, millions, seconds, span_of, table
 from .conclusions import find
 
 __all__ = ["summary_lines", "write_html"]

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..backbone import VECA
-from ..cost import break_even_side, counted_flops, forward_cost, num_patches
 from ..data import imagenet_normalize, list_photographs, load_photograph, photograph
-from ..machine import describe_machine
-from ..registry import create_model, list_models
-from ..variants import VARIANTS
+from ..inspect.cost import break_even_side, counted_flops, forward_cost, num_patches
+from ..model.backbone import VECA
+from ..report.machine import describe_machine
+from ..zoo.registry import create_model, list_models
+from ..zoo.sizes import VARIANTS
 from .agreement import Agreement, compare_implementations
 from .conclusions import headline, ratio_rows, slopes, summarise_agreement, timing_notes
 from .report import write_html

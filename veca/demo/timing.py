@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..cost import num_patches, peak_bytes
+from ..inspect.cost import num_patches, peak_bytes
 
 __all__ = ["Case", "Measured", "Stopwatch", "fit_time"]
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ..registry import create_model
+from ..zoo.registry import create_model
 from .models import equal_vit
 
 __all__ = ["load_vit_nano", "pack_rows", "unpack_rows"]
 
-_FILE = Path(__file__).parents[1] / "weights" / "vit_nano_patch8.safetensors"
+_FILE = Path(__file__).parents[1] / "zoo" / "weights" / "vit_nano_patch8.safetensors"
 _SCALE = ".scale"
 
 

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..backbone import VECA
+from ..model.backbone import VECA
 from .batches import Source, StepBatches, batch_indices, draw_seed
 from .budgets import BudgetSampler
 from .checkpoints import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint

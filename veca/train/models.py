@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..backbone import VECA
+from ..model.backbone import VECA
 
 __all__ = ["Tokens", "equal_vit", "freeze", "largest_batch", "load_teacher", "tokens_of"]
 

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..backbone import VECA
+from ..model.backbone import VECA
 from .bank import RowPieces
 from .budgets import BudgetSampler
 from .normuon import NorMuon

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..cores import CoreBank
+from ..model.cores import CoreBank
 
 __all__ = ["Spread", "World", "join_world", "total_norm"]
 

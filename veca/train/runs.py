@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..backbone import VECA
-from ..convert import convert_vit
-from ..registry import create_model
+from ..model.backbone import VECA
+from ..zoo.convert import convert_vit
+from ..zoo.registry import create_model
 from .batches import ImageBatches, SceneBatches, Source
 from .budgets import BudgetSampler
 from .checkpoints import load_backbone

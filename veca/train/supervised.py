@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..heads import LinearHead, PatchHead
+from ..model.heads import LinearHead, PatchHead
 from .losses import cross_entropy
 from .models import tokens_of
 

@@ -1,0 +1,1 @@
+"""What the commands of `veca brain` do, as functions."""

@@ -1,0 +1,243 @@
+"""What the layouts share: arrays that are mapped, tables, volumes, pictures found by their names."""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from veca.data.images import IMAGE_SUFFIXES, load_image
+
+from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names, need
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Image
+
+__all__ = [
+    "FoundImages",
+    "blocks",
+    "check_finite",
+    "find_files",
+    "find_images",
+    "open_volume",
+    "provenance",
+    "read_array",
+    "read_table",
+    "read_volume",
+    "roi_in_mask",
+    "subject_number",
+    "voxels_in_a_row",
+]
+
+_BLOCK_BYTES = 64 << 20
+_AXES = {  # of responses, after that of trials; and what helps against values that are not finite
+    2: ("voxel", "leave these voxels out of the mask"),
+    3: ("channel", "leave that channel or trial out and save the file again", "sample"),
+}
+_NO_FOLDER = "no folder of images was given; pass images=FOLDER"
+
+
+class FoundImages:
+    """Pictures in files, of which some or all may be unknown; those raise when they are read, and only then."""
+
+    def __init__(self, paths: Sequence[Path | None], why: str = _NO_FOLDER):
+        self.paths, self.why = list(paths), why
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        path = self.paths[index]
+        if path is None:
+            raise LayoutError(f"expected a file with the picture of image {index}, got none: {self.why}")
+        return np.asarray(load_image(path))
+
+
+def read_array(path: Path) -> np.ndarray:
+    """A `.npy` file, mapped read-only.
+
+    Raises:
+        LayoutError: it is missing, is no `.npy` file, or is shorter or longer than its header says.
+        UnsafePickleError: it holds Python objects.
+    """
+    if not path.is_file():
+        names = sorted(p.name for p in path.parent.glob("*.npy")) if path.parent.is_dir() else []
+        raise LayoutError(f"expected an array at {path}, got no such file{near_names(path.name, names)}")
+    with path.open("rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = {1: np.lib.format.read_array_header_1_0}.get(version[0], np.lib.format.read_array_header_2_0)
+            shape, _, dtype = read_header(file)
+        except ValueError as error:
+            raise LayoutError(f"expected a .npy file at {path}, got something else ({error})") from None
+        header = file.tell()
+    if dtype.hasobject:
+        raise UnsafePickleError(
+            f"expected numbers or strings in {path}, got pickled Python objects, which can run code when they are "
+            "opened; convert the file with: veca brain convert"
+        )
+    expected, size = header + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, path.stat().st_size
+    if size != expected:
+        state = "truncated" if size < expected else "longer than its header says"
+        raise LayoutError(
+            f"expected {expected} bytes of {path} for {dtype} {shape}, got {size}: the file is {state}; copy it again"
+        )
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of a `.csv` file with a header, as strings; a needed column that is absent is a `LayoutError`."""
+    if not path.is_file():
+        raise LayoutError(f"expected a table at {path}, got no such file")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.reader(file))
+    header = rows[0] if rows else []
+    for name in needed:
+        if name not in header:
+            raise LayoutError(
+                f"expected a column {name!r} in {path}, got {', '.join(header) or 'an empty file'}"
+                f"{near_names(name, header)}"
+            )
+    for line, row in enumerate(rows[1:], 2):
+        if len(row) != len(header):
+            raise LayoutError(f"expected {len(header)} fields in line {line} of {path}, got {len(row)}")
+    return {name: [row[column] for row in rows[1:]] for column, name in enumerate(header)}
+
+
+def open_volume(path: Path) -> "Nifti1Image":
+    """A NIfTI image whose values are not read yet."""
+    try:
+        import nibabel
+    except ImportError as error:
+        raise need("nibabel", f"reading {path.name}") from error
+    if not path.is_file():
+        raise LayoutError(f"expected a NIfTI image at {path}, got no such file")
+    try:
+        return nibabel.load(path)
+    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError) as error:
+        raise LayoutError(f"expected a NIfTI image at {path}, got: {error}; copy it again") from None
+
+
+def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A NIfTI image: its values, scaled as its header says, and its affine (4, 4) in millimetres."""
+    image = open_volume(path)
+    try:
+        return np.asarray(image.dataobj), image.affine
+    except (EOFError, OSError, ValueError) as error:
+        raise LayoutError(f"expected values {image.shape} in {path}, got: {error}; copy it again") from None
+
+
+def find_files(root: Path, pattern: str) -> list[Path]:
+    """Files below a folder by a pattern of their names, sorted by name."""
+    return sorted((path for path in root.rglob(pattern) if path.is_file()), key=lambda path: (path.name, str(path)))
+
+
+def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Picture files below a folder by their stems.
+
+    Args:
+        folder: searched with all that is below it.
+        names: stems, the file names without their last suffix.
+
+    Raises:
+        LayoutError: no such folder.
+        IdError: a name without a picture, or with several.
+    """
+    if not folder.is_dir():
+        raise LayoutError(f"expected a folder of images at {folder}, got no such folder")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found.setdefault(path.stem, []).append(path)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise IdError(
+            f"expected a picture of each of {len(names)} images in {folder}, got none of {len(missing)}, such as "
+            f"{missing[0]!r}{near_names(missing[0], list(found))}"
+        )
+    for name in names:
+        if len(found[name]) > 1:
+            raise IdError(f"expected one picture {name!r} in {folder}, got {', '.join(map(str, found[name]))}")
+    return [found[name][0] for name in names]
+
+
+def blocks(count: int, row_bytes: int) -> Iterator[slice]:
+    """Slices of rows of about 64 MiB."""
+    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def check_finite(
+    values: np.ndarray,
+    where: str | Path,
+    image_id: np.ndarray | None = None,
+    first_row: int = 0,
+    remedy: str | None = None,
+) -> None:
+    """Raises a `LayoutError` that names the first NaN or infinite value of (trials, voxels) or of EEG.
+
+    Of (trials, channels, times) it names the trial, the channel and the sample.
+
+    Args:
+        values: trials of which the first is number `first_row` of all.
+        where: the file.
+        image_id: of all trials, to be named.
+        first_row: see `values`.
+        remedy: the end of the message; None advises to leave out voxels, or channels or trials of EEG.
+    """
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    columns, remedy_of_kind, *samples = _AXES[values.ndim]
+    first, count, touched = None, 0, np.zeros(values.shape[1], bool)
+    for rows in blocks(len(values), values[:1].nbytes):
+        bad = ~np.isfinite(values[rows])
+        if not bad.any():
+            continue
+        if first is None:
+            row, *place = np.argwhere(bad)[0].tolist()
+            first = (rows.start + row, *place)
+        count += int(bad.sum())
+        touched |= bad.reshape(*bad.shape[:2], -1).any((0, 2))
+    if first is None:
+        return
+    row, *place = first
+    shown = "" if image_id is None else f" (image {image_id[first_row + row]})"
+    named = ", ".join(f"{axis} {position}" for axis, position in zip((columns, *samples), place, strict=True))
+    raise LayoutError(
+        f"expected finite values in {where}, got {values[first]} at trial {first_row + row}{shown}, {named}; {count} "
+        f"values of {touched.sum()} {columns}s in all; {remedy or remedy_of_kind}"
+    )
+
+
+def subject_number(subject: str | int) -> int:
+    """The number in the name of a subject: 1 of 1, "1", "subj01", "sub-01", "CSI1"."""
+    match = re.fullmatch(r"\D*0*(\d+)", str(subject))
+    if match is None:
+        raise IdError(f"expected a subject by number, such as 1 or 'subj01', got {subject!r}")
+    return int(match[1])
+
+
+def voxels_in_a_row(count: int) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Index and shape of a `VoxelSpace` whose places in the brain are not known: (voxels, 1, 1), in file order."""
+    index = np.zeros((count, 3), np.int64)
+    index[:, 0] = np.arange(count)
+    return index, (count, 1, 1)
+
+
+def roi_in_mask(roi: np.ndarray, mask: np.ndarray, path: Path) -> np.ndarray:
+    """A region's volume (x, y, z), > 0 inside, as booleans over the voxels of a mask; empty is an `AxisError`."""
+    if roi.shape != mask.shape:
+        raise AxisError(f"expected a volume {mask.shape} in {path}, as the mask has, got {roi.shape}")
+    inside = (roi > 0)[mask]
+    if not inside.any():
+        raise AxisError(f"expected voxels of {path} inside the mask, got none of {int((roi > 0).sum())}")
+    return inside
+
+
+def provenance(layout: str, root: Path, files: Sequence[Path], **facts: Any) -> Mapping[str, Any]:
+    """Where responses come from: layout, folder, and the files with their sizes in bytes."""
+    sizes = {str(path.relative_to(root) if path.is_relative_to(root) else path): path.stat().st_size for path in files}
+    return {"layout": layout, "root": str(root), "files": sizes, **facts}

@@ -1,0 +1,145 @@
+"""Recordings of EEG as amplifiers of any vendor store them, opened by MNE and checked to be EEG in volts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import LayoutError, UnitsError, need
+from .cnt import read_cnt_header
+
+if TYPE_CHECKING:
+    from mne.io import BaseRaw
+
+__all__ = ["READERS", "check_amplitudes", "read_raw"]
+
+READERS = {
+    ".fif": "read_raw_fif",
+    ".vhdr": "read_raw_brainvision",
+    ".edf": "read_raw_edf",
+    ".bdf": "read_raw_bdf",
+    ".set": "read_raw_eeglab",
+    ".dat": "read_raw_curry",
+    ".cdt": "read_raw_curry",
+    ".cnt": "read_raw_cnt",
+}
+_AMPLITUDES = (1e-7, 1e-3)  # volts, of a median deviation
+_VARIANCE_RATIO = 1e4
+_PROBE_SECONDS = 60.0
+_EDF_BYTES = {".edf": 2, ".bdf": 3}  # of a sample
+
+
+def read_raw(path: str | Path) -> "BaseRaw":
+    """Open a recording by its suffix, its samples unread, after checks that its numbers are EEG.
+
+    A `.cnt` file that starts with RIFF is ANT Neuro's, any other Neuroscan's; of the latter the width of a sample is
+    computed (see `cnt`), never left to be guessed. An `.edf` or `.bdf` file must have the length that its header says,
+    and no gaps.
+
+    Raises:
+        LayoutError: no reader for the suffix, a damaged file, or neighbouring channels whose variances differ by more
+            than 10^4 in a `.cnt` file, as they do where samples are read with the wrong width.
+        UnitsError: the median absolute deviation is outside 1e-7 to 1e-3 V.
+    """
+    try:
+        import mne
+    except ImportError as error:
+        raise need("mne", f"reading {Path(path).name}") from error
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise LayoutError(f"expected a recording ending in {', '.join(READERS)}, got {path}")
+    if not path.is_file():
+        raise LayoutError(f"expected a recording at {path}, got no such file")
+    reader, options = READERS[suffix], {}
+    if suffix in _EDF_BYTES:
+        _check_records(path, _EDF_BYTES[suffix])
+    if suffix == ".cnt":
+        with path.open("rb") as file:
+            riff = file.read(4) in (b"RIFF", b"RF64")
+        if riff:
+            reader = "read_raw_ant"
+        else:
+            options["data_format"] = read_cnt_header(path).data_format
+    try:
+        raw = getattr(mne.io, reader)(path, preload=False, verbose="error", **options)
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        raise LayoutError(f"expected a complete recording at {path}, got: {error}") from error
+    check_amplitudes(raw, path, neighbours="data_format" in options)
+    return raw
+
+
+def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> None:
+    """Raises where the numbers of a recording cannot be EEG in volts.
+
+    Looks at a minute from the middle; channels that never change are left out, and offsets do not count.
+
+    Args:
+        raw: the recording.
+        path: its file, for messages.
+        neighbours: compares variances of neighbouring channels, too.
+
+    Raises:
+        LayoutError, UnitsError: as for `read_raw`.
+    """
+    import mne
+
+    picks = mne.pick_types(raw.info, meg=False, eeg=True, exclude=[])
+    if not picks.size:
+        raise LayoutError(f"expected EEG channels in {path}, got types {sorted(set(raw.get_channel_types()))}")
+    half = int(_PROBE_SECONDS * raw.info["sfreq"] / 2)
+    middle = raw.n_times // 2
+    data = raw.get_data(picks, max(0, middle - half), min(raw.n_times, middle + half), verbose="error")
+    varying = np.ptp(data, axis=1) > 0
+    data = data[varying]
+    if not len(data):
+        raise LayoutError(f"expected signals in {path}, got {len(picks)} channels that never change")
+    amplitude = float(np.median(np.abs(data - np.median(data, axis=1, keepdims=True))))
+    low, high = _AMPLITUDES
+    if neighbours and len(data) > 1:
+        ratio = np.exp(np.abs(np.diff(np.log(data.var(axis=1))))).max()
+        if ratio > _VARIANCE_RATIO:
+            raise LayoutError(
+                f"expected neighbouring channels of {path} with variances within a factor of {_VARIANCE_RATIO:g}, got "
+                f"{ratio:.3g}: samples are probably read with the wrong width; header damaged"
+            )
+    if not low <= amplitude <= high:
+        raise UnitsError(
+            f"expected a median absolute amplitude of {low:g} to {high:g} V in {path}, got {amplitude:.3g}; the unit "
+            "is probably not volts, as after an export in microvolts"
+        )
+
+
+def _check_records(path: Path, width: int) -> None:
+    """Raises where an EDF or BDF file is not what its header says; MNE would read a shorter one without a word.
+
+    The header has 256 bytes, of which 192 to 235 are reserved (EDF+ says there whether records follow each other), 236
+    to 243 the number of records and 252 to 255 that of signals; then 256 bytes a signal, of which the last 40 are, for
+    all signals together, samples a record and what is reserved (https://www.edfplus.info/specs/edf.html).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(256)
+        try:
+            start, records, n_chans = (int(header[at]) for at in (slice(184, 192), slice(236, 244), slice(252, 256)))
+            if start != 256 * (n_chans + 1) or n_chans < 1 or records < 1:
+                raise ValueError(f"{start} bytes of header, {records} records of {n_chans} signals")
+            file.seek(256 + 216 * n_chans)
+            samples = sum(int(file.read(8)) for _ in range(n_chans))
+        except ValueError as error:
+            raise LayoutError(
+                f"expected the header of a finished EDF or BDF recording in {path}, got: {error}; the file is damaged, "
+                "or the recording was not stopped properly"
+            ) from None
+    if header[192:197] in (b"EDF+D", b"BDF+D"):
+        raise LayoutError(
+            f"expected a recording without gaps in {path}, got {header[192:197].decode()}, whose records do not follow "
+            "each other; export it as continuous pieces"
+        )
+    expected = start + records * samples * width
+    if size != expected:
+        state = "truncated" if size < expected else "longer than its header says"
+        raise LayoutError(
+            f"expected {expected} bytes of {path} for {records} records of {samples} samples, got {size}: the file is "
+            f"{state}; copy it again"
+        )

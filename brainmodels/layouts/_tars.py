@@ -1,0 +1,98 @@
+"""Samples in tar archives: members that share the part of their name before its first dot."""
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import LayoutError, UnsafePickleError
+
+__all__ = ["Member", "TarImages", "read_member", "read_samples"]
+
+
+class Member(NamedTuple):
+    """Where a file lies inside an archive that is not compressed."""
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """All its bytes."""
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            content = file.read(self.size)
+        if len(content) != self.size:
+            raise LayoutError(f"expected {self.size} bytes of {self.name} in {self.archive}, got {len(content)}")
+        return content
+
+
+class TarImages:
+    """Pictures inside archives, read where they lie."""
+
+    def __init__(self, members: Sequence[Member]):
+        self.members = list(members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        member = self.members[index]
+        try:
+            return np.asarray(Image.open(io.BytesIO(member.read())).convert("RGB"))
+        except UnidentifiedImageError as error:
+            raise LayoutError(f"expected a picture {member.name} in {member.archive}, got something else") from error
+
+
+def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[str, dict[str, Member]]:
+    """Members of an archive by sample, in the order of the archive, and by the rest of their name ("trial.npy").
+
+    Args:
+        path: of a `.tar` file.
+        needed: what every sample must have; of a tuple, one.
+
+    Raises:
+        LayoutError: the archive is truncated, or a sample is incomplete; the message names it.
+    """
+    samples: dict[str, dict[str, Member]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                if info.isfile():
+                    file = PurePosixPath(info.name)
+                    sample, _, kind = file.name.partition(".")
+                    members = samples.setdefault(str(file.parent / sample), {})
+                    if kind in members:
+                        raise LayoutError(f"expected one {kind} of sample {sample!r} in {path}, got two")
+                    members[kind] = Member(path, info.name, info.offset_data, info.size)
+    except (tarfile.TarError, OSError) as error:
+        raise LayoutError(f"expected a tar archive that is not compressed at {path}, got: {error}") from None
+    for sample, members in samples.items():
+        for kinds in needed:
+            choice = (kinds,) if isinstance(kinds, str) else kinds
+            if not any(kind in members for kind in choice):
+                raise LayoutError(
+                    f"expected {' or '.join(choice)} of sample {sample!r} in {path}, got only {', '.join(members)}; "
+                    "the archive was cut or written otherwise"
+                )
+    if not samples:
+        raise LayoutError(f"expected samples in {path}, got an empty archive")
+    return samples
+
+
+def read_member(member: Member) -> np.ndarray:
+    """The array of a `.npy` file in an archive; one of Python objects is an `UnsafePickleError`."""
+    try:
+        return np.load(io.BytesIO(member.read()), allow_pickle=False)
+    except ValueError as error:
+        if "pickle" in str(error).lower() or "object arrays" in str(error).lower():
+            raise UnsafePickleError(
+                f"expected numbers in {member.name} of {member.archive}, got pickled Python objects, which can run "
+                "code when they are opened"
+            ) from None
+        raise LayoutError(f"expected an array in {member.name} of {member.archive}, got: {error}") from None

@@ -1,0 +1,304 @@
+"""The Natural Scenes Dataset as it is published: single-trial betas of whole volumes, 1.8 mm, session by session.
+
+Allen et al., "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial intelligence", Nature
+Neuroscience, 2022. Access is granted by form; nothing of it is redistributed here.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data._hdf5 import open_hdf5
+from ..data.dataset import BrainDataset, Subject
+from ..data.responses import Responses, TrialTable
+from ..data.spaces import VoxelSpace
+from ..data.splits import shared1000
+from ..data.stimuli import StimulusSet
+from ..errors import AxisError, IdError, LayoutError, near_names
+from ._files import blocks, check_finite, provenance, read_table, read_volume
+from ._nsd import (
+    PSC,
+    ROI_CLASSES,
+    Design,
+    beta_scale,
+    design_file,
+    image_name,
+    nsd_captions,
+    nsd_stimuli,
+    nsd_subject,
+    read_design,
+)
+
+__all__ = ["BETAS", "describe", "detect", "load"]
+
+BETAS = "betas_fithrf_GLMdenoise_RR"
+_SPACE = "func1pt8mm"
+_JOINED = {"V1": ("V1v", "V1d"), "V2": ("V2v", "V2d"), "V3": ("V3v", "V3d"), "V4": ("hV4",)}
+_PLAIN = tuple(name for name in ROI_CLASSES if name != "streams")  # whose labels are names without their class
+_TOO_MANY = 3  # times the voxels of nsdgeneral
+
+
+def detect(root: Path) -> bool:
+    """Whether some subject has betas of a session."""
+    return any(Path(root).glob(f"nsddata_betas/ppdata/subj*/{_SPACE}/*/betas_session*"))
+
+
+def describe() -> str:
+    """The files, with their shapes."""
+    return """nsddata_betas/ppdata/subjAA/func1pt8mm/betas_fithrf_GLMdenoise_RR/
+    betas_sessionBB.nii.gz: (X, Y, Z, 750) int16, percent signal change x 300; or .hdf5: betas (750, Z, Y, X)
+    ncsnr.nii.gz: (X, Y, Z); optional
+nsddata/experiments/nsd/nsd_expdesign.mat: masterordering (1, 30000), subjectim (8, 10000), sharedix (1, 1000),
+    stimpattern (40, 12, 75); nsd_stim_info_merged.csv: to cross-check; optional
+nsddata/ppdata/subjAA/func1pt8mm/roi/nsdgeneral.nii.gz: (X, Y, Z), > 0 inside; other *.nii.gz: labels from 1; optional
+nsddata/freesurfer/subjAA/label/CLASS.mgz.ctab: names of the labels; optional
+nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5: imgBrick (73000, 425, 425, 3) uint8
+COCO_73k_annots_curated.npy: (73000, 5) str; optional
+Volumes of subjects 1 to 8: 81x104x83, 82x106x84, 81x106x82, 85x99x80, 79x97x78, 85x113x83, 78x95x81, 80x103x78;
+sessions: 40, 40, 32, 30, 40, 32, 40, 30;
+voxels of nsdgeneral: 15724, 14278, 15226, 13153, 13039, 17907, 12682, 14386."""
+
+
+def load(
+    root: str | Path,
+    subject: str | int,
+    *,
+    allocate: Callable = np.empty,
+    sessions: Sequence[int] | None = None,
+    mask: str | Path | np.ndarray = "nsdgeneral",
+    betas: str = BETAS,
+    suffix: str | None = None,
+    scale: str | None = None,
+    rois: Sequence[str] | None = None,
+) -> BrainDataset:
+    """One subject, all trials of the sessions that are there, voxels in C order of (x, y, z).
+
+    Args:
+        root: folder of nsddata and nsddata_betas.
+        subject: number or name, such as 1 or "subj01".
+        allocate: (shape, dtype) -> array, filled session by session.
+        sessions: which; None is all that were recorded, and an error where one is missing.
+        mask: "nsdgeneral", the NIfTI file of a mask (> 0 inside), or a boolean volume.
+        betas: name of the folder of betas.
+        suffix: "nii.gz" or "hdf5" where both are there; None takes nii.gz first.
+        scale: "psc" where betas were converted to percent signal change; None where they are as published.
+        rois: files of the folder of regions, such as "prf-visualrois"; None is all but lh.* and rh.*.
+
+    Returns:
+        The subject "subjAA", betas as stored with their scale; regions by label ("V1v", "FFA-1"; V1 to V4 joined), with
+        their class in front where the label is not unique ("streams:ventral"), those without a voxel left out; the
+        split `shared1000`.
+
+    Raises:
+        LayoutError: sessions are missing or truncated, or values are in another unit.
+        AxisError: volumes differ in shape, or the order of their axes is ambiguous.
+        IdError: the table of stimuli contradicts the design.
+    """
+    root, number = Path(root), nsd_subject(subject)
+    name = f"subj{number:02d}"
+    design = read_design(design_file(root), number)
+    folder = root / "nsddata_betas" / "ppdata" / name / _SPACE / betas
+    files = _session_files(folder, name, design.num_sessions, sessions, suffix)
+    inside, affine = _mask(root / "nsddata" / "ppdata" / name / _SPACE / "roi", mask)
+    space = _space(root, name, inside, affine, folder / "ncsnr.nii.gz", rois)
+    trials = design.trials(list(files))
+    values, scaled = _values(files, design, trials, inside, allocate, scale)
+    seen = np.unique(design.image[np.isin(design.session, list(files))])
+    labels = _cross_check(root / "nsddata" / "experiments" / "nsd" / "nsd_stim_info_merged.csv", number, trials, seen)
+    ids = [image_name(image) for image in seen]
+    stimuli = StimulusSet(ids, nsd_stimuli(root, seen), nsd_captions(root, seen), labels)
+    source = provenance("nsd_native", root, list(files.values()), betas=betas, sessions=list(files))
+    responses = Responses(values, trials, scale=scaled, unit=PSC)
+    split = shared1000(trials, design.shared_ids())
+    return BrainDataset([Subject(name, responses, space, provenance=source)], stimuli, {split.name: split})
+
+
+def _session_files(
+    folder: Path, name: str, num_sessions: int, sessions: Sequence[int] | None, suffix: str | None
+) -> dict[int, Path]:
+    """Files of betas by the number of their session, ascending."""
+    if suffix not in (None, "nii.gz", "hdf5"):
+        raise LayoutError(f"expected suffix 'nii.gz' or 'hdf5', got {suffix!r}")
+    found = {}
+    for path in sorted(folder.glob("betas_session*")):  # .nii.gz comes after .hdf5, which it replaces
+        match = re.fullmatch(r"betas_session(\d+)\.(nii\.gz|hdf5)", path.name)
+        if match is not None and suffix in (None, match[2]):
+            found[int(match[1])] = path
+    if not found:
+        known = sorted(path.name for path in folder.parent.glob("*")) if folder.parent.is_dir() else []
+        near = f"{near_names(folder.name, known)}; {', '.join(known)} are there" if known else ""
+        raise LayoutError(f"expected betas_session01.nii.gz or .hdf5 and so on in {folder}, got none{near}")
+    wanted = list(range(1, num_sessions + 1)) if sessions is None else sorted({int(number) for number in sessions})
+    beyond = [number for number in (found if sessions is None else wanted) if not 1 <= number <= num_sessions]
+    if beyond:
+        raise LayoutError(f"expected sessions 1 to {num_sessions} of {name}, got {sorted(beyond)}")
+    missing = [number for number in wanted if number not in found]
+    if missing or not wanted:
+        raise LayoutError(
+            f"expected sessions {wanted} of {name} in {folder}, got {sorted(found)}, without {missing}; to load fewer "
+            f"pass sessions={sorted(set(wanted) & set(found))}"
+        )
+    return {number: found[number] for number in wanted}
+
+
+def _mask(folder: Path, mask: str | Path | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The voxels that are kept, and the affine of the volume."""
+    path = folder / "nsdgeneral.nii.gz"
+    volume, affine = read_volume(path)
+    general = volume > 0  # 0 and -1 are outside
+    if isinstance(mask, str) and mask == "nsdgeneral":
+        return general, affine
+    if isinstance(mask, np.ndarray):
+        inside, where = mask, "mask="
+        if inside.dtype != bool:
+            raise AxisError(f"expected booleans in mask=, got {inside.dtype}; nsdgeneral holds -1, 0 and 1: use > 0")
+    else:
+        inside, where = read_volume(Path(mask))[0] > 0, str(mask)
+    if inside.shape != general.shape:
+        raise AxisError(f"expected a mask {general.shape} in {where}, as {path} has, got {inside.shape}")
+    if inside.sum() > _TOO_MANY * general.sum():
+        raise LayoutError(
+            f"expected about {int(general.sum())} voxels in {where}, as nsdgeneral > 0 has, got {int(inside.sum())}; "
+            "did you use != -1?"
+        )
+    if not inside.any():
+        raise AxisError(f"expected voxels in {where}, got none of {inside.size}")
+    return inside, affine
+
+
+def _space(
+    root: Path, name: str, inside: np.ndarray, affine: np.ndarray, ncsnr: Path, only: Sequence[str] | None
+) -> VoxelSpace:
+    """The voxels of the mask with their regions and their reliability."""
+    folder = root / "nsddata" / "ppdata" / name / _SPACE / "roi"
+    files = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
+    files = {key: path for key, path in files.items() if not key.startswith(("lh.", "rh.")) and key != "nsdgeneral"}
+    unknown = sorted(set(only or ()) - set(files))
+    if unknown:
+        raise LayoutError(f"expected files of {folder} ({', '.join(files)}), got {unknown[0]!r}")
+    rois: dict[str, np.ndarray] = {}
+    for key in files if only is None else only:
+        labels = _volume_in(files[key], inside)
+        table = root / "nsddata" / "freesurfer" / name / "label" / f"{key}.mgz.ctab"
+        names = _label_names(key, table, labels, files[key])
+        rois |= {region: labels == value for value, region in names.items() if (labels == value).any()}
+    for joined, parts in _JOINED.items():
+        known = [rois[part] for part in parts if part in rois]
+        if known:
+            rois[joined] = np.logical_or.reduce(known)
+    reliability = _volume_in(ncsnr, inside) if ncsnr.is_file() else None
+    return VoxelSpace.from_mask(_SPACE, inside, affine, rois=rois, ncsnr=reliability)
+
+
+def _volume_in(path: Path, inside: np.ndarray) -> np.ndarray:
+    """Values of a volume in the mask."""
+    volume, _ = read_volume(path)
+    if volume.shape != inside.shape:
+        raise AxisError(
+            f"expected a volume {inside.shape} in {path}, as the mask has, got {volume.shape}; is it another subject's?"
+        )
+    return volume[inside]
+
+
+def _label_names(key: str, table: Path, labels: np.ndarray, path: Path) -> dict[int, str]:
+    """Names of regions by label: from the table of labels, or as this module knows them, or the labels themselves."""
+    present = np.unique(labels[labels > 0]).astype(int).tolist()
+    if table.is_file():
+        lines = [line.split() for line in table.read_text().splitlines() if line.strip()]
+        names = {int(fields[0]): fields[1] for fields in lines if int(fields[0]) > 0}
+    elif key in ROI_CLASSES:
+        names = dict(enumerate(ROI_CLASSES[key], 1))
+    else:
+        names = {value: str(value) for value in present}
+    unnamed = [value for value in present if value not in names]
+    if unnamed:
+        raise LayoutError(f"expected labels of {names} in {path}, got {unnamed[0]}; see {table}")
+    return {value: name if key in (*_PLAIN, name) else f"{key}:{name}" for value, name in names.items()}
+
+
+def _values(
+    files: Mapping[int, Path],
+    design: Design,
+    trials: TrialTable,
+    inside: np.ndarray,
+    allocate: Callable,
+    scale: str | None,
+) -> tuple[np.ndarray, float]:
+    """Betas (trials, voxels) as stored, and percent signal change of one stored unit."""
+    values, scaled, start = None, 1.0, 0
+    for session, path in files.items():
+        count = int((design.session == session).sum())
+        part = _read_session(path, inside, count)
+        if values is None:
+            scaled = beta_scale(part, scale, path)
+            stored = np.int16 if part.dtype.kind == "i" else np.float32
+            values = allocate((len(trials), part.shape[1]), np.dtype(stored))
+        if (part.dtype.kind == "i") != (values.dtype.kind == "i") or (part.dtype.kind == "i" and part.itemsize > 2):
+            raise LayoutError(f"expected betas of {values.dtype} in {path}, as in the first session, got {part.dtype}")
+        check_finite(part, path, trials.image_id, start)
+        values[start : start + count] = part
+        start += count
+    return values, scaled
+
+
+def _read_session(path: Path, inside: np.ndarray, count: int) -> np.ndarray:
+    """Betas of a session in the mask, (trials, voxels) as stored."""
+    if path.suffix == ".hdf5":
+        return _read_hdf5(path, inside, count)
+    volume, _ = read_volume(path)
+    if volume.ndim != 4 or volume.shape[:3] != inside.shape:
+        raise AxisError(f"expected betas {(*inside.shape, count)} in {path}, as the mask has, got {volume.shape}")
+    _check_count(path, volume.shape[3], count)
+    return volume[inside].T
+
+
+def _read_hdf5(path: Path, inside: np.ndarray, count: int) -> np.ndarray:
+    with open_hdf5(path, "betas") as file:
+        betas = file["betas"]
+        if len(set(inside.shape)) < 3:
+            raise AxisError(
+                f"expected a mask whose three lengths differ, to tell the axes of {path} apart, got mask "
+                f"{inside.shape} and betas {betas.shape}: their order is ambiguous; use the .nii.gz file"
+            )
+        if betas.ndim != 4 or betas.shape[:0:-1] != inside.shape:
+            raise AxisError(
+                f"expected betas {(count, *inside.shape[::-1])} in {path}, the mask {inside.shape} reversed after the "
+                f"trials, got {betas.shape}"
+            )
+        _check_count(path, betas.shape[0], count)
+        out = np.empty((count, int(inside.sum())), betas.dtype)
+        for rows in blocks(count, betas.dtype.itemsize * inside.size):
+            out[rows] = betas[rows].transpose(0, 3, 2, 1)[:, inside]
+    return out
+
+
+def _check_count(path: Path, got: int, count: int) -> None:
+    if got != count:
+        raise LayoutError(f"expected {count} trials in {path}, as the design has, got {got}")
+
+
+def _cross_check(path: Path, subject: int, trials: TrialTable, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """COCO ids of the images seen, once the table of stimuli agrees with the design; nothing without the table."""
+    if not path.is_file():
+        return {}
+    repeats = [f"subject{subject}_rep{repeat}" for repeat in range(3)]
+    table = read_table(path, ["nsdId", "cocoId", *repeats])
+    images = np.array(table["nsdId"], dtype=np.int64)
+    listed = {}
+    for column in repeats:
+        shown = np.array(table[column], dtype=np.float64).astype(np.int64)
+        listed |= dict(zip(shown[shown > 0].tolist(), images[shown > 0].tolist(), strict=True))
+    for trial, image_id in zip(trials.trial.tolist(), trials.image_id.tolist(), strict=True):
+        image = listed.get(trial + 1)
+        if image is not None and image_name(image) != image_id:
+            raise IdError(
+                f"expected trial {trial + 1} of subject {subject} to show {image_id}, as nsd_expdesign.mat says, got "
+                f"{image_name(image)} in {path}; one of the two is not that of the experiment"
+            )
+    coco = dict(zip(images.tolist(), table["cocoId"], strict=True))
+    absent = [int(image) for image in seen if int(image) not in coco]
+    if absent:
+        raise IdError(f"expected a row of {image_name(absent[0])} in {path}, got {len(images)} rows without it")
+    return {"coco_id": np.array([int(coco[int(image)]) for image in seen])}

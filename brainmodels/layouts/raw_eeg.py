@@ -1,0 +1,388 @@
+"""Raw EEG of any vendor, read, filtered and cut into epochs by MNE.
+
+    dataset = load(root, "sub01", event_id={"onset": 100}, epochs=EEG3D_STATIC)
+
+What a recording shows is said by a list beside it, or by codes of its own for every image; codes are those that the
+amplifier stored, never guessed and never renumbered.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.dataset import BrainDataset, Subject
+from ..data.responses import Responses, TrialTable
+from ..data.spaces import SensorSpace
+from ..data.stimuli import ImageFiles, StimulusSet
+from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
+from ._files import check_finite, find_images, provenance
+from ._recordings import READERS, read_raw
+from .eeg3d import EEG3D_CHANNELS
+
+if TYPE_CHECKING:
+    from mne.io import BaseRaw
+
+__all__ = [
+    "EEG3D_DYNAMIC",
+    "EEG3D_STATIC",
+    "EpochRecipe",
+    "continuous",
+    "cut",
+    "describe",
+    "detect",
+    "epoch",
+    "find_events",
+    "load",
+    "read_raw",
+    "space_of",
+]
+
+_CODE = re.compile(r"(?:Stimulus/)?(?:S\s*)?(\d+)")
+_REPAIRS = "repairs.json"
+
+
+@dataclass(frozen=True)
+class EpochRecipe:
+    """From a recording to epochs, in this order: channels, filter, reference, epochs, sampling rate.
+
+    Attributes:
+        tmin, tmax: of an epoch, seconds from the event. The sample at tmax is part of it, as MNE has it, except where
+            epochs are resampled: those have (tmax - tmin) * sfreq samples.
+        sfreq: hertz, to which epochs are resampled; None leaves the rate of the recording.
+        l_freq, h_freq: edges of a zero-phase FIR filter, hertz; None leaves that side open.
+        phase: "zero", or "zero-double" for a filter that is applied twice.
+        reference: channels whose mean is subtracted from all; None leaves the recorded reference.
+        baseline: interval whose mean is subtracted from each epoch, seconds, None for an open end; None is no baseline.
+        channels: picked, in this order; None is all EEG channels as they come.
+        drop_codes: events to leave out.
+        min_gap: seconds; of two events closer than this the first is a trigger that was still settling, and is dropped.
+    """
+
+    tmin: float
+    tmax: float
+    sfreq: float | None = None
+    l_freq: float | None = None
+    h_freq: float | None = None
+    phase: str = "zero"
+    reference: Sequence[str] | None = None
+    baseline: tuple[float | None, float | None] | None = None
+    channels: Sequence[str] | None = None
+    drop_codes: Sequence[int] = ()
+    min_gap: float = 0.0
+
+    def num_times(self, sfreq: float) -> int:
+        """Samples of an epoch of a recording at this rate, hertz."""
+        if self.sfreq in (None, sfreq):
+            return round(self.tmax * sfreq) - round(self.tmin * sfreq) + 1
+        return round((self.tmax - self.tmin) * self.sfreq)
+
+
+_EEG3D = {
+    "l_freq": 0.1,
+    "h_freq": 100.0,
+    "phase": "zero-double",
+    "reference": ("FZ",),
+    "baseline": (None, 0.0),
+    "channels": EEG3D_CHANNELS,
+    "drop_codes": (255,),
+    "min_gap": 0.002,
+}
+EEG3D_STATIC = EpochRecipe(-0.2, 0.8, 250.0, **_EEG3D)
+"""Pictures of EEG-3D, whose onsets have code 100. FZ is the reference, so it becomes 0."""
+EEG3D_DYNAMIC = EpochRecipe(-0.2, 5.8, 100.0, **_EEG3D)
+"""Videos of EEG-3D, whose onsets have code 120; 150 follows after 1 s of it and 50 after 6 s."""
+
+
+def detect(root: str | Path) -> bool:
+    """Whether a folder has folders of subjects with recordings in them."""
+    return any(path.suffix.lower() in READERS for path in Path(root).glob("*/*"))
+
+
+def describe() -> str:
+    """The files that are needed, with their shapes."""
+    return f"""SUBJECT/NAME{{{",".join(READERS)}}}: recordings, one a session in sorted order
+SUBJECT/NAME.txt: one line for each event of `event_id` in the order of time, the name of the image it shows. Without
+    it, the names in `event_id` are those of the images
+SUBJECT/{_REPAIRS}, optional: {{NAME: {{"add": [[sample, code], ...], "drop": [sample, ...]}}}} for triggers that
+    were lost or sent by mistake
+images/NAME.png or .jpg: pictures by name, unless stimuli= has them"""
+
+
+def load(
+    root: str | Path,
+    subject: str,
+    *,
+    event_id: Mapping[str, int],
+    epochs: EpochRecipe,
+    stimuli: StimulusSet | None = None,
+    files: Sequence[str | Path] | None = None,
+    allocate: Callable[..., np.ndarray] = np.empty,
+) -> BrainDataset:
+    """Epochs of one participant's recordings.
+
+    Args:
+        root: folder that `describe` describes.
+        subject: name of a folder in it.
+        event_id: codes of the events to cut out, by name: one code of all onsets, or one of each image.
+        epochs: how.
+        stimuli: where given, lists and `event_id` name its ids; None makes ids "raw:NAME" of the pictures in `images`.
+        files: recordings, in the order of sessions; None is all of the subject's folder, sorted by name.
+        allocate: memory for the values, fp32.
+
+    Returns:
+        A data set without splits (`holdout` of `brainmodels.data.splits` makes them), values in volts.
+
+    Raises:
+        LayoutError: no recordings; an event is missing, or too near to an end of a recording for a whole epoch.
+        IdError: a list and the events differ in number, or it names an unknown image.
+        AxisError: recordings differ in channels or rate.
+        UnitsError: amplitudes that no EEG in volts has.
+    """
+    root, folder = Path(root), Path(root) / subject
+    paths = [Path(path) for path in files] if files is not None else _recordings(folder)
+    repairs = _read_repairs(folder, paths)
+    sessions = []
+    for path in paths:
+        raw = read_raw(path)
+        events = _select(find_events(raw, epochs, repairs.get(path.stem)), event_id, path)
+        sessions.append((raw, events, _names_of(events, event_id, path)))
+    ids = np.concatenate([names for _, _, names in sessions])
+    if stimuli is None:
+        stimuli, prefix = _found_stimuli(root / "images", np.unique(ids).tolist()), "raw:"
+        ids = np.char.add(prefix, ids)
+    stimuli.rows(np.unique(ids))
+
+    space = space_of(sessions[0][0], epochs, paths[0])
+    values = allocate((len(ids), len(space), len(space.times)), np.float32)
+    row = 0
+    for (raw, events, _), path in zip(sessions, paths, strict=True):
+        other = space_of(raw, epochs, path)
+        if (other.ch_names, other.sfreq) != (space.ch_names, space.sfreq) or len(other.times) != len(space.times):
+            raise AxisError(
+                f"expected {len(space)} channels and {space.sfreq:g} Hz of {paths[0]} in {path}, got {len(other)} and "
+                f"{other.sfreq:g} Hz, or another order of channels; pass channels= and sfreq= in the recipe"
+            )
+        block = epoch(raw, events, epochs)
+        check_finite(block, path, first_row=row)
+        values[row : row + len(block)] = block
+        row += len(block)
+    session = np.repeat(np.arange(len(sessions)) + 1, [len(names) for _, _, names in sessions])
+    responses = Responses(values, TrialTable.of(ids, session=session), unit="V")
+    facts = provenance("raw_eeg", root, paths, event_id=dict(event_id), recipe=repr(epochs))
+    return BrainDataset([Subject(subject, responses, space, provenance=facts)], stimuli)
+
+
+def find_events(raw: "BaseRaw", recipe: EpochRecipe, repairs: Mapping[str, Any] | None = None) -> np.ndarray:
+    """All events of a recording with the codes that were recorded.
+
+    From stimulus channels where there are some, otherwise from annotations such as "Stimulus/S100", "S100" or "100",
+    whose number is the code; any others, such as "Response/R1", are not events of stimuli.
+
+    Args:
+        raw: the recording.
+        recipe: its `drop_codes` and `min_gap` are applied.
+        repairs: "add", pairs of sample and code, and "drop", samples; samples count from the start of the file.
+
+    Returns:
+        int64 (events, 2): sample, code; in the order of time.
+    """
+    import mne
+
+    if mne.pick_types(raw.info, meg=False, stim=True).size:
+        found = mne.find_events(raw, shortest_event=1, verbose="error")[:, [0, 2]]
+        found[:, 0] -= raw.first_samp
+    else:
+        onset = raw.annotations.onset - (0 if raw.annotations.orig_time is None else raw.first_time)
+        matches = [_CODE.fullmatch(text) for text in raw.annotations.description]
+        found = [
+            (round(time * raw.info["sfreq"]), int(match[1]))
+            for time, match in zip(onset, matches, strict=True)
+            if match
+        ]
+    events = np.asarray(found, dtype=np.int64).reshape(-1, 2)
+    events = events[~np.isin(events[:, 1], list(recipe.drop_codes))]
+    events = events[np.argsort(events[:, 0], kind="stable")]
+    settling = np.diff(events[:, 0], append=np.iinfo(np.int64).max) < recipe.min_gap * raw.info["sfreq"]
+    return _repair(events[~settling], repairs or {}, raw)
+
+
+def epoch(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe) -> np.ndarray:
+    """Cut a recording, (events, channels, times) in volts; nothing is rejected.
+
+    Args:
+        raw: as `read_raw` opens it; it is not changed.
+        events: (events, 2) of sample, code.
+        recipe: how.
+
+    Raises:
+        LayoutError: an epoch reaches beyond an end of the recording.
+    """
+    path = Path(str(raw.filenames[0]))
+    return cut(continuous(raw, recipe, path), events, recipe, path)
+
+
+def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRaw":
+    """A copy of a recording with the channels of a recipe in their order, filtered and referenced.
+
+    Args:
+        raw: it is not changed.
+        recipe: how.
+        path: of its file, for messages.
+
+    Raises:
+        AxisError: a channel is missing.
+    """
+    raw = raw.copy().load_data(verbose="error")
+    raw.pick(_picked(raw, recipe, path), verbose="error")
+    if recipe.l_freq is not None or recipe.h_freq is not None:
+        raw.filter(recipe.l_freq, recipe.h_freq, fir_design="firwin", phase=recipe.phase, verbose="error")
+    if recipe.reference is not None:
+        raw.set_eeg_reference(list(recipe.reference), verbose="error")
+    return raw
+
+
+def cut(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe, path: str | Path) -> np.ndarray:
+    """Epochs of what `continuous` made, as `epoch` returns them; of some events at a time, where memory is short.
+
+    Args:
+        raw: of `continuous`.
+        events: (events, 2) of sample, code.
+        recipe: its window, baseline and rate.
+        path: of the file, for messages.
+
+    Raises:
+        LayoutError: an epoch reaches beyond an end of the recording.
+    """
+    import mne
+
+    triples = np.column_stack([events[:, 0] + raw.first_samp, np.zeros_like(events[:, 0]), events[:, 1]])
+    epochs = mne.Epochs(
+        raw,
+        triples,
+        tmin=recipe.tmin,
+        tmax=recipe.tmax,
+        baseline=recipe.baseline,
+        reject_by_annotation=False,
+        event_repeated="error",
+        preload=True,
+        verbose="error",
+    )
+    if len(epochs) != len(events):
+        lost = [int(events[i, 0]) for i, reasons in enumerate(epochs.drop_log) if reasons]
+        raise LayoutError(
+            f"expected {len(events)} epochs from {recipe.tmin} to {recipe.tmax} s in {path}, got "
+            f"{len(epochs)}: those at samples {lost} reach beyond its ends"
+        )
+    rate = raw.info["sfreq"]
+    data = epochs.get_data(copy=False)
+    return data if recipe.sfreq in (None, rate) else _resample(data, rate, recipe.sfreq, recipe.num_times(rate))
+
+
+def _resample(epochs: np.ndarray, rate: float, sfreq: float, num_times: int) -> np.ndarray:
+    """Epochs at another rate, whose first sample stays where it is.
+
+    A polyphase filter keeps it there. Resampling by Fourier transform pads each epoch first, and where the padding is
+    no whole number of new samples it moves the epoch by up to half of one: 5 ms at 100 Hz.
+    """
+    from scipy.signal import resample_poly
+
+    ratio = Fraction(sfreq / rate).limit_denominator(10_000)
+    return resample_poly(epochs, ratio.numerator, ratio.denominator, axis=-1, padtype="line")[..., :num_times]
+
+
+def _recordings(folder: Path) -> list[Path]:
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in READERS)
+    if not paths:
+        known = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        raise LayoutError(
+            f"expected recordings ending in {', '.join(READERS)} in {folder}, got none{near_names(folder.name, known)}"
+        )
+    return paths
+
+
+def _read_repairs(folder: Path, paths: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
+    path = folder / _REPAIRS
+    repairs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = [recording.stem for recording in paths]
+    for name, entry in repairs.items():
+        if name not in known or set(entry) - {"add", "drop"}:
+            raise LayoutError(
+                f"expected names of recordings ({', '.join(known)}) with 'add' and 'drop' in {path}, got {name!r}: "
+                f"{entry}"
+            )
+    return repairs
+
+
+def _repair(events: np.ndarray, repairs: Mapping[str, Any], raw: "BaseRaw") -> np.ndarray:
+    dropped = np.asarray(repairs.get("drop", []), np.int64)
+    unknown = np.setdiff1d(dropped, events[:, 0])
+    if unknown.size:
+        raise LayoutError(
+            f"expected events to drop at samples {unknown.tolist()} of {raw.filenames[0]}, got none there"
+        )
+    added = np.asarray(repairs.get("add", []), np.int64).reshape(-1, 2)
+    events = np.concatenate([events[~np.isin(events[:, 0], dropped)], added])
+    return events[np.argsort(events[:, 0], kind="stable")]
+
+
+def _select(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np.ndarray:
+    if len(set(event_id.values())) != len(event_id):
+        raise BrainDataError(f"expected a code of its own for each name of event_id, got {dict(event_id)}")
+    counts = Counter(events[:, 1].tolist())
+    chosen = events[np.isin(events[:, 1], list(event_id.values()))]
+    if not len(chosen):
+        found = ", ".join(f"{code} ({count} times)" for code, count in sorted(counts.items())) or "no events at all"
+        raise LayoutError(f"expected events with codes {sorted(event_id.values())} in {path}, got {found}")
+    return chosen
+
+
+def _names_of(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np.ndarray:
+    """The name of the image of each event: from the list beside the recording, otherwise by its code."""
+    listed = path.with_suffix(".txt")
+    if not listed.is_file():
+        names = {code: name for name, code in event_id.items()}
+        return np.array([names[code] for code in events[:, 1].tolist()])
+    lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(lines) != len(events):
+        raise IdError(
+            f"expected one line of {listed} for each of {len(events)} events of {path}, got {len(lines)}; name lost or "
+            f"doubled triggers in {_REPAIRS}"
+        )
+    return np.array(lines)
+
+
+def _found_stimuli(folder: Path, names: Sequence[str]) -> StimulusSet:
+    return StimulusSet([f"raw:{name}" for name in names], ImageFiles(find_images(folder, names)))
+
+
+def _picked(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> list[str]:
+    import mne
+
+    if recipe.channels is None:
+        return [raw.ch_names[i] for i in mne.pick_types(raw.info, meg=False, eeg=True, exclude=[])]
+    missing = [name for name in recipe.channels if name not in raw.ch_names]
+    if missing:
+        near = near_names(missing[0], raw.ch_names)
+        raise AxisError(f"expected channels {', '.join(missing)} in {path}, got none of these names{near}")
+    return list(recipe.channels)
+
+
+def space_of(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> SensorSpace:
+    """Channels, rate and times of the epochs that a recipe cuts out of a recording.
+
+    Args:
+        raw: the recording.
+        recipe: how.
+        path: of its file, for messages.
+    """
+    rate = raw.info["sfreq"]
+    sfreq = rate if recipe.sfreq is None else recipe.sfreq
+    times = round(recipe.tmin * rate) / rate + np.arange(recipe.num_times(rate)) / sfreq
+    return SensorSpace(tuple(_picked(raw, recipe, path)), float(sfreq), times, unit="V")

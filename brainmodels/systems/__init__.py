@@ -1,0 +1,1 @@
+"""The brain models, one room for each published system."""

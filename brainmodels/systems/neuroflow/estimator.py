@@ -1,0 +1,288 @@
+"""NeuroFlow as an estimator: one fit, then from images to responses, from responses to image tokens, and back again.
+
+model = NeuroFlow(tiny()).fit(cache, dataset.pairs("sim01", split, "train"))
+responses = model.encode(cache, image_ids=test.image_ids)      # (n, V)
+tokens = model.decode(test.array())                            # (n, m, d)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veca.train.parallel import join_world
+
+from ...errors import BrainDataError
+from ...nn.gaussian import Posterior
+from ...nn.noise import draw_responses
+from ...training.estimator import BATCH, BrainModel, Features
+from ...training.latents import LatentData, posterior_of
+from ...training.loop import Batch, StageResult
+from ...training.run import Run, generator_of, lasting
+from ...training.settings import TrainingStage, check_choice
+from ...training.trials import TrialData, Trials
+from . import recipes
+from .losses import LossWeights, stage_one_loss, stage_two_loss
+from .model import XFM, NeuroVAE, RoundTrip, round_trip
+from .recipes import NeuroFlowRecipe
+
+__all__ = ["NeuroFlow"]
+
+TRAIN = ("projections", "vae", "vae+flow_mlp")
+
+
+class NeuroFlow(BrainModel):
+    """Image tokens to responses, and responses to image tokens, through one reversible flow (arXiv 2604.09817).
+
+    A NeuroVAE turns responses into latents shaped as image tokens; a flow joins image tokens, at time 0, with latents,
+    at time 1. Encoding runs it forward and decodes the latent to voxels; decoding encodes the responses and runs it
+    back. Only two linears of the NeuroVAE belong to a subject; all else is shared.
+
+    Args:
+        config: `recipes.paper()`, `veca()`, `veca_cores()`, `tiny()`, any `NeuroFlowRecipe`, or one of these names.
+        pairing, device: of `BrainModel`.
+
+    Attributes:
+        vae_, flow_: the networks, the flow with its averaged weights.
+        and those of `BrainModel`.
+    """
+
+    networks = ("vae_", "flow_")
+    recipe_type, named = NeuroFlowRecipe, staticmethod(recipes.named)
+
+    def add_subject(
+        self,
+        features: Features,
+        responses: Trials,
+        *,
+        subject: str,
+        train: str = "projections",
+        steps: tuple[int, int] | None = None,
+        image_ids: Sequence[str] | None = None,
+        feature_ids: Sequence[str] | None = None,
+        validation: float | None = None,
+        drop_voxels: bool = False,
+        alignment: str = "auto",
+        progress: bool = False,
+    ) -> "NeuroFlow":
+        """Teach this model another subject, of any number of voxels. Experimental: the paper has one model a subject.
+
+        Args:
+            features, responses, image_ids, feature_ids, validation, drop_voxels, alignment, progress: as in `fit`;
+                statistics of tokens stay those of the fit.
+            subject: its name, not known yet.
+            train: "projections" trains the two linears of the subject and nothing else; "vae" the whole NeuroVAE, which
+                changes what it says of the others; "vae+flow_mlp" then also the MLPs of the flow.
+            steps: of the two stages; None is those of the recipe.
+
+        Returns:
+            This model, changed.
+        """
+        self._check_fitted()
+        check_choice("train", train, TRAIN)
+        if subject in self.subjects_:
+            raise BrainDataError(f"expected a new subject beside {', '.join(self.subjects_)}, got {subject!r} again")
+        grown, recipe = copy(self), self.recipe  # what fails changes nothing here
+        grown.vae_, grown.flow_, grown.residual_ = deepcopy(self.vae_), deepcopy(self.flow_), dict(self.residual_)
+        data = grown._join(features, responses, subject, image_ids, feature_ids, validation, drop_voxels, self)
+        checked, (vae_steps, flow_steps) = grown._aligned(data, alignment), steps or (None, None)
+        with join_world(self.device) as world:
+            torch.manual_seed(recipe.stage1.seed)
+            grown.vae_.to(world.device).add_subject(subject, int(grown.scales_[subject].kept.sum()))
+            run = grown._open_run(world, data, None, 1, progress)
+            own = {f"voxels_{end}.{subject}.{kind}" for end in ("in", "out") for kind in ("weight", "bias")}
+            names = {f"vae.{name}" for name in own} if train == "projections" else None
+            stages = [grown._train_vae(run, data, lasting(recipe.stage1, vae_steps), names)]
+            if train == "vae+flow_mlp":
+                names = {f"flow.{name}" for name, _ in self.flow_.named_parameters() if ".mlp." in name}
+                stages.append(grown._train_flow(run, data, lasting(recipe.stage2, flow_steps), names))
+            grown._finish(data, stages, checked)
+        added = {"subject": subject, "train": train, "stages": grown.meta_["stages"]}
+        grown.meta_ = self.meta_ | {
+            "subjects": self.meta_["subjects"] | grown.meta_["subjects"],
+            "added": [*self.meta_.get("added", []), added],
+        }
+        grown.subjects_, grown.scales_ = (*self.subjects_, subject), self.scales_ | grown.scales_
+        grown.sigma_ = self.sigma_ if train == "projections" else grown.sigma_
+        vars(self).update(vars(grown))
+        return self
+
+    def encode(
+        self,
+        features: Features,
+        *,
+        image_ids: Sequence[str] | None = None,
+        subject: str | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+        noise: str = "none",
+        noise_scale: float = 1.0,
+        n_trials: int = 1,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Responses of a subject to images. (`SynBrain.encode` goes the other way: the names are those of the papers.)
+
+        Args:
+            features: an array (n, m, d), or a source with
+            image_ids: the images to predict.
+            subject: whose; None where there is one.
+            solver, steps: of the flow; None is the recipe's.
+            noise: "none"; "unit", "posterior" in the latent; "residual", fitted to trials (see `brainmodels.nn.noise`).
+            noise_scale: factor of the noise.
+            n_trials: draws of each image; the whole stack is returned, averaging is for the caller.
+            seed: of the noise; None draws another every time.
+
+        Returns:
+            fp32 (n, V), or (n, n_trials, V) where n_trials > 1, in the units given to `fit`; NaN in dropped voxels.
+        """
+        subject, tokens = self._subject(subject), self._tokens(features, image_ids)
+        device, generator = self._place(), generator_of(seed)
+        found = []
+        decode = partial(self.vae_.decode, subject=subject)
+        scales = {"sigma": self.sigma_, "residual": self.residual_.get(subject), "generator": generator}
+        for part in tokens.split(BATCH):
+            latents = self.flow_.encode(part.to(device), *self._solver(solver, steps))
+            found.append(draw_responses(decode, latents, n_trials, noise, noise_scale, **scales).cpu().numpy())
+        stack = self.scales_[subject].undo(np.concatenate(found))
+        return stack if n_trials > 1 else stack[:, 0]
+
+    @torch.no_grad()
+    def decode(
+        self,
+        responses: Trials,
+        *,
+        subject: str | None = None,
+        solver: str | None = None,
+        steps: int | None = None,
+    ) -> np.ndarray:
+        """Features of the images that responses (n, V) are of: fp32 (n, m, d), in the units of the extractor.
+
+        Where tokens were reduced the way back is approximate; see `TokenScaler`. Arguments as of `encode`.
+        """
+        latents = self._latents(responses, self._subject(subject))
+        flow, device = self.flow_, self._place()
+        parts = [flow.decode(z.to(device), *self._solver(solver, steps)).cpu() for z in latents.split(BATCH)]
+        return self._features(torch.cat(parts).numpy())
+
+    def latents(self, responses: Trials, *, subject: str | None = None, head: str = "posterior") -> np.ndarray:
+        """What responses (n, V) are in the space of image tokens, fp32 (n, m, d) in model units.
+
+        Args:
+            responses: of one subject.
+            subject: whose.
+            head: "posterior", its mean, or "retrieval", the output of the retrieval head where the recipe has one.
+        """
+        check_choice("head", head, ("posterior", "retrieval"))
+        if head == "retrieval" and not self.recipe.vae.retrieval_head:
+            raise BrainDataError("expected head 'posterior' of a recipe without retrieval_head, got 'retrieval'")
+        return self._latents(responses, self._subject(subject), head).numpy()
+
+    def round_trip(
+        self,
+        features: Features | None = None,
+        responses: Trials | None = None,
+        *,
+        image_ids: Sequence[str] | None = None,
+        subject: str | None = None,
+        through: str = "latent",
+        solver: str | None = None,
+        steps: int | None = None,
+    ) -> RoundTrip:
+        """From image tokens, or from responses, to the other side and back; tensors in model units, on the CPU.
+
+        Args:
+            features, image_ids: to start from images, or
+            responses: to start from a brain; exactly one.
+            subject: whose.
+            through: "latent" or "response", see `neuroflow.model.round_trip`.
+            solver, steps: None is the recipe's.
+        """
+        subject, device = self._subject(subject), self._place()
+        name, count = self._solver(solver, steps)
+        start = {
+            "tokens": None if features is None else self._tokens(features, image_ids).to(device),
+            "responses": None if responses is None else self._measured(responses, subject).to(device),
+        }
+        settings = {"subject": subject, "through": through, "solver": name, "steps": count}
+        trip = round_trip(self.vae_, self.flow_, **start, **settings)
+        return replace(trip, start=trip.start.cpu(), forward=trip.forward.cpu(), back=trip.back.cpu())
+
+    def predict(self, features: Features, **options: Any) -> np.ndarray:
+        """The same as `encode`, under scikit-learn's name."""
+        return self.encode(features, **options)
+
+    def _build(self, voxels: Mapping[str, int]) -> None:
+        recipe = self.recipe
+        self.vae_ = NeuroVAE(recipe.num_tokens, recipe.token_width, recipe.vae, voxels)
+        self.flow_ = XFM(recipe.num_tokens, recipe.token_width, recipe.flow)
+
+    def _train(self, run: Run, data: TrialData) -> list[StageResult]:
+        recipe = self.recipe
+        torch.manual_seed(recipe.stage1.seed)
+        self._build({name: int(scale.kept.sum()) for name, scale in self.scales_.items()})
+        first = self._train_vae(run, data, recipe.stage1)
+        torch.manual_seed(recipe.stage2.seed)
+        self.flow_ = XFM(recipe.num_tokens, recipe.token_width, recipe.flow)
+        return [first, self._train_flow(run, data, recipe.stage2)]
+
+    def _train_vae(self, run: Run, data: TrialData, stage: TrainingStage, names: set[str] | None = None) -> StageResult:
+        self.vae_.checkpointing = self.recipe.grad_checkpointing
+        task = _VAETask(self.vae_, LossWeights.of(self.recipe, data.total_variance))
+        return run.stage("vae", task, data, stage, names, data.total_variance)
+
+    def _train_flow(
+        self, run: Run, data: TrialData, stage: TrainingStage, names: set[str] | None = None
+    ) -> StageResult:
+        recipe = self.recipe
+        self.flow_.net.checkpointing = recipe.grad_checkpointing
+        self.vae_.to(run.device).eval()
+        cached = LatentData.fits(data, recipe.num_tokens, recipe.token_width)
+        source = LatentData(data, self._posterior, run.device) if cached else data
+        return run.stage("flow", _FlowTask(self.flow_, self._posterior, recipe.flow_target), source, stage, names)
+
+    def _posterior(self, responses: Tensor, subject: str) -> Posterior:
+        return self.vae_.encode(responses, subject).posterior
+
+    def _predicted(self, tokens: Tensor, subject: str) -> np.ndarray:
+        latents = self.flow_.encode(tokens.to(self._place()), *self._solver(None, None))
+        with torch.no_grad():
+            return self.vae_.decode(latents, subject).cpu().numpy()
+
+    @torch.no_grad()
+    def _latents(self, responses: Trials, subject: str, head: str = "posterior") -> Tensor:
+        values, device = self._measured(responses, subject), self._place()
+        found = []
+        for part in values.split(BATCH):
+            encoding = self.vae_.encode(part.to(device), subject)
+            found.append((encoding.posterior.mean if head == "posterior" else encoding.retrieval).cpu())
+        return torch.cat(found)
+
+    def _solver(self, solver: str | None, steps: int | None) -> tuple[str, int]:
+        return solver or self.recipe.solver, self.recipe.steps if steps is None else steps
+
+
+class _VAETask(nn.Module):
+    def __init__(self, vae: NeuroVAE, weights: LossWeights):
+        super().__init__()
+        self.vae, self.weights = vae, weights
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        parts = stage_one_loss(self.vae, batch.responses, batch.tokens, self.weights, batch.subject, generator)
+        above = {"contrast": parts.contrast - parts.floor, "cycle": parts.cycle - parts.floor}
+        return {"loss": parts.total, "mse": parts.mse, "kl": parts.kl, **above, "sigma": parts.sigma}
+
+
+class _FlowTask(nn.Module):
+    def __init__(self, flow: XFM, encode: Callable, target: str):
+        super().__init__()
+        self.flow, self.target = flow, target
+        self._encode = encode  # a function, so that the frozen NeuroVAE is no part of this module
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        posterior = posterior_of(batch, self._encode)
+        return {"loss": stage_two_loss(self.flow, batch.tokens, posterior, self.target, generator)}

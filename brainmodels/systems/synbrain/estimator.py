@@ -1,0 +1,211 @@
+"""SynBrain as an estimator: responses to images, drawn as often as wanted; adapted to a new subject with few images.
+
+model = SynBrain("tiny").fit(cache, dataset.pairs("sim01", split, "train"), subject="sim01")
+mean = model.predict(cache, image_ids=test.image_ids)                                        # (n, V)
+trials = model.predict(cache, image_ids=test.image_ids, n_trials=3, noise="residual")        # (n, 3, V)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veca.train.parallel import join_world
+
+from ...nn.gaussian import Posterior
+from ...training.estimator import BATCH, BrainModel, Features
+from ...training.latents import LatentData, posterior_of
+from ...training.loop import Batch, StageResult
+from ...training.run import Run, generator_of, lasting
+from ...training.trials import TrialData, Trials
+from . import recipes
+from .losses import mapper_loss, stage_one_loss
+from .model import BrainVAE, adapt_parameters, build_mapper, synthesize
+from .recipes import SynBrainRecipe
+
+__all__ = ["SynBrain"]
+
+
+class SynBrain(BrainModel):
+    """Image tokens to responses, through a VAE of responses whose latent is aligned with the tokens (arXiv 2508.10298).
+
+    A mapper turns image tokens into the latent in one step, the decoder of the BrainVAE turns it into voxels. No weight
+    depends on their number, but their order is part of what is learned.
+
+    Args:
+        config: `recipes.paper()`, `veca()`, `veca_cores()`, `tiny()`, any `SynBrainRecipe`, or one of these names.
+        pairing, device: of `BrainModel`.
+
+    Attributes:
+        vae_, mapper_: the networks, the mapper with its averaged weights.
+        and those of `BrainModel`.
+    """
+
+    networks = ("vae_", "mapper_")
+    recipe_type, named = SynBrainRecipe, staticmethod(recipes.named)
+
+    def adapt(
+        self,
+        features: Features,
+        responses: Trials,
+        *,
+        subject: str = "new",
+        train_mapper: str | None = None,
+        steps: tuple[int, int] | None = None,
+        image_ids: Sequence[str] | None = None,
+        feature_ids: Sequence[str] | None = None,
+        validation: float | None = None,
+        drop_voxels: bool = False,
+        alignment: str = "auto",
+        progress: bool = False,
+    ) -> "SynBrain":
+        """A model of another subject, begun at the weights of this one, which stays as it is.
+
+        First all of the BrainVAE is trained on the new responses, then part of the mapper. Nothing of the statistics of
+        the first subject is taken over but those of the tokens.
+
+        Args:
+            features, responses, image_ids, feature_ids, validation, drop_voxels, alignment, progress: as in `fit`.
+            subject: its name.
+            train_mapper: "mlp", "attn", "all" or "none", the sub-layers that move; None is the recipe's ("mlp").
+            steps: of the two stages; None is those of the recipe (`adapt1`, `adapt2`).
+
+        Returns:
+            A new `SynBrain` of the new subject alone.
+        """
+        self._check_fitted()
+        recipe, (vae_steps, mapper_steps) = self.recipe, steps or (None, None)
+        model = SynBrain(recipe, self.pairing, self.device)
+        data = model._join(features, responses, subject, image_ids, feature_ids, validation, drop_voxels, self)
+        checked = model._aligned(data, alignment)
+        model.vae_, model.mapper_, model.residual_ = deepcopy(self.vae_), deepcopy(self.mapper_), {}
+        chosen = adapt_parameters(model.vae_, model.mapper_, train_mapper or recipe.train_mapper)["mapper"]
+        with join_world(self.device) as world:
+            run = model._open_run(world, data, None, 1, progress)
+            stages = [model._train_vae(run, data, lasting(recipe.adapt1, vae_steps))]
+            if chosen:
+                names = {f"mapper.{name}" for name in chosen}
+                stages.append(model._train_mapper(run, data, lasting(recipe.adapt2, mapper_steps), names))
+            model._finish(data, stages, checked)
+        model.meta_["adapted_from"] = {"subjects": list(self.subjects_), "train_images": self.meta_["train_images"]}
+        return model
+
+    def predict(
+        self,
+        features: Features,
+        *,
+        image_ids: Sequence[str] | None = None,
+        subject: str | None = None,
+        n_trials: int = 1,
+        noise: str = "none",
+        noise_scale: float = 1.0,
+        seed: int | None = None,
+    ) -> np.ndarray:
+        """Responses to images.
+
+        Args:
+            features: an array (n, m, d), or a source with
+            image_ids: the images to predict.
+            subject: whose voxels; None where there is one.
+            n_trials: draws of each image; the whole stack is returned, averaging is for the caller.
+            noise: "none"; "unit", "posterior" in the latent; "residual", fitted to trials (see `brainmodels.nn.noise`).
+            noise_scale: factor of the noise.
+            seed: of the noise; None draws another every time.
+
+        Returns:
+            fp32 (n, V), or (n, n_trials, V) where n_trials > 1, in the units given to `fit`; NaN in dropped voxels.
+        """
+        subject, tokens = self._subject(subject), self._tokens(features, image_ids)
+        device, voxels = self._place(), int(self.scales_[subject].kept.sum())
+        scales = {"sigma": self.sigma_, "residual": self.residual_.get(subject), "generator": generator_of(seed)}
+        draw = partial(synthesize, self.vae_, self.mapper_, num_voxels=voxels, num_trials=n_trials, noise=noise)
+        found = [draw(part.to(device), noise_scale=noise_scale, **scales).cpu().numpy() for part in tokens.split(BATCH)]
+        stack = self.scales_[subject].undo(np.concatenate(found))
+        return stack if n_trials > 1 else stack[:, 0]
+
+    @torch.no_grad()
+    def encode(
+        self, responses: Trials, *, subject: str | None = None, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Latents of responses: the posterior's mean, fp32 (n, m, d) in model units, and its standard deviation.
+
+        `NeuroFlow.encode` goes from images to responses: the names are those of the papers.
+
+        Args:
+            responses: (n, V) of one subject.
+            subject: whose.
+            return_std: return (mean, standard deviation).
+        """
+        subject = self._subject(subject)
+        values, device = self._measured(responses, subject), self._place()
+        found = [self.vae_.encode(part.to(device)) for part in values.split(BATCH)]
+        mean = torch.cat([posterior.mean.cpu() for posterior in found]).numpy()
+        return (mean, torch.cat([posterior.std.cpu() for posterior in found]).numpy()) if return_std else mean
+
+    def _build(self, voxels: Mapping[str, int]) -> None:
+        recipe = self.recipe
+        self.vae_ = BrainVAE(recipe.num_tokens, recipe.token_width, recipe.vae)
+        self.mapper_ = build_mapper(recipe.num_tokens, recipe.token_width, recipe.mapper)
+
+    def _train(self, run: Run, data: TrialData) -> list[StageResult]:
+        recipe = self.recipe
+        torch.manual_seed(recipe.stage1.seed)
+        self._build({})
+        first = self._train_vae(run, data, recipe.stage1)
+        torch.manual_seed(recipe.stage2.seed)
+        self.mapper_ = build_mapper(recipe.num_tokens, recipe.token_width, recipe.mapper)
+        return [first, self._train_mapper(run, data, recipe.stage2)]
+
+    def _train_vae(self, run: Run, data: TrialData, stage: Any) -> StageResult:
+        self.vae_.checkpointing = self.recipe.grad_checkpointing
+        weight = self.recipe.contrast_weight_for(data.total_variance)
+        return run.stage("vae", _VAETask(self.vae_, self.recipe, weight), data, stage, None, data.total_variance)
+
+    def _train_mapper(self, run: Run, data: TrialData, stage: Any, names: set[str] | None = None) -> StageResult:
+        recipe = self.recipe
+        self.mapper_.checkpointing = recipe.grad_checkpointing
+        self.vae_.to(run.device).eval()
+        cached = LatentData.fits(data, recipe.num_tokens, recipe.token_width)
+        source = LatentData(data, self._posterior, run.device) if cached else data
+        return run.stage("mapper", _MapperTask(self.mapper_, self._posterior), source, stage, names)
+
+    def _posterior(self, responses: Tensor, subject: str) -> Posterior:
+        return self.vae_.encode(responses)
+
+    def _predicted(self, tokens: Tensor, subject: str) -> np.ndarray:
+        voxels = int(self.scales_[subject].kept.sum())
+        return synthesize(self.vae_, self.mapper_, tokens.to(self._place()), voxels)[:, 0].cpu().numpy()
+
+
+class _VAETask(nn.Module):
+    def __init__(self, vae: BrainVAE, recipe: SynBrainRecipe, contrast_weight: float):
+        super().__init__()
+        self.vae, self.recipe, self.contrast_weight = vae, recipe, contrast_weight
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        recipe = self.recipe
+        parts = stage_one_loss(
+            self.vae(batch.responses, generator),
+            batch.responses,
+            batch.tokens,
+            recipe.kl_weight,
+            self.contrast_weight,
+            recipe.temperature,
+            recipe.contrast_group,
+        )
+        above = parts.soft_clip - parts.soft_clip_floor
+        return {"loss": parts.total, "mse": parts.mse, "kl": parts.kl, "contrast": above, "sigma": parts.sigma}
+
+
+class _MapperTask(nn.Module):
+    def __init__(self, mapper: nn.Module, encode: Callable[[Tensor, str], Posterior]):
+        super().__init__()
+        self.mapper = mapper
+        self._encode = encode  # a function, so that the frozen BrainVAE is no part of this module
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"loss": mapper_loss(self.mapper(batch.tokens), posterior_of(batch, self._encode).mean)}

@@ -1,0 +1,144 @@
+"""Writes a simulated subject as a folder of EEG-3D, for tests and to try the code before the data are there."""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from brainmodels.data.dataset import BrainDataset
+from brainmodels.errors import BrainDataError
+from brainmodels.simulated.scenes import parse_scene_id
+from veca.data.scenes import COLORS, SHAPES, sample_scene
+
+__all__ = ["scene_cloud", "write_eeg3d"]
+
+_TRAIN_OBJECTS, _TEST_OBJECTS = 8, 2
+_NAMES = {1.0: "1s_250Hz", 6.0: "6s_100Hz"}
+_WORKBOOK = {
+    "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+    '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+    '<Default Extension="xml" ContentType="application/xml"/></Types>',
+    "xl/workbook.xml": '<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"/>',
+}
+
+
+def write_eeg3d(
+    dataset: BrainDataset,
+    root: str | Path,
+    subject: str = "sim01",
+    split: str = "scenes",
+    names: Sequence[str] = SHAPES,
+    form: str = "process",
+    labels: str = "xlsx",
+    num_points: int = 256,
+) -> dict[str, str]:
+    """Write the objects, their clouds and colours, and one subject's responses.
+
+    A class is a shape: of each, the first 8 train images become objects 00 to 07 and the first 2 test images 08 and 09.
+    All train images have to be shown equally often, all test images too. Called for a second kind of responses to the
+    same images, it adds files to the folder.
+
+    Args:
+        dataset: of `simulate_eeg`; "static" responses become 1s_250Hz, "dynamic" ones 6s_100Hz.
+        root: created where it is missing.
+        subject: becomes sub01 for sim01.
+        split: whose train (and validation) and test images are taken.
+        names: of the classes, for as many of `SHAPES`; they get numbers in this order.
+        form: "process" for trials as recorded, "split" for arrays by class, object and repeat.
+        labels: "xlsx" or "csv".
+        num_points: of each cloud.
+
+    Returns:
+        The ids that `layouts.eeg3d.load` gives to images, by their ids in `dataset`.
+    """
+    root, person = Path(root), dataset.subject(subject)
+    named = _choose(dataset, split, names)
+    folder = root / "EEGdata" / f"sub{subject[-2:]}"
+    for path in (folder, root / "video_new", root / "point_cloud_simple"):
+        path.mkdir(parents=True, exist_ok=True)
+    keys = {image_id: name.split("_", 1)[1] for image_id, name in named.items()}
+    for image_id, name in named.items():
+        (root / "video_new" / f"{name}.mp4").touch()
+        np.save(root / "point_cloud_simple" / f"{keys[image_id]}.npy", scene_cloud(image_id, num_points))
+    colors = dataset.stimuli.label("color", list(named))
+    table = {keys[image_id]: COLORS.index(color) for image_id, color in zip(named, colors, strict=True)}
+    _write_labels(root, labels, table)
+
+    suffix = _NAMES[round(len(person.space.times) / person.space.sfreq, 6)]
+    trials = np.flatnonzero(np.isin(person.responses.trials.image_id, list(named)))
+    if form == "process":
+        np.save(folder / f"process_data_{suffix}.npy", person.responses.batch(trials).astype(np.float64))
+        shown = person.responses.trials.image_id[trials]
+        np.save(folder / "name_label.npy", np.array([named[image_id] for image_id in shown]))
+    else:
+        per_class = {"train": _TRAIN_OBJECTS, "test": _TEST_OBJECTS}
+        for part, count in per_class.items():
+            ids = [i for i, name in named.items() if (int(name[-2:]) < _TRAIN_OBJECTS) == (part == "train")]
+            values = np.stack([person.responses.batch(rows) for rows in person.responses.rows_of(ids)])
+            path = folder / f"{folder.name}_{part}_data_{suffix}.npy"
+            np.save(path, values.reshape(-1, count, *values.shape[1:]).astype(np.float64))
+    return {image_id: f"eeg3d:{key}" for image_id, key in keys.items()}
+
+
+def scene_cloud(image_id: str, num_points: int) -> np.ndarray:
+    """A solid for a drawn scene, fp32 (num_points, 6): its main object as a slab, in the colours of the picture.
+
+    Args:
+        image_id: of a scene.
+        num_points: drawn from the pixels of the object with the id as seed.
+    """
+    seed, index = parse_scene_id(image_id)
+    scene = sample_scene(index, seed)
+    image, mask = scene.render(128)
+    rows, columns = np.nonzero(mask.numpy() == 1 + scene.label)
+    rng = np.random.default_rng((seed, index, 3))
+    chosen = rng.integers(0, len(rows), num_points)
+    y, x = 1 - (rows[chosen] + 0.5) / 64, (columns[chosen] + 0.5) / 64 - 1
+    depth = rng.uniform(-0.1, 0.1, num_points)
+    colors = image.numpy()[:, rows[chosen], columns[chosen]].T
+    return np.column_stack([x, y, depth, colors]).astype(np.float32)
+
+
+def _choose(dataset: BrainDataset, split: str, names: Sequence[str]) -> dict[str, str]:
+    """Names such as 03_oil_lamp_08 by image id, in sorted order of the names."""
+    chosen, parts = {}, dataset.split(split)
+    first = 0
+    for of_part, count in ((parts.train | parts.val, _TRAIN_OBJECTS), (parts.test, _TEST_OBJECTS)):
+        ids = [image_id for image_id in dataset.stimuli.ids.tolist() if image_id in of_part]
+        shapes = dataset.stimuli.label("shape", ids)
+        for number, (shape, word) in enumerate(zip(SHAPES, names, strict=False), 1):
+            of_shape = [image_id for image_id, found in zip(ids, shapes, strict=True) if found == shape][:count]
+            if len(of_shape) < count:
+                raise BrainDataError(
+                    f"expected {count} images of a {shape} in a part of split {split!r}, got {len(of_shape)}; "
+                    "simulate more"
+                )
+            chosen |= {i: f"{number:02d}_{word}_{first + index:02d}" for index, i in enumerate(of_shape)}
+        first = count
+    return dict(sorted(chosen.items(), key=lambda item: item[1]))
+
+
+def _write_labels(root: Path, form: str, table: Mapping[str, int]) -> None:
+    rows = [("name", "label"), *((name, str(label)) for name, label in table.items())]
+    if form == "csv":
+        (root / "color_label.csv").write_text("".join(f"{name},{label}\n" for name, label in rows), encoding="utf-8")
+        return
+    lines = []
+    for number, (name, label) in enumerate(rows, 1):
+        text = f'<c r="A{number}" t="inlineStr"><is><t>{escape(name)}</t></is></c>'
+        value = (
+            f'<c r="B{number}"><v>{label}</v></c>'
+            if number > 1
+            else f'<c r="B1" t="inlineStr"><is><t>{label}</t></is></c>'
+        )
+        lines.append(f'<row r="{number}">{text}{value}</row>')
+    namespace = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    sheet = f'<worksheet xmlns="{namespace}"><sheetData>{"".join(lines)}</sheetData></worksheet>'
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member, content in {**_WORKBOOK, "xl/worksheets/sheet1.xml": sheet}.items():
+            archive.writestr(member, content)
+    (root / "color_label.xlsx").write_bytes(buffer.getvalue())

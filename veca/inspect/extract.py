@@ -1,0 +1,85 @@
+"""Image files in; features as arrays and pictures out."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Resampling
+from torch import Tensor
+
+from ..data import load_image
+from ..model.backbone import VECA
+from .visualize import feature_figure
+
+__all__ = ["extract_features", "read_image"]
+
+
+def read_image(file: str | Path, size: int | None = None) -> Tensor:
+    """An image file as a tensor.
+
+    Args:
+        file: see `data.load_image`.
+        size: pixels of the longer side; None keeps the file's.
+
+    Returns:
+        (3, height, width), fp32 in [0, 1].
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"expected a size of at least 1 pixel, got {size}")
+    image = load_image(file)
+    if size is not None:
+        ratio = size / max(image.size)
+        image = image.resize([max(round(side * ratio), 1) for side in image.size], Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+def extract_features(
+    model: VECA,
+    files: Sequence[str | Path],
+    out: str | Path,
+    size: int | None = None,
+    num_cores: int | None = None,
+    note: str = "",
+) -> Iterator[tuple[Path, Path]]:
+    """Write the features of image files, one by one: `<name>.npz`, and `<name>.png` to look at.
+
+    The arrays, fp32: "global_token" (E,), "patches" (rows, cols, E), "cores" (C, E), "core_xy" (C, 2), and
+    "image_size", the pixels (height, width) that the model saw. The picture is that of `feature_figure`.
+
+    Args:
+        model: in evaluation mode.
+        files: images, whose names without suffix differ.
+        out: folder, made where it is missing.
+        size: pixels of the longer side; None keeps that of each file.
+        num_cores: C; None means `model.budget`.
+        note: words for the title of each picture.
+
+    Yields:
+        (npz file, png file) of each image.
+    """
+    stems = [Path(file).stem for file in files]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(f"expected images with different names, got several called {', '.join(twice)}")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for file, stem in zip(files, stems, strict=True):
+        image = read_image(file, size)
+        height, width = image.shape[1:]
+        title = ", ".join(filter(None, (Path(file).name, f"{height} x {width} px", note)))
+        figure, features = feature_figure(model, image, num_cores, title)
+        arrays, picture = out / f"{stem}.npz", out / f"{stem}.png"
+        np.savez(
+            arrays,
+            global_token=_array(features.global_token),
+            patches=_array(features.patches.unflatten(1, features.grid_size)),
+            cores=_array(features.cores),
+            core_xy=_array(features.core_xy),
+            image_size=np.array([height, width]),
+        )
+        figure.savefig(picture, dpi=80)
+        yield arrays, picture
+
+
+def _array(batch: Tensor) -> np.ndarray:
+    return batch[0].float().cpu().numpy()

@@ -1,0 +1,1 @@
+"""Parts of every report: the HTML page, curves, and facts of the machine."""

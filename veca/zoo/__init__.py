@@ -1,0 +1,1 @@
+"""Model sizes, the registry, models of timm, conversion of plain ViTs, and the shipped weights."""

@@ -1,0 +1,120 @@
+"""Models by name, built, loaded and made ready to use."""
+
+import difflib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from timm.data import create_transform, resolve_model_data_config
+from timm.models import build_model_with_cfg
+from torch import nn
+
+from ..model.backbone import VECA
+from ..model.hub import load_weights
+from .sizes import VARIANTS
+
+__all__ = ["create_model", "list_models", "load"]
+
+_WEIGHTS = Path(__file__).parent / "weights"  # <name>.safetensors, and <name>.json for arguments beyond the size
+_ALWAYS = ("dynamic_img_size", "dynamic_img_pad")  # words of timm for what VECA cannot help doing
+
+
+def create_model(
+    name: str, pretrained: bool = False, checkpoint_path: str | Path | None = None, **options: Any
+) -> VECA | nn.Module:
+    """Build a VECA backbone. `timm.create_model` knows the same names and takes the same way.
+
+        model = veca.create_model("veca_base_patch16", num_cores=64, num_classes=0)
+        pyramid = veca.create_model("veca_base_patch16", features_only=True, out_indices=(2, 5, 8, 11))
+
+    Args:
+        name: one of `list_models()`.
+        pretrained: load the weights that ship with this package; False starts at random ones. A `num_classes`
+            other than theirs gets a fresh classifier.
+        checkpoint_path: a safetensors file to load, strictly.
+        options: arguments of `VECA`, over those of the size; None keeps the default. And timm's `features_only`
+            and `out_indices`, for maps (B, E, rows, cols) of the last 3, or of these, blocks.
+
+    Returns:
+        The model, in training mode, fp32; with `features_only` timm's wrapper, the model its `model`.
+    """
+    _check_name(name)
+    if pretrained and checkpoint_path is not None:
+        raise ValueError(f"expected pretrained or checkpoint_path, got both, {checkpoint_path}")
+    given = {key: value for key, value in options.items() if value is not None}
+    return build_model_with_cfg(
+        partial(_build, name, pretrained, checkpoint_path),
+        name,
+        pretrained=False,  # timm's own loading is not strict
+        feature_cfg=dict(out_indices=3, feature_cls="getter"),
+        kwargs_filter=_ALWAYS,
+        **given,
+    )
+
+
+def list_models(pretrained: bool = False) -> list[str]:
+    """Names that `create_model` accepts, smallest first; with `pretrained` those whose weights ship here."""
+    return [name for name in VARIANTS if not pretrained or (_WEIGHTS / f"{name}.safetensors").is_file()]
+
+
+def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
+    """A model with weights, and the transform that prepares images for it.
+
+        model, transform = veca.load("folder")
+        features = model.forward_features(transform(image)[None])
+
+    Args:
+        name_or_dir: a folder that `save_pretrained` has written; a name from `list_models(pretrained=True)`; or
+            a repository on the Hugging Face Hub, "owner/name", the only case that downloads anything.
+        options: arguments of `VECA`, over the saved ones.
+
+    Returns:
+        (model in evaluation mode, transform from a PIL image to a normalised tensor (3, height, width): the
+        shorter side resized to the model's `img_size`, then the centre cut out).
+    """
+    name = str(name_or_dir)
+    if Path(name).is_dir():
+        model = VECA.from_pretrained(name, **options)
+    elif name in VARIANTS:
+        model = create_model(name, pretrained=True, **options).eval()
+    elif isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        model = VECA.from_pretrained(name, **options)
+    else:
+        near = _near(name)
+        raise ValueError(
+            f"expected an existing folder, a repository owner/name or one of veca.list_models(), got {name!r}; "
+            f"did you mean {near}?"
+        )
+    return model, create_transform(**resolve_model_data_config(model))
+
+
+def _build(name: str, pretrained: bool, checkpoint_path: str | Path | None, **options: Any) -> VECA:
+    """The bare model. Weights are loaded here, before timm may cut the model to some of its blocks."""
+    if not pretrained:
+        model = VECA(**(VARIANTS[name] | options))
+        if checkpoint_path is not None:
+            load_weights(model, checkpoint_path)
+        return model
+    file = _WEIGHTS / f"{name}.safetensors"
+    if not file.is_file():
+        shipped = ", ".join(list_models(pretrained=True)) or "none yet"
+        raise ValueError(f"expected a name with weights in this package ({shipped}), got {name!r} with pretrained=True")
+    settings = file.with_suffix(".json")
+    stored = VARIANTS[name] | (json.loads(settings.read_text()) if settings.is_file() else {})
+    num_classes = options.pop("num_classes", stored.get("num_classes", 0))
+    model = VECA(**(stored | options))
+    load_weights(model, file)
+    if num_classes != model.num_classes:
+        model.reset_classifier(num_classes)
+    return model
+
+
+def _check_name(name: str) -> None:
+    if name not in VARIANTS:
+        raise ValueError(f"expected one of veca.list_models(), got {name!r}; did you mean {_near(name)}?")
+
+
+def _near(name: str) -> str:
+    return ", ".join(difflib.get_close_matches(name, VARIANTS, n=3) or list_models())
