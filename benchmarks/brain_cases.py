@@ -21,7 +21,7 @@ from brainmodels.systems.neuroflow import recipes as neuroflow_recipes
 from brainmodels.systems.neuroflow.estimator import NeuroFlow
 from brainmodels.systems.synbrain import recipes as synbrain_recipes
 from brainmodels.systems.synbrain.estimator import SynBrain
-from brainmodels.training.settings import TrainingStage
+from brainmodels.training.recipe import TrainingStage
 
 __all__ = [
     "Case",

@@ -2,7 +2,7 @@
 
     veca train --out out/nano_veca
     veca train --out out/nano_vit --baseline
-    python -m benchmarks.nano_scenes --veca out/nano_veca --vit out/nano_vit --ship veca/weights
+    python -m benchmarks.nano_scenes --veca out/nano_veca --vit out/nano_vit --ship veca/zoo/weights
 
 The backbones are judged with their matrices rounded as they are shipped: bf16 for VECA, eight bits a number and one
 scale a row for the ViT, which is there to be compared with.
@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veca.train import ScenesRecipe, evaluate, scenes_task
-from veca.train.baseline import pack_rows, unpack_rows
 from veca.train.batches import SceneBatches
 from veca.train.budgets import BudgetSampler
 from veca.train.checkpoints import latest_checkpoint, load_checkpoint
 from veca.train.supervised import SupervisedTask
+from veca.zoo.plain_vit import pack_rows, unpack_rows
 
 from .record import RESULTS, environment, markdown_table, today
 

@@ -10,7 +10,7 @@ _ROOMS = {
     "FeatureCache": ".features",
     "NeuroFlow": ".systems.neuroflow",
     "SynBrain": ".systems.synbrain",
-    "load_model": ".commands.train",
+    "load_model": ".systems",
     "load_prepared": ".data",
     "simulate": ".simulated",
     "simulate_eeg": ".simulated",

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import tyro
 
+from .commands.evaluate import run_evaluation
 from .commands.train import TrainSettings, run_training, stage_lines
 from .errors import BrainDataError
-from .evaluation import EvaluationSettings, run_evaluation
+from .evaluation import EvaluationSettings
 from .training.files import read_meta
 
 __all__ = ["main"]
@@ -60,7 +61,7 @@ def prepare(
         image_size: side of the stimuli as they are written, pixels.
         options: of the layout, as NAME=VALUE; numbers, true, false and null are read as such, all else is text.
     """
-    from .data.prepared import prepare as write
+    from .layouts import prepare as write
 
     try:
         given = dict(_option(word) for word in options)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AlignmentError",
@@ -58,6 +59,14 @@ def near_names(name: str, known: Sequence[str], count: int = 3) -> str:
     """The end of a message: `; near: a, b`, or nothing where no known name resembles this one."""
     near = difflib.get_close_matches(str(name), [str(x) for x in known], count, cutoff=0.5)
     return f"; near: {', '.join(near)}" if near else ""
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """The value, or a `BrainDataError` unless it is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(map(str, choices))
+        raise BrainDataError(f"expected {name} to be one of {listed}, got {value!r}{near_names(value, choices)}")
+    return value
 
 
 def need(package: str, why: str) -> ImportError:

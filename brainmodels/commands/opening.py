@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.dataset import BrainDataset, Subject
+from ..data.dataset import BrainDataset
 from ..data.prepared import load_prepared
 from ..errors import BrainDataError
 from ..simulated import PRESETS, simulate
 
-__all__ = ["default_normalizer", "open_data"]
+__all__ = ["open_data"]
 
 
 def open_data(data: str, seed: int = 0, subjects: Sequence[str] = ()) -> BrainDataset:
@@ -35,10 +35,3 @@ def open_data(data: str, seed: int = 0, subjects: Sequence[str] = ()) -> BrainDa
             "`veca brain prepare` makes such a folder"
         )
     return load_prepared(data)
-
-
-def default_normalizer(subject: Subject) -> str:
-    """The name of what suits the responses as they are stored."""
-    if subject.normalizer not in ("none", "psc", "div2000"):
-        return "none"
-    return "session_z_train" if (subject.responses.trials.session >= 0).all() else "train_z"

@@ -1,7 +1,7 @@
 """From a data set and a word for features to a trained model in a folder: what `veca brain train` does.
 
 folder = run_training(TrainSettings(model="neuroflow", data="prepared/subj01", out=Path("out/neuroflow")))
-model = load_model(folder)
+model = brainmodels.load_model(folder)
 """
 
 import json
@@ -19,23 +19,18 @@ from veca.train.parallel import World, join_world
 
 from ..data import BrainDataset, Pairs, Split
 from ..data.align import check_alignment
-from ..data.normalize import fit_normalizer
+from ..data.normalize import default_normalizer, fit_normalizer
 from ..errors import BrainDataError
-from ..evaluation import FeatureSet
 from ..features import FeatureCache
-from ..systems.neuroflow import NeuroFlow
-from ..systems.synbrain import SynBrain
-from ..training.estimator import BrainModel
-from ..training.files import read_meta
+from ..features.sets import FeatureSet
+from ..systems import system
+from ..training.recipe import ModelRecipe
 from ..training.run import lasting
-from ..training.settings import ModelRecipe
-from .opening import default_normalizer, open_data
+from .opening import open_data
 
-__all__ = ["SYSTEMS", "TrainSettings", "load_model", "run_training", "stage_lines"]
+__all__ = ["TrainSettings", "run_training", "stage_lines"]
 
 _log = logging.getLogger(__name__)
-
-SYSTEMS = {"neuroflow": NeuroFlow, "synbrain": SynBrain}
 
 
 @dataclass(frozen=True)
@@ -87,17 +82,6 @@ class TrainSettings:
     progress: bool = True
 
 
-def load_model(folder: str | Path, device: str | torch.device | None = None) -> BrainModel:
-    """A saved model of any system, or the one in the folder of a run."""
-    folder = Path(folder)
-    folder = folder / "model" if (folder / "model" / "meta.json").is_file() else folder
-    system = read_meta(folder)["system"]
-    kinds = {kind.__name__: kind for kind in SYSTEMS.values()}
-    if system not in kinds:
-        raise BrainDataError(f"expected a model of {', '.join(kinds)} in {folder}, got {system!r}")
-    return kinds[system].load(folder, device)
-
-
 def run_training(settings: TrainSettings) -> Path:
     """Train a model and save it; under `torchrun`, on all its processes.
 
@@ -116,7 +100,7 @@ def run_training(settings: TrainSettings) -> Path:
         aligned = {name: str(check_alignment(dataset, name, split, settings.check_alignment)) for name in names}
         pairs = {name: _pairs(dataset, name, split, settings.normalizer, recipe.validation > 0) for name in names}
         cache = _features(item, dataset, pairs, settings, world)
-        model = SYSTEMS[settings.model](recipe, device=world.device)
+        model = system(settings.model)(recipe, device=world.device)
         options = {"alignment": "off", "out": settings.out, "save_every": settings.save_every}
         model.fit(cache, pairs, progress=settings.progress and world.rank == 0, **options)
         model.meta_["run"] = {
@@ -139,11 +123,11 @@ def run_training(settings: TrainSettings) -> Path:
 
 def _recipe(settings: TrainSettings) -> ModelRecipe:
     """The recipe with what the settings change."""
-    system, path = SYSTEMS[settings.model], Path(settings.recipe)
+    kind, path = system(settings.model), Path(settings.recipe)
     if path.suffix == ".json":
-        recipe = system.recipe_type.from_json(json.loads(path.read_text()))
+        recipe = kind.recipe_type.from_json(json.loads(path.read_text()))
     else:
-        recipe = system.named(settings.recipe)
+        recipe = kind.named(settings.recipe)
     if settings.steps and len(settings.steps) != 2:
         raise BrainDataError(f"expected steps of the two stages, got {len(settings.steps)} numbers")
     both = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}

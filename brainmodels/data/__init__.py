@@ -6,7 +6,7 @@ from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .leakage import check_duplicates, check_new_weights
 from .normalize import Normalizer, fit_normalizer, register_normalizer
-from .prepared import load_prepared, prepare, save_prepared
+from .prepared import load_prepared, save_prepared
 from .rescale import Bridge
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
@@ -58,7 +58,6 @@ __all__ = [
     "load_prepared",
     "loso",
     "named_split",
-    "prepare",
     "register_normalizer",
     "save_prepared",
     "shared1000",

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import AlignmentError, BrainDataError
 from .dataset import BrainDataset, Pairs, Split, Subject
+from .grid import GRID_PIXELS, grid_features
 from .normalize import Normalizer
 
 __all__ = ["AlignmentReport", "alignment_of", "check_alignment"]
@@ -177,8 +178,6 @@ def _normalizer(person: Subject, split: Split) -> Normalizer:
 
 
 def _features(dataset: BrainDataset, ids: np.ndarray) -> np.ndarray:
-    from .grid import GRID_PIXELS, grid_features  # features know data, so not before both are there
-
     return grid_features(dataset.stimuli.images(ids, GRID_PIXELS))
 
 

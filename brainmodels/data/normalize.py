@@ -15,7 +15,7 @@ from .dataset import Split, Subject
 from .responses import Responses, TrialTable
 from .scalings import SCALINGS, Scaling
 
-__all__ = ["DEFAULT", "Normalizer", "fit_normalizer", "register_normalizer"]
+__all__ = ["DEFAULT", "Normalizer", "default_normalizer", "fit_normalizer", "register_normalizer"]
 
 _log = logging.getLogger(__name__)
 DEFAULT = "session_z_train"
@@ -198,3 +198,10 @@ def fit_normalizer(name: str, subject: Subject, split: Split, over: str | None =
     normalizer.subject = subject.id
     normalizer.check(subject, split)
     return normalizer
+
+
+def default_normalizer(subject: Subject) -> str:
+    """The name of what suits the responses as they are stored."""
+    if subject.normalizer not in ("none", "psc", "div2000"):
+        return "none"
+    return "session_z_train" if (subject.responses.trials.session >= 0).all() else "train_z"

@@ -1,6 +1,6 @@
 """One subject in one folder: responses to map into memory, the pictures that were seen, and where both came from.
 
-summary = prepare("nsd_native", "/data/nsd", "subj01", "prepared/subj01")
+summary = save_prepared(dataset, "subj01", "prepared/subj01")
 print(summary)
 dataset = load_prepared("prepared/subj01")
 
@@ -19,7 +19,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -28,16 +28,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import BrainDataError, LayoutError
-from ..layouts import layout as find_layout
-from ..layouts._files import FoundImages
+from ..errors import LayoutError
+from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
-from .stimuli import ArrayImages, StimulusSet
+from .stimuli import ArrayImages, FoundImages, StimulusSet
 from .summary import PreparedSummary, summarize
 
-__all__ = ["load_prepared", "prepare", "save_prepared"]
+__all__ = ["load_prepared", "save_prepared", "write_prepared"]
+
+Allocate = Callable[..., np.ndarray]
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1
@@ -45,43 +46,6 @@ _FILES = ("values.npy", "trials.npz", "space.npz", "stimuli.json", "splits.json"
 _PICTURES = "images.npy"
 _WHOLE = 64 << 20  # larger source files are known by their ends
 _END = 1 << 20
-
-
-def prepare(
-    layout: str,
-    root: str | Path,
-    subject: str,
-    out: str | Path,
-    *,
-    image_size: int | None = 256,
-    progress: bool = False,
-    **options: Any,
-) -> PreparedSummary:
-    """Read a subject from the files of a data set and write it to a folder of its own.
-
-    Args:
-        layout: of the files, see `brainmodels.layouts`.
-        root: folder of the data set; it is never written to.
-        subject: as the layout names it.
-        out: folder to be made; one that exists, or lies in `root`, is a `LayoutError`.
-        image_size: side of the stored pictures in pixels; None stores none.
-        progress: shows bars.
-        options: of the layout.
-    """
-    out = _new(out)
-    if out.resolve().is_relative_to(Path(root).resolve()):
-        raise LayoutError(f"expected a folder outside of {root}, which is only read, got {out}; choose another")
-    given = "".join(f", {name}={value!r}" for name, value in options.items())
-    command = f"prepare({layout!r}, {str(root)!r}, {subject!r}, {str(out)!r}, image_size={image_size}{given})"
-    with _folder(out) as folder:
-        memory = _Memory(folder)
-        dataset = find_layout(layout).load(Path(root), subject, allocate=memory.allocate, **options)
-        if len(dataset.subjects) != 1:
-            raise BrainDataError(f"expected layout {layout!r} to load one subject, got {', '.join(dataset.subjects)}")
-        (person,) = dataset.subjects
-        _write(dataset, person, folder, memory, image_size, progress, command)
-        summary = summarize(dataset, person, str(out))
-    return summary
 
 
 def save_prepared(
@@ -98,16 +62,40 @@ def save_prepared(
         image_size: side of the stored pictures in pixels; None stores none.
         progress: shows bars.
     """
-    out = _new(out)
     command = f"save_prepared({subject!r}, {str(out)!r}, image_size={image_size})"
+    return write_prepared(lambda allocate: (dataset, subject), out, command, image_size, progress)
+
+
+def write_prepared(
+    load: Callable[[Allocate], tuple[BrainDataset, str]],
+    out: str | Path,
+    command: str,
+    image_size: int | None,
+    progress: bool,
+) -> PreparedSummary:
+    """Write what `load` reads to a folder, which appears whole or not at all.
+
+    Args:
+        load: given a function that makes arrays in files of the folder, which are then not copied again, it returns a
+            data set and the subject of it to write.
+        out: folder to be made; one that exists is a `LayoutError`.
+        command: that made the folder, as it is written down.
+        image_size: side of the stored pictures in pixels; None stores none.
+        progress: shows bars.
+    """
+    out = Path(out)
+    if out.exists():
+        raise LayoutError(f"expected a folder that does not exist yet, got {out}; remove it or choose another")
     with _folder(out) as folder:
-        _write(dataset, subject, folder, _Memory(folder), image_size, progress, command)
+        memory = _Memory(folder)
+        dataset, subject = load(memory.allocate)
+        _write(dataset, subject, folder, memory, image_size, progress, command)
         summary = summarize(dataset, subject, str(out))
     return summary
 
 
 def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
-    """The data set of one subject that `prepare` wrote; responses and pictures stay on the disk until they are read.
+    """The data set of one subject that `save_prepared` wrote; values and pictures stay on the disk until they are read.
 
     Args:
         path: of the folder.
@@ -270,13 +258,6 @@ def _read_space(path: Path, facts: Mapping[str, Any]) -> VoxelSpace | SensorSpac
     return VoxelSpace(facts["name"], arrays["index"], shape, arrays.get("affine"), rois, arrays.get("ncsnr"))
 
 
-def _new(out: str | Path) -> Path:
-    out = Path(out)
-    if out.exists():
-        raise LayoutError(f"expected a folder that does not exist yet, got {out}; remove it or choose another")
-    return out
-
-
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when all went well, and is removed otherwise."""
@@ -339,8 +320,6 @@ def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    from ..metrics.record import library_versions  # metrics know data, so not before both are there
-
     return {"python": platform.python_version(), **library_versions("h5py", "nibabel", "mne")}
 
 

@@ -18,7 +18,7 @@ from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
 from ._hdf5 import open_hdf5
 from .mapped import packed, unpacked
 
-__all__ = ["ArrayImages", "HDF5Images", "ImageFiles", "ImageSource", "RenderedImages", "StimulusSet"]
+__all__ = ["ArrayImages", "FoundImages", "HDF5Images", "ImageFiles", "ImageSource", "RenderedImages", "StimulusSet"]
 
 
 class ImageSource(Protocol):
@@ -98,6 +98,22 @@ class ImageFiles:
 
     def read(self, index: int, size: int | None) -> np.ndarray:
         return np.asarray(load_image(self.paths[index]))
+
+
+class FoundImages:
+    """Pictures in files, of which some or all may be unknown; those raise when they are read, and only then."""
+
+    def __init__(self, paths: Sequence[Path | None], why: str = "no folder of images was given; pass images=FOLDER"):
+        self.paths, self.why = list(paths), why
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, size: int | None) -> np.ndarray:
+        path = self.paths[index]
+        if path is None:
+            raise LayoutError(f"expected a file with the picture of image {index}, got none: {self.why}")
+        return np.asarray(load_image(path))
 
 
 class RenderedImages:

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import NormalizationError
 from .dataset import BrainDataset, Subject
 from .normalize import DEFAULT, Normalizer
+from .reliability import ncsnr, noise_ceiling
 from .spaces import VoxelSpace
 
 __all__ = ["NoiseCeiling", "PreparedSummary", "summarize"]
@@ -125,8 +126,6 @@ def summarize(dataset: BrainDataset, subject: str, path: str = "") -> PreparedSu
 
 
 def _ceiling(dataset: BrainDataset, person: Subject) -> NoiseCeiling | None:
-    from ..metrics.ceilings import ncsnr, noise_ceiling  # metrics know data, so not before both are there
-
     names, counts = np.unique(person.responses.trials.image_id, return_counts=True)
     names, counts = names[counts > 1], counts[counts > 1]
     if person.responses.values.ndim != 2 or not len(names):

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..baselines import MeanMap, NearestNeighbor, Ridge
 from ..data import Pairs, Subject
+from ..data.reliability import ncsnr, noise_ceiling
 from ..errors import BrainDataError
 from ..metrics import Interval, Score
-from ..metrics.ceilings import ceiling_mask, ncsnr, noise_ceiling
+from ..metrics.ceilings import ceiling_mask
 from ..metrics.encoding import usable_voxels, voxel_r
 from ..metrics.protocols import encoding_scores, resampled_scores
 from ..metrics.statistics import bootstrap_weights, percentile_interval

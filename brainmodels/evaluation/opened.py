@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import BrainDataError, LeakageError, NormalizationError, near_names
 from ..features.sets import FeatureSet
+from ..systems import load_model
 from ..systems.neuroflow import NeuroFlow
 from ..training.estimator import BrainModel
 from .encoding import Study
@@ -88,8 +89,6 @@ def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], devic
         LayoutError: a folder holds no model.
         NormalizationError: no features of the fingerprint can be had.
     """
-    from ..commands.train import load_model  # which knows all systems, and this room
-
     models = [load_model(folder, device) for folder in folders]
     systems = [type(model).__name__ for model in models]
     opened = []

@@ -14,10 +14,9 @@ from tqdm import tqdm
 
 from veca.report.machine import describe_machine
 
-from ..commands.opening import default_normalizer, open_data
 from ..data import BrainDataset, Split, Subject
 from ..data.align import AlignmentReport, check_alignment
-from ..data.normalize import fit_normalizer
+from ..data.normalize import default_normalizer, fit_normalizer
 from ..errors import BrainDataError
 from ..features import FeatureCache
 from ..features.sets import FeatureSet, feature_rows
@@ -25,10 +24,10 @@ from ..simulated import SimulatedDataset
 from .decoding import Decoded, decode
 from .encoding import Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
 from .models import ModelEvaluation, evaluate_model
-from .opened import OpenedModel, open_models
+from .opened import OpenedModel
 from .pictures import Pictures, draw_pictures
 
-__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "run_evaluation"]
+__all__ = ["Evaluation", "EvaluationSettings", "evaluate"]
 
 _log = logging.getLogger(__name__)
 
@@ -98,22 +97,6 @@ class Evaluation:
     dataset: BrainDataset
     models: Sequence[ModelEvaluation] = ()
     pictures: Sequence[Pictures] = ()
-
-
-def run_evaluation(settings: EvaluationSettings) -> Evaluation:
-    """Evaluate, and write record.json, report.html and the figures to `settings.out`.
-
-    Raises:
-        BrainDataError: data, features or alignment are not what they should be.
-    """
-    from ..report import write_report
-
-    sets = [FeatureSet.parse(word) for word in settings.features]
-    models = open_models(settings.models, sets, settings.device)
-    dataset = open_data(settings.data, settings.seed, [settings.subject] if settings.subject else [])
-    evaluation = evaluate(dataset, sets, settings, models)
-    write_report(evaluation, settings.out)
-    return evaluation
 
 
 def evaluate(

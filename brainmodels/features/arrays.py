@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from ..data.mapped import packed, unpacked
-from ..errors import AxisError, IdError, NormalizationError, near_names
-from .base import check_choice
+from ..errors import AxisError, IdError, NormalizationError, check_choice, near_names
 
 __all__ = ["ArrayFeatures", "FeatureSource"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import AxisError, BrainDataError, NormalizationError
+from ..errors import AxisError, BrainDataError, NormalizationError, check_choice
 
-__all__ = ["Extractor", "FeatureOutput", "check_choice", "weights_hash"]
+__all__ = ["Extractor", "FeatureOutput", "weights_hash"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 VALUE_MAPS = ("identity", "mindeye2")
@@ -157,13 +157,6 @@ def weights_hash(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def check_choice(what: str, value: Any, choices: Sequence[Any]) -> Any:
-    """The value, which must be one of these."""
-    if value not in choices:
-        raise BrainDataError(f"expected {what} to be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
 
 
 def _version(distribution: str) -> str:

@@ -16,8 +16,8 @@ import veca
 from veca.model.features import pool
 from veca.zoo.sizes import VARIANTS
 
-from ..errors import BrainDataError, LayoutError
-from .base import Extractor, check_choice, weights_hash
+from ..errors import BrainDataError, LayoutError, check_choice
+from .base import Extractor, weights_hash
 from .weights import check_source, load_strictly, seeded
 
 __all__ = ["NetworkFeatures", "VECAFeatures", "veca_features"]

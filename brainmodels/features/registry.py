@@ -4,7 +4,7 @@ from typing import Any
 
 import timm
 
-from veca.train.baseline import load_vit_nano
+from veca.zoo.plain_vit import load_vit_nano
 from veca.zoo.sizes import VARIANTS
 
 from ..errors import BrainDataError, near_names

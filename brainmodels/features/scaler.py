@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import AxisError, BrainDataError, LeakageError, NormalizationError
+from ..errors import AxisError, BrainDataError, LeakageError, NormalizationError, check_choice
 from .arrays import FeatureSource
-from .base import check_choice
 from .reduction import Array, TokenReduction, matched, moments
 
 __all__ = ["TokenScaler"]

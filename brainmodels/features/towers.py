@@ -11,8 +11,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from ..errors import BrainDataError, near_names, need
-from .base import check_choice
+from ..errors import BrainDataError, check_choice, near_names, need
 from .networks import NetworkFeatures
 from .weights import check_source, load_strictly, seeded
 

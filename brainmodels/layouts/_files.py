@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from veca.data.images import IMAGE_SUFFIXES, load_image
+from veca.data.images import IMAGE_SUFFIXES
 
 from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names, need
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from nibabel import Nifti1Image
 
 __all__ = [
-    "FoundImages",
     "blocks",
     "check_finite",
     "find_files",
@@ -36,23 +35,6 @@ _AXES = {  # of responses, after that of trials; and what helps against values t
     2: ("voxel", "leave these voxels out of the mask"),
     3: ("channel", "leave that channel or trial out and save the file again", "sample"),
 }
-_NO_FOLDER = "no folder of images was given; pass images=FOLDER"
-
-
-class FoundImages:
-    """Pictures in files, of which some or all may be unknown; those raise when they are read, and only then."""
-
-    def __init__(self, paths: Sequence[Path | None], why: str = _NO_FOLDER):
-        self.paths, self.why = list(paths), why
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int, size: int | None) -> np.ndarray:
-        path = self.paths[index]
-        if path is None:
-            raise LayoutError(f"expected a file with the picture of image {index}, got none: {self.why}")
-        return np.asarray(load_image(path))
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -15,9 +15,9 @@ from ..data.responses import TrialTable
 from ..data.scalings import PSC, STORED_PER_PERCENT
 from ..data.spaces import VoxelSpace
 from ..data.splits import named_split
-from ..data.stimuli import HDF5Images, ImageSource
+from ..data.stimuli import FoundImages, HDF5Images, ImageSource
 from ..errors import AxisError, IdError, LayoutError, need
-from ._files import FoundImages, read_array, read_volume, subject_number, voxels_in_a_row
+from ._files import read_array, read_volume, subject_number, voxels_in_a_row
 
 __all__ = [
     "HELD_BACK",

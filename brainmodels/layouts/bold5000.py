@@ -16,10 +16,9 @@ from ..data.responses import Responses, TrialTable
 from ..data.scalings import PSC
 from ..data.spaces import VoxelSpace
 from ..data.splits import bold5000_repeated, repeated_images
-from ..data.stimuli import StimulusSet
+from ..data.stimuli import FoundImages, StimulusSet
 from ..errors import AxisError, BrainDataError, IdError, LayoutError
 from ._files import (
-    FoundImages,
     blocks,
     check_finite,
     find_files,

@@ -18,10 +18,9 @@ from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
 from ..data.splits import named_split
-from ..data.stimuli import StimulusSet
+from ..data.stimuli import FoundImages, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import (
-    FoundImages,
     blocks,
     check_finite,
     find_files,

@@ -20,7 +20,7 @@ from . import (
     sync,
     text,
 )
-from .record import Interval, Metric, Score, library_versions, not_available
+from .record import Interval, Metric, Score, not_available
 from .registry import list_metrics, metric, register
 from .statistics import score_images
 
@@ -35,7 +35,6 @@ __all__ = [
     "head",
     "image",
     "kid",
-    "library_versions",
     "list_metrics",
     "metric",
     "not_available",

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names, need
+from ..versions import library_versions
 from .encoding import pearson
 from .protocols import join
-from .record import Metric, Score, library_versions, not_available
+from .record import Metric, Score, not_available
 from .registry import metric, register
 from .retrieval import correlation_matrix, two_way_pairs
 from .slots import EMBEDDING, SLOTS, Network, open_slot

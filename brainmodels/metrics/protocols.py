@@ -15,8 +15,9 @@ from functools import partial
 import numpy as np
 
 from ..data import Pairs
+from ..data.reliability import noise_ceiling
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names
-from .ceilings import ceiling_mask, mask_in_words, max_r, noise_ceiling
+from .ceilings import ceiling_mask, mask_in_words, max_r
 from .encoding import cosine, ev, mse, nr2, r2, sample_r, usable_voxels, voxel_r
 from .record import Interval, Score
 from .registry import metric

@@ -7,16 +7,15 @@ print(score)  # voxel_r ↑ 0.310 [0.280, 0.340], chance 0, n 60 images, sim01, 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import BrainDataError, near_names
+from ..versions import library_versions
 
 if TYPE_CHECKING:
-    from ..data import Pairs
+    from ..data.dataset import Pairs
 
-__all__ = ["DIRECTIONS", "LEVELS", "Interval", "Metric", "Score", "library_versions", "not_available"]
+__all__ = ["DIRECTIONS", "LEVELS", "Interval", "Metric", "Score", "not_available"]
 
 LEVELS = (
     "pixel",
@@ -86,18 +85,6 @@ class Metric:
         if self.direction == "none":
             raise BrainDataError(f"expected a metric that judges, got {self.name}, which only describes")
         return first > second if self.direction == "up" else first < second
-
-
-@cache
-def library_versions(*packages: str) -> Mapping[str, str]:
-    """Versions of veca, numpy and torch, and of other installed distributions that a number depends on."""
-    found = {}
-    for package in ("veca", "numpy", "torch", *packages):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..errors import AxisError, BrainDataError, near_names, need
 from ..features.base import weights_hash
 from ..features.towers import open_clip_features
 from ..features.weights import check_source, load_strictly, seeded
-from .record import library_versions
+from ..versions import library_versions
 
 __all__ = ["SLOTS", "Network", "open_slot", "open_text_slot"]
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..errors import AxisError, BrainDataError, LayoutError
 from ..features.base import weights_hash
 from ..features.weights import load_strictly
-from ..training.settings import from_json, to_json
+from ..records import from_json, to_json
 
 __all__ = ["TokenMap", "Tokens", "check_shape", "digest", "read", "statistics"]
 

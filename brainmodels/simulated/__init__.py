@@ -3,9 +3,9 @@
 `brainmodels.simulate("tiny")` is all that most uses need.
 """
 
-from .eeg import EEGTruth, ideal_observer, simulate_eeg
+from .eeg import ideal_observer, simulate_eeg
 from .fmri import simulate
-from .oracle import Drift, SimulatedDataset, SubjectTruth, planted_features
+from .oracle import Drift, EEGTruth, SimulatedDataset, SubjectTruth, planted_features
 from .presets import PRESETS, Preset
 from .scenes import FACTORS, FEATURE_GROUPS, photograph_stimuli, scene_combinations, scene_stimuli
 from .tuning import ROIS, Tuning

@@ -9,9 +9,6 @@ factors of the scene (shape, colour and size of the main object, texture of the 
 topography and a time course. The noise is Gaussian with covariance kron(channel_covariance, time_covariance).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..data.dataset import Subject
@@ -21,10 +18,10 @@ from ..data.splits import named_split
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, BrainDataError
 from ..layouts.eeg3d import EEG3D_CHANNELS
-from .oracle import SimulatedDataset
+from .oracle import EEGTruth, SimulatedDataset
 from .scenes import FACTORS, SceneFeatures, scene_stimuli
 
-__all__ = ["EEGTruth", "ideal_observer", "simulate_eeg"]
+__all__ = ["ideal_observer", "simulate_eeg"]
 
 _ONSET = 0.2  # seconds of a window that lie before the stimulus
 _WINDOWS = {"static": (250, 250.0), "dynamic": (600, 100.0)}  # samples, hertz
@@ -32,31 +29,6 @@ _SOURCES = 20  # of the noise that channels share
 _SHARED_NOISE = 0.36  # of its variance
 _COMMON, _COURSES, _PERSON, _ORDER, _NOISE = range(5)  # streams of random numbers
 _SIZES = (1 / 9, 4 / 9, 4 / 9)  # how often a main object is small, medium, large; all else is uniform
-
-
-@dataclass(frozen=True)
-class EEGTruth:
-    """What a simulated subject is made of.
-
-    Attributes:
-        templates: by factor, fp32 (levels, channels, times), levels in the order of `FACTORS`: what each evokes. Their
-            sum has unit power on average over scenes.
-        snr: power of what is evoked by that of the noise, in a single trial.
-        channel_covariance, time_covariance: (channels, channels) and (times, times); the covariance of the noise of a
-            flattened trial is their Kronecker product.
-    """
-
-    templates: Mapping[str, np.ndarray]
-    snr: float
-    channel_covariance: np.ndarray
-    time_covariance: np.ndarray
-
-    def evoked(self, stimuli: StimulusSet, ids: Sequence[str]) -> np.ndarray:
-        """What images evoke, (len(ids), channels, times): trials without noise and without the factor sqrt(snr)."""
-        return sum(
-            templates[[FACTORS[name].index(level) for level in stimuli.label(name, ids)]]
-            for name, templates in self.templates.items()
-        )
 
 
 def simulate_eeg(

@@ -2,19 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.dataset import BrainDataset, Split, Subject
 from ..data.stimuli import StimulusSet
-from .scenes import SceneFeatures
+from .scenes import FACTORS, SceneFeatures
 from .tuning import Tuning, standardize
 
-if TYPE_CHECKING:
-    from .eeg import EEGTruth
-
-__all__ = ["Drift", "SimulatedDataset", "SubjectTruth", "planted_features"]
+__all__ = ["Drift", "EEGTruth", "SimulatedDataset", "SubjectTruth", "planted_features"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,31 @@ class SubjectTruth:
         return signal / (signal + 1 / (self.repeats if repeats is None else repeats))
 
 
+@dataclass(frozen=True)
+class EEGTruth:
+    """What a simulated subject is made of.
+
+    Attributes:
+        templates: by factor, fp32 (levels, channels, times), levels in the order of `FACTORS`: what each evokes. Their
+            sum has unit power on average over scenes.
+        snr: power of what is evoked by that of the noise, in a single trial.
+        channel_covariance, time_covariance: (channels, channels) and (times, times); the covariance of the noise of a
+            flattened trial is their Kronecker product.
+    """
+
+    templates: Mapping[str, np.ndarray]
+    snr: float
+    channel_covariance: np.ndarray
+    time_covariance: np.ndarray
+
+    def evoked(self, stimuli: StimulusSet, ids: Sequence[str]) -> np.ndarray:
+        """What images evoke, (len(ids), channels, times): trials without noise and without the factor sqrt(snr)."""
+        return sum(
+            templates[[FACTORS[name].index(level) for level in stimuli.label(name, ids)]]
+            for name, templates in self.templates.items()
+        )
+
+
 class SimulatedDataset(BrainDataset):
     """A data set with the truth beside it.
 
@@ -87,7 +108,7 @@ class SimulatedDataset(BrainDataset):
         subjects: Sequence[Subject],
         stimuli: StimulusSet,
         splits: Mapping[str, Split] | None,
-        truth: "Mapping[str, SubjectTruth | EEGTruth]",
+        truth: Mapping[str, SubjectTruth | EEGTruth],
         features: SceneFeatures,
     ):
         super().__init__(subjects, stimuli, splits)

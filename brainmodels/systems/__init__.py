@@ -1,1 +1,49 @@
-"""The brain models, one room for each published system."""
+"""The brain models: one room for each published system, and the table of them.
+
+A system is a subclass of `brainmodels.training.BrainModel`; its class attributes say what it predicts, what it needs
+and how it is trained. To add one, write its room and its line of `SYSTEMS`: nothing else knows the names.
+"""
+
+import importlib
+from pathlib import Path
+
+import torch
+
+from ..errors import BrainDataError, near_names
+from ..training.estimator import BrainModel
+from ..training.files import read_meta
+
+__all__ = ["SYSTEMS", "load_model", "system"]
+
+SYSTEMS = {
+    "neuroflow": "brainmodels.systems.neuroflow:NeuroFlow",
+    "synbrain": "brainmodels.systems.synbrain:SynBrain",
+}
+
+
+def system(name: str) -> type[BrainModel]:
+    """The class of a system by its name on the command line.
+
+    Raises:
+        BrainDataError: an unknown name, with the nearest known ones.
+    """
+    if name not in SYSTEMS:
+        raise BrainDataError(f"expected a system of {', '.join(SYSTEMS)}, got {name!r}{near_names(name, [*SYSTEMS])}")
+    module, _, kind = SYSTEMS[name].partition(":")
+    return getattr(importlib.import_module(module), kind)
+
+
+def load_model(folder: str | Path, device: str | torch.device | None = None) -> BrainModel:
+    """A saved model of any system, or the one in the folder of a training run.
+
+    Raises:
+        LayoutError: the folder holds no model.
+        BrainDataError: its system is not in the table.
+    """
+    folder = Path(folder)
+    folder = folder / "model" if (folder / "model" / "meta.json").is_file() else folder
+    kind = read_meta(folder)["system"]
+    names = {place.rpartition(":")[2]: name for name, place in SYSTEMS.items()}
+    if kind not in names:
+        raise BrainDataError(f"expected a model of {', '.join(names)} in {folder}, got {kind!r}")
+    return system(names[kind]).load(folder, device)

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from veca.train.parallel import World, join_world
 
-from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names
+from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names
 from ..features import ArrayFeatures, FeatureSource, TokenScaler
-from ..metrics.record import library_versions
 from ..nn.gaussian import Posterior
 from ..nn.noise import ResidualNoise, mean_sigma
+from ..versions import library_versions
 from .files import FORMAT, read_model, write_model
 from .loop import StageResult
+from .recipe import ModelRecipe
 from .run import Run, check_run
-from .settings import ModelRecipe, check_choice
 from .trials import (
     Recording,
     TokenTable,

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,18 +24,15 @@ from ..features import TokenScaler
 from ..nn.noise import ResidualNoise
 from .trials import VoxelScale
 
-if TYPE_CHECKING:
-    from .estimator import BrainModel
-
 __all__ = ["FORMAT", "read_meta", "read_model", "write_model"]
 
 FORMAT = 1
 _PARTS = ("weights.safetensors", "stats.safetensors", "config.json", "meta.json")
 
-Model = TypeVar("Model", bound="BrainModel")
+Model = TypeVar("Model")
 
 
-def write_model(model: "BrainModel", folder: Path) -> Path:
+def write_model(model: Any, folder: Path) -> Path:
     """Write a fitted model beside its folder, then give it its name."""
     if folder.exists() and not (folder / "meta.json").is_file():
         raise LayoutError(f"expected no folder {folder}, or one with a model to replace, got another")
@@ -53,7 +50,7 @@ def write_model(model: "BrainModel", folder: Path) -> Path:
     return folder
 
 
-def _write_parts(model: "BrainModel", folder: Path) -> None:
+def _write_parts(model: Any, folder: Path) -> None:
     weights = {
         f"{name}.{key}": value.detach().cpu().contiguous()
         for name in model.networks
@@ -101,7 +98,7 @@ def read_model(kind: type[Model], folder: Path, device: str | torch.device | Non
     return model
 
 
-def _statistics(model: "BrainModel") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _statistics(model: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays for safetensors, and what of the statistics is text."""
     arrays, texts = {"sigma": model.sigma_.contiguous()}, {"residual": {}, "scaler": None}
     for name, scale in model.scales_.items():
@@ -122,7 +119,7 @@ def _statistics(model: "BrainModel") -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def _restore(
-    model: "BrainModel", arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any], folder: Path
+    model: Any, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any], folder: Path
 ) -> None:
     """Statistics of a model from the arrays and texts of its folder, all of which are used."""
     scaling = {key.removeprefix("scaler."): arrays.pop(key).numpy() for key in [*arrays] if key.startswith("scaler.")}

@@ -28,11 +28,12 @@ from veca.train.batches import draw_seed
 from veca.train.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from veca.train.parallel import World, total_norm
 
-from ..errors import BrainDataError
+from ..errors import BrainDataError, check_choice
+from ..records import to_json
 from .averages import Averages
 from .batches import Batch, Source, in_order, shuffled
 from .freezing import only_trained, train_mode
-from .settings import TrainingStage, check_choice, to_json
+from .recipe import TrainingStage
 from .state import State, write_rows
 
 __all__ = ["PRECISIONS", "Batch", "Source", "StageResult", "train_stage"]

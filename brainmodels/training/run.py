@@ -13,7 +13,7 @@ from veca.train.parallel import World
 
 from ..errors import BrainDataError
 from .loop import StageResult, train_stage
-from .settings import TrainingStage
+from .recipe import TrainingStage
 
 __all__ = ["Run", "check_run", "generator_of", "lasting"]
 

@@ -16,10 +16,9 @@ import torch
 
 from ..data import Pairs, Responses, Subject, VoxelSpace, validation_ids
 from ..data.align import AlignmentReport, alignment_of
-from ..errors import AxisError, BrainDataError, IdError, LeakageError
+from ..errors import AxisError, BrainDataError, IdError, LeakageError, check_choice
 from ..features import FeatureSource, TokenScaler
 from .loop import Batch
-from .settings import check_choice
 
 __all__ = ["Recording", "TokenTable", "TrialData", "VoxelScale"]
 

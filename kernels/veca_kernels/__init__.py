@@ -4,6 +4,7 @@ Needs torch alone. Triton is imported by the first call that launches a kernel.
 """
 
 from .api import (
+    IMPLEMENTATIONS,
     core_periphery_attention,
     core_periphery_attention_qkvpacked,
     core_to_patch_attention,
@@ -11,13 +12,18 @@ from .api import (
     patch_to_core_attention,
 )
 from .layer import residual_norm_linear, swiglu
+from .masks import prefix_mask, rotate_pairs, rotate_tokens
 
 __all__ = [
+    "IMPLEMENTATIONS",
     "core_periphery_attention",
     "core_periphery_attention_qkvpacked",
     "core_to_patch_attention",
     "merge_attention_states",
     "patch_to_core_attention",
+    "prefix_mask",
     "residual_norm_linear",
+    "rotate_pairs",
+    "rotate_tokens",
     "swiglu",
 ]

@@ -9,14 +9,15 @@ from unittest import mock
 import numpy as np
 
 from brainmodels.data import fit_normalizer
-from brainmodels.evaluation import EvaluationSettings, FeatureSet, evaluate, pictures
+from brainmodels.evaluation import EvaluationSettings, evaluate, pictures
 from brainmodels.evaluation.opened import OpenedModel
 from brainmodels.features import FeatureCache
+from brainmodels.features.sets import FeatureSet
 from brainmodels.simulated import simulate
 from brainmodels.systems import neuroflow, synbrain
 from brainmodels.systems.neuroflow import FlowSize, NeuroFlow
 from brainmodels.systems.synbrain import MapperSize, SynBrain
-from brainmodels.training.settings import TrainingStage
+from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.made import made_dataset
 
 

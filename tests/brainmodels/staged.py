@@ -6,7 +6,7 @@ from torch import nn
 
 from brainmodels.training import train_stage
 from brainmodels.training.loop import Batch
-from brainmodels.training.settings import TrainingStage
+from brainmodels.training.recipe import TrainingStage
 
 VOXELS, TOKENS, WIDTH = 3, 2, 4
 

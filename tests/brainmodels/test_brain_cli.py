@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from brainmodels.commands.evaluate import run_evaluation
 from brainmodels.data import BrainDataset, Responses, load_prepared
 from brainmodels.data.prepared import save_prepared
-from brainmodels.evaluation import EvaluationSettings, run_evaluation
+from brainmodels.evaluation import EvaluationSettings
 from brainmodels.metrics import Score
 from brainmodels.simulated import simulate
 from veca import cli
@@ -62,7 +63,7 @@ def test_from_anybodys_files_to_a_report(mine, tmp_path, capsys, monkeypatch):
 
 
 def test_the_same_in_python(mine, tmp_path):
-    from brainmodels.data import prepare
+    from brainmodels.layouts import prepare
 
     out = str(tmp_path / "report")
     prepare("flat", mine, "me", tmp_path / "prepared")

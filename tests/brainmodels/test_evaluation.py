@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from brainmodels.commands.evaluate import run_evaluation
 from brainmodels.data import ArrayImages, BrainDataset, Responses, SensorSpace, StimulusSet
 from brainmodels.data.align import check_alignment
 from brainmodels.errors import AlignmentError, BrainDataError
-from brainmodels.evaluation import EvaluationSettings, FeatureSet, run_evaluation
+from brainmodels.evaluation import EvaluationSettings
 from brainmodels.evaluation.encoding import SHUFFLED, Study, _mean_of, judge, standardized
 from brainmodels.features import Extractor, FeatureCache, FeatureOutput, Pixels
-from brainmodels.features.sets import feature_rows
+from brainmodels.features.sets import FeatureSet, feature_rows
 from brainmodels.metrics import Score
 from brainmodels.simulated import simulate
 from tests.brainmodels.evaluated import evaluation_of, made_subject, simulated_evaluation

@@ -10,12 +10,13 @@ import torch
 
 from brainmodels.baselines import LinearDecoder
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError, NormalizationError
-from brainmodels.evaluation import EvaluationSettings, FeatureSet, pictures
+from brainmodels.evaluation import EvaluationSettings, pictures
 from brainmodels.evaluation.models import EXTERNAL, SAME_TOKENS, evaluate_model, other_images
 from brainmodels.evaluation.opened import OpenedModel, open_models
 from brainmodels.evaluation.pictures import ANOTHER, REDUCED, TRUE
 from brainmodels.evaluation.run import evaluate
 from brainmodels.features import FeatureCache
+from brainmodels.features.sets import FeatureSet
 from brainmodels.metrics import Score
 from brainmodels.nn.tokens_to_image import DecoderSize
 from brainmodels.simulated import scene_stimuli

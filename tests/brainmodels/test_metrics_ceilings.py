@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from brainmodels.data import reliability
+from brainmodels.data.reliability import ncsnr, noise_ceiling
 from brainmodels.errors import BrainDataError
 from brainmodels.metrics import ceilings, encoding
-from brainmodels.metrics.ceilings import explainable_variance, max_r, ncsnr, noise_ceiling, spearman_brown, split_half
+from brainmodels.metrics.ceilings import explainable_variance, max_r, spearman_brown, split_half
 
 
 def simulated(snr, images=600, repeats=3, seed=0):
@@ -27,7 +29,7 @@ def planted():
 
 def test_ncsnr_in_plain_loops(monkeypatch):
     _, values, rows = simulated(np.array([0.4, 0.9, 0.6]), 15, repeats=[1, 2, 3] * 5)
-    monkeypatch.setattr(ceilings, "_BATCH_NUMBERS", 60)
+    monkeypatch.setattr(reliability, "_BATCH_NUMBERS", 60)
     expected = []
     for voxel in values.astype(float).T:
         noise = np.mean([voxel[group].var(ddof=1) for group in rows if len(group) > 1])

@@ -15,7 +15,7 @@ from brainmodels.systems.neuroflow import model, recipes
 from brainmodels.systems.neuroflow.losses import LossWeights, stage_one_loss, stage_two_loss
 from brainmodels.systems.neuroflow.model import XFM, NeuroVAE, project_stem, round_trip
 from brainmodels.systems.neuroflow.recipes import FlowSize, NeuroFlowRecipe, VAESize
-from brainmodels.training.settings import TrainingStage
+from brainmodels.training.recipe import TrainingStage
 
 VOXELS = 15_724  # of NSD subject 1
 SMALL = VAESize(channels=(2, 4), blocks=1, num_down=1, hidden=8)

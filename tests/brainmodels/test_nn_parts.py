@@ -13,7 +13,8 @@ from brainmodels.nn import stack1d
 from brainmodels.nn.gaussian import Posterior
 from brainmodels.nn.losses import softclip, softclip_floor, squared_error
 from brainmodels.nn.stack1d import Attention1d, DownStack1d, ResBlock1d, UpStack1d
-from brainmodels.training.settings import TrainingStage, from_json, to_json
+from brainmodels.records import from_json, to_json
+from brainmodels.training.recipe import TrainingStage
 
 
 def count(*modules: nn.Module) -> int:

@@ -18,12 +18,12 @@ from brainmodels.data import (
     Subject,
     TrialTable,
     load_prepared,
-    prepare,
     save_prepared,
     summarize,
 )
 from brainmodels.data import prepared as module
 from brainmodels.errors import LayoutError
+from brainmodels.layouts import prepare
 from tests.brainmodels.made import made_dataset
 from tests.brainmodels.same import assert_same
 
@@ -175,7 +175,7 @@ def _layout(monkeypatch, dataset, use):
         responses = Responses(values, person.responses.trials, person.responses.scale)
         return dataset.with_subject(replace(person, responses=responses, provenance=facts))
 
-    monkeypatch.setattr(module, "find_layout", lambda name: types.SimpleNamespace(load=load))
+    monkeypatch.setattr("brainmodels.layouts.conversion.find_layout", lambda name: types.SimpleNamespace(load=load))
     return seen
 
 

@@ -13,7 +13,7 @@ from brainmodels.nn import Posterior
 from brainmodels.systems.synbrain.losses import mapper_loss, stage_one_loss, total_variance
 from brainmodels.systems.synbrain.model import BrainVAEOutput
 from brainmodels.systems.synbrain.recipes import SynBrainRecipe, named, paper, tiny, veca, veca_cores
-from brainmodels.training.settings import TrainingStage
+from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.synbrain_small import TOKENS, WIDTH
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from brainmodels.cli import main
-from brainmodels.commands.opening import default_normalizer, open_data
-from brainmodels.commands.train import TrainSettings, load_model, run_training, stage_lines
+from brainmodels.commands.opening import open_data
+from brainmodels.commands.train import TrainSettings, run_training, stage_lines
+from brainmodels.data.normalize import default_normalizer
 from brainmodels.errors import BrainDataError
 from brainmodels.features import FeatureCache, extractor
+from brainmodels.systems import load_model
 from brainmodels.systems.neuroflow import NeuroFlow, nano
 from tests.brainmodels.simulations import made
 

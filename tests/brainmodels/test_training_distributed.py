@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from brainmodels.training import train_stage
-from brainmodels.training.settings import TrainingStage
+from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.staged import Draws, Linear, Trials
 from veca.train.parallel import World
 

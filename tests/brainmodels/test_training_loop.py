@@ -9,7 +9,7 @@ from torch import nn
 
 from brainmodels.errors import BrainDataError
 from brainmodels.training import Averages, train_stage
-from brainmodels.training.settings import TrainingStage
+from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.staged import STAGE, TWO, Draws, Linear, Trials, same, trained, weights
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import veca
 from brainmodels import NeuroFlow, SynBrain
 from brainmodels.data import bold5000_5fold, first_session, holdout, loso
-from brainmodels.evaluation import FeatureSet
+from brainmodels.features.sets import FeatureSet
 from brainmodels.nn import AdapterSize, ConvDecoder, DecoderSize, TokenAdapter
 from tests.brainmodels import evaluated, fitted, made
 from tests.models import images

@@ -5,7 +5,7 @@ import torch
 
 import veca
 from veca.data import imagenet_normalize, render_scenes
-from veca.train.baseline import load_vit_nano
+from veca.zoo.plain_vit import load_vit_nano
 
 TRAIN, TEST = range(500), range(500, 700)
 

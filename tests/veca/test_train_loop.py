@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from veca import VECA
-from veca.train import Recipe, SupervisedTask, equal_vit, evaluate, load_backbone, train
+from veca.train import Recipe, SupervisedTask, evaluate, load_backbone, train
 from veca.train.batches import StepBatches, batch_indices
 from veca.train.checkpoints import latest_checkpoint, load_checkpoint
+from veca.zoo.plain_vit import equal_vit
 
 RECIPE = Recipe(
     steps=6,

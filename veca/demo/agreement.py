@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from veca_kernels import core_periphery_attention
-from veca_kernels.api import IMPLEMENTATIONS
+from veca_kernels import IMPLEMENTATIONS, core_periphery_attention
 
 from ..model.backbone import VECA
 

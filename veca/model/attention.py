@@ -18,9 +18,10 @@ from veca_kernels import (
     core_to_patch_attention,
     merge_attention_states,
     patch_to_core_attention,
+    prefix_mask,
     residual_norm_linear,
+    rotate_tokens,
 )
-from veca_kernels.masks import prefix_mask, rotate_tokens
 
 from .linear import Linear, linear
 from .rope import interleaved_rows, rotate

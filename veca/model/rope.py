@@ -13,7 +13,7 @@ import math
 
 import torch
 from torch import Tensor
-from veca_kernels.masks import rotate_tokens
+from veca_kernels import rotate_tokens
 
 __all__ = [
     "augment_coordinates",

@@ -6,7 +6,7 @@ from .budgets import BudgetSampler
 from .checkpoints import load_backbone
 from .distillation import DistillationTask, held_out_losses, teacher_cosine
 from .loop import train
-from .models import Tokens, equal_vit, load_teacher, tokens_of
+from .models import Tokens, load_teacher, tokens_of
 from .normuon import NorMuon
 from .optimizers import ElasticOptimizer, parameter_groups
 from .recipes import DistillationRecipe, Recipe, ScenesRecipe, nano_scenes, paper_stage1, paper_stage2, tiny
@@ -30,7 +30,6 @@ __all__ = [
     "SupervisedTask",
     "Tokens",
     "distill",
-    "equal_vit",
     "evaluate",
     "held_out_losses",
     "load_backbone",

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..model.backbone import VECA
 
-__all__ = ["Tokens", "equal_vit", "freeze", "largest_batch", "load_teacher", "tokens_of"]
+__all__ = ["Tokens", "freeze", "largest_batch", "load_teacher", "tokens_of"]
 
 
 class Tokens(NamedTuple):
@@ -50,29 +49,6 @@ def tokens_of(model: nn.Module, images: Tensor, num_cores: int | None = None) ->
     has_class = getattr(model, "cls_token", None) is not None
     norm = getattr(model, "fc_norm", nn.Identity())  # of models that normalise after pooling, where timm has it
     return Tokens(norm(x[:, 0] if has_class else patches.mean(1)), norm(patches))
-
-
-def equal_vit(model: VECA, img_size: int) -> VisionTransformer:
-    """timm's ViT with the width, depth, heads and patch of a VECA, and very nearly its parameters: the baseline.
-
-    Its MLP has two matrices of 4 E where VECA's SwiGLU has three of 8/3 E, and it has a class token and learned
-    positions where VECA has cores.
-
-    Args:
-        model: the VECA.
-        img_size: side of the training images, pixels: the size of the position table. Other sizes interpolate.
-    """
-    hidden = model.blocks[0].mlp.fc2.in_features
-    return VisionTransformer(
-        img_size=img_size,
-        patch_size=model.patch_embed.patch_size[0],
-        embed_dim=model.embed_dim,
-        depth=len(model.blocks),
-        num_heads=model.blocks[0].attn.num_heads,
-        mlp_ratio=1.5 * hidden / model.embed_dim,
-        num_classes=0,
-        dynamic_img_size=True,
-    )
 
 
 def load_teacher(name: str, weights: str | Path | None = None) -> nn.Module:

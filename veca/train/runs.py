@@ -14,13 +14,14 @@ from torch import nn
 
 from ..model.backbone import VECA
 from ..zoo.convert import convert_vit
+from ..zoo.plain_vit import equal_vit
 from ..zoo.registry import create_model
 from .batches import ImageBatches, SceneBatches, Source
 from .budgets import BudgetSampler
 from .checkpoints import load_backbone
 from .distillation import DistillationTask, held_out_losses, teacher_cosine
 from .loop import train
-from .models import equal_vit, tokens_of
+from .models import tokens_of
 from .recipes import DistillationRecipe, Recipe, ScenesRecipe
 from .supervised import SupervisedTask, evaluate
 

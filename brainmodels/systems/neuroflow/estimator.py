@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from veca.train.parallel import join_world
 
-from ...errors import BrainDataError
+from ...errors import BrainDataError, check_choice
 from ...nn.gaussian import Posterior
 from ...nn.noise import draw_responses
 from ...training.estimator import BATCH, BrainModel, Features
 from ...training.latents import LatentData, posterior_of
 from ...training.loop import Batch, StageResult
+from ...training.recipe import TrainingStage
 from ...training.run import Run, generator_of, lasting
-from ...training.settings import TrainingStage, check_choice
 from ...training.trials import TrialData, Trials
 from . import recipes
 from .losses import LossWeights, stage_one_loss, stage_two_loss

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...errors import BrainDataError
+from ...errors import BrainDataError, check_choice
 from ...nn.flow import flow_matching_loss
 from ...nn.gaussian import Posterior
 from ...nn.losses import TEMPERATURE, softclip, softclip_floor, squared_error
-from ...training.settings import check_choice
 from .model import XFM, Encoding, NeuroVAE
 from .recipes import NeuroFlowRecipe
 

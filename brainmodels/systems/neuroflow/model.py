@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from ...errors import AxisError, BrainDataError, near_names
+from ...errors import AxisError, BrainDataError, check_choice, near_names
 from ...nn.flow import FlowPath, function_evaluations, integrate
 from ...nn.gaussian import Posterior
 from ...nn.sit import SiT
 from ...nn.stack1d import DownStack1d, UpStack1d, group_norm
-from ...training.settings import check_choice
 from .recipes import FlowSize, VAESize
 
 __all__ = ["XFM", "Encoding", "NeuroVAE", "RoundTrip", "decode", "encode", "project_stem", "round_trip"]

@@ -7,8 +7,9 @@ Stage 1 trains the NeuroVAE, stage 2 the flow between image tokens and its laten
 
 from dataclasses import dataclass, field, replace
 
+from ...errors import check_choice
 from ...nn.flow import PATHS, SOLVERS
-from ...training.settings import ModelRecipe, TrainingStage, check_choice
+from ...training.recipe import ModelRecipe, TrainingStage
 
 __all__ = ["FlowSize", "NeuroFlowRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
 

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from ...data import Split
-from ...errors import AxisError, BrainDataError, IdError, LeakageError
+from ...errors import AxisError, BrainDataError, IdError, LeakageError, check_choice
 from ...training.estimator import BrainModel, Features
-from ...training.settings import check_choice
 from ...training.trials import Recording, Trials, check_training
 
 __all__ = ["MixedPairs", "SyntheticPairs", "SyntheticPool"]

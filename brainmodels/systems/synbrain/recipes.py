@@ -7,7 +7,8 @@ Stage 1 trains the BrainVAE, stage 2 the mapper to its posterior means. Paper: S
 
 from dataclasses import dataclass, field, replace
 
-from ...training.settings import ModelRecipe, TrainingStage, check_choice
+from ...errors import check_choice
+from ...training.recipe import ModelRecipe, TrainingStage
 
 __all__ = ["MapperSize", "SynBrainRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
 

@@ -14,13 +14,36 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ..zoo.registry import create_model
-from .models import equal_vit
+from ..model.backbone import VECA
+from .registry import create_model
 
-__all__ = ["load_vit_nano", "pack_rows", "unpack_rows"]
+__all__ = ["equal_vit", "load_vit_nano", "pack_rows", "unpack_rows"]
 
-_FILE = Path(__file__).parents[1] / "zoo" / "weights" / "vit_nano_patch8.safetensors"
+_FILE = Path(__file__).parent / "weights" / "vit_nano_patch8.safetensors"
 _SCALE = ".scale"
+
+
+def equal_vit(model: VECA, img_size: int) -> VisionTransformer:
+    """timm's ViT with the width, depth, heads and patch of a VECA, and very nearly its parameters: the baseline.
+
+    Its MLP has two matrices of 4 E where VECA's SwiGLU has three of 8/3 E, and it has a class token and learned
+    positions where VECA has cores.
+
+    Args:
+        model: the VECA.
+        img_size: side of the training images, pixels: the size of the position table. Other sizes interpolate.
+    """
+    hidden = model.blocks[0].mlp.fc2.in_features
+    return VisionTransformer(
+        img_size=img_size,
+        patch_size=model.patch_embed.patch_size[0],
+        embed_dim=model.embed_dim,
+        depth=len(model.blocks),
+        num_heads=model.blocks[0].attn.num_heads,
+        mlp_ratio=1.5 * hidden / model.embed_dim,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
 
 
 def load_vit_nano() -> VisionTransformer:

@@ -2,7 +2,7 @@
 
 import torch
 
-from veca.train.baseline import pack_rows, unpack_rows
+from veca.zoo.plain_vit import pack_rows, unpack_rows
 
 
 def test_each_number_is_within_half_a_step_of_its_row():

@@ -1,14 +1,13 @@
-"""Recipes as records: how a stage is trained, and frozen dataclasses to JSON and back without guessing."""
+"""What recipes say: how a stage is trained, and what all systems share."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, Self, TypeVar, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Self
 
-from ..errors import BrainDataError, near_names
+from ..errors import BrainDataError, check_choice
+from ..records import from_json, to_json
 
-__all__ = ["ModelRecipe", "TrainingStage", "check_choice", "from_json", "to_json"]
-
-Record = TypeVar("Record")
+__all__ = ["ModelRecipe", "TrainingStage"]
 
 
 @dataclass(frozen=True)
@@ -121,47 +120,3 @@ class ModelRecipe:
             BrainDataError: a key is unknown.
         """
         return from_json(cls, content, "recipe")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a `BrainDataError` unless `value` is one of `choices`."""
-    if value not in choices:
-        raise BrainDataError(f"expected {name} of {', '.join(choices)}, got {value!r}{near_names(value, choices)}")
-
-
-def to_json(record: Any) -> dict[str, Any]:
-    """A dataclass, and those within it, as dictionaries, lists, numbers and strings."""
-    return _listed(asdict(record))
-
-
-def from_json(kind: type[Record], content: Mapping[str, Any], where: str | None = None) -> Record:
-    """The dataclass that `to_json` described; what is left out has its default.
-
-    Args:
-        kind: of the dataclass.
-        content: what `to_json` gave.
-        where: what messages call it; None is the name of its kind.
-
-    Raises:
-        BrainDataError: a key is unknown, here or in a record within.
-    """
-    known = [field.name for field in fields(kind)]
-    for key in content:
-        if key not in known:
-            raise BrainDataError(
-                f"expected keys of {where or kind.__name__} ({', '.join(known)}), got {key!r}{near_names(key, known)}"
-            )
-    kinds = get_type_hints(kind)
-    return kind(**{key: _valued(kinds[key], value, where and f"{where}.{key}") for key, value in content.items()})
-
-
-def _valued(kind: Any, value: Any, where: str | None) -> Any:
-    if is_dataclass(kind):
-        return from_json(kind, value, where)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,49 @@
+"""Frozen dataclasses as JSON, and back without guessing: recipes, sizes, settings."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from .errors import BrainDataError, near_names
+
+__all__ = ["from_json", "to_json"]
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A dataclass, and those within it, as dictionaries, lists, numbers and strings."""
+    return _listed(asdict(record))
+
+
+def from_json(kind: type[Record], content: Mapping[str, Any], where: str | None = None) -> Record:
+    """The dataclass that `to_json` described; what is left out has its default.
+
+    Args:
+        kind: of the dataclass.
+        content: what `to_json` gave.
+        where: what messages call it; None is the name of its kind.
+
+    Raises:
+        BrainDataError: a key is unknown, here or in a record within.
+    """
+    known = [field.name for field in fields(kind)]
+    for key in content:
+        if key not in known:
+            raise BrainDataError(
+                f"expected keys of {where or kind.__name__} ({', '.join(known)}), got {key!r}{near_names(key, known)}"
+            )
+    kinds = get_type_hints(kind)
+    return kind(**{key: _valued(kinds[key], value, where and f"{where}.{key}") for key, value in content.items()})
+
+
+def _valued(kind: Any, value: Any, where: str | None) -> Any:
+    if is_dataclass(kind):
+        return from_json(kind, value, where)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
