@@ -100,11 +100,11 @@ def _decoding(case: Case, neuroflow: NeuroFlow) -> list[Row]:
 
 def _latents(case: Case, name: str, fit: Any) -> Row:
     model, ids = fit.model, case.test.image_ids
-    of = model.encode if isinstance(model, SynBrain) else model.latents
+    of = model.latents
     tokens = case.tokens(ids)
     row = {"model": name, "Raw": top1(of(case.test), tokens)}
     row["Syn"] = top1(of(model.predict(case.source, image_ids=ids)), tokens)
-    if isinstance(model, NeuroFlow):
+    if model.reversible:
         heun = {"solver": "heun", "steps": 20}
         row["round trip, tokens"] = float(model.round_trip(case.source, image_ids=ids, **heun).relative_error)
         row["round trip, latents"] = float(model.round_trip(responses=case.test, **heun).relative_error)
@@ -185,7 +185,7 @@ def _few(workshop: Workshop, seed: int, count: int) -> Table:
     rows.append(encoding_row(case, "SynBrain, zero-shot", _zero_shot(synbrain, case)))
     for name, fit in fits.items():
         row = encoding_row(case, name, fit.model.predict(case.source, image_ids=ids, subject=case.subject))
-        if isinstance(fit.model, NeuroFlow):
+        if fit.model.decodes:
             decoded = fit.model.scaler_.transform(fit.model.decode(case.test, subject=case.subject))
             row["decoding top-1"] = top1(decoded, fit.model.tokens(case.source, ids))
         rows.append(row | {"training, s": f"{fit.seconds:.0f}"})

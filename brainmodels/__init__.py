@@ -1,29 +1,33 @@
-"""Brain encoding and decoding models on the VECA backbone. The systems arrive one room at a time.
+"""Brain encoding and decoding models on the VECA backbone.
 
 model = brainmodels.NeuroFlow("veca").fit(cache, dataset.pairs("subj01", "shared1000", "train"))
+
+Every system of `brainmodels.systems.SYSTEMS` is a name of this package, imported when it is first used.
 """
 
 import importlib
 
-# names that are promised here, imported when first used
 _ROOMS = {
     "FeatureCache": ".features",
-    "NeuroFlow": ".systems.neuroflow",
-    "SynBrain": ".systems.synbrain",
     "load_model": ".systems",
     "load_prepared": ".data",
+    "prepare": ".layouts",
     "simulate": ".simulated",
     "simulate_eeg": ".simulated",
 }
 
-__all__ = ["FeatureCache", "NeuroFlow", "SynBrain", "load_model", "load_prepared", "simulate", "simulate_eeg"]
+__all__ = ["FeatureCache", "load_model", "load_prepared", "prepare", "simulate", "simulate_eeg"]
 
 
 def __getattr__(name: str):
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOMS[name], __name__), name)
+    if name in _ROOMS:
+        return getattr(importlib.import_module(_ROOMS[name], __name__), name)
+    if not name.startswith("_"):
+        systems = importlib.import_module(".systems", __name__)
+        if name in systems.class_names():
+            return systems.system(systems.class_names()[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted({*globals(), *_ROOMS, *importlib.import_module(".systems", __name__).class_names()})

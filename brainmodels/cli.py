@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .commands.evaluate import run_evaluation
+from .commands.evaluate import run_evaluations, score_lines
 from .commands.train import TrainSettings, run_training, stage_lines
 from .errors import BrainDataError
 from .evaluation import EvaluationSettings
@@ -19,21 +19,16 @@ __all__ = ["main"]
 def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) -> None:
     """Encode and decode one subject by linear models, and by trained ones beside them; ends in an HTML report."""
     try:
-        evaluation = run_evaluation(settings)
+        evaluations = run_evaluations(settings)
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(f"veca brain evaluate: {error}") from error
-    for item in evaluation.encoded:
-        print(f"{item.model}, {item.features}: {item.score('nr2') or item.scores[0]}")
-    for item in evaluation.decoded:
-        print(f"decoded into {item.features}: {item.scores[0]}")
-    for model in evaluation.models:
-        for item in model.decoded:
-            print(f"{item.scores[0].decoder}, found in {item.features}: {item.scores[0]}")
-    print(settings.out / "report.html")
+    for evaluation in evaluations:
+        print("\n".join(score_lines(evaluation)))
+        print(Path(evaluation.record["settings"]["out"]) / "report.html")
 
 
 def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
-    """Train NeuroFlow or SynBrain on one subject or several; ends in a folder that `evaluate --models` takes."""
+    """Train a brain model on one subject or several; ends in a folder that `evaluate --models` takes."""
     try:
         folder = run_training(settings)
     except (ImportError, OSError, ValueError) as error:
@@ -54,12 +49,12 @@ def prepare(
     """Read a subject from the files of a data set, check them, and write a folder that opens at once.
 
     Args:
-        layout: see `veca brain layouts`.
-        root: folder of the data set, which is only read.
-        out: folder to write; it must not exist.
-        subject: number or name, as the data set has it.
-        image_size: side of the stimuli as they are written, pixels.
-        options: of the layout, as NAME=VALUE; numbers, true, false and null are read as such, all else is text.
+        layout: Name of the layout; `veca brain layouts` lists them.
+        root: Folder of the data set, which is only read.
+        out: Folder to write; it must not exist.
+        subject: Number or name of the subject, as the data set has it.
+        image_size: Side of the stimuli as they are written, pixels.
+        options: Options of the layout as NAME=VALUE; numbers, true, false and null are read as such, all else is text.
     """
     from .layouts import prepare as write
 
@@ -75,7 +70,7 @@ def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
     """Data sets that can be read, or the files that one of them needs.
 
     Args:
-        name: of a layout; left out, all are listed with their first line.
+        name: Name of a layout; left out, all are listed with their first line.
     """
     from .layouts import LAYOUTS, layout
 
@@ -90,11 +85,11 @@ def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
 
 
 def convert(file: Path, out: Path) -> None:
-    """Write what a pickled file of THINGS-EEG2 holds as .npz, which opens without running code.
+    """Write the arrays of a pickled file of THINGS-EEG2 as .npz, which opens without running code.
 
     Args:
-        file: to read. To ask for this is to allow its pickle: do so only with files whose maker you trust.
-        out: .npz to write.
+        file: Pickled file to read. Opening it can run code: do so only with files whose maker you trust.
+        out: File to write, .npz.
     """
     from .layouts.things_eeg2 import convert_pickle
 
@@ -118,7 +113,7 @@ def main(args: list[str]) -> None:
     """Run a command.
 
     Args:
-        args: words after `veca brain`.
+        args: Words after `veca brain`.
     """
     logging.basicConfig(format="%(message)s")
     commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, train)}

@@ -20,9 +20,9 @@ def from_json(kind: type[Record], content: Mapping[str, Any], where: str | None 
     """The dataclass that `to_json` described; what is left out has its default.
 
     Args:
-        kind: of the dataclass.
-        content: what `to_json` gave.
-        where: what messages call it; None is the name of its kind.
+        kind: Class of the dataclass.
+        content: Dictionary that `to_json` returned.
+        where: Name of the record in messages; None is the name of its class.
 
     Raises:
         BrainDataError: a key is unknown, here or in a record within.

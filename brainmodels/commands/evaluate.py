@@ -1,28 +1,82 @@
-"""From a data set and the names of features to scores and a report: what `veca brain evaluate` does.
+"""From data and the names of features to scores and a report: what `veca brain evaluate` does.
 
 settings = EvaluationSettings(data="prepared/subj01", features=("veca", "pixels"), out="out/study")
 evaluation = run_evaluation(settings)  # writes out/study/report.html, record.json and voxels.npz
 print(evaluation.encoded[0].score("nr2"))
 """
 
+from dataclasses import replace
+from pathlib import Path
+
+from ..data import BrainDataset
+from ..errors import BrainDataError
 from ..evaluation import Evaluation, EvaluationSettings, evaluate
-from ..evaluation.opened import open_models
+from ..evaluation.context import adapt_models, context_curve
+from ..evaluation.opened import OpenedModel, open_models
 from ..features.sets import FeatureSet
 from ..report import write_report
-from .opening import open_data
+from .opening import choose_split, open_data
 
-__all__ = ["run_evaluation"]
+__all__ = ["run_evaluation", "run_evaluations", "score_lines"]
 
 
 def run_evaluation(settings: EvaluationSettings) -> Evaluation:
-    """Evaluate, and write record.json, report.html and the figures to `settings.out`.
+    """Evaluate one subject, and write record.json, report.html and the figures to `settings.out`.
 
     Raises:
-        BrainDataError: data, features or alignment are not what they should be.
+        BrainDataError: Data, features or alignment are not what they should be, or several subjects are asked for.
     """
+    if len(settings.subject) > 1:
+        raise BrainDataError(f"expected one subject, got {', '.join(settings.subject)}; see run_evaluations")
+    return run_evaluations(settings)[0]
+
+
+def run_evaluations(settings: EvaluationSettings) -> list[Evaluation]:
+    """Evaluate every subject of the settings: one in `settings.out`, several in folders of their names below it."""
     sets = [FeatureSet.parse(word) for word in settings.features]
     models = open_models(settings.models, sets, settings.device)
-    dataset = open_data(settings.data, settings.seed, [settings.subject] if settings.subject else [])
-    evaluation = evaluate(dataset, sets, settings, models)
-    write_report(evaluation, settings.out)
+    dataset = open_data(settings.data, settings.seed, settings.subject, everyone=len(settings.subject) > 1)
+    names = settings.subject or (next(iter(dataset.subjects)),)
+    several = len(names) > 1
+    found = []
+    for name in names:
+        out = Path(settings.out) / name if several else settings.out
+        one = replace(settings, subject=(name,), out=out)
+        found.append(
+            _with_context(dataset, sets, one, models) if settings.context else evaluate(dataset, sets, one, models)
+        )
+        write_report(found[-1], out)
+    return found
+
+
+def _with_context(
+    dataset: BrainDataset, sets: list[FeatureSet], settings: EvaluationSettings, models: list[OpenedModel]
+) -> Evaluation:
+    """The evaluation with the largest number of context images, and the curve over all numbers in its record.
+
+    Sessions have too few trials of the context for statistics by session, so that "auto" is train_z here.
+    """
+    subject = dataset.subject(settings.subject[0])
+    normalizer = "train_z" if settings.normalizer == "auto" else settings.normalizer
+    settings = replace(settings, normalizer=normalizer)
+    whole = choose_split(dataset, settings.split)
+    curve = context_curve(models, dataset, subject, whole, settings)
+    few = choose_split(dataset, settings.split, subject.id, max(settings.context), 0, settings.draws, settings.seed)
+    dataset = dataset.with_splits(few)
+    adapted = adapt_models(models, dataset, subject, few, settings)
+    evaluation = evaluate(dataset, sets, replace(settings, split=few.name), adapted)
+    evaluation.record["context"] = curve
     return evaluation
+
+
+def score_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each model and set of features, in both directions, and for each number of context images."""
+    lines = [f"{x.model}, {x.features}: {x.score('nr2') or x.scores[0]}" for x in evaluation.encoded]
+    lines += [f"decoded into {x.features}: {x.scores[0]}" for x in evaluation.decoded]
+    rows = [row for model in evaluation.models for row in model.decoded]
+    lines += [f"{x.scores[0].decoder}, found in {x.features}: {x.scores[0]}" for x in rows]
+    curve = evaluation.record.get("context", {"metric": "", "points": {}})
+    for model, points in curve["points"].items():
+        told = ", ".join(f"{count} images {sum(values) / len(values):.3f}" for count, values in points.items())
+        lines.append(f"{model}, {curve['metric']} against context: {told}")
+    return lines

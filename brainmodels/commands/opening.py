@@ -1,37 +1,69 @@
-"""A data set from a word of the command line."""
+"""A data set from words of the command line."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.dataset import BrainDataset
-from ..data.prepared import load_prepared
+from ..data import BrainDataset, Split, load_prepared
+from ..data.joined import join_datasets
+from ..data.splits import context_split
 from ..errors import BrainDataError
 from ..simulated import PRESETS, simulate
 
-__all__ = ["open_data"]
+__all__ = ["choose_split", "open_data"]
 
 
-def open_data(data: str, seed: int = 0, subjects: Sequence[str] = ()) -> BrainDataset:
-    """The data set that a word or a folder stands for.
+def open_data(
+    data: str | Sequence[str], seed: int = 0, subjects: Sequence[str] = (), everyone: bool = False
+) -> BrainDataset:
+    """The data set that a word or folders stand for.
 
     Args:
-        data: "simulated", "simulated:PRESET", or the folder of a prepared subject.
-        seed: of a simulation.
-        subjects: that will be asked for; a simulation makes as many as they need, one at least.
+        data: "simulated" or "simulated:PRESET", or folders of prepared subjects, which are joined by image id.
+        seed: Seed of a simulation.
+        subjects: Subjects that will be asked for; a simulation makes as many as they need, one at least.
+        everyone: Simulate all subjects of the preset.
 
     Raises:
-        BrainDataError: neither.
+        BrainDataError: A word is neither, or a simulation is mixed with folders.
     """
-    kind, _, preset = data.partition(":")
-    if kind == "simulated":
+    words = [data] if isinstance(data, str) else list(data)
+    kind, _, preset = words[0].partition(":") if words else ("", "", "")
+    if kind == "simulated" and len(words) == 1:
         if preset and preset not in PRESETS:
             raise BrainDataError(f"expected a preset of {', '.join(PRESETS)}, got {preset!r}")
         numbers = [int(name[3:]) for name in subjects if re.fullmatch(r"sim\d\d", name)]
-        return simulate(preset or "small", seed=seed, n_subjects=max([1, *numbers]))
-    if not Path(data).is_dir():
-        raise BrainDataError(
-            f"expected simulated, simulated:PRESET or the folder of a prepared subject, got {data!r}; "
-            "`veca brain prepare` makes such a folder"
-        )
-    return load_prepared(data)
+        count = max([PRESETS[preset or "small"].subjects if everyone else 1, *numbers])
+        return simulate(preset or "small", seed=seed, n_subjects=count)
+    for word in words or [""]:
+        if not Path(word).is_dir() or not word:
+            raise BrainDataError(
+                f"expected simulated, simulated:PRESET or the folder of a prepared subject, got {word!r}; "
+                "`veca brain prepare` makes such a folder"
+            )
+    return join_datasets([load_prepared(word) for word in words])
+
+
+def choose_split(
+    dataset: BrainDataset,
+    name: str | None,
+    subject: str = "",
+    context: int | None = None,
+    draw: int = 0,
+    draws: int = 1,
+    seed: int = 0,
+) -> Split:
+    """The split of a name, or the first one; with `context`, its few train images of one subject.
+
+    Args:
+        dataset: The data set.
+        name: Name of the split; None takes the first.
+        subject: Subject whose train images are few.
+        context: Number of train images of this subject; None takes all.
+        draw, draws: Which of how many disjoint draws of these images.
+        seed: Seed of the draws.
+    """
+    split = dataset.split(name or next(iter(dataset.splits), "none"))
+    if context is None:
+        return split
+    return context_split(dataset, subject, split, context, seed, draw, draws)

@@ -1,4 +1,4 @@
-"""From a data set and a word for features to a trained model in a folder: what `veca brain train` does.
+"""From data and a word for features to a trained model in a folder: what `veca brain train` does.
 
 folder = run_training(TrainSettings(model="neuroflow", data="prepared/subj01", out=Path("out/neuroflow")))
 model = brainmodels.load_model(folder)
@@ -6,7 +6,7 @@ model = brainmodels.load_model(folder)
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,11 @@ from ..data.normalize import default_normalizer, fit_normalizer
 from ..errors import BrainDataError
 from ..features import FeatureCache
 from ..features.sets import FeatureSet
-from ..systems import system
+from ..systems import load_model, system
+from ..training.estimator import BrainModel
 from ..training.recipe import ModelRecipe
 from ..training.run import lasting
-from .opening import open_data
+from .opening import choose_split, open_data
 
 __all__ = ["TrainSettings", "run_training", "stage_lines"]
 
@@ -35,37 +36,46 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What `veca brain train` does.
+    """Settings of `veca brain train`.
 
     Attributes:
-        model: the system.
-        data: as of `veca brain evaluate`: "simulated", "simulated:PRESET", or the folder of a prepared subject.
-        features: one set of features, see `FeatureSet.parse`; its tokens are what the model sees.
-        out: folder of the run; started again with the same settings, it goes on. The model is in `out/model`.
-        recipe: nano, tiny, veca, veca_cores, paper, or a JSON file of a recipe.
-        subjects: ids; none is the first of the data set. Several are trained together.
-        split: its name; None takes the first. Its validation images stop the training early where the recipe has
-            patience.
-        normalizer: of the responses, as of `veca brain evaluate`.
-        cache: folder of features; None is `out/features`.
-        steps: of the two stages; none is the recipe's.
-        batch_size, micro_batch: of both stages; None is the recipe's. A micro-batch bounds memory.
-        grad_checkpointing: compute activations again in the backward pass, which saves memory.
+        model: System to train, see `brainmodels.systems.SYSTEMS`.
+        data: "simulated", "simulated:PRESET", or one or several folders of prepared subjects.
+        features: One set of features, see `FeatureSet.parse`; the model sees its tokens.
+        out: Folder of the run; None is `out/MODEL`. Started again with the same settings, the run goes on. The model
+            is in `model` below it.
+        recipe: Name of a recipe of the system, such as nano, or a JSON file of a recipe.
+        subject: Subjects to train on together; none given is the first, or all but those held out.
+        held_out: Subjects that no part of the training sees.
+        known: Folder of a trained model that is adapted to the subject `new`.
+        new: Subject to adapt a known model to.
+        context: Number of train images of the new subject; None takes all.
+        split: Name of the split; None takes the first. Its validation images stop the training early where the recipe
+            has patience.
+        normalizer: Normaliser of the responses, as in `veca brain evaluate`.
+        cache: Folder of features; None is `features` below `out`.
+        steps: Steps of each stage of the system; none given are the recipe's.
+        batch_size, micro_batch: Batch of every stage; None is the recipe's. A micro-batch bounds memory.
+        grad_checkpointing: Compute activations again in the backward pass, which saves memory.
         precision: auto, fp32, bf16 or fp16; None is the recipe's.
-        init_seed: of weights, order and noise; None is the recipe's.
-        save_every: steps between checkpoints.
+        init_seed: Seed of weights, order and noise; None is the recipe's.
+        save_every: Steps between checkpoints.
         check_alignment: "auto", or "off", which the model then says.
-        seed: of the simulation.
-        device: None is a GPU where there is one.
-        progress: show bars.
+        seed: Seed of the simulation and of the context images.
+        device: Device; None is a GPU where there is one.
+        progress: Show bars.
     """
 
-    model: Literal["neuroflow", "synbrain"] = "neuroflow"
-    data: str = "simulated"
+    model: str = "neuroflow"
+    data: tuple[str, ...] = ("simulated",)
     features: str = "veca"
-    out: Path = Path("out/neuroflow")
+    out: Path | None = None
     recipe: str = "nano"
-    subjects: tuple[str, ...] = ()
+    subject: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    known: Path | None = None
+    new: str | None = None
+    context: int | None = None
     split: str | None = None
     normalizer: str = "auto"
     cache: Path | None = None
@@ -81,30 +91,53 @@ class TrainSettings:
     device: str | None = None
     progress: bool = True
 
+    def __post_init__(self):
+        for name in ("data", "subject", "held_out"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        if (self.known is None) != (self.new is None):
+            raise BrainDataError(f"expected both known and new, or neither, got {self.known} and {self.new}")
+        if self.context is not None and self.new is None:
+            raise BrainDataError("expected context with new, the subject that has few images, got context alone")
+        both = set(self.held_out) & {*self.subject, *([self.new] if self.new else [])}
+        if both:
+            raise BrainDataError(f"expected subjects that are trained on or held out, got {min(both)} as both")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return Path("out") / self.model if self.out is None else Path(self.out)
+
 
 def run_training(settings: TrainSettings) -> Path:
-    """Train a model and save it; under `torchrun`, on all its processes.
+    """Train a model, or adapt a known one, and save it; under `torchrun`, on all its processes.
 
     Returns:
-        The folder of the model.
+        Folder of the model.
 
     Raises:
-        BrainDataError: data, features, recipe or alignment are not what they should be, or `out` holds another run.
+        BrainDataError: Data, features, recipe or alignment are not what they should be, or `out` holds another run.
     """
-    recipe = _recipe(settings)
+    recipe = None if settings.known else _recipe(settings)
     item = FeatureSet.parse(settings.features)
-    dataset = open_data(settings.data, settings.seed, settings.subjects)
-    split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
-    names = settings.subjects or (next(iter(dataset.subjects)),)
+    wanted = (*settings.subject, *settings.held_out, *([settings.new] if settings.new else []))
+    dataset = open_data(settings.data, settings.seed, wanted, everyone=bool(settings.held_out))
+    names = _subjects(settings, dataset)
+    split = choose_split(dataset, settings.split, names[0], settings.context, seed=settings.seed)
     with join_world(settings.device) as world:
         aligned = {name: str(check_alignment(dataset, name, split, settings.check_alignment)) for name in names}
-        pairs = {name: _pairs(dataset, name, split, settings.normalizer, recipe.validation > 0) for name in names}
+        validates = recipe is not None and recipe.validation > 0
+        pairs = {name: _pairs(dataset, name, split, settings.normalizer, validates) for name in names}
         cache = _features(item, dataset, pairs, settings, world)
-        model = system(settings.model)(recipe, device=world.device)
-        options = {"alignment": "off", "out": settings.out, "save_every": settings.save_every}
-        model.fit(cache, pairs, progress=settings.progress and world.rank == 0, **options)
+        shown = settings.progress and world.rank == 0
+        if recipe is None:
+            model = _adapted(settings, cache, pairs[settings.new], world, shown)
+        else:
+            model = system(settings.model)(recipe, device=world.device)
+            options = {"alignment": "off", "out": settings.folder, "save_every": settings.save_every}
+            model.fit(cache, pairs, progress=shown, **options)
         model.meta_["run"] = {
-            "data": settings.data,
+            "data": " ".join(settings.data),
             "features": settings.features,
             "features_note": item.extractor.note,
             "split": split.name,
@@ -114,11 +147,33 @@ def run_training(settings: TrainSettings) -> Path:
             "alignment": aligned,
             "processes": world.size,
             "machine": describe_machine(world.device, torch.float32),
+            **_further(settings),
         }
-        folder = Path(settings.out) / "model"
+        folder = settings.folder / "model"
         if world.rank == 0:
             model.save(folder)
     return folder
+
+
+def _further(settings: TrainSettings) -> dict[str, Any]:
+    """What the facts say of a run that leaves subjects out, or begins with a known model."""
+    told = {"held_out": list(settings.held_out), "context": settings.context}
+    told["known"] = None if settings.known is None else str(settings.known)
+    return {name: value for name, value in told.items() if value}
+
+
+def _subjects(settings: TrainSettings, dataset: BrainDataset) -> tuple[str, ...]:
+    """Subjects that are trained on."""
+    for name in settings.held_out:
+        dataset.subject(name)
+    if settings.new is not None:
+        return (dataset.subject(settings.new).id,)
+    if settings.subject:
+        return settings.subject
+    left = [name for name in dataset.subjects if name not in settings.held_out]
+    if not left:
+        raise BrainDataError(f"expected subjects beside those held out, got {', '.join(settings.held_out)} alone")
+    return tuple(left) if settings.held_out else (left[0],)
 
 
 def _recipe(settings: TrainSettings) -> ModelRecipe:
@@ -128,17 +183,30 @@ def _recipe(settings: TrainSettings) -> ModelRecipe:
         recipe = kind.recipe_type.from_json(json.loads(path.read_text()))
     else:
         recipe = kind.named(settings.recipe)
-    if settings.steps and len(settings.steps) != 2:
-        raise BrainDataError(f"expected steps of the two stages, got {len(settings.steps)} numbers")
-    both = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}
-    both = {key: value for key, value in both.items() if value is not None}
+    if settings.steps and len(settings.steps) != len(kind.stages):
+        raise BrainDataError(
+            f"expected steps of {len(kind.stages)} stages ({', '.join(kind.stages) or 'none'}), got "
+            f"{len(settings.steps)} numbers"
+        )
+    every = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}
+    every = {key: value for key, value in every.items() if value is not None}
+    lengths = settings.steps or (None,) * len(kind.stages)
     stages = {
-        name: replace(lasting(getattr(recipe, name), steps), **both)
-        for name, steps in zip(("stage1", "stage2"), settings.steps or (None, None), strict=True)
+        name: replace(lasting(getattr(recipe, name), steps), **every)
+        for name, steps in zip(kind.stages, lengths, strict=True)
     }
     precision = settings.precision or recipe.precision
     checkpointing = settings.grad_checkpointing or recipe.grad_checkpointing
     return replace(recipe, precision=precision, grad_checkpointing=checkpointing, **stages)
+
+
+def _adapted(settings: TrainSettings, cache: FeatureCache, pairs: Pairs, world: World, progress: bool) -> BrainModel:
+    """The known model adapted to the trials of the new subject."""
+    model = load_model(settings.known, world.device)
+    if not model.adapts:
+        raise BrainDataError(f"expected a known model that adapts to a new subject, got a {type(model).__name__}")
+    options = {} if not settings.steps else {"steps": settings.steps}
+    return model.adapt(cache, pairs, subject=settings.new, alignment="off", progress=progress, **options)
 
 
 def _pairs(dataset: BrainDataset, subject: str, split: Split, normalizer: str, validate: bool) -> Pairs:
@@ -156,10 +224,10 @@ def _pairs(dataset: BrainDataset, subject: str, split: Split, normalizer: str, v
 
 
 def _features(
-    item: FeatureSet, dataset: BrainDataset, pairs: dict[str, Pairs], settings: TrainSettings, world: World
+    item: FeatureSet, dataset: BrainDataset, pairs: Mapping[str, Pairs], settings: TrainSettings, world: World
 ) -> FeatureCache:
     """The cache with the training images; every process extracts its share."""
-    cache = FeatureCache(settings.cache or Path(settings.out) / "features", item.extractor, dataset.stimuli)
+    cache = FeatureCache(settings.cache or settings.folder / "features", item.extractor, dataset.stimuli)
     ids = sorted({str(name) for part in pairs.values() for name in np.unique(part.image_ids)})
     cache.extract(ids[world.rank :: world.size], device=world.device, progress=settings.progress and world.rank == 0)
     if world.size > 1:
@@ -168,7 +236,7 @@ def _features(
     return cache
 
 
-def stage_lines(meta: dict[str, Any]) -> Sequence[str]:
+def stage_lines(meta: Mapping[str, Any]) -> Sequence[str]:
     """A line for each stage of a fitted model."""
     lines = []
     for stage in meta["stages"]:

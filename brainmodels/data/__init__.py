@@ -4,6 +4,7 @@ from .align import AlignmentReport, check_alignment
 from .budgets import Budget, budget
 from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
+from .joined import join_datasets
 from .leakage import check_duplicates, check_new_weights
 from .normalize import Normalizer, fit_normalizer, register_normalizer
 from .prepared import load_prepared, save_prepared
@@ -13,6 +14,7 @@ from .spaces import SensorSpace, VoxelSpace
 from .splits import (
     bold5000_5fold,
     bold5000_repeated,
+    context_split,
     first_250_images,
     first_session,
     holdout,
@@ -51,10 +53,12 @@ __all__ = [
     "check_duplicates",
     "check_new_weights",
     "combination_holdout",
+    "context_split",
     "first_250_images",
     "first_session",
     "fit_normalizer",
     "holdout",
+    "join_datasets",
     "load_prepared",
     "loso",
     "named_split",

@@ -22,6 +22,7 @@ from .responses import TrialTable
 __all__ = [
     "bold5000_5fold",
     "bold5000_repeated",
+    "context_split",
     "first_250_images",
     "first_session",
     "holdout",
@@ -230,17 +231,9 @@ def loso(
     }
     if len(shown) < 2:
         raise BrainDataError(f"expected other subjects than {subject} to train on, got none")
-    if not 0 <= draw < draws:
-        raise BrainDataError(f"expected a draw from 0 to {draws - 1}, got {draw}")
     val = validation_ids(set().union(*(ids for name, ids in shown.items() if name != subject)), percent, seed)
-    pool = sorted(shown[subject] - val, key=lambda name: hashed(f"{seed}:context", name))
-    if len(pool) < n_context * draws:
-        raise IdError(
-            f"expected {draws} x {n_context} train images of {subject} for disjoint draws, got {len(pool)}; "
-            "ask for less context or fewer draws"
-        )
     train_of = {name: frozenset(ids - val) for name, ids in shown.items()}
-    train_of[subject] = frozenset(pool[draw::draws][:n_context])
+    train_of[subject] = _context_images(train_of[subject], subject, n_context, seed, draw, draws)
     params = {"subject": subject, "test": test.name, "n_context": n_context, "seed": seed, "draw": draw}
     params |= {"draws": draws, "val_percent": percent, "budget_seed": seed}
     split = Split(
@@ -254,6 +247,57 @@ def loso(
     )
     split.params["budget"] = str(budget(dataset.subject(subject).responses.trials, split, subject))
     return split
+
+
+def context_split(
+    dataset: BrainDataset, subject: str, test: Split, n_context: int, seed: int = 0, draw: int = 0, draws: int = 1
+) -> Split:
+    """A split in which one subject has few train images: the context from which a model is adapted to it.
+
+    Other subjects keep their train images. The subject has no validation images.
+
+    Args:
+        dataset: Data set with the subject.
+        subject: Subject that gives the context.
+        test: Split whose train images are drawn from and whose test images are tested on.
+        n_context: Number of images; every image counts with all its repeats.
+        seed: Seed of the order in which images are taken.
+        draw: Number of the draw, 0 to draws - 1; the images of two draws are disjoint, and those of a smaller
+            `n_context` are among those of a larger one.
+        draws: Number of disjoint draws that there have to be.
+
+    Raises:
+        IdError: The subject saw too few images for that.
+    """
+    shown = set(_presentations(dataset.subject(subject).responses.trials))
+    pool = (test.ids("train", subject) | test.ids("val", subject)) & shown
+    chosen = _context_images(pool, subject, n_context, seed, draw, draws)
+    others = {name: test.ids("train", name) for name in dataset.subjects if name != subject}
+    params = {"subject": subject, "test": test.name, "n_context": n_context, "seed": seed, "draw": draw, "draws": draws}
+    return Split(
+        f"context-{subject}",
+        train=frozenset().union(chosen, *others.values()),
+        val=frozenset(),
+        test=test.test,
+        params=params,
+        train_of={**others, subject: chosen},
+        sessions=test.sessions,
+    )
+
+
+def _context_images(
+    pool: Iterable[str], subject: str, n_context: int, seed: int, draw: int, draws: int
+) -> frozenset[str]:
+    """Images of one of several disjoint draws, in an order by hash."""
+    if not 0 <= draw < draws:
+        raise BrainDataError(f"expected a draw from 0 to {draws - 1}, got {draw}")
+    order = sorted(pool, key=lambda name: hashed(f"{seed}:context", name))
+    if len(order) < n_context * draws:
+        raise IdError(
+            f"expected {draws} x {n_context} train images of {subject} for disjoint draws, got {len(order)}; "
+            "ask for less context or fewer draws"
+        )
+    return frozenset(order[draw::draws][:n_context])
 
 
 def repeated_images(trials: TrialTable, at_least: int = 2) -> frozenset[str]:

@@ -19,10 +19,10 @@ class Decoded:
     """Images found again from the responses to them.
 
     Attributes:
-        features: name of the set in which images are compared.
-        scores: of retrieval among all test images, both ways, and of two-way identification.
-        similarities: (n, n) cosine of the decoded features in rows with those of the images in columns.
-        note: what must be said with the numbers.
+        features: Name of the set in which images are compared.
+        scores: Scores of retrieval among all test images, both ways, and of two-way identification.
+        similarities: Cosines (n, n): decoded features in rows, those of the images in columns.
+        note: A caution that belongs to the numbers.
     """
 
     features: str
@@ -36,7 +36,7 @@ class Decoded:
 
     @property
     def ranks(self) -> np.ndarray:
-        """(n,) place of the right image among all, from 1, best first."""
+        """Rank (n,) of the right image among all images; 1 is the best."""
         own = np.diagonal(self.similarities)[:, None]
         return 1 + (self.similarities > own).sum(1)
 
@@ -56,12 +56,12 @@ def decode(
     """A linear decoder from the voxels that count to standardised features, and how well it tells test images apart.
 
     Args:
-        study: responses of train and test images.
-        features: name of the set.
-        fingerprint: of its extractor.
-        X, X_test: features (n, p) of the train and test images.
-        note: of the features.
-        shuffled: the control whose train pairs are drawn anew.
+        study: Responses of train and test images.
+        features: Name of the set of features.
+        fingerprint: Fingerprint of its extractor.
+        X, X_test: Features (n, p) of the train and test images.
+        note: A caution about the features.
+        shuffled: Whether train images are paired with responses at random, as a control.
     """
     X, X_test = standardized(X, X_test)
     if shuffled:

@@ -40,13 +40,14 @@ class Study:
     """What every encoding of one subject shares.
 
     Attributes:
-        train, test: responses averaged over the repeats of an image.
-        measured_train, measured: those responses, fp32 (n, V).
-        ncsnr: (V,) of single trials, from train images or as published; None where it is unknown.
-        voxels: mask (V,) of what counts: finite everywhere, not constant, and above the threshold of the ceiling.
-        ceiling: (V,) of r^2 for the test responses; None without ncsnr.
-        threshold: smallest ceiling of a voxel that counts.
-        resamples, seed: of intervals and permutations.
+        train, test: Responses averaged over the repeats of an image.
+        measured_train, measured: Those responses as arrays, fp32 (n, V).
+        ncsnr: Signal by noise of single trials (V,), from train images or as published; None where it is unknown.
+        voxels: Mask (V,) of voxels that count: finite everywhere, not constant, and above the threshold.
+        ceiling: Noise ceiling (V,) of r^2 for the test responses; None without ncsnr.
+        threshold: Smallest ceiling of a voxel that counts.
+        resamples: Number of bootstrap resamples and of permutations.
+        seed: Seed of intervals and permutations.
     """
 
     train: Pairs
@@ -85,11 +86,11 @@ class Encoded:
     """How well one model predicts the test responses.
 
     Attributes:
-        model, features: names.
-        scores: over all voxels that count.
-        r: (V,) correlation of each voxel, NaN where it does not count.
-        rois: by region, (value, low, high) of sum r |r| / sum NC, or of the mean r without a ceiling.
-        note: what must be said with the numbers.
+        model, features: Names of the model and of its features.
+        scores: Scores over all voxels that count.
+        r: Correlation of each voxel (V,), NaN where it does not count.
+        rois: (value, low, high) by region: sum r |r| / sum NC, or the mean r without a ceiling.
+        note: A caution that belongs to the numbers.
     """
 
     model: str
@@ -131,7 +132,7 @@ def encode(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test:
 def encode_controls(
     study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = ""
 ) -> list[Encoded]:
-    """What no model may fall below: the mean response, the closest train image's, and ridge on shuffled pairs."""
+    """Scores that every model should exceed: the mean response, the nearest train image's, ridge on shuffled pairs."""
     Y = study.measured_train[:, study.voxels]
     neighbor = NearestNeighbor().fit(X, Y).predict(X_test)
     rng = np.random.default_rng(study.seed)
@@ -204,7 +205,7 @@ def judge(
 def _summaries(
     study: Study, predicted: np.ndarray, masks: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[float, float, float]]:
-    """(value, low, high) over each mask: sum r |r| / sum NC, or the mean r without a ceiling.
+    """The score of each mask as (value, low, high): it is sum r |r| / sum NC, or the mean r without a ceiling.
 
     Intervals are those of `encoding_scores`: over resampled images, the same for every model, their bias removed.
     """
@@ -238,10 +239,10 @@ def ridge_prediction(study: Study, X: np.ndarray, X_test: np.ndarray, rows: np.n
 
 
 def standardized(X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features in units of their deviation over train images, less those that hardly vary there.
+    """Features in units of their deviation over train images, without those that hardly vary there.
 
-    A unit that is silent for all but one train image would have any deviation in the test images; below a thousandth
-    of the largest deviation a feature is left out.
+    A unit that is silent for all but one train image can take any value in the test images. A feature is therefore
+    left out where its deviation is below a thousandth of the largest.
     """
     mean, std = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
     kept = std > 1e-3 * std.max()

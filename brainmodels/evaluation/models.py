@@ -1,4 +1,4 @@
-"""What trained models say of one subject's test images, beside ridge on the very tokens that they see.
+"""Scores of trained models on one subject's test images, beside ridge on the same tokens.
 
 evaluated = evaluate_model(opened, study, cache)
 print(evaluated.decoded[0].score("two_way"))
@@ -16,7 +16,6 @@ from ..metrics import Metric, Score, metric, register
 from ..metrics.controls import Runs, bottleneck_curve
 from ..metrics.retrieval import correlation_matrix, full_gallery, identification, similarity, two_way
 from ..metrics.statistics import score_images
-from ..systems.neuroflow.model import RoundTrip
 from .decoding import Decoded
 from .encoding import Encoded, Study, judge, ridge_prediction
 from .opened import OpenedModel
@@ -65,8 +64,8 @@ class TokenSpace:
     """Image tokens as a model sees them, and what linear models make of the same numbers.
 
     Attributes:
-        train, test: fp32 (n, m, d) tokens of the images in model units.
-        predicted: (n, V) test responses that ridge predicts from the flattened tokens.
+        train, test: Tokens of the images in model units, fp32 (n, m, d).
+        predicted: Test responses (n, V) that ridge predicts from the flattened tokens.
         decoder: `LinearDecoder` from the voxels that count to the flattened tokens.
     """
 
@@ -88,18 +87,19 @@ class TokenSpace:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said, once, for everything that is asked of it.
+    """The outputs of a model, computed once for all scores.
 
     Attributes:
-        predicted: (n, V) responses to the test images; the train mean in voxels that the model leaves out.
-        latents: (n, m, d) by name: "raw_posterior" of measured responses and "syn_posterior" of its own, and the same
-            with "head" where the model has a head for retrieval.
-        decoded: (n, m, d) tokens in model units read from measured responses, and `returned` from its own; None for a
-            model that only encodes.
-        note: what must be said with the predictions.
+        predicted: (n, V) responses to the test images, the train mean in voxels that the model leaves out; None for a
+            model that only decodes.
+        latents: (n, m, d) by name: "raw_" and a head of the model (`latent_heads`) of measured responses, "syn_" and a
+            head of its own.
+        decoded: (n, m, d) tokens in model units read from measured responses; None for a model that only encodes.
+        returned: The same read from its own responses; None for a model that does not go both ways.
+        note: A caution that belongs to the predictions.
     """
 
-    predicted: np.ndarray
+    predicted: np.ndarray | None
     latents: Mapping[str, np.ndarray]
     decoded: np.ndarray | None = None
     returned: np.ndarray | None = None
@@ -111,7 +111,7 @@ class Semantics:
     """Images found again in what a decoder reads from responses.
 
     Attributes:
-        responses: "measured", or of whom the synthetic ones are.
+        responses: "measured", or the name of the model that made synthetic ones.
         decoder: "self" where the model that made them decodes them, or "external:" and the name of another.
         scores: `semantic_after_decoding[decoder]`, then retrieval among all test images.
     """
@@ -137,7 +137,9 @@ class Trip:
         start: "images" or "responses".
         through: "latent" or "response".
         relative_error: ||back - start|| / ||start||.
-        solver, steps, function_evaluations: of the flow, both ways together.
+        solver: Solver of the flow.
+        steps: Steps of the solver in each direction.
+        function_evaluations: Evaluations of the flow, both ways together.
     """
 
     start: str
@@ -148,23 +150,24 @@ class Trip:
     function_evaluations: int
 
     @classmethod
-    def of(cls, start: str, through: str, trip: RoundTrip) -> "Trip":
+    def of(cls, start: str, through: str, trip: Any) -> "Trip":
         return cls(start, through, trip.relative_error, trip.solver, trip.steps, trip.function_evaluations)
 
 
 @dataclass(frozen=True)
 class ModelEvaluation:
-    """All that was asked of one model.
+    """All scores of one model.
 
     Attributes:
-        opened: the model.
-        space, answers: tokens and what came out, which pictures are made of.
-        encoded: of its predictions, and of ridge on the same tokens.
-        decoded: rows of retrieval in its token space.
-        semantics: of synthetic responses, and of measured ones for reference.
-        trips: of a model that goes both ways.
-        bottleneck: of ridge into its tokens; None where an earlier model has the same, and for tokens of too many
-            numbers.
+        opened: The model.
+        space: Its image tokens, from which pictures are made.
+        answers: Its outputs.
+        encoded: Scores of its predictions, if it encodes, then those of ridge on the same tokens.
+        decoded: Rows of retrieval in its token space.
+        semantics: What decoders read from synthetic responses, and from measured ones for reference.
+        trips: Round trips of a reversible model.
+        bottleneck: Scores of ridge into its tokens from few components; None where an earlier model has the same, and
+            for tokens of too many numbers.
     """
 
     opened: OpenedModel
@@ -178,10 +181,11 @@ class ModelEvaluation:
 
     @property
     def found(self) -> tuple[Decoded, Decoded]:
-        """Rows of images found from measured responses: by the model, or in its latents, and by ridge."""
+        """Images found from measured responses: by the model, else in its latents, else by ridge; and by ridge."""
         rows = {row.scores[0].decoder: row for row in self.decoded}
         name = self.opened.name
-        return rows[name] if name in rows else rows[f"{name} raw_posterior"], rows[SAME_TOKENS]
+        own = next((rows[x] for x in (name, f"{name} raw_posterior") if x in rows), rows[SAME_TOKENS])
+        return own, rows[SAME_TOKENS]
 
     def to_json(self) -> dict[str, Any]:
         model = self.opened.model
@@ -204,13 +208,13 @@ class ModelEvaluation:
 def evaluate_model(
     opened: OpenedModel, study: Study, cache: FeatureCache, spaces: list[TokenSpace] | None = None
 ) -> ModelEvaluation:
-    """Everything that is asked of one model but pictures.
+    """All scores of one model except those of pictures.
 
     Args:
-        opened: the model.
-        study: of its subject, on the scale of its training.
-        cache: with its features of the train and test images.
-        spaces: those of other models of the study, which one with equal tokens shares; a new one is added.
+        opened: The model.
+        study: Responses of its subject, on the scale of its training.
+        cache: Features of the train and test images.
+        spaces: Token spaces of other models of the study; a model with equal tokens shares one, a new one is added.
 
     Raises:
         BrainDataError: the model does not belong to this study, see `OpenedModel.check`.
@@ -224,7 +228,6 @@ def evaluate_model(
         space = TokenSpace.of(study, *tokens)
         spaces.append(space)
     answers = _answers(opened, study, cache)
-    both = opened.decodes
     return ModelEvaluation(
         opened,
         space,
@@ -232,7 +235,7 @@ def evaluate_model(
         _encoding_rows(opened, study, space, answers),
         _decoding_rows(opened, study, space, answers),
         _semantics(opened, study, space, answers),
-        _trips(opened, study, cache) if both else (),
+        _trips(opened, study, cache) if opened.model.reversible else (),
         _bottleneck(study, space) if new and space.test[0].size <= _SQUEEZABLE else None,
     )
 
@@ -245,35 +248,35 @@ def _answers(opened: OpenedModel, study: Study, cache: FeatureCache) -> Answers:
     """Ask the model for responses, latents and tokens."""
     model, subject, ids = opened.model, opened.subject_in(study), study.test.image_ids
     latents = _latents(opened, study.test, subject, "raw")  # refuses other voxels before anything is predicted
-    predicted = model.predict(cache, image_ids=ids, subject=subject)
-    latents |= _latents(opened, predicted, subject, "syn")
-    absent = np.isnan(predicted).any(0)
-    counted = int((absent & study.voxels).sum())
-    note = f"{counted} voxels that the model leaves out are predicted by their train mean" if counted else ""
-    filled = np.where(absent, np.nan_to_num(study.measured_train.mean(0)), predicted)
-    if not opened.decodes:
-        return Answers(filled, latents, note=note)
-    decoded, returned = (model.tokens(model.decode(x, subject=subject)) for x in (study.test, predicted))
+    predicted = filled = decoded = returned = None
+    note = ""
+    if opened.encodes:
+        predicted = model.predict(cache, image_ids=ids, subject=subject)
+        latents |= _latents(opened, predicted, subject, "syn")
+        absent = np.isnan(predicted).any(0)
+        counted = int((absent & study.voxels).sum())
+        note = f"{counted} voxels that the model leaves out are predicted by their train mean" if counted else ""
+        filled = np.where(absent, np.nan_to_num(study.measured_train.mean(0)), predicted)
+    if opened.decodes:
+        decoded = model.tokens(model.decode(study.test, subject=subject))
+    if opened.decodes and opened.encodes:
+        returned = model.tokens(model.decode(predicted, subject=subject))
     return Answers(filled, latents, decoded, returned, note)
 
 
 def _latents(opened: OpenedModel, responses: Any, subject: str, kind: str) -> dict[str, np.ndarray]:
+    """Latents of responses by head; none of a system without them."""
     model = opened.model
-    if not opened.decodes:
-        return {f"{kind}_posterior": model.encode(responses, subject=subject)}
-    found = {f"{kind}_posterior": model.latents(responses, subject=subject)}
-    if model.recipe.vae.retrieval_head:
-        found[f"{kind}_head"] = model.latents(responses, subject=subject, head="retrieval")
-    return found
+    return {f"{kind}_{head}": model.latents(responses, subject=subject, head=head) for head in model.latent_heads}
 
 
 def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Encoded]:
     mark, name = opened.model.fingerprint_, f"{opened.features.name} tokens"
     note = "; ".join(filter(None, [opened.features.extractor.note, answers.note]))
-    return [
-        judge(study, answers.predicted, opened.name, name, note, features_of=mark),
-        judge(study, space.predicted, SAME_TOKENS, name, opened.features.extractor.note, features_of=mark),
-    ]
+    ridge = judge(study, space.predicted, SAME_TOKENS, name, opened.features.extractor.note, features_of=mark)
+    if answers.predicted is None:
+        return [ridge]
+    return [judge(study, answers.predicted, opened.name, name, note, features_of=mark), ridge]
 
 
 def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Decoded]:
@@ -310,12 +313,9 @@ def _found(opened: OpenedModel, study: Study, space: TokenSpace, guess: np.ndarr
 
 def _semantics(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Semantics]:
     """What is read from synthetic responses: by the model itself, and by a ridge that was fitted to measured ones."""
-    external = {
-        "measured": study.measured,
-        opened.name: answers.predicted,
-        SAME_TOKENS: space.predicted,
-    }
-    rows = [(responses, EXTERNAL, space.decode(study, values)) for responses, values in external.items()]
+    external = {"measured": study.measured, opened.name: answers.predicted, SAME_TOKENS: space.predicted}
+    known = {responses: values for responses, values in external.items() if values is not None}
+    rows = [(responses, EXTERNAL, space.decode(study, values)) for responses, values in known.items()]
     if answers.returned is not None:
         rows = [("measured", "self", answers.decoded), (opened.name, "self", answers.returned), *rows]
     found = []

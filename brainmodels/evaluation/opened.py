@@ -1,4 +1,4 @@
-"""Trained models from their folders, with their features; what does not belong to a study is refused.
+"""Trained models from their folders, with their features; a model that does not belong to a study is refused.
 
 opened = open_models([Path("out/neuroflow")], sets, device="cpu")
 opened[0].check(study)
@@ -12,7 +12,6 @@ from typing import Any
 from ..errors import BrainDataError, LeakageError, NormalizationError, near_names
 from ..features.sets import FeatureSet
 from ..systems import load_model
-from ..systems.neuroflow import NeuroFlow
 from ..training.estimator import BrainModel
 from .encoding import Study
 
@@ -24,10 +23,10 @@ class OpenedModel:
     """A fitted model and the features that it was fitted to.
 
     Attributes:
-        name: for tables: its system, and its folder where several are of one system.
-        model: see above.
-        features: of its fingerprint.
-        run: what `veca brain train` wrote down of data and split; empty for a model that was fitted in Python.
+        name: Name in tables: its system, and its folder where several are of one system.
+        model: The fitted model.
+        features: The set of features with its fingerprint.
+        run: Facts of the training that `veca brain train` wrote down; empty for a model that was fitted in Python.
     """
 
     name: str
@@ -36,9 +35,14 @@ class OpenedModel:
     run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def encodes(self) -> bool:
+        """Whether it predicts responses to images."""
+        return self.model.encodes
+
+    @property
     def decodes(self) -> bool:
-        """Whether it goes from responses to tokens."""
-        return isinstance(self.model, NeuroFlow)
+        """Whether it reads tokens from responses."""
+        return self.model.decodes
 
     def subject_in(self, study: Study) -> str:
         """Its name for the subject of the study."""
@@ -56,7 +60,7 @@ class OpenedModel:
         """Refuse a model that was not fitted to the train part of this study, on its scale.
 
         Raises:
-            LeakageError: it was fitted on test images, on another split, or on images that nobody wrote down.
+            LeakageError: It was fitted on test images, on another split, or on images that are not known.
             NormalizationError: it was fitted to responses on another scale.
         """
         split, subject = study.test.split, self.subject_in(study)

@@ -1,7 +1,7 @@
-"""From decoded tokens to pictures, and what these are worth beside controls and the best that the drawing allows.
+"""Pictures from decoded tokens, with scores beside controls and beside the best that the drawing allows.
 
-A picture scores what was decoded and what draws it, together. The rows from true tokens say how good the second part
-is; the row of another image's responses says what it draws of nothing.
+The score of a picture is one of decoding and drawing together. The row from true tokens says how well the drawing
+works. The row from another image's responses says what a picture scores by chance.
 """
 
 import hashlib
@@ -44,10 +44,11 @@ class Drawn:
     """Pictures of the test images from one source of tokens.
 
     Attributes:
-        source: of the tokens.
-        drawer: name and fingerprint of what draws them.
-        images: (n, H, W, 3) uint8.
-        scores: pixcorr, ssim_2d, two-way identification by networks; and the names of those whose weights are absent.
+        source: What the tokens were decoded from.
+        drawer: Name and fingerprint of the model that draws them.
+        images: Pictures (n, H, W, 3), uint8.
+        scores: pixcorr, ssim_2d and two-way identification by networks, then the names of scores whose weights are
+            absent.
     """
 
     source: str
@@ -68,15 +69,16 @@ class Pictures:
     """Pictures from the tokens of one model's space.
 
     Attributes:
-        model: its name.
-        shown: (n, H, W, 3) uint8, the test images at the size of the pictures.
+        model: Name of the model.
+        shown: Test images at the size of the pictures, uint8 (n, H, W, 3).
         drawn: by source; all of the first drawer, then what others make of the first source: the nearest picture of
             the bank, and what is drawn laid over it.
         chosen: rows for figures: "random" ones, then the "best" and the "worst" of the others by the cosine of decoded
             and true tokens.
-        seed: of the random ones.
-        trained: how the drawer was trained; empty where it was not.
-        bank: pictures of the bank, and of those the train images; the others are scenes that no subject has seen.
+        seed: Seed of the random ones.
+        trained: How the drawer was trained; empty where it was not.
+        bank: Number of pictures of the bank, and of train images among them; the others are scenes that no subject has
+            seen.
     """
 
     model: str
@@ -152,11 +154,10 @@ class _FromModel:
 
 
 class _Damaged:
-    """True tokens as an array whose rows come as a decoder of brains would give them, damaged anew at every reading.
+    """True tokens as an array whose rows come as a decoder of brains would give them, with new damage at every reading.
 
-    A row is reduced, gets noise of a random strength up to `error` where the model works, and is brought back; some
-    rows stay whole. Only such errors are told of which decoding makes: independent noise on every number of unreduced
-    tokens would be averaged away.
+    A row is reduced, gets noise of a random strength up to `error` in the model's space, and is brought back. Some rows
+    stay whole. Noise on every number of unreduced tokens would be averaged away, which decoding errors are not.
     """
 
     ndim = 3
@@ -194,16 +195,16 @@ def draw_pictures(
     """Pictures from all that can be decoded into the tokens of one model.
 
     Args:
-        evaluated: the model.
-        study, dataset: of the test images.
-        cache: with its features of train and test images.
+        evaluated: Scores and outputs of the model.
+        study, dataset: Responses to the test images, and the images.
+        cache: Features of train and test images.
         kind: "nearest", the picture of the bank that is nearest in tokens, or "conv", drawn by a `ConvDecoder` that is
             trained here on the bank, pictures alone. The bank is the train images, and where the study is simulated,
             further scenes.
-        out: folder that keeps the decoder, which is used again for the same inputs.
-        device: of the decoder.
-        others: further models with the same tokens, whose synthetic responses the external ridge reads.
-        progress: show bars.
+        out: Folder that keeps the decoder, which is used again for the same inputs.
+        device: Device of the decoder.
+        others: Further models with the same tokens, whose synthetic responses the external ridge reads.
+        progress: Show bars.
 
     Raises:
         BrainDataError: the model's tokens are pooled features, which have no place for pictures to be drawn.
@@ -245,9 +246,11 @@ def _sources(evaluated: ModelEvaluation, study: Study, others: Sequence[ModelEva
     found[SAME_TOKENS] = linear.decode(study, study.measured)
     if answers.decoded is not None:
         found[ANOTHER] = answers.decoded[other_images(study)]
+    if answers.returned is not None:
         found[f"{name}, its own responses"] = answers.returned
     for item in others if answers.decoded is not None else (evaluated, *others):
-        found[f"{EXTERNAL}, responses of {item.opened.name}"] = linear.decode(study, item.answers.predicted)
+        if item.answers.predicted is not None:
+            found[f"{EXTERNAL}, responses of {item.opened.name}"] = linear.decode(study, item.answers.predicted)
     return found
 
 

@@ -27,45 +27,52 @@ from .models import ModelEvaluation, evaluate_model
 from .opened import OpenedModel
 from .pictures import Pictures, draw_pictures
 
-__all__ = ["Evaluation", "EvaluationSettings", "evaluate"]
+__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "feature_cache", "study_of"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What `veca brain evaluate` does.
+    """Settings of `veca brain evaluate`.
 
     Attributes:
-        data: "simulated", "simulated:PRESET" with the preset tiny, small or nsd_like, or the folder of a prepared
-            subject.
-        features: sets of features, see `FeatureSet.parse`; the first is the one that pictures and curves are of.
-        models: folders of trained models (`veca brain train`), which are put beside ridge on their own tokens.
-        pictures: from what the models decode: "none"; "nearest", the picture that is nearest in tokens, of the train
-            images and, in a simulated study, further scenes; "conv", also drawn by convolutions that are trained here,
-            on pictures alone, and kept in `out/pictures`.
-        published: print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
-        out: folder of the report, its figures and record.json.
-        subject: id; None takes the first.
-        split: its name; None takes the first.
-        normalizer: of the responses; "none" leaves them as they are stored. "auto" is session_z_train where the session
-            of every trial is known, train_z where it is not, and none where the stored values were normalised.
-        threshold: smallest noise ceiling (r^2) of a voxel that counts.
+        data: "simulated", "simulated:PRESET" with the preset tiny, small or nsd_like, or one or several folders of
+            prepared subjects.
+        features: Sets of features, see `FeatureSet.parse`; controls and the learning curve use the first.
+        models: Folders of trained models (`veca brain train`), each compared with ridge on the same tokens.
+        pictures: Pictures of what the models decode: "none"; "nearest", the picture that is nearest in tokens, of the
+            train images and, in a simulated study, further scenes; "conv", also drawn by convolutions that are trained
+            here, on pictures alone, and kept in `out/pictures`.
+        published: Print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
+        out: Folder of the report, its figures and record.json.
+        subject: Ids of subjects; none given is the first. Several are evaluated one after the other, each in a folder
+            of its name below `out`.
+        context: Numbers of train images that the subject gives. Models are then adapted to it from so few images, and
+            ridge sees the same ones; the report is of the largest number. None given evaluates with all of them.
+        draws: Disjoint draws of the context images, which the curve over their number averages.
+        split: Name of the split; None takes the first.
+        normalizer: Normaliser of the responses; "none" leaves them as they are stored. "auto" is session_z_train where
+            the session of every trial is known, train_z where it is not, and none where the stored values were
+            normalised.
+        threshold: Smallest noise ceiling (r^2) of a voxel that counts.
         check_alignment: "auto", or "off", which the report then says.
-        resamples: of the bootstrap, and permutations.
-        curve: numbers of train images of the learning curve; those beyond the train images are left out.
-        seed: of everything random, the simulation among it.
-        device: of the extractors, the models and what draws pictures.
-        progress: show a bar.
+        resamples: Number of bootstrap resamples, and of permutations.
+        curve: Numbers of train images of the learning curve; those beyond the train images are left out.
+        seed: Seed of the simulation, the resamples and all random choices.
+        device: Device of the extractors, the models and the drawing of pictures.
+        progress: Show a bar.
     """
 
-    data: str = "simulated"
+    data: tuple[str, ...] = ("simulated",)
     features: tuple[str, ...] = ("veca", "pixels")
     models: tuple[Path, ...] = ()
     pictures: Literal["none", "nearest", "conv"] = "none"
     published: bool = False
     out: Path = Path("out/brain")
-    subject: str | None = None
+    subject: tuple[str, ...] = ()
+    context: tuple[int, ...] = ()
+    draws: int = 1
     split: str | None = None
     normalizer: str = "auto"
     threshold: float = 0.1
@@ -76,18 +83,23 @@ class EvaluationSettings:
     device: str = "cpu"
     progress: bool = True
 
+    def __post_init__(self):
+        for name in ("data", "subject"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """Scores and outputs of one evaluation.
 
     Attributes:
-        record: everything as JSON, written to record.json.
-        encoded, decoded: one entry a model or a set of features.
-        study: the responses.
-        dataset: with the stimuli.
-        models: what trained models say; their encoding is also among `encoded`.
-        pictures: from what they decode.
+        record: All numbers as JSON, written to record.json.
+        encoded, decoded: One entry for each model or set of features.
+        study: Responses of the subject.
+        dataset: The data set with the stimuli.
+        models: Scores of trained models; their encoding is also among `encoded`.
+        pictures: Pictures of what they decode.
     """
 
     record: dict[str, Any]
@@ -116,7 +128,7 @@ def evaluate(
     Raises:
         BrainDataError: a model was fitted to other data, features or scales.
     """
-    subject = dataset.subject(settings.subject or next(iter(dataset.subjects)))
+    subject = dataset.subject(next(iter(settings.subject or dataset.subjects)))
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
     _check(subject, split, sets)
     if settings.published and isinstance(dataset, SimulatedDataset):
@@ -124,11 +136,7 @@ def evaluate(
     bar = tqdm(total=2 * len(sets) + 4 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
     alignment = check_alignment(dataset, subject.id, split, settings.check_alignment, seed=settings.seed)
     _step(bar, "noise ceiling")
-    name = default_normalizer(subject) if settings.normalizer == "auto" else settings.normalizer
-    scale = None if name == "none" else fit_normalizer(name, subject, split)
-    train, test = (dataset.pairs(subject.id, split, part, "repeats", scale) for part in ("train", "test"))
-    repeats = reliability(subject, dataset.pairs(subject.id, split, "train", "none", scale))
-    study = Study.of(train, test, repeats, settings.threshold, settings.resamples, settings.seed)
+    study = study_of(dataset, subject, split, settings)
     for item in models:
         item.check(study)
 
@@ -163,6 +171,23 @@ def evaluate(
     return Evaluation(record, encoded, decoded, study, dataset, told, pictures)
 
 
+def study_of(
+    dataset: BrainDataset, subject: Subject, split: Split, settings: EvaluationSettings, repeats: Split | None = None
+) -> Study:
+    """Responses of train and test images of a subject, scaled and averaged, with the noise ceiling.
+
+    Args:
+        dataset, subject, split: The data.
+        settings: Their normaliser, threshold, resamples and seed.
+        repeats: Split whose train trials the noise ceiling is estimated from; None is `split`.
+    """
+    name = default_normalizer(subject) if settings.normalizer == "auto" else settings.normalizer
+    scale = None if name == "none" else fit_normalizer(name, subject, split)
+    train, test = (dataset.pairs(subject.id, split, part, "repeats", scale) for part in ("train", "test"))
+    ncsnr = reliability(subject, dataset.pairs(subject.id, repeats or split, "train", "none", scale))
+    return Study.of(train, test, ncsnr, settings.threshold, settings.resamples, settings.seed)
+
+
 def _linear(
     sets: Sequence[FeatureSet], study: Study, dataset: BrainDataset, settings: EvaluationSettings, bar: tqdm
 ) -> tuple[list[Encoded], list[Decoded], dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -171,7 +196,7 @@ def _linear(
     for item in sets:
         _step(bar, f"features of {item.name}")
         started = time.perf_counter()
-        cache = _cache(item, dataset, study, settings)
+        cache = feature_cache(item, dataset, study, settings)
         rows[item.name] = tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
         _log.info("features of %s: %.1f s", item.name, time.perf_counter() - started)
         _step(bar, f"models of {item.name}")
@@ -211,7 +236,7 @@ def _models(
     spaces, told, caches = [], [], []
     for item in models:
         _step(bar, item.name)
-        caches.append(_cache(item.features, dataset, study, settings, verify=item.features not in sets))
+        caches.append(feature_cache(item.features, dataset, study, settings, verify=item.features not in sets))
         told.append(evaluate_model(item, study, caches[-1], spaces))
     pictures = []
     decoding = [item for item in told if item.opened.decodes] or told[:1]
@@ -255,7 +280,7 @@ def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
             )
 
 
-def _cache(
+def feature_cache(
     item: FeatureSet, dataset: BrainDataset, study: Study, settings: EvaluationSettings, verify: bool = True
 ) -> FeatureCache:
     """With the features of the train and the test images."""

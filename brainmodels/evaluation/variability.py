@@ -1,4 +1,4 @@
-"""How much sampled responses to one image differ, against how much measured ones do.
+"""Variance of sampled responses to one image, compared with that of measured ones.
 
 found = trial_variance(model, cache, dataset.pairs("sim01", split, "test"), rois=subject.space.rois)
 found.ratio("residual")  # {"all": 1.02, "V1": 0.98, ...}
@@ -25,14 +25,15 @@ class TrialVariance:
     """Variance between trials of one image, mean over images.
 
     Attributes:
-        model: name of the system.
-        sampled: (V,) by kind of noise, of draws of the model.
-        measured: (V,) of repeats.
-        planted: (V,) of the noise that a simulation added, in the same units; None where nobody knows it.
-        rois: masks (V,) by name.
-        images, repeats: of the measured trials: images with two trials or more, and their trials.
-        n_trials: draws of an image.
-        noise_scale: factor of the noise.
+        model: Name of the system.
+        sampled: Variance (V,) of draws of the model, by kind of noise.
+        measured: Variance (V,) of repeats.
+        planted: Variance (V,) of the noise that a simulation added, in the same units; None where it is unknown.
+        rois: Masks (V,) by name.
+        images: Number of images with two measured trials or more.
+        repeats: Number of their trials.
+        n_trials: Number of draws of an image.
+        noise_scale: Factor of the noise.
     """
 
     model: str
@@ -105,21 +106,21 @@ def trial_variance(
 ) -> TrialVariance:
     """Compare the variance of draws with that of repeats, for images that were shown more than once.
 
-    The variance of k trials is taken around their own mean with the factor k / (k - 1), so that few repeats and many
-    draws estimate the same number.
+    The variance of k trials is taken around their own mean with the factor k / (k - 1). Few repeats and many draws then
+    estimate the same number.
 
     Args:
-        model: a fitted `SynBrain` or `NeuroFlow`.
-        features: a source of the features of these images.
-        trials: single trials of the subject, in the units of the fit; test images are the ones to take.
-        image_ids: of the trials, where they are an array.
-        subject: whose; None where the model has one.
-        rois: masks (V,) by name.
-        noises: kinds of noise; "none" has no variance, which shows that the model is deterministic without.
-        n_trials: draws of an image, two or more.
-        noise_scale: factor of the noise.
-        planted: (V,) variance of the noise of a simulation, in the units of the trials.
-        seed: of the draws.
+        model: A fitted model that draws responses with noise (a `LatentModel`).
+        features: A source of the features of these images.
+        trials: Single trials of the subject, in the units of the fit, of test images.
+        image_ids: Images of the trials, where these are an array.
+        subject: The subject; None where the model has one.
+        rois: Masks (V,) by name.
+        noises: Kinds of noise; "none" has no variance, which shows that the model is deterministic without.
+        n_trials: Draws of an image, two or more.
+        noise_scale: Factor of the noise.
+        planted: Variance (V,) of the noise of a simulation, in the units of the trials.
+        seed: Seed of the draws.
 
     Raises:
         BrainDataError: no image was repeated, or fewer than two draws.

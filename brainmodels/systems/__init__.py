@@ -13,7 +13,7 @@ from ..errors import BrainDataError, near_names
 from ..training.estimator import BrainModel
 from ..training.files import read_meta
 
-__all__ = ["SYSTEMS", "load_model", "system"]
+__all__ = ["SYSTEMS", "class_names", "load_model", "system"]
 
 SYSTEMS = {
     "neuroflow": "brainmodels.systems.neuroflow:NeuroFlow",
@@ -33,6 +33,11 @@ def system(name: str) -> type[BrainModel]:
     return getattr(importlib.import_module(module), kind)
 
 
+def class_names() -> dict[str, str]:
+    """Names on the command line by the names of the classes."""
+    return {place.rpartition(":")[2]: name for name, place in SYSTEMS.items()}
+
+
 def load_model(folder: str | Path, device: str | torch.device | None = None) -> BrainModel:
     """A saved model of any system, or the one in the folder of a training run.
 
@@ -43,7 +48,7 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
     folder = Path(folder)
     folder = folder / "model" if (folder / "model" / "meta.json").is_file() else folder
     kind = read_meta(folder)["system"]
-    names = {place.rpartition(":")[2]: name for name, place in SYSTEMS.items()}
+    names = class_names()
     if kind not in names:
         raise BrainDataError(f"expected a model of {', '.join(names)} in {folder}, got {kind!r}")
     return system(names[kind]).load(folder, device)

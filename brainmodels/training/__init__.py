@@ -1,6 +1,20 @@
-"""What every system trains with: single trials joined with tokens, the loop, averaged weights."""
+"""What every system trains with: the base of the estimators, single trials joined with tokens, and the loop."""
 
 from .averages import Averages
+from .estimator import BrainModel
+from .latent_model import LatentModel
 from .loop import Batch, Source, StageResult, train_stage
+from .recipe import LatentRecipe, ModelRecipe, TrainingStage
 
-__all__ = ["Averages", "Batch", "Source", "StageResult", "train_stage"]
+__all__ = [
+    "Averages",
+    "Batch",
+    "BrainModel",
+    "LatentModel",
+    "LatentRecipe",
+    "ModelRecipe",
+    "Source",
+    "StageResult",
+    "TrainingStage",
+    "train_stage",
+]

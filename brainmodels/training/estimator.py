@@ -1,13 +1,13 @@
-"""What the estimators of all systems share: joining what they are given, units, folders.
+"""The base of every brain model: joining what it is given, units, facts, and folders.
 
-A system's estimator adds its networks, `fit` and what it predicts.
+A system's estimator adds its networks, how they are trained, and what it predicts. What the command line, the
+evaluation and the report need to know of a system stands in its class attributes.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 from veca.train.parallel import World, join_world
 
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names
-from ..features import ArrayFeatures, FeatureSource, TokenScaler
-from ..nn.gaussian import Posterior
-from ..nn.noise import ResidualNoise, mean_sigma
+from ..features import TokenScaler
+from ..metrics.encoding import r2
 from ..versions import library_versions
-from .files import FORMAT, read_model, write_model
+from .files import FORMAT, read_model, scale_arrays, scales_from, write_model
+from .joining import Features, check_fingerprint, recording_of, source_of
 from .loop import StageResult
 from .recipe import ModelRecipe
 from .run import Run, check_run
@@ -38,44 +38,70 @@ from .trials import (
 
 __all__ = ["BATCH", "BrainModel", "Features"]
 
-_NOISE_BYTES = 2**30  # of training responses that residual noise is fitted to
-_NOISE_RANK = 10
 BATCH = 256  # samples that are predicted together
-
-Features = FeatureSource | np.ndarray | Tensor
 
 
 class BrainModel:
     """An estimator of tokens of images and responses to them.
 
     Args:
-        config: a recipe of the system, or its name.
-        pairing: "ids" joins features and responses by image id; "rows" takes row i of the features for trial i, as
+        config: A recipe of the system, or its name.
+        pairing: "ids" joins features and responses by image id. "rows" takes row i of the features for trial i, as
             scikit-learn does, which hides repeats from the model and is recorded.
-        device: where it computes; None is a GPU where there is one.
+        device: Device of the networks; None is a GPU where there is one.
 
     Attributes:
-        recipe: how it is built, trained and used.
-        subjects_: of the fit.
+        direction: "encode" predicts responses to images, "decode" features of images from responses, "both" does both.
+        about: Half a sentence for reports: what the system goes from and to.
+        stages: Fields of the recipe that are trained, in order.
+        responses: Kinds of responses it can be fitted to, "voxels" or "sensors".
+        needs: Packages beyond the extra `brain` that it imports.
+        networks: Names of the attributes that hold its modules.
+        recipe_type, named: Class of its recipes, and the function that returns one by name.
+        reversible: Whether it has `round_trip`, from either side to the other and back.
+        adapts: Whether it has `adapt`, which fits it to a new subject from few images.
+        recipe: How it is built, trained and used.
+        subjects_: Subjects of the fit.
         scales_: `VoxelScale` by subject.
         scaler_: `TokenScaler` of the tokens; None where the recipe takes them as they are.
-        sigma_: (m, d) mean posterior standard deviation of training trials.
-        residual_: `ResidualNoise` by subject.
-        meta_: facts of the fit, as JSON: versions, fingerprint of the features, normaliser and voxels by subject, hash
+        token_shape_: (m, d) of the tokens that it sees.
+        meta_: Facts of the fit, as JSON: versions, fingerprint of the features, normaliser and voxels by subject, hash
             of training images, stages with steps and losses.
     """
 
-    networks: ClassVar[tuple[str, ...]]  # names of attributes that hold the modules
+    direction: ClassVar[Literal["encode", "decode", "both"]]
+    about: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]] = ()
+    responses: ClassVar[tuple[str, ...]] = ("voxels",)
+    needs: ClassVar[tuple[str, ...]] = ()
+    networks: ClassVar[tuple[str, ...]] = ()
     recipe_type: ClassVar[type[ModelRecipe]]
-    named: ClassVar[Callable[[str], ModelRecipe]]  # a recipe by its name
+    named: ClassVar[Callable[[str], ModelRecipe]]
+    reversible: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     def __init__(self, config: ModelRecipe | str, pairing: str = "ids", device: str | torch.device | None = None):
         check_choice("pairing", pairing, ("ids", "rows"))
         self.config, self.pairing, self.device = config, pairing, device
         self.recipe = self.named(config) if isinstance(config, str) else config
 
+    @property
+    def encodes(self) -> bool:
+        """Whether it predicts responses."""
+        return self.direction in ("encode", "both")
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it reads features of images from responses."""
+        return self.direction in ("decode", "both")
+
+    @property
+    def latent_heads(self) -> tuple[str, ...]:
+        """Names of latents of responses that `latents` returns in the space of image tokens; most systems have none."""
+        return ()
+
     def _build(self, voxels: Mapping[str, int]) -> None:
-        """Make the networks, for subjects with so many voxels."""
+        """Make the networks, for subjects with so many voxels and tokens of `token_shape_`."""
         raise NotImplementedError
 
     # fitting
@@ -98,38 +124,38 @@ class BrainModel:
         """Train from the start, or go on where a run in `out` was interrupted. Under `torchrun`, on all its processes.
 
         Args:
-            features: a `FeatureCache`, `ArrayFeatures`, or an array (images, m, d) with `feature_ids`.
-            responses: train `Pairs`, `Responses` or a `Subject`, or an array (trials, V) with `image_ids`; a dictionary
+            features: A `FeatureCache`, `ArrayFeatures`, or an array (images, m, d) with `feature_ids`.
+            responses: Train `Pairs`, `Responses` or a `Subject`, or an array (trials, V) with `image_ids`. A dictionary
                 by subject trains them together. Each trial is one pair; single trials are expected.
-            subject: name of the only subject.
-            image_ids: of the trials of an array, by subject where there are several.
-            feature_ids: of the rows of an array of features.
-            validation: share of the training images that is held out for the early stop; None is the recipe's.
-            drop_voxels: leave out voxels that are constant or not finite, an error otherwise.
-            alignment: "auto" tests that responses know their images before anything is trained, "off" does not.
-            out: folder for checkpoints and the log of the run; None keeps none.
-            save_every: steps between checkpoints.
-            progress: show a bar.
+            subject: Name of the only subject.
+            image_ids: Images of the trials of an array, by subject where there are several.
+            feature_ids: Ids of the rows of an array of features.
+            validation: Share of the training images that is held out for the early stop; None is the recipe's.
+            drop_voxels: Leave out voxels that are constant or not finite, which is an error otherwise.
+            alignment: "auto" tests first whether responses identify their images, "off" does not.
+            out: Folder for checkpoints and the log of the run; None keeps none.
+            save_every: Steps between checkpoints.
+            progress: Show a bar.
 
         Raises:
-            BrainDataError: ids, shapes, scales or values are not what they should be; see the message.
-            AlignmentError: responses identify their images at chance.
+            BrainDataError: Ids, shapes, scales or values are not what they should be; see the message.
+            AlignmentError: Responses identify their images at chance.
         """
-        vars(self).pop("meta_", None)  # a fit that fails leaves no mixture of two
+        self._forget()
         data = self._join(features, responses, subject, image_ids, feature_ids, validation, drop_voxels)
         checked = self._aligned(data, alignment)
-        self.residual_ = {}
         with join_world(self.device) as world:
             run = self._open_run(world, data, out, save_every, progress)
             self._finish(data, self._train(run, data), checked)
         return self
 
+    def _forget(self) -> None:
+        """Drop what an earlier fit left, so that a fit that fails leaves no mixture of two."""
+        for name in ("meta_", "token_shape_"):
+            vars(self).pop(name, None)
+
     def _train(self, run: Run, data: TrialData) -> list[StageResult]:
         """Build the networks and train all stages."""
-        raise NotImplementedError
-
-    def _posterior(self, responses: Tensor, subject: str) -> Posterior:
-        """Of responses (B, V kept) in model units, where the networks are."""
         raise NotImplementedError
 
     def _aligned(self, data: TrialData, alignment: str) -> dict[str, Any]:
@@ -146,15 +172,8 @@ class BrainModel:
         return Run(world, self.recipe.precision, None if out is None else Path(out), options)
 
     def _finish(self, data: TrialData, stages: Sequence[StageResult], checked: Mapping[str, Any]) -> None:
-        """Statistics of the trained networks, and the facts of the fit."""
-        device = self._place()
-        with torch.no_grad():
-            batches = data.batches("train", BATCH)
-            self.sigma_ = mean_sigma(self._posterior(x.responses.to(device), x.subject) for x in batches)
-        for name in data.sizes("train"):
-            noise = self._fit_noise(data, name)
-            if noise is not None:
-                self.residual_[name] = noise
+        """Write down what was fitted; systems with statistics of the trained networks take them here first."""
+        self._place()
         self._note(data, stages, checked)
 
     def _join(
@@ -174,8 +193,10 @@ class BrainModel:
         ids = image_ids if isinstance(image_ids, Mapping) else dict.fromkeys(given, image_ids)
         for part in given.values():
             check_training(part)
-        source = self._source(features, feature_ids)
-        recordings = {name: self._recording(part, ids.get(name), len(source)) for name, part in given.items()}
+        source = source_of(features, feature_ids, self.pairing)
+        recordings = {
+            name: recording_of(part, ids.get(name), self.pairing, len(source)) for name, part in given.items()
+        }
         share = recipe.validation if validation is None else validation
         shown = sorted({str(x) for item in recordings.values() for x in item.image_ids})
         held = held_out(shown, share)
@@ -183,13 +204,14 @@ class BrainModel:
         parts = {part: {name: found[part] for name, found in rows.items()} for part in ("train", "val")}
         train = sorted({str(x) for name, item in recordings.items() for x in item.image_ids[parts["train"][name]]})
         if known is not None:
-            _check_fingerprint(known.fingerprint_, source.fingerprint)
+            check_fingerprint(known.fingerprint_, source.fingerprint)
             self.fingerprint_, self.scaler_ = known.fingerprint_, known.scaler_
         else:
             scaler = TokenScaler(recipe.what, reduce=recipe.reduce) if recipe.tokens == "scaled" else None
             self.fingerprint_, self.scaler_ = source.fingerprint, scaler and scaler.fit(source, train)
         table = TokenTable(source, self.scaler_, recipe.what, shown)
         self._check_tokens(table.shape)
+        self.token_shape_ = tuple(table.shape)
         self.scales_ = {
             name: VoxelScale.fit(item, parts["train"][name], recipe.response_scale, drop_voxels)
             for name, item in recordings.items()
@@ -197,68 +219,11 @@ class BrainModel:
         self.subjects_ = tuple(recordings)
         return TrialData(table, recordings, self.scales_, parts)
 
-    def _recording(self, responses: Trials, image_ids: Sequence[str] | None, count: int) -> Recording:
-        if self.pairing == "ids":
-            recording = Recording.of(responses, image_ids)
-            if not recording.image_ids.all():
-                raise IdError(
-                    "expected image_ids of the trials, got responses without; pass image_ids=, or pairing='rows' where "
-                    "row i of the features belongs to trial i"
-                )
-            return recording
-        if image_ids is not None:
-            raise IdError("expected no image_ids with pairing='rows', which joins by position, got some")
-        recording = Recording.of(responses)
-        if len(recording) != count:
-            raise AxisError(f"expected a row of features for each of {len(recording)} trials, got {count}")
-        return replace(recording, image_ids=np.array(_row_ids(count)))
-
-    def _source(self, features: Features, feature_ids: Sequence[str] | None) -> FeatureSource:
-        if self.pairing == "rows":
-            if feature_ids is not None or not isinstance(features, np.ndarray | Tensor):
-                got = "feature_ids" if feature_ids is not None else type(features).__name__
-                raise BrainDataError(f"expected an array of features without ids with pairing='rows', got {got}")
-            return ArrayFeatures(features, _row_ids(len(features)))
-        if isinstance(features, np.ndarray | Tensor):
-            if feature_ids is None:
-                raise IdError("expected feature_ids, one for each row of the features, got none")
-            return ArrayFeatures(features, feature_ids)
-        if feature_ids is not None:
-            raise IdError(f"expected no feature_ids with {type(features).__name__}, which has its own, got some")
-        return features
-
     def _check_tokens(self, shape: tuple[int, int]) -> None:
-        wanted = (self.recipe.num_tokens, self.recipe.token_width)
-        if shape != wanted:
-            raise AxisError(
-                f"expected tokens {wanted}, as recipe {self.recipe.name!r} has, got {shape}; take "
-                f"dataclasses.replace(recipe, num_tokens={shape[0]}, token_width={shape[1]}) with sizes to match, or "
-                "reduce=(side, width)"
-            )
-
-    def _fit_noise(self, data: TrialData, subject: str) -> ResidualNoise | None:
-        """How training trials vary around the mean of their image, or around predictions where none was repeated."""
-        rows = np.arange(data.sizes("train")[subject])
-        most = max(_NOISE_BYTES // (4 * int(self.scales_[subject].kept.sum())), 2)
-        recording, own = data.recordings[subject], data.rows["train"][subject]
-        order = np.argsort(recording.image_ids[own], kind="stable")  # whole images
-        rows = rows[order][:most]
-        batch = [data.batch("train", subject, part) for part in np.array_split(rows, max(len(rows) // 256, 1))]
-        responses = torch.cat([item.responses for item in batch]).numpy()
-        ids = recording.image_ids[own[rows]]
-        _, counts = np.unique(ids, return_counts=True)
-        residuals = counts[counts > 1].sum() or len(ids)  # images with one trial count only where there are no others
-        rank = min(_NOISE_RANK, responses.shape[1] - 1, int(residuals) // 4)
-        if rank < 1:
-            return None
-        predicted = None
-        if counts.max() == 1:
-            predicted = np.concatenate([self._predicted(item.tokens, subject) for item in batch])
-        return ResidualNoise.fit(responses, ids, predicted, rank)
-
-    def _predicted(self, tokens: Tensor, subject: str) -> np.ndarray:
-        """Responses (n, V kept) in model units, without noise, to tokens (n, m, d) in model units."""
-        raise NotImplementedError
+        """Refuse tokens (m, d) of another shape than the fit had; systems with sizes in the recipe ask for those."""
+        known = getattr(self, "token_shape_", shape)
+        if tuple(shape) != tuple(known):
+            raise AxisError(f"expected tokens {tuple(known)}, as in the fit, got {tuple(shape)}")
 
     # use
 
@@ -274,7 +239,7 @@ class BrainModel:
                 raise IdError("expected no image_ids with an array, whose rows are predicted in order, got some")
             values = features.detach().cpu().numpy() if isinstance(features, Tensor) else features
         else:
-            _check_fingerprint(self.fingerprint_, features.fingerprint)
+            check_fingerprint(self.fingerprint_, features.fingerprint)
             if image_ids is None:
                 raise IdError("expected image_ids, the images to predict, got none")
             values = features.get(image_ids, self.recipe.what)
@@ -286,8 +251,16 @@ class BrainModel:
         return torch.from_numpy(tokens)
 
     def predict(self, features: Features, **options: Any) -> np.ndarray:
-        """Responses to images."""
-        raise NotImplementedError
+        """Responses to images, fp32 (n, V); of systems that encode."""
+        raise NotImplementedError(f"{type(self).__name__} does not predict responses")
+
+    def encode(self, features: Features, **options: Any) -> np.ndarray:
+        """The same as `predict`: images to responses."""
+        return self.predict(features, **options)
+
+    def decode(self, responses: Trials, **options: Any) -> np.ndarray:
+        """Features of the images that responses (n, V) are of, fp32 (n, m, d); of systems that decode."""
+        raise NotImplementedError(f"{type(self).__name__} does not decode responses")
 
     def score(self, features: Features, responses: Trials, **options: Any) -> np.ndarray:
         """R^2 of each voxel, fp64 (V,): trial i is compared with the prediction for row i of the features.
@@ -295,8 +268,6 @@ class BrainModel:
         1 - sum (y - p)^2 / sum (y - mean y)^2; NaN for voxels that are constant here or were dropped. `options` are of
         `predict`: `image_ids` where features are no array, `subject` where there are several.
         """
-        from ..metrics.encoding import r2
-
         recording, predicted = Recording.of(responses), self.predict(features, **options)
         measured = recording.read(np.arange(len(recording)))
         measured[:, ~self.scales_[self._subject(options.get("subject"))].kept] = np.nan
@@ -365,9 +336,18 @@ class BrainModel:
             "features": self.fingerprint_,
             "pairing": self.pairing,
             "train_images": len(ids),
+            "token_shape": list(self.token_shape_),
             "subjects": subjects,
             "stages": [_stage_json(stage) for stage in stages],
         }
+
+    def _statistics(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a folder holds beside the weights: arrays, and what is text."""
+        return scale_arrays(self.scales_, self.scaler_)
+
+    def _restore(self, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]) -> None:
+        """Take the statistics back, and the arrays that were used out of `arrays`; a missing one is a KeyError."""
+        self.scales_, self.scaler_ = scales_from(arrays, texts, subjects)
 
     def save(self, folder: str | Path) -> Path:
         """Write the model as safetensors and JSON into a folder, which appears whole or not at all.
@@ -386,16 +366,6 @@ class BrainModel:
             LayoutError: a file is missing or broken, weights are missing or unknown, or it is of another system.
         """
         return read_model(cls, Path(folder), device)
-
-
-def _check_fingerprint(expected: str, given: str) -> None:
-    """Features of another extractor are refused; those of an array, which has no fingerprint, cannot be told apart."""
-    if expected and given and expected != given:
-        raise NormalizationError(f"expected features of the extractor {expected}, as in the fit, got those of {given}")
-
-
-def _row_ids(count: int) -> list[str]:
-    return [f"row:{row:07d}" for row in range(count)]
 
 
 def _stage_json(stage: Any) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Fitted models in folders: weights and statistics as safetensors, recipe and facts as JSON; nothing is unpickled.
 
-weights.safetensors   of the networks
-stats.safetensors     scale of voxels and tokens, posterior sigma, residual noise
-config.json           the recipe
-meta.json             versions, fingerprint of the features, subjects, stages with their losses
+| file                | content                                                          |
+|---------------------|------------------------------------------------------------------|
+| weights.safetensors | weights of the networks                                          |
+| stats.safetensors   | scale of voxels and tokens, and statistics that a system adds    |
+| config.json         | the recipe                                                       |
+| meta.json           | versions, fingerprint of the features, subjects, stages, losses  |
 """
 
 import json
@@ -21,10 +23,9 @@ from torch import Tensor
 
 from ..errors import LayoutError
 from ..features import TokenScaler
-from ..nn.noise import ResidualNoise
 from .trials import VoxelScale
 
-__all__ = ["FORMAT", "read_meta", "read_model", "write_model"]
+__all__ = ["FORMAT", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
 
 FORMAT = 1
 _PARTS = ("weights.safetensors", "stats.safetensors", "config.json", "meta.json")
@@ -56,7 +57,7 @@ def _write_parts(model: Any, folder: Path) -> None:
         for name in model.networks
         for key, value in getattr(model, name).state_dict().items()
     }
-    arrays, texts = _statistics(model)
+    arrays, texts = model._statistics()
     save_file(weights, folder / "weights.safetensors")
     save_file(arrays, folder / "stats.safetensors")
     (folder / "config.json").write_text(json.dumps(model.recipe.to_json(), indent=1) + "\n")
@@ -83,8 +84,15 @@ def read_model(kind: type[Model], folder: Path, device: str | torch.device | Non
     model = kind(recipe, pairing=meta["pairing"], device=device)
     model.fingerprint_ = meta["features"]
     arrays = _read_arrays(folder / "stats.safetensors")
-    _restore(model, arrays, meta.pop("statistics"), meta["subjects"], folder)
+    try:
+        model._restore(arrays, meta.pop("statistics"), meta["subjects"])
+    except KeyError as error:
+        raise LayoutError(f"expected {error.args[0]} in stats.safetensors of {folder}, got none") from error
+    if arrays:
+        raise LayoutError(f"expected no {next(iter(arrays))} in stats.safetensors of {folder}, got it")
     model.meta_, model.subjects_ = meta, tuple(meta["subjects"])
+    if "token_shape" in meta:
+        model.token_shape_ = tuple(meta["token_shape"])
     model._build({name: int(scale.kept.sum()) for name, scale in model.scales_.items()})
     weights = _read_arrays(folder / "weights.safetensors")
     for name in kind.networks:
@@ -98,18 +106,17 @@ def read_model(kind: type[Model], folder: Path, device: str | torch.device | Non
     return model
 
 
-def _statistics(model: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Arrays for safetensors, and what of the statistics is text."""
-    arrays, texts = {"sigma": model.sigma_.contiguous()}, {"residual": {}, "scaler": None}
-    for name, scale in model.scales_.items():
+def scale_arrays(
+    scales: Mapping[str, VoxelScale], scaler: TokenScaler | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Scales of voxels and tokens as arrays for safetensors, and what of them is text."""
+    arrays, texts = {}, {"scaler": None}
+    for name, scale in scales.items():
         for key in ("kept", "mean", "std"):
             arrays[f"scale.{name}.{key}"] = torch.from_numpy(np.ascontiguousarray(getattr(scale, key)))
-    for name, noise in model.residual_.items():
-        arrays |= {f"residual.{name}.factors": noise.factors.contiguous(), f"residual.{name}.spread": noise.spread}
-        texts["residual"][name] = noise.around
-    if model.scaler_ is not None:
+    if scaler is not None:
         texts["scaler"] = {}
-        for key, value in model.scaler_.state_dict().items():
+        for key, value in scaler.state_dict().items():
             value = np.asarray(value)
             if value.dtype.kind == "U":
                 texts["scaler"][key] = value.tolist()
@@ -118,30 +125,20 @@ def _statistics(model: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return arrays, texts
 
 
-def _restore(
-    model: Any, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any], folder: Path
-) -> None:
-    """Statistics of a model from the arrays and texts of its folder, all of which are used."""
+def scales_from(
+    arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]
+) -> tuple[dict[str, VoxelScale], TokenScaler | None]:
+    """The scales that `scale_arrays` described, taken out of `arrays`; `subjects` are those of the facts."""
     scaling = {key.removeprefix("scaler."): arrays.pop(key).numpy() for key in [*arrays] if key.startswith("scaler.")}
-    try:
-        model.scales_ = {
-            name: VoxelScale(
-                *(arrays.pop(f"scale.{name}.{key}").numpy() for key in ("kept", "mean", "std")),
-                variance=known["total_variance"],
-            )
-            for name, known in subjects.items()
-        }
-        model.residual_ = {
-            name: ResidualNoise(*(arrays.pop(f"residual.{name}.{key}") for key in ("factors", "spread")), around)
-            for name, around in texts["residual"].items()
-        }
-        model.sigma_ = arrays.pop("sigma")
-        state = texts["scaler"]
-        model.scaler_ = None if state is None else TokenScaler.from_state_dict(scaling | dict(state))
-    except KeyError as error:
-        raise LayoutError(f"expected {error.args[0]} in stats.safetensors of {folder}, got none") from error
-    if arrays:
-        raise LayoutError(f"expected no {next(iter(arrays))} in stats.safetensors of {folder}, got it")
+    scales = {
+        name: VoxelScale(
+            *(arrays.pop(f"scale.{name}.{key}").numpy() for key in ("kept", "mean", "std")),
+            variance=known["total_variance"],
+        )
+        for name, known in subjects.items()
+    }
+    state = texts["scaler"]
+    return scales, None if state is None else TokenScaler.from_state_dict(scaling | dict(state))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

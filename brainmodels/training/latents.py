@@ -19,12 +19,12 @@ Encode = Callable[[torch.Tensor, str], Posterior]
 class LatentData:
     """Trials with the posterior of their responses, (B, 2, m, d) of mean and log variance, in place of the responses.
 
-    Made only where all of them fit `CACHE_BYTES`; see `fits`.
+    It is made only where all posteriors fit `CACHE_BYTES`; see `fits`.
 
     Args:
-        data: of the first stage.
-        encode: responses (B, V) of a subject to their posterior; no gradient is kept.
-        device: where it computes.
+        data: Trials of the first stage.
+        encode: Function from responses (B, V) and subject to their posterior; no gradient is kept.
+        device: Device of the computation.
     """
 
     def __init__(self, data: TrialData, encode: Encode, device: torch.device):

@@ -7,7 +7,7 @@ from typing import Any, Self
 from ..errors import BrainDataError, check_choice
 from ..records import from_json, to_json
 
-__all__ = ["ModelRecipe", "TrainingStage"]
+__all__ = ["LatentRecipe", "ModelRecipe", "TrainingStage"]
 
 
 @dataclass(frozen=True)
@@ -58,34 +58,23 @@ class TrainingStage:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """What the recipes of all systems say: which tokens, which responses, how the latent is held to the tokens.
+    """What the recipes of all systems say: which tokens and which responses, and how they are scaled.
 
-    The loss of the first stage is MSE + kl_weight * KL + contrast weight * SoftCLIP + ..., where MSE is summed over
-    voxels and KL over the latent. A contrast weight of None is `contrast_share` times the total training variance in
-    model units: a fixed number suits one count and scale of voxels only.
+    A system's recipe adds sizes, losses and one `TrainingStage` for each stage that its class names.
 
     Attributes:
-        name: of the recipe.
-        num_tokens, token_width: m and d, of the image tokens and the latents.
-        kl_weight, contrast_weight, contrast_share: see above.
-        temperature: of SoftCLIP, on cosines.
-        what: features of an image: "tokens", or "pooled", one token.
+        name: Name of the recipe.
+        what: Features of an image: "tokens", or "pooled", which is one token.
         tokens: "raw", or "scaled" to mean 0 and variance 1 over training images.
-        reduce: (side, width) to which scaled tokens are averaged and projected before, see `TokenScaler`; None leaves
+        reduce: (side, width) to which scaled tokens are averaged and projected first, see `TokenScaler`; None keeps
             them whole.
         response_scale: "as_is", "train_z", or "auto": as they are where they carry the record of a normaliser.
-        validation: share of the training images that is held out.
+        validation: Share of the training images that is held out.
         precision: "auto" is bf16 autocast on a GPU that has it, else fp32.
-        grad_checkpointing: compute activations again in the backward pass instead of keeping them.
+        grad_checkpointing: Compute activations again in the backward pass instead of keeping them.
     """
 
     name: str = "custom"
-    num_tokens: int = 256
-    token_width: int = 1664
-    kl_weight: float = 0.001
-    contrast_weight: float | None = None
-    contrast_share: float = 0.064
-    temperature: float = 0.125
     what: str = "tokens"
     tokens: str = "scaled"
     reduce: tuple[int | None, int | None] | None = None
@@ -104,19 +93,42 @@ class ModelRecipe:
         if not 0 <= self.validation < 1:
             raise BrainDataError(f"expected validation from 0 to below 1, got {self.validation}")
 
-    def contrast_weight_for(self, total_variance: float) -> float:
-        """The weight of SoftCLIP for responses with this training variance, summed over voxels, in model units."""
-        return self.contrast_share * total_variance if self.contrast_weight is None else self.contrast_weight
-
     def to_json(self) -> dict[str, Any]:
-        """All of the recipe in dictionaries, lists, numbers and strings."""
+        """The recipe as dictionaries, lists, numbers and strings."""
         return to_json(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The recipe that `to_json` described; what is left out has its default.
+        """The recipe that `to_json` described; a key that is left out has its default.
 
         Raises:
-            BrainDataError: a key is unknown.
+            BrainDataError: A key is unknown.
         """
         return from_json(cls, content, "recipe")
+
+
+@dataclass(frozen=True)
+class LatentRecipe(ModelRecipe):
+    """What the recipes of systems with a variational latent add: its size, and how it is held to the image tokens.
+
+    The loss of the first stage is MSE + kl_weight * KL + contrast weight * SoftCLIP + ..., where MSE is summed over
+    voxels and KL over the latent. A contrast weight of None is `contrast_share` times the total training variance in
+    model units: a fixed number suits one count and scale of voxels only.
+
+    Attributes:
+        num_tokens, token_width: m and d, the size of the image tokens and of the latents.
+        kl_weight, contrast_weight, contrast_share: Weights of the loss, see above.
+        temperature: Temperature of SoftCLIP, on cosines.
+        and those of `ModelRecipe`.
+    """
+
+    num_tokens: int = 256
+    token_width: int = 1664
+    kl_weight: float = 0.001
+    contrast_weight: float | None = None
+    contrast_share: float = 0.064
+    temperature: float = 0.125
+
+    def contrast_weight_for(self, total_variance: float) -> float:
+        """The weight of SoftCLIP for responses with this training variance, summed over voxels, in model units."""
+        return self.contrast_share * total_variance if self.contrast_weight is None else self.contrast_weight

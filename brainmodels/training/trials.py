@@ -1,8 +1,9 @@
-"""What a model is fitted to: single trials on the model's scale, joined with the tokens of their images by id.
+"""Single trials on the model's scale, joined with the tokens of their images by id.
 
 recording = Recording.of(dataset.pairs("subj01", split, "train"))
-data = TrialData.join(source, {"subj01": recording}, choices)
-data.batch("train", "subj01", np.arange(24))     # responses (24, V), tokens (24, m, d)
+scale = VoxelScale.fit(recording, rows, "train_z")
+data = TrialData(table, {"subj01": recording}, {"subj01": scale}, {"train": {"subj01": rows}, "val": {}})
+data.batch("train", "subj01", np.arange(24))
 """
 
 import hashlib
@@ -36,12 +37,12 @@ class Recording:
     """Trials of one subject as they were given.
 
     Attributes:
-        image_ids: (n,) what each trial showed.
-        read: positions of trials to fp32 (len, V), in the units of the caller.
-        num_voxels: V.
-        normalizer: what the values went through, "unknown" for arrays.
-        voxels: twelve digits that change with the voxels and their order; "" where they are not known.
-        numbers: (n,) how the subject's own table counts the trials.
+        image_ids: Image (n,) that each trial showed.
+        read: Function from positions of trials to fp32 (len, V), in the units of the caller.
+        num_voxels: Number of voxels V.
+        normalizer: Normaliser that the values went through, "unknown" for arrays.
+        voxels: Twelve digits that change with the voxels and their order; "" where they are not known.
+        numbers: Numbers (n,) of the trials in the subject's own table.
     """
 
     image_ids: np.ndarray
@@ -56,7 +57,7 @@ class Recording:
         """
         Args:
             responses: `Pairs`, `Responses` or a `Subject`, which know their images, or an array (n, V) or (n, 1, V).
-            image_ids: (n,), of an array; None where its images do not matter, as when it is only decoded.
+            image_ids: Images (n,) of an array; None where they do not matter, as when it is only decoded.
 
         Raises:
             AxisError: another shape, or as many ids as there are not trials.
@@ -125,9 +126,9 @@ class VoxelScale:
     """From the responses of the caller to those of the model, and back.
 
     Attributes:
-        kept: (V,) the voxels that the model has.
-        mean, std: (V kept,) fp32, subtracted and divided by; 0 and 1 where responses stay as they are.
-        variance: of the training trials in model units, summed over voxels.
+        kept: Mask (V,) of the voxels that the model has.
+        mean, std: fp32 (V kept,), subtracted and divided by; 0 and 1 where responses stay as they are.
+        variance: Variance of the training trials in model units, summed over voxels.
     """
 
     kept: np.ndarray
@@ -140,10 +141,10 @@ class VoxelScale:
         """Statistics of training trials, read block by block.
 
         Args:
-            recording: of the subject; what is not finite is looked for in all of it.
-            rows: its training trials, of which the statistics are.
+            recording: Trials of the subject, all of which must be finite.
+            rows: Positions of the training trials, from which statistics are taken.
             how: "as_is", "train_z" (mean and sd of each voxel), or "auto": as they are where a normaliser is recorded.
-            drop_voxels: leave out voxels that are constant or have a number that is not finite, which is an error
+            drop_voxels: Leave out voxels that are constant or have a number that is not finite, which is an error
                 otherwise. Predictions are NaN there.
 
         Raises:
@@ -207,10 +208,10 @@ class TokenTable:
     """Tokens of images on the model's scale, by id; held in memory where they fit.
 
     Args:
-        source: of the features.
-        scaler: fitted on training images; None leaves tokens as they are.
+        source: Source of the features.
+        scaler: Scaler that was fitted on training images; None leaves tokens as they are.
         what: "tokens", or "pooled": one token an image.
-        ids: images that may be asked for.
+        ids: Images that may be asked for.
     """
 
     def __init__(self, source: FeatureSource, scaler: TokenScaler | None, what: str, ids: Sequence[str]):
@@ -243,9 +244,9 @@ class TrialData:
     """Train and validation trials of subjects, as `train_stage` takes them.
 
     Attributes:
-        tokens: of all images.
-        recordings, scales: by subject.
-        rows: by part ("train", "val") and subject, positions in the recording.
+        tokens: Tokens of all images.
+        recordings, scales: Trials and their scale by subject.
+        rows: Positions in the recording by part ("train", "val") and subject.
     """
 
     def __init__(
@@ -303,7 +304,7 @@ class TrialData:
         return ids[chosen], np.stack([self._matrix(subject, group).mean(0) for group in groups])
 
     def check_alignment(self) -> dict[str, AlignmentReport]:
-        """Test for each subject that responses know their images, by the tokens of the images.
+        """Test for each subject whether responses identify their images, by the tokens of the images.
 
         Raises:
             AlignmentError: they do not.
@@ -344,8 +345,8 @@ def held_out(ids: Sequence[str], validation: float) -> frozenset[str]:
     chooses among the others.
 
     Args:
-        ids: of all images that are trained on.
-        validation: share of them, whole percents.
+        ids: Ids of all images that are trained on.
+        validation: Share of them that is held out, whole percents.
     """
     percent = round(100 * validation)
     if not 0 <= percent < 100 or abs(percent - 100 * validation) > 1e-9:

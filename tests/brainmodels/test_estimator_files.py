@@ -50,7 +50,7 @@ def predictions(model):
             found[subject, "decode"] = model.decode(measured, subject=subject)
             found[subject, "latents"] = model.latents(measured, subject=subject)
         else:
-            mean, std = model.encode(measured, subject=subject, return_std=True)
+            mean, std = model.posterior(measured, subject=subject)
             found |= {(subject, "mean"): mean, (subject, "std"): std}
     return found
 
@@ -165,7 +165,7 @@ def test_other_voxels_and_normalisers_are_refused(system, tmp_path):
     moved = replace(person, space=replace(person.space, index=person.space.index[::-1].copy()))
     scaled = replace(person, normalizer="session_z")
     for one in (model, loaded):
-        use = one.latents if system == "neuroflow" else one.encode
+        use = one.latents
         assert use(person).shape == (320, 4, 6)
         with pytest.raises(AxisError, match="expected the voxels of sim01 in the order of the fit"):
             use(moved)

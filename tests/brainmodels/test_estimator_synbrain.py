@@ -121,15 +121,15 @@ class TestNoise:
             model.predict(features(), image_ids=IDS, noise="residual")
 
 
-def test_encode_gives_the_posterior():
+def test_latents_are_the_mean_of_the_posterior():
     model, test = fitted("synbrain"), pairs("test")
-    mean, std = model.encode(test, return_std=True)
+    mean, std = model.posterior(test)
     scale = model.scales_["sim01"]
     with torch.no_grad():
         truth = model.vae_.encode(torch.from_numpy((test.array() - scale.mean) / scale.std))
     np.testing.assert_allclose(mean, truth.mean, atol=1e-5)
     np.testing.assert_allclose(std, truth.std, atol=1e-5)
-    np.testing.assert_array_equal(model.encode(test), mean)
+    np.testing.assert_array_equal(model.latents(test), mean)
 
 
 @BOTH

@@ -120,7 +120,7 @@ def test_decoding_rows_are_what_the_model_decodes(evaluation, neuroflow):
         assert row.score("two_way").value == pytest.approx(two_way(true, guess), abs=1e-3), name
         assert row.score("token_cosine").value == pytest.approx(np.diagonal(table).mean(), abs=1e-3), name
     raw = rows_of(evaluation.models[1])["SynBrain raw_posterior"]
-    table = cosines(evaluation.models[1].opened.model.encode(study.test), true)
+    table = cosines(evaluation.models[1].opened.model.latents(study.test), true)
     assert raw.score("token_cosine").value == pytest.approx(np.diagonal(table).mean(), abs=1e-3)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from brainmodels.errors import AxisError, BrainDataError
 from brainmodels.nn import Posterior
-from brainmodels.systems.synbrain.losses import mapper_loss, stage_one_loss, total_variance
+from brainmodels.systems.synbrain.losses import mapper_loss, stage_one_loss
 from brainmodels.systems.synbrain.model import BrainVAEOutput
 from brainmodels.systems.synbrain.recipes import SynBrainRecipe, named, paper, tiny, veca, veca_cores
 from brainmodels.training.recipe import TrainingStage
@@ -108,14 +108,6 @@ class TestLosses:
         loss = mapper_loss(predicted, target)
         assert loss.item() == pytest.approx(((predicted - target).detach().numpy() ** 2).mean(), rel=1e-12)
         assert torch.autograd.grad(loss, target, allow_unused=True) == (None,)
-
-    def test_total_variance(self):
-        responses = (100 + np.random.default_rng(0).normal(size=(50, 2500))).astype(np.float32)
-        assert total_variance(responses) == pytest.approx(responses.astype(float).var(0).sum(), rel=1e-9)
-        error = np.square(responses - responses.mean(0, dtype=float)).sum(1).mean()
-        assert total_variance(responses) == pytest.approx(error, rel=1e-6)
-        with pytest.raises(AxisError, match="trials, voxels"):
-            total_variance(responses[0])
 
 
 class TestRecipes:

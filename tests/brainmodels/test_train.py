@@ -92,7 +92,7 @@ def test_predicts_from_the_cache_it_was_trained_on(run):
 
 def test_several_subjects_share_a_model(tmp_path):
     recipe = recipe_file(tmp_path, validation=0.0)
-    settings = TrainSettings(**QUICK, out=tmp_path, recipe=recipe, steps=(3, 2), subjects=("sim01", "sim02"))
+    settings = TrainSettings(**QUICK, out=tmp_path, recipe=recipe, steps=(3, 2), subject=("sim01", "sim02"))
     model = load_model(run_training(replace(settings, check_alignment="off")))
     assert model.vae_.voxels == {"sim01": 210, "sim02": 180}
     assert "was not tested" in model.meta_["run"]["alignment"]["sim02"]
@@ -102,10 +102,10 @@ def test_several_subjects_share_a_model(tmp_path):
     ("change", "message"),
     [
         ({"recipe": "nanoo"}, "got 'nanoo'; near: nano"),
-        ({"steps": (3,)}, "expected steps of the two stages, got 1"),
+        ({"steps": (3,)}, "expected steps of 2 stages"),
         ({"data": "simulated:large"}, "preset of tiny, small, nsd_like, got 'large'"),
         ({"data": "nowhere"}, "the folder of a prepared subject, got 'nowhere'"),
-        ({"subjects": ("sim07",), "data": "simulated:tiny", "split": "shered"}, "expected a split of this data set"),
+        ({"subject": ("sim07",), "data": "simulated:tiny", "split": "shered"}, "expected a split of this data set"),
         ({"features": "veca_tiny_patch16"}, "weights"),
         ({"recipe": "nano"}, "grid"),  # which has no tokens
     ],

@@ -8,6 +8,7 @@ Run it only in a commit that changes numbers on purpose, and say there which one
 import functools
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -33,7 +34,8 @@ WORDS = ("veca", "veca@8", "vit_nano_patch8", "grid", "gabor", "pixels", "random
 def machine():
     """What bits depend on; elsewhere the last digits may differ."""
     facts = describe_machine(torch.device("cpu"), torch.float32)
-    return {key: facts[key] for key in ("cpu", "cpu_capability", "system", "torch", "numpy")} | {"threads": 1}
+    told = {key: facts[key] for key in ("cpu", "cpu_capability", "system", "torch", "numpy")}
+    return told | {"threads": 1, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")}
 
 
 def loaded(system):
@@ -53,7 +55,7 @@ def used(model):
         trip = model.round_trip(responses=measured, through="response")
         found |= {"trip": trip.forward.numpy(), "back": trip.back.numpy()}
     else:
-        found["latents"], found["std"] = model.encode(measured, return_std=True)
+        found["latents"], found["std"] = model.posterior(measured)
     return found
 
 

@@ -1,4 +1,4 @@
-"""NeuroFlow as an estimator: one fit, then from images to responses, from responses to image tokens, and back again.
+"""NeuroFlow as an estimator: one fit, then images to responses, and responses to image tokens.
 
 model = NeuroFlow(tiny()).fit(cache, dataset.pairs("sim01", split, "train"))
 responses = model.encode(cache, image_ids=test.image_ids)      # (n, V)
@@ -19,12 +19,13 @@ from veca.train.parallel import join_world
 
 from ...errors import BrainDataError, check_choice
 from ...nn.gaussian import Posterior
-from ...nn.noise import draw_responses
-from ...training.estimator import BATCH, BrainModel, Features
+from ...training.estimator import BATCH
+from ...training.joining import Features
+from ...training.latent_model import LatentModel
 from ...training.latents import LatentData, posterior_of
 from ...training.loop import Batch, StageResult
 from ...training.recipe import TrainingStage
-from ...training.run import Run, generator_of, lasting
+from ...training.run import Run, lasting
 from ...training.trials import TrialData, Trials
 from . import recipes
 from .losses import LossWeights, stage_one_loss, stage_two_loss
@@ -36,7 +37,7 @@ __all__ = ["NeuroFlow"]
 TRAIN = ("projections", "vae", "vae+flow_mlp")
 
 
-class NeuroFlow(BrainModel):
+class NeuroFlow(LatentModel):
     """Image tokens to responses, and responses to image tokens, through one reversible flow (arXiv 2604.09817).
 
     A NeuroVAE turns responses into latents shaped as image tokens; a flow joins image tokens, at time 0, with latents,
@@ -45,13 +46,16 @@ class NeuroFlow(BrainModel):
 
     Args:
         config: `recipes.paper()`, `veca()`, `veca_cores()`, `tiny()`, any `NeuroFlowRecipe`, or one of these names.
-        pairing, device: of `BrainModel`.
+        pairing, device: As in `BrainModel`.
 
     Attributes:
-        vae_, flow_: the networks, the flow with its averaged weights.
-        and those of `BrainModel`.
+        vae_, flow_: The networks, the flow with its averaged weights.
+        and those of `LatentModel`.
     """
 
+    direction = "both"
+    about = "images to responses and back through one reversible flow"
+    stages, reversible, adapts = ("stage1", "stage2"), True, True
     networks = ("vae_", "flow_")
     recipe_type, named = NeuroFlowRecipe, staticmethod(recipes.named)
 
@@ -73,12 +77,12 @@ class NeuroFlow(BrainModel):
         """Teach this model another subject, of any number of voxels. Experimental: the paper has one model a subject.
 
         Args:
-            features, responses, image_ids, feature_ids, validation, drop_voxels, alignment, progress: as in `fit`;
+            features, responses, image_ids, feature_ids, validation, drop_voxels, alignment, progress: As in `fit`;
                 statistics of tokens stay those of the fit.
-            subject: its name, not known yet.
+            subject: Name of the new subject.
             train: "projections" trains the two linears of the subject and nothing else; "vae" the whole NeuroVAE, which
                 changes what it says of the others; "vae+flow_mlp" then also the MLPs of the flow.
-            steps: of the two stages; None is those of the recipe.
+            steps: Steps of the two stages; None is those of the recipe.
 
         Returns:
             This model, changed.
@@ -112,44 +116,9 @@ class NeuroFlow(BrainModel):
         vars(self).update(vars(grown))
         return self
 
-    def encode(
-        self,
-        features: Features,
-        *,
-        image_ids: Sequence[str] | None = None,
-        subject: str | None = None,
-        solver: str | None = None,
-        steps: int | None = None,
-        noise: str = "none",
-        noise_scale: float = 1.0,
-        n_trials: int = 1,
-        seed: int | None = None,
-    ) -> np.ndarray:
-        """Responses of a subject to images. (`SynBrain.encode` goes the other way: the names are those of the papers.)
-
-        Args:
-            features: an array (n, m, d), or a source with
-            image_ids: the images to predict.
-            subject: whose; None where there is one.
-            solver, steps: of the flow; None is the recipe's.
-            noise: "none"; "unit", "posterior" in the latent; "residual", fitted to trials (see `brainmodels.nn.noise`).
-            noise_scale: factor of the noise.
-            n_trials: draws of each image; the whole stack is returned, averaging is for the caller.
-            seed: of the noise; None draws another every time.
-
-        Returns:
-            fp32 (n, V), or (n, n_trials, V) where n_trials > 1, in the units given to `fit`; NaN in dropped voxels.
-        """
-        subject, tokens = self._subject(subject), self._tokens(features, image_ids)
-        device, generator = self._place(), generator_of(seed)
-        found = []
-        decode = partial(self.vae_.decode, subject=subject)
-        scales = {"sigma": self.sigma_, "residual": self.residual_.get(subject), "generator": generator}
-        for part in tokens.split(BATCH):
-            latents = self.flow_.encode(part.to(device), *self._solver(solver, steps))
-            found.append(draw_responses(decode, latents, n_trials, noise, noise_scale, **scales).cpu().numpy())
-        stack = self.scales_[subject].undo(np.concatenate(found))
-        return stack if n_trials > 1 else stack[:, 0]
+    def adapt(self, features: Features, responses: Trials, *, subject: str = "new", **options: Any) -> "NeuroFlow":
+        """A copy of this model that knows one more subject; arguments are those of `add_subject`."""
+        return copy(self).add_subject(features, responses, subject=subject, **options)
 
     @torch.no_grad()
     def decode(
@@ -162,25 +131,16 @@ class NeuroFlow(BrainModel):
     ) -> np.ndarray:
         """Features of the images that responses (n, V) are of: fp32 (n, m, d), in the units of the extractor.
 
-        Where tokens were reduced the way back is approximate; see `TokenScaler`. Arguments as of `encode`.
+        Where tokens were reduced the way back is approximate; see `TokenScaler`. Arguments are those of `encode`.
         """
         latents = self._latents(responses, self._subject(subject))
         flow, device = self.flow_, self._place()
         parts = [flow.decode(z.to(device), *self._solver(solver, steps)).cpu() for z in latents.split(BATCH)]
         return self._features(torch.cat(parts).numpy())
 
-    def latents(self, responses: Trials, *, subject: str | None = None, head: str = "posterior") -> np.ndarray:
-        """What responses (n, V) are in the space of image tokens, fp32 (n, m, d) in model units.
-
-        Args:
-            responses: of one subject.
-            subject: whose.
-            head: "posterior", its mean, or "retrieval", the output of the retrieval head where the recipe has one.
-        """
-        check_choice("head", head, ("posterior", "retrieval"))
-        if head == "retrieval" and not self.recipe.vae.retrieval_head:
-            raise BrainDataError("expected head 'posterior' of a recipe without retrieval_head, got 'retrieval'")
-        return self._latents(responses, self._subject(subject), head).numpy()
+    @property
+    def latent_heads(self) -> tuple[str, ...]:
+        return ("posterior", "retrieval") if self.recipe.vae.retrieval_head else ("posterior",)
 
     def round_trip(
         self,
@@ -196,11 +156,11 @@ class NeuroFlow(BrainModel):
         """From image tokens, or from responses, to the other side and back; tensors in model units, on the CPU.
 
         Args:
-            features, image_ids: to start from images, or
-            responses: to start from a brain; exactly one.
-            subject: whose.
+            features, image_ids: Features of images to start from, or
+            responses: responses to start from; exactly one of the two.
+            subject: The subject; None where there is one.
             through: "latent" or "response", see `neuroflow.model.round_trip`.
-            solver, steps: None is the recipe's.
+            solver, steps: Solver of the flow and its steps; None is the recipe's.
         """
         subject, device = self._subject(subject), self._place()
         name, count = self._solver(solver, steps)
@@ -211,10 +171,6 @@ class NeuroFlow(BrainModel):
         settings = {"subject": subject, "through": through, "solver": name, "steps": count}
         trip = round_trip(self.vae_, self.flow_, **start, **settings)
         return replace(trip, start=trip.start.cpu(), forward=trip.forward.cpu(), back=trip.back.cpu())
-
-    def predict(self, features: Features, **options: Any) -> np.ndarray:
-        """The same as `encode`, under scikit-learn's name."""
-        return self.encode(features, **options)
 
     def _build(self, voxels: Mapping[str, int]) -> None:
         recipe = self.recipe
@@ -248,19 +204,16 @@ class NeuroFlow(BrainModel):
     def _posterior(self, responses: Tensor, subject: str) -> Posterior:
         return self.vae_.encode(responses, subject).posterior
 
-    def _predicted(self, tokens: Tensor, subject: str) -> np.ndarray:
-        latents = self.flow_.encode(tokens.to(self._place()), *self._solver(None, None))
-        with torch.no_grad():
-            return self.vae_.decode(latents, subject).cpu().numpy()
+    def _latent(self, tokens: Tensor, solver: str | None = None, steps: int | None = None) -> Tensor:
+        return self.flow_.encode(tokens, *self._solver(solver, steps))
 
-    @torch.no_grad()
+    def _decoder(self, subject: str) -> Callable[[Tensor], Tensor]:
+        return partial(self.vae_.decode, subject=subject)
+
     def _latents(self, responses: Trials, subject: str, head: str = "posterior") -> Tensor:
-        values, device = self._measured(responses, subject), self._place()
-        found = []
-        for part in values.split(BATCH):
-            encoding = self.vae_.encode(part.to(device), subject)
-            found.append((encoding.posterior.mean if head == "posterior" else encoding.retrieval).cpu())
-        return torch.cat(found)
+        if head == "posterior":
+            return super()._latents(responses, subject)
+        return torch.cat([x.retrieval.cpu() for x in self._each(self.vae_.encode, responses, subject)])
 
     def _solver(self, solver: str | None, steps: int | None) -> tuple[str, int]:
         return solver or self.recipe.solver, self.recipe.steps if steps is None else steps

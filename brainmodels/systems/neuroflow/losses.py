@@ -23,7 +23,7 @@ __all__ = ["LossWeights", "StageOneLoss", "stage_one_loss", "stage_two_loss"]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Of the terms beside the squared error, and the temperature of the contrasts. The defaults are the paper's."""
+    """Weights of the terms beside the squared error, and the temperature of the contrasts; the paper's by default."""
 
     kl: float = 0.001
     contrast: float = 1000.0
@@ -32,14 +32,14 @@ class LossWeights:
 
     @classmethod
     def of(cls, recipe: NeuroFlowRecipe, total_variance: float) -> "LossWeights":
-        """Those of a recipe.
+        """The weights of a recipe; a weight of None is its share times the total variance.
 
         Args:
-            recipe: its weights of None become its shares times
-            total_variance: variance of the training responses in model units, summed over voxels; V where z-scored.
+            recipe: The recipe.
+            total_variance: Variance of the training responses in model units, summed over voxels; V where z-scored.
 
         Raises:
-            BrainDataError: the variance is not positive and finite.
+            BrainDataError: The variance is not positive and finite.
         """
         if not 0 < total_variance < float("inf"):
             raise BrainDataError(f"expected a positive, finite total variance of the responses, got {total_variance}")
@@ -79,19 +79,18 @@ def stage_one_loss(
     subject: str | None = None,
     generator: torch.Generator | None = None,
 ) -> StageOneLoss:
-    """Reconstruction, divergence, contrast and cycle of one batch of one subject.
+    """The loss of one batch of one subject: reconstruction, divergence, contrast and cycle.
 
-    The cycle encodes the reconstruction with the same encoder and contrasts the result with the image tokens: what the
-    decoder writes must mean what the image shows. It is no error of voxels or latents, and its gradient reaches decoder
-    and encoder.
+    The cycle encodes the reconstruction with the same encoder and contrasts the result with the image tokens. It is no
+    error of voxels or latents, and its gradient reaches decoder and encoder.
 
     Args:
-        vae: the model.
-        responses: (B, V) in model units.
-        tokens: of the images of these trials, (B, m, d) in model units.
-        weights: of the terms; one of 0 leaves the cycle out, which is then 0.
-        subject: whose; None where the model has one.
-        generator: of the posterior sample, on the device of `responses`.
+        vae: The model.
+        responses: Responses (B, V) in model units.
+        tokens: Tokens (B, m, d) of the images of these trials, in model units.
+        weights: Weights of the terms; a cycle weight of 0 leaves the cycle out, which is then 0.
+        subject: The subject; None where the model has one.
+        generator: Generator of the posterior sample, on the device of `responses`.
     """
     encoding = vae.encode(responses, subject)
     sample = encoding.posterior.sample(generator)
@@ -126,11 +125,11 @@ def stage_two_loss(
     """Flow-matching loss from image tokens to latents of the frozen NeuroVAE, a scalar.
 
     Args:
-        flow: the network.
-        tokens: (B, m, d) in model units, at time 0.
-        posterior: of the responses to these images; no gradient reaches it.
-        target: where the flow ends at time 1: a "sample" of the posterior, drawn anew each time, or its "mean".
-        generator: of the sample and the times, on the device of `tokens`.
+        flow: The network.
+        tokens: Image tokens (B, m, d) in model units, at time 0.
+        posterior: Posterior of the responses to these images; no gradient reaches it.
+        target: Where the flow ends at time 1: a new "sample" of the posterior each time, or its "mean".
+        generator: Generator of the sample and the times, on the device of `tokens`.
     """
     check_choice("target", target, ("sample", "mean"))
     latents = posterior.mean if target == "mean" else posterior.sample(generator)

@@ -26,11 +26,11 @@ __all__ = ["XFM", "Encoding", "NeuroVAE", "RoundTrip", "decode", "encode", "proj
 
 @dataclass(frozen=True)
 class Encoding:
-    """What a NeuroVAE makes of responses.
+    """Outputs of the encoder of a NeuroVAE.
 
     Attributes:
-        posterior: of the latents, (B, m, d).
-        retrieval: output of the retrieval head, (B, m, d), or None where the model has none.
+        posterior: Gaussian posterior of the latents (B, m, d).
+        retrieval: Output of the retrieval head (B, m, d), or None where the model has none.
     """
 
     posterior: Posterior
@@ -111,16 +111,17 @@ class NeuroVAE(nn.Module):
         self.voxels_out[subject] = nn.Linear(self.hidden, num_voxels, **kind)
 
     def subject_parameters(self, subject: str) -> Iterator[nn.Parameter]:
-        """Those that no other subject has: weights and biases of the two projections."""
+        """Parameters of one subject alone: weights and biases of the two projections."""
         subject = self._subject(subject)
         yield from self.voxels_in[subject].parameters()
         yield from self.voxels_out[subject].parameters()
 
     def encode(self, responses: Tensor, subject: str | None = None) -> Encoding:
-        """
+        """Posterior of responses, and the output of the retrieval head.
+
         Args:
-            responses: (B, V) of one subject.
-            subject: whose; None where the model has one.
+            responses: Responses (B, V) of one subject.
+            subject: The subject; None where the model has one.
 
         Raises:
             AxisError: responses have another shape.
@@ -136,7 +137,7 @@ class NeuroVAE(nn.Module):
         return Encoding(Posterior.of(mean, logvar), None if self.retrieval is None else self.retrieval(h))
 
     def decode(self, latents: Tensor, subject: str | None = None) -> Tensor:
-        """Responses (B, V) of one subject from latents (B, m, d). Errors as of `encode`."""
+        """Responses (B, V) of one subject from latents (B, m, d). Errors are those of `encode`."""
         subject = self._subject(subject)
         if latents.ndim != 3 or latents.shape[1:] != (self.num_tokens, self.token_width):
             expected = f"(B, {self.num_tokens}, {self.token_width})"
@@ -166,8 +167,8 @@ class NeuroVAE(nn.Module):
 def project_stem(responses: Tensor, stem: nn.Conv1d, projection: nn.Linear) -> Tensor:
     """projection(stem(responses)) for a stem of one input channel and kernel 1, without its (B, C, V) tensor.
 
-    Channel k of the stem is w_k x + b_k, so its projection is w_k W x + b_k W 1 + bias: one product with W for all
-    channels instead of C.
+    Channel k of the stem is w_k x + b_k, so its projection is w_k W x + b_k W 1 + bias. One product with W then serves
+    all C channels.
 
     Args:
         responses: x, (B, V).
@@ -237,15 +238,15 @@ def decode(
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """There and back.
+    """Result of going from one side to the other and back.
 
     Attributes:
-        start: where it began.
-        forward: what it became.
-        back: what that became, shaped as `start`.
+        start: Tokens or responses at the start.
+        forward: Result on the other side.
+        back: Result after the way back, shaped as `start`.
         relative_error: ||back - start|| / ||start||, norms over all samples together.
-        solver, steps: of the flow.
-        function_evaluations: calls of the network, both ways together.
+        solver, steps: Solver of the flow and its steps.
+        function_evaluations: Calls of the network, both ways together.
     """
 
     start: Tensor
@@ -279,12 +280,12 @@ def round_trip(
     Through the latent only the flow's solver errs; through the response also the NeuroVAE.
 
     Args:
-        vae, flow: the networks.
-        tokens: (B, m, d), or
-        responses: (B, V); exactly one of the two.
-        subject: whose; None where the model has one.
+        vae, flow: The networks.
+        tokens: Image tokens (B, m, d), or
+        responses: responses (B, V); exactly one of the two.
+        subject: The subject; None where the model has one.
         through: "latent" or "response".
-        solver, steps: of the flow, both ways.
+        solver, steps: Solver of the flow and its steps, both ways.
 
     Raises:
         BrainDataError: both or none of tokens and responses, or another `through`.

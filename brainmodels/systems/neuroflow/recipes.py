@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from ...errors import check_choice
 from ...nn.flow import PATHS, SOLVERS
-from ...training.recipe import ModelRecipe, TrainingStage
+from ...training.recipe import LatentRecipe, TrainingStage
 
 __all__ = ["FlowSize", "NeuroFlowRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
 
@@ -19,12 +19,14 @@ class VAESize:
     """Sizes of a NeuroVAE; the defaults are the paper's.
 
     Attributes:
-        channels: of the levels; the last are the tokens.
-        blocks: residual blocks of an encoder level; a decoder level has one more.
-        num_down: how many of the first levels halve the length, which begins at d * 2^num_down.
-        hidden: numbers to which the voxels are projected.
-        retrieval_head: a second output for retrieval, a perceptron on the length axis ("++" in the released code).
-        token_projection: a 1 x 1 convolution from the last channels to the m tokens, for where their numbers differ.
+        channels: Channels of the levels; the last are the tokens.
+        blocks: Residual blocks of an encoder level; a decoder level has one more.
+        num_down: Number of levels, from the first, that halve the length, which begins at d * 2^num_down.
+        hidden: Size to which the voxels are projected.
+        retrieval_head: Whether there is a second output for retrieval, a perceptron on the length axis ("++" in the
+            released code).
+        token_projection: Whether a 1 x 1 convolution maps the last channels to the m tokens; needed where their numbers
+            differ.
     """
 
     channels: tuple[int, ...] = (64, 128, 256)
@@ -40,8 +42,8 @@ class FlowSize:
     """Sizes of the flow (XFM) and its path; the defaults are the paper's.
 
     Attributes:
-        width: of its tokens; another one than that of the image tokens adds a linear layer at either end.
-        depth, heads: of the transformer.
+        width: Width of its tokens; if it differs from that of the image tokens, there is a linear layer at either end.
+        depth, heads: Number of blocks and of heads of the transformer.
         path: "linear", "cos_sin" (the released code) or "cos2_sin2"; see `brainmodels.nn.FlowPath`.
     """
 
@@ -55,19 +57,19 @@ class FlowSize:
 
 
 @dataclass(frozen=True)
-class NeuroFlowRecipe(ModelRecipe):
+class NeuroFlowRecipe(LatentRecipe):
     """All that decides how a NeuroFlow is built, trained and sampled.
 
     The loss of stage 1 ends with + cycle weight * cycle; a cycle weight of None is `cycle_share` times the total
     training variance, as the contrast's is.
 
     Attributes:
-        vae, flow: sizes.
-        stage1, stage2: training of the NeuroVAE and of the flow.
-        cycle_weight, cycle_share: see above.
-        flow_target: where the flow ends in training: "sample" of the posterior or its "mean". In use it is the mean.
-        solver, steps: of the flow in use, both ways.
-        and those of `ModelRecipe`.
+        vae, flow: Sizes of the networks.
+        stage1, stage2: Training of the NeuroVAE and of the flow.
+        cycle_weight, cycle_share: Weight of the cycle, see above.
+        flow_target: Where the flow ends in training: "sample" of the posterior or its "mean". In use it is the mean.
+        solver, steps: Solver of the flow and its steps in use, both ways.
+        and those of `LatentRecipe`.
     """
 
     vae: VAESize = field(default_factory=VAESize)
@@ -141,10 +143,10 @@ def tiny() -> NeuroFlowRecipe:
 
 
 def nano() -> NeuroFlowRecipe:
-    """For the shipped `veca_nano_patch8`, whose 8 x 8 tokens of width 192 become 4 x 4 of width 32.
+    """A recipe for the shipped `veca_nano_patch8`: its 8 x 8 tokens are reduced to 4 x 4 of width 32.
 
-    75 seconds on one processor core for 1,500 simulated voxels and 2,600 trials. Steps, rates and the weight of the KL
-    were chosen on the test images of another simulated subject than those of the published scores.
+    It trains in 75 seconds on one processor core for 1,500 simulated voxels and 2,600 trials. Steps, rates and the
+    weight of the KL were chosen on the test images of another simulated subject than those of the published scores.
     """
     base = tiny()
     return replace(

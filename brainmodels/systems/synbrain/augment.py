@@ -1,11 +1,12 @@
-"""Synthetic responses beside measured ones, for training a decoder with more images than anyone was shown.
+"""Synthetic responses beside measured ones, for training a decoder with more images than the subject was shown.
 
-pool = SyntheticPool(model, cache, unseen_ids, split=split)
-mixed = pool.mixed(train)                     # as many synthetic pairs as measured ones
-decoder.fit(mixed.responses, tokens_of(mixed.image_ids), groups=mixed.image_ids)
+    pool = SyntheticPool(model, cache, unseen_ids, split=split)
+    mixed = pool.mixed(train)                     # as many synthetic pairs as measured ones
+    decoder.fit(mixed.responses, tokens_of(mixed.image_ids), groups=mixed.image_ids)
 
-SynBrain, arXiv 2508.10298, augments a decoder so. Its noise, mixing ratio and scaling were not published; there one
-hour of synthetic responses beside one measured hour helped most, more hurt, and image retrieval fell throughout.
+SynBrain, arXiv 2508.10298, augments a decoder in this way. Its noise, mixing ratio and scaling were not published.
+There one hour of synthetic responses beside one measured hour helped most, and more hurt. Image retrieval fell
+throughout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,17 +53,16 @@ class MixedPairs(NamedTuple):
 class SyntheticPool:
     """Responses that a fitted model draws for images.
 
-    The model is a `SynBrain` or a `NeuroFlow`. All draws are made when the first are asked for, and held:
-    4 V bytes a trial.
+    All draws are made when the first are asked for, and are held in memory: 4 V bytes a trial.
 
     Args:
-        model: fitted.
-        features: a source of the images' features, or an array (n, m, d) in the order of `image_ids`.
-        image_ids: (n,) of the images, unique.
-        noise, noise_scale, n_trials: of the model's `predict`. Without noise there is one trial an image.
-        seed: of the noise.
-        subject: whose responses; None where the model has one subject.
-        split: no image that it tests on may be in the pool, or in what the pool is mixed with.
+        model: Fitted model that draws responses with noise.
+        features: Source of the images' features, or an array (n, m, d) in the order of `image_ids`.
+        image_ids: Unique ids (n,) of the images.
+        noise, noise_scale, n_trials: Arguments of the model's `predict`. Without noise there is one trial an image.
+        seed: Seed of the noise.
+        subject: Subject whose responses are drawn; None where the model has one.
+        split: Split whose test images may be neither in the pool nor in what the pool is mixed with.
 
     Raises:
         IdError: images repeat, or are not as many as the rows of an array.
@@ -117,14 +117,14 @@ class SyntheticPool:
         """Measured pairs, and after them synthetic ones.
 
         Args:
-            responses: measured, train `Pairs` or an array (n, V) with
-            image_ids: (n,) of the array.
-            size: synthetic pairs, chosen at random; None is as many as measured ones.
+            responses: Measured responses: train `Pairs`, or an array (n, V) with `image_ids`.
+            image_ids: Images (n,) of the array.
+            size: Number of synthetic pairs, chosen at random; None is as many as measured ones.
             scale: "as_is" keeps the units; "train_z" gives all rows as z-scores by the mean and standard deviation
                 (ddof 1) of the measured ones; "matched" gives the synthetic rows chosen the mean and standard deviation
                 of the measured ones. Each voxel on its own.
-            allow_known: let the pool hold images whose measured responses are here too.
-            seed: of the choice.
+            allow_known: Let the pool hold images whose measured responses are here too.
+            seed: Seed of the choice.
 
         Raises:
             LeakageError: measured responses to images that are tested on, or pairs of another part than train.
@@ -158,14 +158,14 @@ class SyntheticPool:
     ) -> Iterator[MixedPairs]:
         """Batches in which a fixed share of the pairs is synthetic.
 
-        Measured and synthetic pairs each pass by in a new random order, again and again.
+        Measured and synthetic pairs each come in a new random order, again and again.
 
         Args:
-            responses, image_ids, size, scale, allow_known: as in `mixed`.
-            batch_size: pairs of a batch, of which round(share * batch_size) are synthetic.
-            share: from 0 to 1.
-            steps: how many batches.
-            seed: of the choice and of the order.
+            responses, image_ids, size, scale, allow_known: As in `mixed`.
+            batch_size: Pairs of a batch, of which round(share * batch_size) are synthetic.
+            share: Share of synthetic pairs, 0 to 1.
+            steps: Number of batches.
+            seed: Seed of the choice and of the order.
         """
         if batch_size < 1 or not 0 <= share <= 1:
             raise BrainDataError(f"expected batch_size of 1 or more and share from 0 to 1, got {batch_size}, {share}")

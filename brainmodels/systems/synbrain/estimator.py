@@ -1,4 +1,4 @@
-"""SynBrain as an estimator: responses to images, drawn as often as wanted; adapted to a new subject with few images.
+"""SynBrain as an estimator: responses to images in any number of draws; adapted to a new subject with few images.
 
 model = SynBrain("tiny").fit(cache, dataset.pairs("sim01", split, "train"), subject="sim01")
 mean = model.predict(cache, image_ids=test.image_ids)                                        # (n, V)
@@ -10,41 +10,44 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from veca.train.parallel import join_world
 
 from ...nn.gaussian import Posterior
-from ...training.estimator import BATCH, BrainModel, Features
+from ...training.joining import Features
+from ...training.latent_model import LatentModel
 from ...training.latents import LatentData, posterior_of
 from ...training.loop import Batch, StageResult
-from ...training.run import Run, generator_of, lasting
+from ...training.run import Run, lasting
 from ...training.trials import TrialData, Trials
 from . import recipes
 from .losses import mapper_loss, stage_one_loss
-from .model import BrainVAE, adapt_parameters, build_mapper, synthesize
+from .model import BrainVAE, adapt_parameters, build_mapper
 from .recipes import SynBrainRecipe
 
 __all__ = ["SynBrain"]
 
 
-class SynBrain(BrainModel):
+class SynBrain(LatentModel):
     """Image tokens to responses, through a VAE of responses whose latent is aligned with the tokens (arXiv 2508.10298).
 
-    A mapper turns image tokens into the latent in one step, the decoder of the BrainVAE turns it into voxels. No weight
-    depends on their number, but their order is part of what is learned.
+    A mapper turns image tokens into the latent in one step, and the decoder of the BrainVAE turns it into voxels. No
+    weight depends on their number, but their order is part of what is learned.
 
     Args:
         config: `recipes.paper()`, `veca()`, `veca_cores()`, `tiny()`, any `SynBrainRecipe`, or one of these names.
-        pairing, device: of `BrainModel`.
+        pairing, device: As in `BrainModel`.
 
     Attributes:
-        vae_, mapper_: the networks, the mapper with its averaged weights.
-        and those of `BrainModel`.
+        vae_, mapper_: The networks, the mapper with its averaged weights.
+        and those of `LatentModel`.
     """
 
+    direction = "encode"
+    about = "images to responses, whose latents are aligned with image tokens"
+    stages, adapts = ("stage1", "stage2"), True
     networks = ("vae_", "mapper_")
     recipe_type, named = SynBrainRecipe, staticmethod(recipes.named)
 
@@ -63,16 +66,16 @@ class SynBrain(BrainModel):
         alignment: str = "auto",
         progress: bool = False,
     ) -> "SynBrain":
-        """A model of another subject, begun at the weights of this one, which stays as it is.
+        """A model of another subject that begins at the weights of this one, which stays as it is.
 
-        First all of the BrainVAE is trained on the new responses, then part of the mapper. Nothing of the statistics of
-        the first subject is taken over but those of the tokens.
+        First all of the BrainVAE is trained on the new responses, then part of the mapper. Of the statistics of the
+        first subject only those of the tokens are kept.
 
         Args:
-            features, responses, image_ids, feature_ids, validation, drop_voxels, alignment, progress: as in `fit`.
-            subject: its name.
+            features, responses, image_ids, feature_ids, validation, drop_voxels, alignment, progress: As in `fit`.
+            subject: Name of the new subject.
             train_mapper: "mlp", "attn", "all" or "none", the sub-layers that move; None is the recipe's ("mlp").
-            steps: of the two stages; None is those of the recipe (`adapt1`, `adapt2`).
+            steps: Steps of the two stages; None is those of the recipe (`adapt1`, `adapt2`).
 
         Returns:
             A new `SynBrain` of the new subject alone.
@@ -93,58 +96,6 @@ class SynBrain(BrainModel):
             model._finish(data, stages, checked)
         model.meta_["adapted_from"] = {"subjects": list(self.subjects_), "train_images": self.meta_["train_images"]}
         return model
-
-    def predict(
-        self,
-        features: Features,
-        *,
-        image_ids: Sequence[str] | None = None,
-        subject: str | None = None,
-        n_trials: int = 1,
-        noise: str = "none",
-        noise_scale: float = 1.0,
-        seed: int | None = None,
-    ) -> np.ndarray:
-        """Responses to images.
-
-        Args:
-            features: an array (n, m, d), or a source with
-            image_ids: the images to predict.
-            subject: whose voxels; None where there is one.
-            n_trials: draws of each image; the whole stack is returned, averaging is for the caller.
-            noise: "none"; "unit", "posterior" in the latent; "residual", fitted to trials (see `brainmodels.nn.noise`).
-            noise_scale: factor of the noise.
-            seed: of the noise; None draws another every time.
-
-        Returns:
-            fp32 (n, V), or (n, n_trials, V) where n_trials > 1, in the units given to `fit`; NaN in dropped voxels.
-        """
-        subject, tokens = self._subject(subject), self._tokens(features, image_ids)
-        device, voxels = self._place(), int(self.scales_[subject].kept.sum())
-        scales = {"sigma": self.sigma_, "residual": self.residual_.get(subject), "generator": generator_of(seed)}
-        draw = partial(synthesize, self.vae_, self.mapper_, num_voxels=voxels, num_trials=n_trials, noise=noise)
-        found = [draw(part.to(device), noise_scale=noise_scale, **scales).cpu().numpy() for part in tokens.split(BATCH)]
-        stack = self.scales_[subject].undo(np.concatenate(found))
-        return stack if n_trials > 1 else stack[:, 0]
-
-    @torch.no_grad()
-    def encode(
-        self, responses: Trials, *, subject: str | None = None, return_std: bool = False
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Latents of responses: the posterior's mean, fp32 (n, m, d) in model units, and its standard deviation.
-
-        `NeuroFlow.encode` goes from images to responses: the names are those of the papers.
-
-        Args:
-            responses: (n, V) of one subject.
-            subject: whose.
-            return_std: return (mean, standard deviation).
-        """
-        subject = self._subject(subject)
-        values, device = self._measured(responses, subject), self._place()
-        found = [self.vae_.encode(part.to(device)) for part in values.split(BATCH)]
-        mean = torch.cat([posterior.mean.cpu() for posterior in found]).numpy()
-        return (mean, torch.cat([posterior.std.cpu() for posterior in found]).numpy()) if return_std else mean
 
     def _build(self, voxels: Mapping[str, int]) -> None:
         recipe = self.recipe
@@ -176,9 +127,11 @@ class SynBrain(BrainModel):
     def _posterior(self, responses: Tensor, subject: str) -> Posterior:
         return self.vae_.encode(responses)
 
-    def _predicted(self, tokens: Tensor, subject: str) -> np.ndarray:
-        voxels = int(self.scales_[subject].kept.sum())
-        return synthesize(self.vae_, self.mapper_, tokens.to(self._place()), voxels)[:, 0].cpu().numpy()
+    def _latent(self, tokens: Tensor) -> Tensor:
+        return self.mapper_(tokens)
+
+    def _decoder(self, subject: str) -> Callable[[Tensor], Tensor]:
+        return partial(self.vae_.decode, num_voxels=int(self.scales_[subject].kept.sum()))
 
 
 class _VAETask(nn.Module):

@@ -8,17 +8,14 @@ All are computed in fp32 whatever the autocast, in fp64 where the arguments are 
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import AxisError, BrainDataError
+from ...errors import BrainDataError
 from ...nn import softclip, softclip_floor, squared_error
 from .model import BrainVAEOutput
 
-__all__ = ["StageOneLoss", "mapper_loss", "stage_one_loss", "total_variance"]
-
-_COLUMNS = 1024  # voxels that are read at a time
+__all__ = ["StageOneLoss", "mapper_loss", "stage_one_loss"]
 
 
 @dataclass(frozen=True)
@@ -54,13 +51,13 @@ def stage_one_loss(
     """The loss of a BrainVAE on one batch.
 
     Args:
-        output: of the BrainVAE in training mode, whose latents are samples.
-        responses: (B, V) or (B, 1, V), what was encoded.
-        tokens: (B, m, d) of the images that were seen.
-        kl_weight, contrast_weight: of the terms whose units `StageOneLoss` states.
-        temperature: of SoftCLIP.
-        contrast_group: consecutive trials that SoftCLIP compares with each other, the last group perhaps smaller; the
-            loss is the mean over trials. None is the whole batch.
+        output: Output of the BrainVAE in training mode, whose latents are samples.
+        responses: Responses (B, V) or (B, 1, V) that were encoded.
+        tokens: Tokens (B, m, d) of the images that were seen.
+        kl_weight, contrast_weight: Weights of the terms; `StageOneLoss` states their units.
+        temperature: Temperature of SoftCLIP.
+        contrast_group: Number of consecutive trials that SoftCLIP compares with each other; the last group may be
+            smaller, and the loss is the mean over trials. None is the whole batch.
 
     Raises:
         AxisError: shapes do not match.
@@ -81,17 +78,6 @@ def mapper_loss(predicted: Tensor, target: Tensor) -> Tensor:
         AxisError: shapes differ.
     """
     return squared_error(predicted, target.detach()) / target[0].numel()
-
-
-def total_variance(responses: np.ndarray) -> float:
-    """Variance over trials (population), summed over voxels, of responses (n, V) that may be memory-mapped.
-
-    The scale that a weight "per total variance" refers to: squared error of the mean map, in the units of MSE above.
-    """
-    if responses.ndim != 2 or not len(responses):
-        raise AxisError(f"expected responses (trials, voxels), got {tuple(responses.shape)}")
-    starts = range(0, responses.shape[1], _COLUMNS)
-    return float(sum(np.var(responses[:, i : i + _COLUMNS], axis=0, dtype=np.float64).sum() for i in starts))
 
 
 def _grouped_contrast(latents: Tensor, tokens: Tensor, temperature: float, group: int | None) -> tuple[Tensor, Tensor]:

@@ -28,12 +28,12 @@ __all__ = ["BrainVAE", "BrainVAEOutput", "adapt_parameters", "build_mapper", "sy
 
 @dataclass(frozen=True)
 class BrainVAEOutput:
-    """What a BrainVAE made of responses.
+    """Outputs of a BrainVAE.
 
     Attributes:
-        reconstruction: (B, V).
-        latents: (B, m, d) that were decoded: a sample in training, else the mean.
-        posterior: the Gaussians they are from.
+        reconstruction: Reconstructed responses (B, V).
+        latents: Latents (B, m, d) that were decoded: a sample in training, else the mean.
+        posterior: Gaussian posterior of the latents.
     """
 
     reconstruction: Tensor
@@ -47,8 +47,8 @@ class BrainVAE(nn.Module):
     Voxels are the length axis of 1-D convolutions, pooled (maximum) to a fixed length; at the latent, channels are
     tokens and the length is their width. With the default sizes it has 78.31 M parameters.
 
-    The way back begins with a LayerNorm of each token of the latent, so shift and scale of a token are lost on the
-    decoder; only its direction counts.
+    The decoder begins with a LayerNorm of each token of the latent. Shift and scale of a token are therefore lost, and
+    only its direction counts.
 
     Args:
         num_tokens: m.
@@ -110,8 +110,8 @@ class BrainVAE(nn.Module):
         """Encode, draw a latent (its mean in eval mode) and decode to as many voxels as came.
 
         Args:
-            responses: (B, V) or (B, 1, V).
-            generator: of the draw.
+            responses: Responses (B, V) or (B, 1, V).
+            generator: Generator of the draw.
         """
         posterior = self.encode(responses)
         latents = posterior.sample(generator) if self.training else posterior.mean

@@ -8,7 +8,7 @@ Stage 1 trains the BrainVAE, stage 2 the mapper to its posterior means. Paper: S
 from dataclasses import dataclass, field, replace
 
 from ...errors import check_choice
-from ...training.recipe import ModelRecipe, TrainingStage
+from ...training.recipe import LatentRecipe, TrainingStage
 
 __all__ = ["MapperSize", "SynBrainRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
 
@@ -18,13 +18,13 @@ class VAESize:
     """Sizes of a BrainVAE; the defaults are the paper's.
 
     Attributes:
-        stem: channels after the first convolution.
-        stem_kernel: its odd width in voxels; the released code has 7, Algorithm 2 of the paper 1.
-        channels: of the levels.
-        blocks: residual blocks of an encoder level; a decoder level has one more.
-        num_down: how many of the first levels halve the length.
-        pool: length to which the voxels are pooled.
-        hidden: width of the perceptrons on the length axis.
+        stem: Channels after the first convolution.
+        stem_kernel: Its odd width in voxels; the released code has 7, Algorithm 2 of the paper 1.
+        channels: Channels of the levels.
+        blocks: Residual blocks of an encoder level; a decoder level has one more.
+        num_down: Number of levels, from the first, that halve the length.
+        pool: Length to which the voxels are pooled.
+        hidden: Width of the perceptrons on the length axis.
     """
 
     stem: int = 128
@@ -41,8 +41,8 @@ class MapperSize:
     """Sizes of the mapper from image tokens to latents; the defaults are those of the paper's script.
 
     Attributes:
-        width: of its tokens; another one than that of the image tokens adds a linear layer in front.
-        depth, heads: of the transformer.
+        width: Width of its tokens; if it differs from that of the image tokens, there is a linear layer in front.
+        depth, heads: Number of blocks and of heads of the transformer.
         conditioning: "adaln" as published (time always 0), or "plain": LayerNorm with its own scale and shift, the same
             functions with fewer parameters.
     """
@@ -65,16 +65,16 @@ def _mapper_stage(steps: int) -> TrainingStage:
 
 
 @dataclass(frozen=True)
-class SynBrainRecipe(ModelRecipe):
+class SynBrainRecipe(LatentRecipe):
     """All that decides how a SynBrain is built and trained.
 
     Attributes:
-        vae, mapper: sizes.
-        stage1, stage2: training of the BrainVAE and of the mapper.
-        adapt1, adapt2: the same for a new subject.
-        train_mapper: what `adapt2` trains: "mlp", "attn", "all" or "none".
-        contrast_group: trials that SoftCLIP compares with each other; None is the whole batch.
-        and those of `ModelRecipe`.
+        vae, mapper: Sizes of the networks.
+        stage1, stage2: Training of the BrainVAE and of the mapper.
+        adapt1, adapt2: The same for a new subject.
+        train_mapper: Part of the mapper that `adapt2` trains: "mlp", "attn", "all" or "none".
+        contrast_group: Number of trials that SoftCLIP compares with each other; None is the whole batch.
+        and those of `LatentRecipe`.
     """
 
     contrast_share: float = 0.5
@@ -152,10 +152,10 @@ def tiny() -> SynBrainRecipe:
 
 
 def nano() -> SynBrainRecipe:
-    """For the shipped `veca_nano_patch8`, whose 8 x 8 tokens of width 192 become 4 x 4 of width 32.
+    """A recipe for the shipped `veca_nano_patch8`: its 8 x 8 tokens are reduced to 4 x 4 of width 32.
 
-    Three minutes on one processor core for 1,500 simulated voxels and 2,600 trials. Sizes, steps and rates were chosen
-    on the test images of another simulated subject than those of the published scores.
+    It takes three minutes on one processor core for 1,500 simulated voxels and 2,600 trials. Sizes, steps and rates
+    were chosen on the test images of another simulated subject than those of the published scores.
     """
     base = tiny()
     return replace(

@@ -1,0 +1,95 @@
+"""Models adapted to a subject from few images, beside ridge on the same images: scores against their number.
+
+opened = adapt_models(models, dataset, subject, split, settings)
+curve = context_curve(models, dataset, subject, split, settings)
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..data import BrainDataset, Split, Subject
+from ..data.splits import context_split
+from ..errors import BrainDataError
+from .encoding import judge
+from .models import SAME_TOKENS, TokenSpace
+from .opened import OpenedModel
+from .run import EvaluationSettings, feature_cache, study_of
+
+__all__ = ["adapt_models", "context_curve"]
+
+
+def adapt_models(
+    models: Sequence[OpenedModel],
+    dataset: BrainDataset,
+    subject: Subject,
+    split: Split,
+    settings: EvaluationSettings,
+) -> list[OpenedModel]:
+    """The models, each adapted to the train trials of a subject that it does not know.
+
+    Args:
+        models: Trained models.
+        dataset, subject: The data of the subject.
+        split: Split with the few train images.
+        settings: Normaliser, device and folder of features.
+
+    Raises:
+        BrainDataError: A model neither knows the subject nor can be adapted to it.
+    """
+    adapted = []
+    for item in models:
+        if subject.id in item.model.subjects_:
+            adapted.append(item)
+            continue
+        if not item.model.adapts:
+            raise BrainDataError(
+                f"expected {item.name} to know {subject.id} or to adapt to a new subject, got a model of "
+                f"{', '.join(item.model.subjects_)} that does neither"
+            )
+        study = study_of(dataset, subject, split, settings)
+        cache = feature_cache(item.features, dataset, study, settings)
+        trials = dataset.pairs(subject.id, split, "train", "none", study.train.transform)
+        model = item.model.adapt(cache, trials, subject=subject.id, alignment="off", progress=settings.progress)
+        run = {**item.run, "split": split.name, "split_hash": split.hash}
+        adapted.append(OpenedModel(item.name, model, item.features, run))
+    return adapted
+
+
+def context_curve(
+    models: Sequence[OpenedModel],
+    dataset: BrainDataset,
+    subject: Subject,
+    split: Split,
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """Scores of every model and of ridge on its tokens against the number of train images, one value a draw.
+
+    The noise ceiling, and with it the voxels that count, comes from all train images of `split`, so that all points
+    are of the same voxels.
+
+    Returns:
+        {"metric": name, "points": {model: {number of images: [value of each draw]}}}, ready for JSON.
+    """
+    points: dict[str, dict[str, list[float]]] = {}
+    name = ""
+    for count in settings.context:
+        for draw in range(settings.draws):
+            few = context_split(dataset, subject.id, split, count, settings.seed, draw, settings.draws)
+            plain = replace(settings, progress=False)
+            study = study_of(dataset, subject, few, plain, repeats=split)
+            for item in adapt_models(models, dataset, subject, few, plain):
+                cache = feature_cache(item.features, dataset, study, plain)
+                tokens = [item.model.tokens(cache, pairs.image_ids) for pairs in (study.train, study.test)]
+                rows = {f"{SAME_TOKENS} as {item.name}": TokenSpace.of(study, *tokens).predicted}
+                if item.encodes:
+                    told = item.model.predict(cache, image_ids=study.test.image_ids, subject=item.subject_in(study))
+                    rows[item.name] = np.where(np.isnan(told), np.nan_to_num(study.measured_train.mean(0)), told)
+                for model, predicted in rows.items():
+                    encoded = judge(study, predicted, model, item.features.name)
+                    score = encoded.score("nr2") or encoded.score("voxel_r")
+                    name = score.metric.name
+                    points.setdefault(model, {}).setdefault(str(count), []).append(float(score.value))
+    return {"metric": name, "draws": settings.draws, "points": points}
