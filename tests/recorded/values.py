@@ -124,7 +124,7 @@ def numbers(content):
     """The floats of a record in its order; times are left out."""
     if isinstance(content, dict):
         left_out = ("seconds", "versions", "peak_memory")
-        return [x for key, value in content.items() if key not in left_out for x in numbers(value)]
+        return [x for key, value in sorted(content.items()) if key not in left_out for x in numbers(value)]
     if isinstance(content, list):
         return [x for value in content for x in numbers(value)]
     return [content] if isinstance(content, float) and np.isfinite(content) else []
