@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from jinja2 import UndefinedError
 
 import veca
 from veca.demo import DemoSettings, agreement, check_request, conclusions, run_demo, timing
@@ -188,8 +189,9 @@ def test_a_machine_that_slows_down_is_noted(seconds, noted):
 def test_numbers_as_text():
     texts = [page.seconds(0.0123), page.seconds(2.0), page.seconds(123.4), page.megabytes(2.5e9), page.gflops(5.654e12)]
     assert texts == ["12.3 ms", "2.00 s", "123 s", "2.50 GB", "5.65 TFLOPs"]
-    assert [page.span_of(x) for x in (0.853, 1.234, 7.77, 21.4)] == ["0.85×", "1.23×", "7.8×", "21×"]
-    assert page.factor(None) == "" and 'class="worse">(0.50×)' in page.factor(0.5)
+    assert [page.times(x) for x in (0.853, 1.234, 7.77, 21.4)] == ["0.85×", "1.23×", "7.8×", "21×"]
+    assert [page.percent(x) for x in (0.055, 0.5, 0.0)] == ["5.5\xa0%", "50\xa0%", "0\xa0%"]
+    assert [page.listed(x) for x in ([8], [8, 16], [8, 16, 64])] == ["8", "8 and 16", "8, 16 and 64"]
 
 
 def test_the_machine_is_described():
@@ -276,7 +278,7 @@ def demo(tmp_path_factory):
         sizes=(96, 64),
         budgets=(8, 16),
         photographs=("astronaut", "flower"),
-        budget_seconds=60,  # a loaded machine must not leave pictures out
+        budget_seconds=600,  # a loaded machine must not leave out pictures or runs
         model="veca_nano_patch16",
         device="cpu",
     )
@@ -351,7 +353,11 @@ def test_the_page_says_what_must_be_said(demo):
     assert record["machine"]["cpu"] in first and f"torch {record['machine']['torch']}" in first
     ratio = record["headline"]["time"]
     verdict = "faster" if ratio >= 1 else "slower"
-    assert f"{page.span_of(max(ratio, 1 / ratio))} {verdict}" in first
+    assert f"{page.times(max(ratio, 1 / ratio))} {verdict}" in first
+    for num_cores in (16, None):
+        assert page.seconds(conclusions.find(record["timings"], 96, num_cores)["median_s"]) in first
+    for row in record["ratios"]:
+        assert f'<span class="{"better" if row["time"] >= 1 else "worse"}">({page.times(row["time"])})</span>' in text
     assert "CC BY 2.0" in text and "640 × 427 px" in text  # whose the flower is, and its native size
     assert "veca demo --sizes 64 96" in re.sub(r" \\\n *", " ", text)
     for row in record["timings"]:
@@ -373,6 +379,21 @@ def test_the_page_survives_missing_measurements(demo, tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "77.7 s predicted" in text and "differs by more than" in text and "disagree" in text
     assert "&lt;slow&gt; machine" in text and "<slow>" not in text
+
+
+def test_names_on_the_page_are_escaped(demo, tmp_path):
+    script = "<script>alert(1)</script>"
+    record = json.loads(json.dumps(demo[1]))
+    record["models"][1]["name"] = record["photographs"][0]["name"] = record["machine"]["device"] = script
+    record["settings"]["model"] = script
+    write_html(record, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+
+
+def test_a_name_without_a_value_is_an_error():
+    with pytest.raises(UndefinedError, match="'record' is undefined"):
+        page.render("demo.html")
 
 
 def test_the_page_links_to_a_brain_only_where_there_is_one(demo, tmp_path):
