@@ -8,9 +8,10 @@ import torch
 from jinja2 import UndefinedError
 
 import veca
-from veca.demo import DemoSettings, agreement, check_request, conclusions, run_demo, timing
+from veca.demo import DemoSettings, agreement, check_request, conclusions, run_demo, schedule
 from veca.demo.report import write_html
-from veca.demo.timing import Case, Stopwatch, fit_time
+from veca.demo.schedule import Case, Schedule, fit_time
+from veca.inspect import stopwatch
 from veca.report import machine, page
 
 
@@ -33,7 +34,8 @@ class FakeMachine:
     def __init__(self, monkeypatch):
         self.now, self.ran = 100.0, []
         clock = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
-        monkeypatch.setattr(timing, "time", clock)
+        for module in (schedule, stopwatch):
+            monkeypatch.setattr(module, "time", clock)
         self.patch_embed = SimpleNamespace(patch_size=(16, 16))
         self.vit = SimpleNamespace(forward_features=lambda image: self.run(image, None))
 
@@ -48,17 +50,17 @@ class FakeMachine:
         patches = (size // 16) ** 2
         return 1e-4 * patches + 1e-6 * patches**2 if cores is None else 1e-3 * patches + 1e-5 * patches * cores
 
-    def stopwatch(self, limit):
+    def schedule(self, limit):
         def flops_of(case):
             return self.seconds(case.size, case.num_cores) * 1e9
 
         cpu = torch.device("cpu")
-        return Stopwatch(self, self.vit, lambda size, _: size, flops_of, cpu, self.now + limit, lambda text: None)
+        return Schedule(self, self.vit, lambda size, _: size, flops_of, cpu, self.now + limit, lambda text: None)
 
 
 def test_all_cases_take_turns_and_the_median_counts(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(1e4)
+    watch = fake.schedule(1e4)
     watch.run([64, 32], [8, 16])
     assert [m.case for m in watch.measured[:3]] == [Case(32, 16), Case(32, None), Case(32, 8)]
     small, large = ([(size, 16), (size, None), (size, 8)] for size in (32, 64))
@@ -72,7 +74,7 @@ def test_all_cases_take_turns_and_the_median_counts(monkeypatch):
 
 def test_repetitions_end_with_the_time(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(1e4)
+    watch = fake.schedule(1e4)
     watch.run([32, 1024], [8])  # a round takes 5 ms, and 21.6 s
     watch.deadline = fake.now + 30
     watch.repeat()
@@ -81,14 +83,14 @@ def test_repetitions_end_with_the_time(monkeypatch):
 
 
 def test_median():
-    assert timing.Measured(Case(1, 1), [3.0, 1.0, 2.0]).median == 2
-    assert timing.Measured(Case(1, 1), [4.0, 1.0, 2.0, 8.0]).median == 3
-    assert timing.Measured(Case(1, 1)).median is None
+    assert schedule.Measured(Case(1, 1), [3.0, 1.0, 2.0]).median == 2
+    assert schedule.Measured(Case(1, 1), [4.0, 1.0, 2.0, 8.0]).median == 3
+    assert schedule.Measured(Case(1, 1)).median is None
 
 
 def test_large_sizes_are_predicted_and_run_within_the_limit(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(400)  # 2048 px takes 315 s
+    watch = fake.schedule(400)  # 2048 px takes 315 s
     watch.run([256, 512, 1024, 2048], [8, 64])
     watch.repeat()
     assert fake.now <= 500
@@ -103,7 +105,7 @@ def test_large_sizes_are_predicted_and_run_within_the_limit(monkeypatch):
 def test_a_slow_moment_does_not_leave_a_case_out_for_ever(monkeypatch):
     """What was predicted too slow to fit is looked at again once its neighbour has run."""
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(60)
+    watch = fake.schedule(60)
     honest = fake.seconds
     fake.seconds = lambda size, cores: honest(size, cores) * (5 if size < 512 else 1)
     watch.run([128, 256], [8, 64])
@@ -116,7 +118,7 @@ def test_a_slow_moment_does_not_leave_a_case_out_for_ever(monkeypatch):
 
 def test_a_vit_that_does_not_fit_is_measured_at_a_smaller_size(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(200)
+    watch = fake.schedule(200)
     watch.run([256, 512, 1024, 2048], [8, 64])
     assert fake.now <= 300
     measured = {(m.case.size, m.case.num_cores): m for m in watch.measured}
@@ -130,7 +132,7 @@ def test_a_vit_that_does_not_fit_is_measured_at_a_smaller_size(monkeypatch):
 
 
 def test_without_time_the_smallest_size_is_measured_all_the_same(monkeypatch):
-    watch = FakeMachine(monkeypatch).stopwatch(-5)
+    watch = FakeMachine(monkeypatch).schedule(-5)
     watch.run([64, 128], [8])
     assert [(m.case.size, len(m.seconds)) for m in watch.measured] == [(64, 1), (64, 1), (128, 0), (128, 0)]
 
