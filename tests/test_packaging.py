@@ -66,7 +66,9 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel):
     assert {t for t in tops if not t.endswith(".dist-info")} == {"veca_kernels", "veca", "brainmodels"}
     assert {
         "veca_kernels/triton/read.py",
-        "veca/report/page.css",
+        "veca/report/templates/demo.html",
+        "veca/report/templates/page.css",
+        "brainmodels/report/templates/brain.html",
         "veca/zoo/weights/vit_nano_patch8.safetensors",
     } <= set(names)
 

@@ -68,7 +68,8 @@ def voxel_scores(scores: np.ndarray, ceiling: np.ndarray | None, path: Path, nam
             1, 1 if ceiling is None else 2, figsize=(9.5, 3.6), squeeze=False, layout="constrained"
         )
         left = axes[0, 0]
-        low, high = min(-0.2, np.nanmin(scores)), max(0.9, np.nanmax(scores))
+        every = scores if ceiling is None else np.concatenate([scores, ceiling])
+        low, high = min(-0.2, np.nanmin(scores)), max(0.9, np.nanmax(every))
         width = 0.05 if len(scores) < _MANY else 0.02
         bins = np.arange(np.floor(low / width), np.ceil(high / width) + 1) * width
         left.hist(scores, bins, color=BLUES[2], ec="white", lw=0.4, label="measured")
@@ -180,8 +181,10 @@ def curves(
             axes.plot(x, [points[i].value for i in x], "o-", c=color, lw=1.8, ms=5, mec="white", mew=0.7, label=name)
             axes.fill_between(x, [points[i].low for i in x], [points[i].high for i in x], color=color, alpha=0.15, lw=0)
         for number, (name, level) in enumerate((lines or {}).items()):
-            color = INK if name == "ceiling" else _color(len(series) + number)
+            color = {"ceiling": INK, "chance": GREY}.get(name) or _color(len(series) + number)
             axes.axhline(level, c=color, lw=1.1, ls=(0, (5, 3)), label=name)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.03 * (high - low))  # a level at the lowest value would be hidden by the axis
         if logarithmic:
             axes.set_xscale("log")
         ticks = _apart(sorted({x for points in series.values() for x in points}), logarithmic)

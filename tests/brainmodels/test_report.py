@@ -17,10 +17,11 @@ from brainmodels.evaluation.models import SAME_TOKENS
 from brainmodels.evaluation.pictures import TRUE, draw_pictures
 from brainmodels.features import FeatureCache
 from brainmodels.metrics import Score
-from brainmodels.report import figures, page, write_report
+from brainmodels.report import figures, page, published, write_report
 from brainmodels.report.figures import Bar, PictureRow
 from tests.brainmodels.evaluated import evaluation_of, evaluation_of_models, made_subject, simulated_evaluation
 from tests.models import tiny_veca
+from veca.report.page import percent as percent_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -63,6 +64,14 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts)).replace("\N{NO-BREAK SPACE}", " ")
 
 
+def percent(value):
+    return percent_of(value).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def first_screen(shown):
+    return shown.text().split(" Data ")[0]
+
+
 def ink(path):
     """Share of the pixels of a picture that are not its most frequent colour."""
     pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).astype(int) @ (65536, 256, 1)
@@ -95,8 +104,11 @@ def test_the_page_tells_the_numbers(folder):
     evaluation, shown = simulated_evaluation(), Page(folder / "report.html")
     grid, decoded = evaluation.encoded[0], evaluation.decoded[0]
     share, top = grid.score("nr2").value, decoded.score("image_given_brain_top1").value
-    assert f"{100 * share:.0f} % of the explainable variance predicted, {100 * top:.0f} % of 60 images" in shown.text()
-    assert "a simulated subject, whose truth is known" in shown.text() and "two-way 0.9" in shown.text()
+    told = f"{100 * share:.0f} % of the explainable variance and identifies {100 * top:.0f} % of 60 images"
+    assert f"Ridge on grid predicts {told}" in first_screen(shown)
+    wrong = next(item for item in evaluation.encoded if item.model == "ridge, pairs shuffled").score("nr2").value
+    assert f"(with shuffled pairs: {percent(wrong)}) and identifies" in first_screen(shown)
+    assert "a simulated subject, whose true responses are known" in shown.text() and "two-way 0.9" in shown.text()
     rows = {tuple(row[:2]): row[2:] for row in reversed(shown.rows)}  # the first table counts
     for item in evaluation.encoded:
         assert rows[item.model, item.features][1] == f"{item.score('nr2').value:.3f}"
@@ -119,7 +131,7 @@ def test_the_page_says_when_all_is_at_chance(tmp_path):
     write_report(lost, tmp_path / "lost")
     assert "this run shows no information about the stimuli" in Page(tmp_path / "lost/report.html").text()
     half = dataclasses.replace(lost, decoded=evaluation.decoded)  # decoding works: not all is at chance
-    assert "no information" not in page._head(half)
+    assert "no information" not in Page(write_report(half, tmp_path / "half")).text()
 
 
 def test_budgets_random_weights_and_data_without_ceiling(tmp_path):
@@ -132,7 +144,7 @@ def test_budgets_random_weights_and_data_without_ceiling(tmp_path):
     bars = {name for name in drawn.call_args.args[0] if name.startswith("ridge")}
     assert bars == {"ridge, veca@4", "ridge, random_conv"}  # one budget of each backbone
     assert shown.images[-2:] == ["learning.png", "budgets.png"] and ink(tmp_path / "out/budgets.png") > 0.02
-    assert "Against data and cores" in shown.text() and "was not tested" in shown.text()
+    assert "Amount of data and number of cores" in shown.text() and "was not tested" in shown.text()
     assert "random weights (seed 0): not comparable with published numbers" in shown.text()
     assert "explainable variance" not in shown.text() and "noise ceiling" not in {row[0] for row in shown.rows}
     assert {row[1] for row in shown.rows} >= {"veca@4", "veca", "random_conv"}
@@ -147,14 +159,18 @@ def trained(tmp_path_factory):
 def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
     evaluation, shown = evaluation_of_models(), Page(trained / "report.html")
     own = ["pictures_0.png", "responses_0.png", "bottleneck_0.png", "responses_1.png"]
-    assert shown.images == [*own, "voxels.png", "rois.png", "map.png", "retrieved.png", "learning.png"]
+    assert shown.images == [*own, "voxels.png", "rois.png", "map.png", "retrieved.png"]  # no curve of one point
     assert all(ink(trained / name) > 0.03 for name in own)
     text, (first, second) = shown.text(), evaluation.models
     top, ridge = (row.score("image_given_brain_top1").value for row in first.found)
     told = [row.score("nr2").value for row in first.encoded]
     for value in (top, ridge, *told):
-        assert f"{page.percent(value)}".replace("\N{NO-BREAK SPACE}", " ") in text.split("sim01")[0]
-    assert "a simulated subject, whose truth is known" in text and "Published" not in text
+        assert percent(value) in first_screen(shown)
+    for item in (first, second):
+        own, same = (row.score("nr2").value for row in item.encoded)
+        assert own < same and f"{item.opened.name} ({percent(same)} against {percent(own)})" in first_screen(shown)
+    assert f"It identifies more images than NeuroFlow ({percent(ridge)} against {percent(top)})." in first_screen(shown)
+    assert "a simulated subject, whose true responses are known" in text and "Published" not in text
     assert "Not available: alexnet2" in text and "chance, pairs permuted" in text
     rows = {row[0]: row[1:] for row in shown.rows if row}
     semantics = {row.responses: row for row in first.semantics if row.decoder == "external:ridge"}
@@ -164,6 +180,29 @@ def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
     assert rows["synthetic, of NeuroFlow"][2].startswith(f"{expected.value:.3f}")
     assert rows["synthetic, of SynBrain"][0].startswith(f"{second.semantics[1].scores[0].value:.3f}")
     assert rows["NeuroFlow, responses of another image"] and rows["SynBrain raw_posterior"]
+
+
+def test_a_model_that_beats_ridge_is_not_said_to_lose(tmp_path):
+    evaluation = evaluation_of_models()
+    item = evaluation.models[0]
+    values = [[score.value for score in row.scores] for row in item.found][::-1]  # the two change places
+    found = [
+        dataclasses.replace(row, scores=[dataclasses.replace(a, value=b) for a, b in zip(row.scores, new, strict=True)])
+        for row, new in zip(item.found, values, strict=True)
+    ]
+    item = dataclasses.replace(item, encoded=item.encoded[::-1], decoded=found)
+    better = dataclasses.replace(evaluation, models=[item], pictures=[])
+    text = first_screen(Page(write_report(better, tmp_path)))
+    assert "No model is worse than ridge on the same tokens." in text and "against" not in text
+
+
+def test_names_on_the_page_are_escaped(tmp_path):
+    evaluation, script = simulated_evaluation(), "<script>alert(1)</script>"
+    record = evaluation.record | {"data": evaluation.record["data"] | {"subject": script}}
+    encoded = [dataclasses.replace(item, features=script, note=f"random {script}") for item in evaluation.encoded]
+    write_report(dataclasses.replace(evaluation, record=record, encoded=encoded), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > len(encoded) + 3
 
 
 def test_a_model_that_only_encodes_has_pictures_that_ridge_finds_and_no_way_back(tmp_path):
@@ -180,9 +219,10 @@ def test_a_model_that_only_encodes_has_pictures_that_ridge_finds_and_no_way_back
     assert ceiling > ridge > 0.6
     alone = dataclasses.replace(evaluation, models=[item], pictures=[found])
     shown = Page(write_report(alone, tmp_path / "out"))
-    assert "SynBrain predicts" in shown.text() and "There and back" not in shown.text()
+    assert "SynBrain predicts" in shown.text() and "Round trips" not in shown.text()
     assert "self: two-way ↑" not in {cell for row in shown.rows for cell in row}
-    assert "pictures_0.png" in shown.images and "finds" not in page._title(alone)
+    title = re.search("<title>(.*?)</title>", (tmp_path / "out/report.html").read_text(), re.DOTALL)[1]
+    assert "pictures_0.png" in shown.images and "SynBrain predicts" in title and "identifies" not in title
 
 
 def test_responses_are_drawn_where_their_voxels_are():
@@ -202,13 +242,13 @@ def test_responses_are_drawn_where_their_voxels_are():
     assert not (gone[..., 0] - gone[..., 2] > 60).any()
 
 
-def test_published_numbers_come_with_their_warnings_and_on_request_only():
-    from brainmodels.report import models, published
-
-    assert models.published_section(False) == ""
-    text = models.published_section(True)
+def test_published_numbers_come_with_their_warnings_and_on_request_only(tmp_path):
+    evaluation = simulated_evaluation()
+    record = evaluation.record | {"settings": evaluation.record["settings"] | {"published": True}}
+    text = write_report(dataclasses.replace(evaluation, record=record), tmp_path).read_text()
+    text = text[text.index("<h2>Published numbers") : text.index("<h2>Encoding")]
     assert ".139" in text and "98.6 / 98.7" in text and "arXiv 2508.10298" in text
-    assert text.count("<li>") == len(published.WARNINGS) and all(len(row.cells) == 5 for row in published.ROWS)
+    assert text.count("<li>") == 5 and all(len(row.cells) == 5 for row in published.ROWS)
 
 
 def test_bars_stand_where_their_values_are(tmp_path):

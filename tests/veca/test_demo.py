@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from jinja2 import UndefinedError
 
 import veca
-from veca.demo import DemoSettings, agreement, check_request, conclusions, run_demo, timing
+from veca.demo import DemoSettings, agreement, check_request, conclusions, run_demo, schedule
 from veca.demo.report import write_html
-from veca.demo.timing import Case, Stopwatch, fit_time
+from veca.demo.schedule import Case, Schedule, fit_time
+from veca.inspect import stopwatch
 from veca.report import machine, page
 
 
@@ -32,7 +34,8 @@ class FakeMachine:
     def __init__(self, monkeypatch):
         self.now, self.ran = 100.0, []
         clock = SimpleNamespace(monotonic=lambda: self.now, perf_counter=lambda: self.now)
-        monkeypatch.setattr(timing, "time", clock)
+        for module in (schedule, stopwatch):
+            monkeypatch.setattr(module, "time", clock)
         self.patch_embed = SimpleNamespace(patch_size=(16, 16))
         self.vit = SimpleNamespace(forward_features=lambda image: self.run(image, None))
 
@@ -47,17 +50,17 @@ class FakeMachine:
         patches = (size // 16) ** 2
         return 1e-4 * patches + 1e-6 * patches**2 if cores is None else 1e-3 * patches + 1e-5 * patches * cores
 
-    def stopwatch(self, limit):
+    def schedule(self, limit):
         def flops_of(case):
             return self.seconds(case.size, case.num_cores) * 1e9
 
         cpu = torch.device("cpu")
-        return Stopwatch(self, self.vit, lambda size, _: size, flops_of, cpu, self.now + limit, lambda text: None)
+        return Schedule(self, self.vit, lambda size, _: size, flops_of, cpu, self.now + limit, lambda text: None)
 
 
 def test_all_cases_take_turns_and_the_median_counts(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(1e4)
+    watch = fake.schedule(1e4)
     watch.run([64, 32], [8, 16])
     assert [m.case for m in watch.measured[:3]] == [Case(32, 16), Case(32, None), Case(32, 8)]
     small, large = ([(size, 16), (size, None), (size, 8)] for size in (32, 64))
@@ -71,7 +74,7 @@ def test_all_cases_take_turns_and_the_median_counts(monkeypatch):
 
 def test_repetitions_end_with_the_time(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(1e4)
+    watch = fake.schedule(1e4)
     watch.run([32, 1024], [8])  # a round takes 5 ms, and 21.6 s
     watch.deadline = fake.now + 30
     watch.repeat()
@@ -80,14 +83,14 @@ def test_repetitions_end_with_the_time(monkeypatch):
 
 
 def test_median():
-    assert timing.Measured(Case(1, 1), [3.0, 1.0, 2.0]).median == 2
-    assert timing.Measured(Case(1, 1), [4.0, 1.0, 2.0, 8.0]).median == 3
-    assert timing.Measured(Case(1, 1)).median is None
+    assert schedule.Measured(Case(1, 1), [3.0, 1.0, 2.0]).median == 2
+    assert schedule.Measured(Case(1, 1), [4.0, 1.0, 2.0, 8.0]).median == 3
+    assert schedule.Measured(Case(1, 1)).median is None
 
 
 def test_large_sizes_are_predicted_and_run_within_the_limit(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(400)  # 2048 px takes 315 s
+    watch = fake.schedule(400)  # 2048 px takes 315 s
     watch.run([256, 512, 1024, 2048], [8, 64])
     watch.repeat()
     assert fake.now <= 500
@@ -102,7 +105,7 @@ def test_large_sizes_are_predicted_and_run_within_the_limit(monkeypatch):
 def test_a_slow_moment_does_not_leave_a_case_out_for_ever(monkeypatch):
     """What was predicted too slow to fit is looked at again once its neighbour has run."""
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(60)
+    watch = fake.schedule(60)
     honest = fake.seconds
     fake.seconds = lambda size, cores: honest(size, cores) * (5 if size < 512 else 1)
     watch.run([128, 256], [8, 64])
@@ -115,7 +118,7 @@ def test_a_slow_moment_does_not_leave_a_case_out_for_ever(monkeypatch):
 
 def test_a_vit_that_does_not_fit_is_measured_at_a_smaller_size(monkeypatch):
     fake = FakeMachine(monkeypatch)
-    watch = fake.stopwatch(200)
+    watch = fake.schedule(200)
     watch.run([256, 512, 1024, 2048], [8, 64])
     assert fake.now <= 300
     measured = {(m.case.size, m.case.num_cores): m for m in watch.measured}
@@ -129,7 +132,7 @@ def test_a_vit_that_does_not_fit_is_measured_at_a_smaller_size(monkeypatch):
 
 
 def test_without_time_the_smallest_size_is_measured_all_the_same(monkeypatch):
-    watch = FakeMachine(monkeypatch).stopwatch(-5)
+    watch = FakeMachine(monkeypatch).schedule(-5)
     watch.run([64, 128], [8])
     assert [(m.case.size, len(m.seconds)) for m in watch.measured] == [(64, 1), (64, 1), (128, 0), (128, 0)]
 
@@ -188,8 +191,9 @@ def test_a_machine_that_slows_down_is_noted(seconds, noted):
 def test_numbers_as_text():
     texts = [page.seconds(0.0123), page.seconds(2.0), page.seconds(123.4), page.megabytes(2.5e9), page.gflops(5.654e12)]
     assert texts == ["12.3 ms", "2.00 s", "123 s", "2.50 GB", "5.65 TFLOPs"]
-    assert [page.span_of(x) for x in (0.853, 1.234, 7.77, 21.4)] == ["0.85×", "1.23×", "7.8×", "21×"]
-    assert page.factor(None) == "" and 'class="worse">(0.50×)' in page.factor(0.5)
+    assert [page.times(x) for x in (0.853, 1.234, 7.77, 21.4)] == ["0.85×", "1.23×", "7.8×", "21×"]
+    assert [page.percent(x) for x in (0.055, 0.5, 0.0)] == ["5.5\xa0%", "50\xa0%", "0\xa0%"]
+    assert [page.listed(x) for x in ([8], [8, 16], [8, 16, 64])] == ["8", "8 and 16", "8, 16 and 64"]
 
 
 def test_the_machine_is_described():
@@ -276,7 +280,7 @@ def demo(tmp_path_factory):
         sizes=(96, 64),
         budgets=(8, 16),
         photographs=("astronaut", "flower"),
-        budget_seconds=60,  # a loaded machine must not leave pictures out
+        budget_seconds=600,  # a loaded machine must not leave out pictures or runs
         model="veca_nano_patch16",
         device="cpu",
     )
@@ -351,7 +355,11 @@ def test_the_page_says_what_must_be_said(demo):
     assert record["machine"]["cpu"] in first and f"torch {record['machine']['torch']}" in first
     ratio = record["headline"]["time"]
     verdict = "faster" if ratio >= 1 else "slower"
-    assert f"{page.span_of(max(ratio, 1 / ratio))} {verdict}" in first
+    assert f"{page.times(max(ratio, 1 / ratio))} {verdict}" in first
+    for num_cores in (16, None):
+        assert page.seconds(conclusions.find(record["timings"], 96, num_cores)["median_s"]) in first
+    for row in record["ratios"]:
+        assert f'<span class="{"better" if row["time"] >= 1 else "worse"}">({page.times(row["time"])})</span>' in text
     assert "CC BY 2.0" in text and "640 × 427 px" in text  # whose the flower is, and its native size
     assert "veca demo --sizes 64 96" in re.sub(r" \\\n *", " ", text)
     for row in record["timings"]:
@@ -373,6 +381,21 @@ def test_the_page_survives_missing_measurements(demo, tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "77.7 s predicted" in text and "differs by more than" in text and "disagree" in text
     assert "&lt;slow&gt; machine" in text and "<slow>" not in text
+
+
+def test_names_on_the_page_are_escaped(demo, tmp_path):
+    script = "<script>alert(1)</script>"
+    record = json.loads(json.dumps(demo[1]))
+    record["models"][1]["name"] = record["photographs"][0]["name"] = record["machine"]["device"] = script
+    record["settings"]["model"] = script
+    write_html(record, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text and text.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+
+
+def test_a_name_without_a_value_is_an_error():
+    with pytest.raises(UndefinedError, match="'record' is undefined"):
+        page.render("demo.html")
 
 
 def test_the_page_links_to_a_brain_only_where_there_is_one(demo, tmp_path):

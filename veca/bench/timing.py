@@ -9,12 +9,13 @@ Every sample list is reported as its median with the 20 % and 80 % quantiles and
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+
+from ..inspect.stopwatch import wall_seconds
 
 __all__ = ["Budget", "Contender", "Timing", "measure", "num_buffer_sets", "summarize"]
 
@@ -159,7 +160,7 @@ def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dic
         try:
             with contender.context():
                 made = contender.make()
-                samples[name], calls[name] = [_wall(made[0])], made
+                samples[name], calls[name] = [wall_seconds(made[0])], made
         except Exception as error:
             results[name] = short_error(error)
     first = {name: summarize(times) for name, times in samples.items()}
@@ -172,17 +173,11 @@ def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dic
         for name in [n for n in samples if n in running and len(samples[n]) < wanted[n]]:
             try:
                 with contenders[name].context():
-                    samples[name].append(_wall(calls[name][i % len(calls[name])]))
+                    samples[name].append(wall_seconds(calls[name][i % len(calls[name])]))
             except Exception as error:  # a later run may need more memory than the first
                 results[name] = short_error(error)
                 del samples[name]
     return results | {name: summarize(times) for name, times in samples.items()}
-
-
-def _wall(call: Call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float) -> Timing:

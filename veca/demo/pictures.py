@@ -116,7 +116,7 @@ def draw_curves(record: Mapping[str, Any], out: Path) -> dict[str, str]:
     machine = record["machine"]
     caption = f"{machine['device']}, {machine['dtype']}, batch 1, one process, torch {machine['torch']}"
     if machine["device_type"] == "cpu":
-        caption += f", {machine['torch_threads']} threads"
+        caption += f", {machine['torch_threads']} thread{'s' * (machine['torch_threads'] != 1)}"
 
     def lines(key: str) -> tuple[dict[int, float], dict[int, dict[int, float]]]:
         every: dict[int | None, dict[int, float]] = {}

@@ -25,8 +25,8 @@ from ..zoo.sizes import VARIANTS
 from .agreement import Agreement, compare_implementations
 from .conclusions import headline, ratio_rows, slopes, summarise_agreement, timing_notes
 from .report import write_html
+from .schedule import Case, Measured, Schedule
 from .settings import DemoSettings
-from .timing import Case, Measured, Stopwatch
 
 __all__ = ["check_request", "run_demo"]
 
@@ -39,7 +39,7 @@ _VITS = {
 }
 # shares of the time, by when parts should be over
 _EARLY_END, _PICTURES_END, _LATE_END, _REPEAT_END = 0.27, 0.6, 0.97, 0.85
-_GRACE, _LEAST_REPEAT = 0.2, 0.04  # shares too: see Stopwatch.run; repetitions get this much however late it is
+_GRACE, _LEAST_REPEAT = 0.2, 0.04  # shares too: see Schedule.run; repetitions get this much however late it is
 _REFERENCE_TOKENS = 1200  # the dense reference holds H T^2 scores, in fp64 here
 
 
@@ -112,25 +112,25 @@ def _measure(
     flops = _flops(veca, vit, settings.sizes, settings.budgets)
     agreement = _agreement(veca, names, settings.sizes, num_cores, image_of, report)
     split = max(len(settings.sizes) - 1, 1)
-    stopwatch = Stopwatch(veca, vit, image_of, flops_of, weight.device, started + _EARLY_END * seconds, report)
-    stopwatch.run(settings.sizes[:split], settings.budgets, grace=_GRACE * seconds)
-    stopwatch.deadline = max(stopwatch.deadline, time.monotonic() + _LEAST_REPEAT * seconds)
-    stopwatch.repeat()
-    rate = max(flops_of(m.case) / m.median for m in stopwatch.measured if m.seconds and m.case.num_cores)
+    schedule = Schedule(veca, vit, image_of, flops_of, weight.device, started + _EARLY_END * seconds, report)
+    schedule.run(settings.sizes[:split], settings.budgets, grace=_GRACE * seconds)
+    schedule.deadline = max(schedule.deadline, time.monotonic() + _LEAST_REPEAT * seconds)
+    schedule.repeat()
+    rate = max(flops_of(m.case) / m.median for m in schedule.measured if m.seconds and m.case.num_cores)
     photographs, notes = picture_photographs(
         veca, names, settings.sizes, num_cores, rate, settings.out, started + _PICTURES_END * seconds, report
     )
     # the size that takes longest comes last and has the time that nothing else needed
-    stopwatch.deadline = started + _LATE_END * seconds
-    stopwatch.run(settings.sizes[split:], settings.budgets)
-    stopwatch.deadline = max(started + _REPEAT_END * seconds, time.monotonic() + _LEAST_REPEAT * seconds)
-    stopwatch.repeat()
+    schedule.deadline = started + _LATE_END * seconds
+    schedule.run(settings.sizes[split:], settings.budgets)
+    schedule.deadline = max(started + _REPEAT_END * seconds, time.monotonic() + _LEAST_REPEAT * seconds)
+    schedule.repeat()
 
-    extra = sorted({m.case.size for m in stopwatch.measured} - set(settings.sizes))
+    extra = sorted({m.case.size for m in schedule.measured} - set(settings.sizes))
     return {
         "photographs": photographs,
         "flops": flops + _flops(veca, vit, extra, settings.budgets),
-        "timings": [_timing_row(m) for m in stopwatch.measured],
+        "timings": [_timing_row(m) for m in schedule.measured],
         "agreement": summarise_agreement(agreement, weight.dtype),
         "agreement_blocks": [row._asdict() for row in agreement],
         "notes": notes,

@@ -1,12 +1,14 @@
-"""Two models against the clock, by turns, within a time limit.
+"""The schedule of the measurements: two models run by turns within a time limit.
 
-Sizes come smallest first, and each case runs once before any runs again. What a run will take is predicted from
-those made: for full attention t = b P + c P^2 with P patches, for VECA t = a + b FLOPs. Within a size all cases
-take turns (A B C A B C ...), so that whatever slows the machine slows all of them; reported is the median. An
-untimed run comes first where a run is short; where it is long the first timed run also measures memory. A case
-that would not fit into the time left is left out, and the ViT measured at a smaller size instead.
+Sizes come smallest first, and each case runs once before any case runs again. Within a size all cases take turns (A B C
+A B C ...), so that a slow moment of the machine affects all of them. The report shows medians.
+
+The time of a run is predicted from earlier runs. With P patches, full attention is fitted by t = b P + c P^2, and VECA
+by t = a + b FLOPs. A short run is preceded by an untimed one. If a run is long, the first timed run also measures
+memory. A case that does not fit into the time left is left out, and the ViT is measured at a smaller size instead.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from ..inspect.cost import num_patches, peak_bytes
+from ..inspect.stopwatch import wall_seconds
 
-__all__ = ["Case", "Measured", "Stopwatch", "fit_time"]
+__all__ = ["Case", "Measured", "Schedule", "fit_time"]
 
-_LONG = 1.5  # seconds; a case predicted above gets no untimed run
+_LONG = 1.5  # seconds; a case with a longer prediction gets no untimed run
 _MOST_ROUNDS = 5
 _STEP = 128  # pixels; a size made smaller is a multiple of this
-_MARGIN = 1.15  # on predictions
+_MARGIN = 1.15  # factor on predictions
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model at a size. `num_cores` None is the ViT."""
+    """One model at one image side in pixels. `num_cores` is None for the ViT."""
 
     size: int
     num_cores: int | None
@@ -38,15 +41,15 @@ class Case:
 
 @dataclass
 class Measured:
-    """What the clock said.
+    """The measurements of one case.
 
     Attributes:
-        case: what ran.
-        seconds: of each timed run; empty where there was no time for one.
-        peak_bytes: beyond weights and input; None where nothing ran.
-        warm: whether an untimed run came first.
-        predicted: seconds expected before the first run at this size; None at the smallest size.
-        note: why this size, where nobody asked for it.
+        case: Model and image side.
+        seconds: Duration of each timed run, in seconds; empty if there was no time for a run.
+        peak_bytes: Peak memory beyond weights and input; None if nothing ran.
+        warm: Whether an untimed run came first.
+        predicted: Seconds that were expected before the first run; None at the smallest size.
+        note: Why this size was measured, if it was not asked for.
     """
 
     case: Case
@@ -58,46 +61,43 @@ class Measured:
 
     @property
     def median(self) -> float | None:
-        ordered = sorted(self.seconds)
-        middle = len(ordered) // 2
-        if not ordered:
-            return None
-        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+        return statistics.median(self.seconds) if self.seconds else None
 
 
 def fit_time(sizes: Sequence[int], seconds: Sequence[float], powers: tuple[int, int]) -> Callable[[int], float]:
-    """Least squares fit t = x s^i + y s^j with x, y >= 0.
+    """Fit t = x s^i + y s^j with x, y >= 0 by least squares.
 
     Args:
-        sizes: s, at least two different ones.
-        seconds: t at each.
-        powers: (i, j).
+        sizes: Values of s, at least two different ones.
+        seconds: Time t of each size.
+        powers: The powers (i, j).
 
     Returns:
-        s -> t.
+        A function from s to t.
     """
     unit = max(sizes)
     scaled = torch.tensor(sizes, dtype=torch.float64) / unit
     t = torch.tensor(seconds, dtype=torch.float64)
     columns = torch.stack([scaled**power for power in powers], 1)
     weights = torch.linalg.lstsq(columns, t[:, None]).solution.flatten()
-    if (weights < 0).any():  # the other term alone
+    if (weights < 0).any():  # fit the other term alone
         alone = (columns * t[:, None]).sum(0) / columns.square().sum(0)
         weights = torch.where(weights < 0, 0.0, alone)
     x, y = weights.tolist()
     return lambda size: x * (size / unit) ** powers[0] + y * (size / unit) ** powers[1]
 
 
-class Stopwatch:
-    """Runs cases until `deadline`.
+class Schedule:
+    """Decides which cases run next, and runs them until `deadline`.
 
     Args:
-        veca, vit: the models.
-        image_of: (size, round) -> normalised image (1, 3, size, size) on the device.
-        flops_of: FLOPs of a case.
-        device: where the models are.
-        deadline: `time.monotonic()` at which the last run should be over.
-        report: called with a few words before each run.
+        veca: VECA, on its device.
+        vit: ViT of the same width and depth.
+        image_of: Function (size, round) -> normalised image (1, 3, size, size) on the device.
+        flops_of: Function from a case to its FLOPs.
+        device: Device of both models.
+        deadline: Time on `time.monotonic()` at which the last run should end.
+        report: Function that receives a short message before each run.
     """
 
     def __init__(
@@ -117,14 +117,14 @@ class Stopwatch:
 
     @torch.inference_mode()
     def run(self, sizes: Sequence[int], budgets: Sequence[int], grace: float = 0.0) -> None:
-        """All cases once, smallest size first; may be called again with larger sizes and another `deadline`.
+        """Run all cases once, smallest size first. Further calls may add larger sizes with another `deadline`.
 
-        When time is short, the largest budget and the ViT matter most, the ViT at a smaller size if need be.
+        When time is short, the largest budget and the ViT come first, the ViT at a smaller size if needed.
 
         Args:
-            sizes: pixels.
-            budgets: numbers of cores.
-            grace: seconds beyond the deadline that those two may take before a smaller size is tried.
+            sizes: Image sides in pixels.
+            budgets: Numbers of cores.
+            grace: Seconds that those two may take beyond the deadline before a smaller size is tried.
         """
         main = max(budgets)
         for size in sorted(sizes):
@@ -149,7 +149,7 @@ class Stopwatch:
 
     @torch.inference_mode()
     def repeat(self) -> None:
-        """Further rounds, always at the size with the fewest, until the deadline or five of each."""
+        """Run further rounds, always at the size with the fewest, until the deadline or until each has five."""
         while True:
             rounds = []
             for size in {m.case.size for m in self.measured}:
@@ -166,7 +166,7 @@ class Stopwatch:
                 self._once(entry, count, timed=True)
 
     def predict(self, case: Case) -> float | None:
-        """Seconds of a run, from what has been measured; None before anything was."""
+        """Seconds that a run should take, from earlier runs; None before the first run."""
         timed = [m for m in self.measured if m.seconds]
         vit = case.num_cores is None
         known = [m for m in timed if (m.case.num_cores is None) == vit]
@@ -192,7 +192,7 @@ class Stopwatch:
         return any(m.case == case and m.seconds for m in self.measured)
 
     def _run_first(self, cases: Sequence[Case], note: str = "") -> None:
-        """The first timed run of each, after an untimed one of each where those are short."""
+        """Make the first timed run of each case, after an untimed run of each case that is short."""
         planned = [Measured(case, predicted=self.predict(case), note=note) for case in cases]
         for entry in planned:
             if (entry.predicted or 0.0) <= _LONG:
@@ -207,7 +207,7 @@ class Stopwatch:
         self.measured += [entry for entry in planned if entry.seconds]
 
     def _run_smaller(self, size: int, main: int) -> None:
-        """The ViT at the largest size below `size` that fits into the time left, beside VECA at the same size."""
+        """Run both models at the largest size below `size` that fits into the time left."""
         known = max((m.case.size for m in self.measured if m.seconds and m.case.num_cores is None), default=size)
         for smaller in range((size - 1) // _STEP * _STEP, known, -_STEP):
             pair = [Case(smaller, main), Case(smaller, None)]
@@ -216,25 +216,18 @@ class Stopwatch:
                 return
 
     def _once(self, entry: Measured, round_index: int, timed: bool) -> None:
-        """One forward pass; the first one of a case also measures memory."""
+        """Run one forward pass. The first one of a case also measures memory."""
         images = self.image_of(entry.case.size, round_index)
         cores = entry.case.num_cores
 
         def call() -> object:
             return self.vit.forward_features(images) if cores is None else self.veca.forward_features(images, cores)
 
-        self._synchronize()
-        started = time.perf_counter()
-        if entry.peak_bytes is None:
+        def call_with_memory() -> None:
             entry.peak_bytes = peak_bytes(call, self.device)
-        else:
-            call()
-        self._synchronize()
+
+        seconds = wall_seconds(call_with_memory if entry.peak_bytes is None else call, self.device)
         if timed:
-            entry.seconds.append(time.perf_counter() - started)
+            entry.seconds.append(seconds)
         else:
             entry.warm = True
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
