@@ -34,12 +34,13 @@ VECA = {
     "demo": "data inspect model report zoo",
     "bench": "inspect model report zoo",
     "train": "data model zoo",
-    "large": "model",
+    "large": "files model",
     "inspect": "data model",
     "zoo": "model",
     "model": "",
     "report": "",
     "data": "",
+    "files": "",
 }
 BRAIN = {
     "": "",
@@ -63,7 +64,7 @@ BRAIN = {
 # what each package uses of the one below: rooms of it, "" for its public names
 BELOW = {
     "veca": {"veca_kernels": {""}},
-    "brainmodels": {"veca": {"", "model", "zoo", "data", "train", "report"}, "veca_kernels": {""}},
+    "brainmodels": {"veca": {"", "model", "zoo", "data", "files", "train", "report"}, "veca_kernels": {""}},
 }
 TABLES = {"veca_kernels": KERNELS, "veca": VECA, "brainmodels": BRAIN}
 SUPPORT = ("support", "triton")  # the one pair of rooms that know each other

@@ -17,16 +17,15 @@ import json
 import logging
 import os
 import platform
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from veca.files import whole_folder
 
 from ..errors import LayoutError
 from ..versions import library_versions
@@ -86,7 +85,7 @@ def write_prepared(
     out = Path(out)
     if out.exists():
         raise LayoutError(f"expected a folder that does not exist yet, got {out}; remove it or choose another")
-    with _folder(out) as folder:
+    with whole_folder(out) as folder:
         memory = _Memory(folder)
         dataset, subject = load(memory.allocate)
         _write(dataset, subject, folder, memory, image_size, progress, command)
@@ -256,19 +255,6 @@ def _read_space(path: Path, facts: Mapping[str, Any]) -> VoxelSpace | SensorSpac
     rois = dict(zip(facts["rois"], arrays["rois"], strict=True))
     shape = tuple(facts["shape"])
     return VoxelSpace(facts["name"], arrays["index"], shape, arrays.get("affine"), rois, arrays.get("ncsnr"))
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when all went well, and is removed otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
-    try:
-        yield folder
-        os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from veca.files import whole_file
 
 from ..errors import AxisError, BrainDataError, LayoutError
 from ..features.base import weights_hash
@@ -81,8 +82,10 @@ class TokenMap(nn.Module):
             "trained": self.trained,
         }
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        _replace(folder / "weights.safetensors", lambda path: save_file(weights, path))
-        _replace(folder / "config.json", lambda path: path.write_text(json.dumps(content, indent=1)))
+        with whole_file(folder / "weights.safetensors", shared=True) as partial:
+            save_file(weights, partial)
+        with whole_file(folder / "config.json", shared=True) as partial:
+            partial.write_text(json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -219,12 +222,3 @@ def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator
             order = torch.randperm(count, generator=generator)
         rows, order = order[:size], order[size:]
         yield rows
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f".{path.name}-{os.urandom(4).hex()}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
