@@ -34,13 +34,14 @@ VECA = {
     "demo": "data inspect model report zoo",
     "bench": "inspect model report zoo",
     "train": "data model zoo",
-    "large": "files model",
+    "large": "files hashes model",
     "inspect": "data model",
     "zoo": "model",
     "model": "",
     "report": "",
     "data": "",
     "files": "",
+    "hashes": "",
 }
 BRAIN = {
     "": "",
@@ -53,7 +54,7 @@ BRAIN = {
     "baselines": "data errors metrics",
     "nn": "errors features records",
     "metrics": "data errors features versions",
-    "features": "data errors",
+    "features": "data errors versions",
     "simulated": "data errors layouts",
     "layouts": "data errors",
     "data": "errors versions",
@@ -64,7 +65,7 @@ BRAIN = {
 # what each package uses of the one below: rooms of it, "" for its public names
 BELOW = {
     "veca": {"veca_kernels": {""}},
-    "brainmodels": {"veca": {"", "model", "zoo", "data", "files", "train", "report"}, "veca_kernels": {""}},
+    "brainmodels": {"veca": {"", "model", "zoo", "data", "files", "hashes", "train", "report"}, "veca_kernels": {""}},
 }
 TABLES = {"veca_kernels": KERNELS, "veca": VECA, "brainmodels": BRAIN}
 SUPPORT = ("support", "triton")  # the one pair of rooms that know each other

@@ -12,7 +12,6 @@ dataset = load_prepared("prepared/subj01")
 A folder is written under another name and renamed when it is complete; the user's own data are only read.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from veca.files import whole_folder
+from veca.hashes import file_digest, hex_digest
 
 from ..errors import LayoutError
 from ..versions import library_versions
@@ -274,17 +274,12 @@ def _check_file(path: Path, facts: Mapping[str, Any], verify: bool) -> None:
     if size != facts["bytes"]:
         state = "truncated" if size < facts["bytes"] else "longer than it was"
         raise LayoutError(f"expected {facts['bytes']} bytes of {path}, got {size}: the file is {state}; copy it again")
-    if verify and _sha256(path) != facts["sha256"]:
+    if verify and file_digest(path) != facts["sha256"]:
         raise LayoutError(f"expected {path} with SHA-256 {facts['sha256'][:12]}..., got a changed file; copy it again")
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -295,13 +290,12 @@ def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
         if not path.is_file():
             continue
         if path.stat().st_size <= _WHOLE:
-            hashes[name] = _sha256(path)
+            hashes[name] = file_digest(path)
             continue
         with path.open("rb") as file:
-            digest = hashlib.sha256(file.read(_END))
+            first = file.read(_END)
             file.seek(-_END, os.SEEK_END)
-            digest.update(file.read(_END))
-        hashes[name] = f"ends:{digest.hexdigest()}"
+            hashes[name] = f"ends:{hex_digest([first, file.read(_END)])}"
     return hashes
 
 

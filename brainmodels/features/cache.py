@@ -13,7 +13,6 @@ the shard whose name sorts first counts. They skip what others have finished, bu
 own ids, such as `ids[rank::world]`.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -29,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from veca.files import sync, whole_file, whole_folder
+from veca.hashes import hex_digest
 
 from ..data.stimuli import StimulusSet
 from ..errors import BrainDataError, IdError, LayoutError, NormalizationError, near_names
@@ -365,7 +365,7 @@ def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 def _hash(pixels: np.ndarray) -> str:
     """Of a uint8 picture; 32 hexadecimal digits."""
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
+    return hex_digest([repr(pixels.shape), pixels], 32)
 
 
 def _half(values: np.ndarray, kind: str, ids: list[str], name: str) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What is learned from the tokens of images alone, before any brain comes in: the base of decoders and adapters."""
 
-import hashlib
 import json
 import logging
 import math
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from veca.files import whole_file
+from veca.hashes import json_digest, weights_hash
 
 from ..errors import AxisError, BrainDataError, LayoutError
-from ..features.base import weights_hash
 from ..features.weights import load_strictly
 from ..records import from_json, to_json
 
-__all__ = ["TokenMap", "Tokens", "check_shape", "digest", "read", "statistics"]
+__all__ = ["TokenMap", "Tokens", "check_shape", "read", "statistics"]
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class TokenMap(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with the weights and with the size."""
-        return digest(self.kind, to_json(self.size), weights_hash(self))
+        return json_digest([self.kind, to_json(self.size), weights_hash(self)])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """What the map makes of tokens (n, m, d), on its own device; 64 at a time, so that n may be large.
@@ -186,11 +185,6 @@ def check_shape(tokens: Tokens, shape: tuple[int, ...], what: str) -> None:
     """Raise an `AxisError` unless tokens are (n, *shape)."""
     if tuple(tokens.shape[1:]) != shape:
         raise AxisError(f"expected tokens of {what} (n, {', '.join(map(str, shape))}), got {tuple(tokens.shape)}")
-
-
-def digest(*content: Any) -> str:
-    """Twelve hexadecimal digits: the start of the SHA-256 of values as canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
 
 
 def statistics(tokens: Tokens) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..files import sync, whole_file
+from ..hashes import hex_digest, tensor_parts
 from .sources import ImageSource
 
 __all__ = ["DirectoryResidual", "MemoryResidual", "PatchFile", "Progress", "fingerprint"]
@@ -143,10 +144,7 @@ class PatchFile:
 
 def fingerprint(model: nn.Module, image: ImageSource, device: torch.device, **options: Any) -> dict[str, Any]:
     """Plain values, equal for two calls that compute the same numbers."""
-    weights = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    weights = hex_digest(tensor_parts(model.state_dict()), hasher=hashlib.blake2b(digest_size=16))
     settings = {
         f"{name}.{key}": value
         for name, module in model.named_modules()
@@ -157,7 +155,7 @@ def fingerprint(model: nn.Module, image: ImageSource, device: torch.device, **op
         "image": image.identity(),
         "mean": image.mean,
         "std": image.std,
-        "weights": weights.hexdigest(),
+        "weights": weights,
         "model": settings,
         "torch": torch.__version__,
         "device": device.type,
