@@ -28,6 +28,7 @@ from veca.files import whole_folder
 from veca.hashes import file_digest, hex_digest
 
 from ..errors import LayoutError
+from ..records import plain
 from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
 from .responses import Responses, TrialTable
@@ -304,18 +305,7 @@ def _versions() -> dict[str, str]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, default=_plain), encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """numpy numbers and arrays, paths and sets in provenance and params."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"expected JSON, got {type(value).__name__}")
+    path.write_text(json.dumps(plain(content), indent=1), encoding="utf-8")
 
 
 def _read_json(path: Path) -> Any:
