@@ -2,18 +2,37 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+import numpy as np
 
 from .errors import BrainDataError, near_names
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "plain", "to_json"]
 
 Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> dict[str, Any]:
     """A dataclass, and those within it, as dictionaries, lists, numbers and strings."""
-    return _listed(asdict(record))
+    return plain(asdict(record))
+
+
+def plain(value: Any) -> Any:
+    """A value in JSON types: numbers and arrays of NumPy, tuples, sets and paths are converted at any depth.
+
+    Keys of mappings become text, and sets become sorted lists. Other values stay as they are.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def from_json(kind: type[Record], content: Mapping[str, Any], where: str | None = None) -> Record:
@@ -41,9 +60,3 @@ def _valued(kind: Any, value: Any, where: str | None) -> Any:
     if is_dataclass(kind):
         return from_json(kind, value, where)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["library_versions"]
+__all__ = ["library_versions", "release"]
 
 
 @cache
@@ -17,3 +17,12 @@ def library_versions(*packages: str) -> Mapping[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def release(distribution: str) -> str:
+    """Version of an installed distribution without the name of its build: "2.9.0+cpu" gives "2.9.0".
+
+    Raises:
+        PackageNotFoundError: It is not installed.
+    """
+    return version(distribution).split("+")[0]

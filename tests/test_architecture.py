@@ -34,28 +34,30 @@ VECA = {
     "demo": "data inspect model report zoo",
     "bench": "inspect model report zoo",
     "train": "data model zoo",
-    "large": "model",
+    "large": "files hashes model",
     "inspect": "data model",
     "zoo": "model",
     "model": "",
     "report": "",
     "data": "",
+    "files": "",
+    "hashes": "",
 }
 BRAIN = {
     "": "",
     "cli": "commands errors evaluation layouts training",
     "commands": "data errors evaluation features report simulated systems training",
     "report": "data errors evaluation metrics",
-    "evaluation": "baselines data errors features metrics nn simulated systems training",
+    "evaluation": "baselines data errors features metrics nn records simulated systems training",
     "systems": "data errors nn training",
     "training": "data errors features metrics nn records versions",
     "baselines": "data errors metrics",
     "nn": "errors features records",
-    "metrics": "data errors features versions",
-    "features": "data errors",
+    "metrics": "data errors features records versions",
+    "features": "data errors versions",
     "simulated": "data errors layouts",
     "layouts": "data errors",
-    "data": "errors versions",
+    "data": "errors records versions",
     "records": "errors",
     "errors": "",
     "versions": "",
@@ -63,7 +65,7 @@ BRAIN = {
 # what each package uses of the one below: rooms of it, "" for its public names
 BELOW = {
     "veca": {"veca_kernels": {""}},
-    "brainmodels": {"veca": {"", "model", "zoo", "data", "train", "report"}, "veca_kernels": {""}},
+    "brainmodels": {"veca": {"", "model", "zoo", "data", "files", "hashes", "train", "report"}, "veca_kernels": {""}},
 }
 TABLES = {"veca_kernels": KERNELS, "veca": VECA, "brainmodels": BRAIN}
 SUPPORT = ("support", "triton")  # the one pair of rooms that know each other

@@ -7,14 +7,14 @@ Y = train.array()                      # (images, voxels) fp32
 X = cache.get(train.image_ids)         # (images, features) fp32, found by id
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+
+from veca.hashes import json_digest
 
 from ..errors import AxisError, BrainDataError, IdError, LeakageError, near_names
 from .responses import Responses, TrialTable, positions
@@ -122,7 +122,7 @@ class Split:
     def hash(self) -> str:
         """Twelve hexadecimal digits that change with any id of any part, and with the sessions."""
         content = {key: value for key, value in self.to_json().items() if key not in ("name", "params")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return json_digest(content, compact=False)
 
     def to_json(self) -> dict[str, Any]:
         """All of the split in lists and strings."""

@@ -4,12 +4,13 @@ Disjoint ids are asserted by `Split`, the ids of a normaliser by `Normalizer.che
 `brainmodels.metrics.controls.block_shuffle`.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from veca.hashes import hex_digest
 
 from ..errors import BrainDataError, LeakageError
 from .dataset import PARTS, Split
@@ -97,4 +98,4 @@ def _contents(stimuli: StimulusSet, name: str, content: str) -> list:
     if content == "captions":
         return sorted({" ".join(text.lower().split()) for text in stimuli.captions(name)})
     pixels = stimuli.image(name)
-    return [(pixels.shape, hashlib.sha256(pixels.tobytes()).hexdigest())]
+    return [(pixels.shape, hex_digest([pixels]))]

@@ -12,15 +12,11 @@ dataset = load_prepared("prepared/subj01")
 A folder is written under another name and renamed when it is complete; the user's own data are only read.
 """
 
-import hashlib
 import json
 import logging
 import os
 import platform
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +24,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from veca.files import whole_folder
+from veca.hashes import file_digest, hex_digest
+
 from ..errors import LayoutError
+from ..records import plain
 from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
 from .responses import Responses, TrialTable
@@ -86,7 +86,7 @@ def write_prepared(
     out = Path(out)
     if out.exists():
         raise LayoutError(f"expected a folder that does not exist yet, got {out}; remove it or choose another")
-    with _folder(out) as folder:
+    with whole_folder(out) as folder:
         memory = _Memory(folder)
         dataset, subject = load(memory.allocate)
         _write(dataset, subject, folder, memory, image_size, progress, command)
@@ -258,19 +258,6 @@ def _read_space(path: Path, facts: Mapping[str, Any]) -> VoxelSpace | SensorSpac
     return VoxelSpace(facts["name"], arrays["index"], shape, arrays.get("affine"), rois, arrays.get("ncsnr"))
 
 
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when all went well, and is removed otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
-    try:
-        yield folder
-        os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two arrays are the same memory, shape and type."""
     return (
@@ -288,17 +275,12 @@ def _check_file(path: Path, facts: Mapping[str, Any], verify: bool) -> None:
     if size != facts["bytes"]:
         state = "truncated" if size < facts["bytes"] else "longer than it was"
         raise LayoutError(f"expected {facts['bytes']} bytes of {path}, got {size}: the file is {state}; copy it again")
-    if verify and _sha256(path) != facts["sha256"]:
+    if verify and file_digest(path) != facts["sha256"]:
         raise LayoutError(f"expected {path} with SHA-256 {facts['sha256'][:12]}..., got a changed file; copy it again")
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -309,13 +291,12 @@ def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
         if not path.is_file():
             continue
         if path.stat().st_size <= _WHOLE:
-            hashes[name] = _sha256(path)
+            hashes[name] = file_digest(path)
             continue
         with path.open("rb") as file:
-            digest = hashlib.sha256(file.read(_END))
+            first = file.read(_END)
             file.seek(-_END, os.SEEK_END)
-            digest.update(file.read(_END))
-        hashes[name] = f"ends:{digest.hexdigest()}"
+            hashes[name] = f"ends:{hex_digest([first, file.read(_END)])}"
     return hashes
 
 
@@ -324,18 +305,7 @@ def _versions() -> dict[str, str]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, default=_plain), encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """numpy numbers and arrays, paths and sets in provenance and params."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"expected JSON, got {type(value).__name__}")
+    path.write_text(json.dumps(plain(content), indent=1), encoding="utf-8")
 
 
 def _read_json(path: Path) -> Any:

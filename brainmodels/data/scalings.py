@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import AxisError, NormalizationError, UnitsError
+from .moments import Moments
 from .responses import Responses, TrialTable
 
 __all__ = ["PSC", "SCALINGS", "STORED_PER_PERCENT", "Scaling", "column_statistics"]
@@ -61,21 +62,17 @@ def column_statistics(
     Returns:
         samples (G,), mean (G, V), sum of squared deviations (G, V).
     """
-    shape = (num_groups, responses.num_voxels)
-    count, mean, spread = np.zeros(num_groups, np.int64), np.zeros(shape), np.zeros(shape)
+    found = [Moments() for _ in range(num_groups)]
     for positions, batch in _batches(responses, rows):
         for group in np.unique(groups[positions]):
-            part = batch[groups[positions] == group].astype(np.float64)
+            part = batch[groups[positions] == group]
             part = part if part.ndim == 2 else np.moveaxis(part, 1, 2).reshape(-1, part.shape[1])
-            total = count[group] + len(part)
             with np.errstate(invalid="ignore"):  # missing and infinite values make their column NaN
-                new_mean = part.mean(0)
-                change = new_mean - mean[group]
-                spread[group] += np.square(part - new_mean).sum(0)
-                spread[group] += np.square(change) * (count[group] * len(part) / total)
-                mean[group] += change * (len(part) / total)
-            count[group] = total
-    return count, mean, spread
+                found[group].add(part)
+    mean, spread = np.zeros((2, num_groups, responses.num_voxels))
+    for group, item in enumerate(found):
+        mean[group], spread[group] = item.mean, item.total
+    return np.array([item.count for item in found]), mean, spread
 
 
 class _Factor:

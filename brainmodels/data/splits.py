@@ -8,11 +8,12 @@ first_session(trials, split.test).params["budget"]  # "680 trials of 671 images 
 `holdout_combo`, whose test images combine labels as no train image does, is `combinations.combination_holdout`.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from veca.hashes import hex_digest
 
 from ..errors import BrainDataError, IdError, LeakageError
 from .budgets import budget
@@ -384,7 +385,7 @@ def _groups(trials: TrialTable, by: str, concepts: Mapping[str, str] | None, sho
 
 def hashed(seed: int | str, name: str) -> int:
     """64 bits of the SHA-256 of "seed:name": an order of names that does not change when others are added."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
+    return int(hex_digest([f"{seed}:{name}"], 16), 16)
 
 
 def _presentations(trials: TrialTable) -> dict[str, int]:

@@ -4,7 +4,6 @@ The score of a picture is one of decoding and drawing together. The row from tru
 works. The row from another image's responses says what a picture scores by chance.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from veca.hashes import hex_digest, json_digest
+
 from ..data import BrainDataset, Pairs
 from ..errors import BrainDataError
 from ..features import Extractor, FeatureCache, TokenScaler, extractor
@@ -22,7 +23,6 @@ from ..metrics import Score, metric, not_available
 from ..metrics.image import examples, ssim
 from ..metrics.retrieval import correlation_matrix, identification
 from ..metrics.statistics import score_images
-from ..nn.token_map import digest
 from ..nn.tokens_to_image import Blend, ConvDecoder, DecoderSize, NearestImage, TokensToImage
 from ..simulated import SimulatedDataset, scene_stimuli
 from .encoding import Study
@@ -332,7 +332,7 @@ def _conv_decoder(
     progress: bool,
 ) -> ConvDecoder:
     """The decoder of these inputs: trained now, or found in `out`."""
-    key = digest(fingerprint, _state(space.scaler), bank.ids, vars(size), error, STEPS, TRUE_SHARE, study.seed)
+    key = json_digest([fingerprint, _state(space.scaler), bank.ids, vars(size), error, STEPS, TRUE_SHARE, study.seed])
     folder = Path(out) / key
     if (folder / "config.json").is_file():
         _log.info("pictures are drawn by %s, trained before", folder)
@@ -346,7 +346,5 @@ def _conv_decoder(
 
 def _state(scaler: TokenScaler | None) -> str:
     """What changes with any number of a scaler."""
-    content = hashlib.sha256()
-    for name, value in sorted(({} if scaler is None else scaler.state_dict()).items()):
-        content.update(name.encode() + np.ascontiguousarray(value).tobytes())
-    return content.hexdigest()
+    state = {} if scaler is None else scaler.state_dict()
+    return hex_digest(part for name, value in sorted(state.items()) for part in (name, np.asarray(value)))

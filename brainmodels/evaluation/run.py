@@ -20,6 +20,7 @@ from ..data.normalize import default_normalizer, fit_normalizer
 from ..errors import BrainDataError
 from ..features import FeatureCache
 from ..features.sets import FeatureSet, feature_rows
+from ..records import plain
 from ..simulated import SimulatedDataset
 from .decoding import Decoded, decode
 from .encoding import Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
@@ -215,7 +216,7 @@ def _record(
 ) -> dict[str, Any]:
     """What was done to what, ready for JSON."""
     return {
-        "settings": {name: _plain(value) for name, value in asdict(settings).items()},
+        "settings": plain(asdict(settings)),
         "machine": describe_machine(torch.device("cpu"), torch.float32),
         "data": _describe(dataset, study),
         "alignment": str(alignment),
@@ -318,9 +319,3 @@ def _describe(dataset: BrainDataset, study: Study) -> dict[str, Any]:
 def _step(bar: tqdm, text: str) -> None:
     bar.set_postfix_str(text)
     bar.update()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

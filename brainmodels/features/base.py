@@ -3,8 +3,6 @@
 output = extractor("gabor").encode(images)  # FeatureOutput(tokens (B, m, d), pooled (B, p))
 """
 
-import hashlib
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import AxisError, BrainDataError, NormalizationError, check_choice
+from veca.hashes import hex_digest
 
-__all__ = ["Extractor", "FeatureOutput", "weights_hash"]
+from ..errors import AxisError, BrainDataError, NormalizationError, check_choice
+from ..versions import release
+
+__all__ = ["Extractor", "FeatureOutput"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 VALUE_MAPS = ("identity", "mindeye2")
@@ -121,13 +122,13 @@ class Extractor(nn.Module):
             },
             "dtype": self.dtype,
             "settings": self.settings(),
-            "versions": {name: _version(name) for name in ("torch", *self.libraries)},
+            "versions": {name: release(name) for name in ("torch", *self.libraries)},
         }
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits: the start of the SHA-256 of `config()`."""
-        return hashlib.sha256(self.config().encode()).hexdigest()[:12]
+        return hex_digest([self.config()], 12)
 
     def settings(self) -> dict[str, Any]:
         """What `config` adds for this kind of extractor: weights, layer, pooling. Plain JSON values."""
@@ -148,16 +149,3 @@ class Extractor(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (f"{self.name!r}, {self.input_size} px, {self.fingerprint()}", self.note)))
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of all weights, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _version(distribution: str) -> str:
-    return importlib.metadata.version(distribution).split("+")[0]  # builds of one version count as one

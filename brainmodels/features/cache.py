@@ -13,7 +13,6 @@ the shard whose name sorts first counts. They skip what others have finished, bu
 own ids, such as `ids[rank::world]`.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -28,6 +27,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from veca.files import sync, whole_file, whole_folder
+from veca.hashes import hex_digest
+
 from ..data.stimuli import StimulusSet
 from ..errors import BrainDataError, IdError, LayoutError, NormalizationError, near_names
 from .base import Extractor
@@ -38,7 +40,7 @@ _log = logging.getLogger(__name__)
 FORMAT = 1
 KINDS = ("tokens", "pooled")
 SHARD = re.compile(r"\d{6}-[0-9a-f]{8}")
-PARTIAL = ".partial-"
+PARTIAL = ".partial-"  # as `whole_folder` names it
 STALE = 3600  # seconds after which what a killed writer left is removed
 REFERENCE_VALUES, REFERENCE_TOLERANCE = 64, 0.02  # the latter lets devices and their matmul precisions differ
 
@@ -227,11 +229,9 @@ class FeatureCache:
     def _publish(self, writer: str, arrays: dict[str, np.ndarray]) -> None:
         """Write a shard aside, then give it its name: numbered after all that this process knows."""
         number = 1 + max((int(name.split("-")[0]) for name in self._shards), default=-1)
-        partial = self.folder / f"{PARTIAL}{number:06d}-{writer}"
-        partial.mkdir()
-        for name, array in arrays.items():
-            _write(partial / f"{name}.npy", array)
-        os.rename(partial, self.folder / f"{number:06d}-{writer}")
+        with whole_folder(self.folder / f"{number:06d}-{writer}") as partial:
+            for name, array in arrays.items():
+                _write(partial / f"{name}.npy", array)
 
     def _verify(self, ids: list[str], progress: bool) -> None:
         for name in tqdm(ids, desc="comparing pictures", unit="images", disable=not progress or not ids):
@@ -258,9 +258,8 @@ class FeatureCache:
                 "config": json.loads(self.extractor.config()),
                 "reference": reference.tolist(),
             }
-            partial = self.folder / f".meta-{os.urandom(4).hex()}"
-            partial.write_text(json.dumps(content, indent=1))
-            os.replace(partial, path)
+            with whole_file(path, shared=True) as partial:
+                partial.write_text(json.dumps(content, indent=1))
         stored = np.array(self._check_meta()["reference"])
         error = np.linalg.norm(stored - reference) / max(np.linalg.norm(stored), 1e-12)
         if not error <= REFERENCE_TOLERANCE:
@@ -366,7 +365,7 @@ def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 def _hash(pixels: np.ndarray) -> str:
     """Of a uint8 picture; 32 hexadecimal digits."""
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:32]
+    return hex_digest([repr(pixels.shape), pixels], 32)
 
 
 def _half(values: np.ndarray, kind: str, ids: list[str], name: str) -> np.ndarray:
@@ -385,7 +384,5 @@ def _half(values: np.ndarray, kind: str, ids: list[str], name: str) -> np.ndarra
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+    np.save(path, array, allow_pickle=False)
+    sync(path)

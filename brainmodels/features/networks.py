@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import veca
+from veca.hashes import weights_hash
 from veca.model.features import pool
 from veca.zoo.sizes import VARIANTS
 
 from ..errors import BrainDataError, LayoutError, check_choice
-from .base import Extractor, weights_hash
+from .base import Extractor
 from .weights import check_source, load_strictly, seeded
 
 __all__ = ["NetworkFeatures", "VECAFeatures", "veca_features"]

@@ -1,15 +1,16 @@
 """Fewer and narrower tokens: means over the cells of a coarser grid, then principal components of the width."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from ..data.moments import Moments
 from ..errors import AxisError, BrainDataError
 
-__all__ = ["Array", "TokenReduction", "matched", "moments"]
+__all__ = ["Array", "TokenReduction", "matched"]
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 _NULL = 1e-12  # of the largest variance: a component with less is the rounding of fp32
@@ -64,8 +65,8 @@ class TokenReduction:
         if self.width > full_width:
             raise AxisError(f"expected a width of at most {full_width}, that of the tokens, got {self.width}")
         rows = (self._averaged(block).reshape(-1, full_width) for block in chain([first], blocks))
-        mean, covariance = moments(rows, lambda x: x.T @ x)
-        variances, axes = np.linalg.eigh(covariance)  # rising
+        found = Moments.of(rows, lambda x: x.T @ x)
+        variances, axes = np.linalg.eigh(found.variance)  # rising
         rank = int((variances > _NULL * variances[-1]).sum())
         if self.width > rank:
             raise BrainDataError(
@@ -74,7 +75,7 @@ class TokenReduction:
             )
         components = axes[:, : -self.width - 1 : -1].T
         largest = np.take_along_axis(components, np.abs(components).argmax(1, keepdims=True), 1)
-        self.center_ = mean.astype(np.float32)
+        self.center_ = found.mean.astype(np.float32)
         self.components_ = np.ascontiguousarray(components * np.sign(largest), np.float32)
         self.explained_ = float(variances[-self.width :].sum() / variances.sum())
         return self
@@ -141,26 +142,6 @@ class TokenReduction:
         cell = round(self.full_shape[0] ** 0.5) // self.side
         line = np.arange(self.side).repeat(cell)
         return (line[:, None] * self.side + line).ravel()
-
-
-def moments(blocks: Iterable[np.ndarray], spread: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, and mean spread about it, over the rows of all blocks, in fp64.
-
-    Blocks are merged as in Chan, Golub and LeVeque (1983): no sum of raw squares, in which a large mean would drown.
-
-    Args:
-        blocks: (rows, ...) each, one in memory at a time.
-        spread: sum over rows of products of deviations, such as `x.T @ x`, or of their squares.
-    """
-    count, mean, total = 0, 0.0, 0.0
-    for block in blocks:
-        block = block.astype(np.float64)
-        size, here = len(block), block.mean(0)
-        shift = (here - mean)[None]
-        total = total + spread(block - here) + spread(shift) * (count * size / (count + size))
-        mean = mean + shift[0] * (size / (count + size))
-        count += size
-    return mean, total / count
 
 
 def matched(array: np.ndarray, values: Array) -> Array:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.moments import Moments
 from ..errors import AxisError, BrainDataError, LeakageError, NormalizationError, check_choice
 from .arrays import FeatureSource
-from .reduction import Array, TokenReduction, matched, moments
+from .reduction import Array, TokenReduction, matched
 
 __all__ = ["TokenScaler"]
 
@@ -78,8 +79,8 @@ class TokenScaler:
         self.fitted_ids = frozenset()  # a fit that fails leaves no mixture of two
         if self.reduction is not None:
             self.reduction.fit(self._batches(source, names, batch_size))
-        mean, variance = moments(self._reduced_rows(source, names, batch_size), lambda x: (x**2).sum(0))
-        std = np.sqrt(variance)
+        found = Moments.of(self._reduced_rows(source, names, batch_size))
+        mean, std = found.mean, np.sqrt(found.variance)
         constant = std <= 1e-7 * np.maximum(np.abs(mean), 1e-7)
         self.mean_, self.std_ = mean.astype(np.float32), np.where(constant, 1, std).astype(np.float32)
         self.num_constant = int(constant.sum())

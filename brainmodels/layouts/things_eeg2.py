@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veca.files import whole_file
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
@@ -182,13 +184,8 @@ def convert_pickle(path: str | Path, out: str | Path) -> Path:
     for key, array in arrays.items():
         if array.dtype.hasobject:
             raise LayoutError(f"expected numbers or strings under {key!r} in {path}, got an array of Python objects")
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(out) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
     return out
 
 

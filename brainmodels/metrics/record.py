@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import BrainDataError, near_names
+from ..records import plain
 from ..versions import library_versions
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON types: `json.dumps(score.to_json(), allow_nan=False)` always works."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return plain(asdict(self))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
@@ -223,14 +224,6 @@ def _conditions(pairs: "Pairs") -> dict[str, Any]:
         "transductive": pairs.transductive,
         "repeats": "avg_voxels" if pairs.average == "repeats" else "single",
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value  # numpy scalars
 
 
 def _short(value: float) -> str:

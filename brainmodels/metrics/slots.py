@@ -5,8 +5,6 @@ loaded whole or not at all, and nothing is downloaded. A callable may fill any s
 scores, so that no number of another network can stand under the name of a published one.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +15,9 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 
+from veca.hashes import json_digest, weights_hash
+
 from ..errors import AxisError, BrainDataError, near_names, need
-from ..features.base import weights_hash
 from ..features.towers import open_clip_features
 from ..features.weights import check_source, load_strictly, seeded
 from ..versions import library_versions
@@ -191,7 +190,7 @@ def _fingerprint_of(source: Callable) -> str | None:
 
 def _fingerprint(slot: str, model: nn.Module) -> str:
     content = {"slot": slot, "weights": weights_hash(model), "versions": dict(library_versions("torchvision"))}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return json_digest(content, compact=False)
 
 
 def _tensor(found: Any, name: str) -> Tensor:

@@ -12,10 +12,12 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from veca.hashes import json_digest
+
 from ..errors import AxisError, BrainDataError, NormalizationError
 from ..features.weights import seeded
 from .sit import sincos_positions
-from .token_map import TokenMap, Tokens, check_shape, digest, read, statistics
+from .token_map import TokenMap, Tokens, check_shape, read, statistics
 
 __all__ = ["AdaptedGenerator", "AdapterSize", "TokenAdapter"]
 
@@ -149,7 +151,7 @@ class AdaptedGenerator:
 
     @property
     def fingerprint(self) -> str:
-        return digest("adapted_generator", self.adapter.fingerprint, self.name, self._generator_fingerprint)
+        return json_digest(["adapted_generator", self.adapter.fingerprint, self.name, self._generator_fingerprint])
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(n, 3, H, W) fp32 in [0, 1] of tokens (n, m1, d1).

@@ -1,10 +1,8 @@
 """What is learned from the tokens of images alone, before any brain comes in: the base of decoders and adapters."""
 
-import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,12 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from veca.files import whole_file
+from veca.hashes import json_digest, weights_hash
+
 from ..errors import AxisError, BrainDataError, LayoutError
-from ..features.base import weights_hash
 from ..features.weights import load_strictly
 from ..records import from_json, to_json
 
-__all__ = ["TokenMap", "Tokens", "check_shape", "digest", "read", "statistics"]
+__all__ = ["TokenMap", "Tokens", "check_shape", "read", "statistics"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class TokenMap(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with the weights and with the size."""
-        return digest(self.kind, to_json(self.size), weights_hash(self))
+        return json_digest([self.kind, to_json(self.size), weights_hash(self)])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """What the map makes of tokens (n, m, d), on its own device; 64 at a time, so that n may be large.
@@ -81,8 +81,10 @@ class TokenMap(nn.Module):
             "trained": self.trained,
         }
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        _replace(folder / "weights.safetensors", lambda path: save_file(weights, path))
-        _replace(folder / "config.json", lambda path: path.write_text(json.dumps(content, indent=1)))
+        with whole_file(folder / "weights.safetensors", shared=True) as partial:
+            save_file(weights, partial)
+        with whole_file(folder / "config.json", shared=True) as partial:
+            partial.write_text(json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -185,11 +187,6 @@ def check_shape(tokens: Tokens, shape: tuple[int, ...], what: str) -> None:
         raise AxisError(f"expected tokens of {what} (n, {', '.join(map(str, shape))}), got {tuple(tokens.shape)}")
 
 
-def digest(*content: Any) -> str:
-    """Twelve hexadecimal digits: the start of the SHA-256 of values as canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
-
-
 def statistics(tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Mean and population std of each feature over images and tokens, (d,); a constant feature has std 1."""
     count = tokens.shape[0] * tokens.shape[1]
@@ -219,12 +216,3 @@ def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator
             order = torch.randperm(count, generator=generator)
         rows, order = order[:size], order[size:]
         yield rows
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f".{path.name}-{os.urandom(4).hex()}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -8,11 +8,11 @@ seen; `ConvDecoder` draws what the tokens say of the layout and blurs the rest; 
 other tokens. Cores and other tokens without a grid go through the first or the last. Every score of pixels says which.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Protocol, Self
 
 import numpy as np
@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from veca.hashes import hex_digest, json_digest
+
 from ..errors import AxisError, BrainDataError, IdError
 from ..features.weights import seeded
-from .token_map import TokenMap, Tokens, check_shape, digest, read
+from .token_map import TokenMap, Tokens, check_shape, read
 
 __all__ = ["Blend", "ConvDecoder", "DecoderSize", "NearestImage", "TokensToImage"]
 
@@ -88,13 +90,11 @@ class NearestImage:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with ids, tokens and pictures of the bank, and with `centre`."""
-        content = hashlib.sha256()
-        for start in self._starts():
-            content.update(read(self.tokens, slice(start, start + self._step)).numpy())
-        for start in self._starts():
-            content.update(np.ascontiguousarray(self.images[start : start + self._step]))
+        parts = [slice(start, start + self._step) for start in self._starts()]
+        tokens, images = (read(self.tokens, part) for part in parts), (self.images[part] for part in parts)
+        content = hex_digest(chain(tokens, images))
         shapes = [list(self.tokens.shape), list(self.images.shape)]
-        return digest("nearest_image", self.centre, shapes, self.ids.tolist(), content.hexdigest())
+        return json_digest(["nearest_image", self.centre, shapes, self.ids.tolist(), content])
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(n, 3, H, W) fp32 in [0, 1] of tokens (n, m, d), on their device."""
@@ -298,7 +298,7 @@ class Blend:
 
     @property
     def fingerprint(self) -> str:
-        return digest("blend", self.share, self.low.fingerprint, self.semantic.fingerprint)
+        return json_digest(["blend", self.share, self.low.fingerprint, self.semantic.fingerprint])
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(n, 3, H, W) fp32 in [0, 1] of tokens (n, m, d), of the size of `semantic`."""

@@ -14,7 +14,6 @@ the number of subjects, and keeps signal, order and noise when the signal-to-noi
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import IntEnum
@@ -22,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+from veca.files import whole_file
 
 from ..data.dataset import Split, Subject
 from ..data.responses import Responses, TrialTable
@@ -168,14 +169,13 @@ def _in_file(sessions: Iterator, shape: tuple[int, int], stem: Path, recipe: dic
             raise LayoutError(f"expected {path} to be absent or of this simulation, got another; name a new folder")
         return np.load(path, mmap_mode="r")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    partial = stem.with_suffix(".partial")
-    values = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-    for rows, block in tqdm(sessions, f"simulating {stem.name}", recipe["preset"]["sessions"], disable=None):
-        values[rows] = block
-    values.flush()
-    del values
-    record.write_text(json.dumps(recipe, indent=1))
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        values = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        for rows, block in tqdm(sessions, f"simulating {stem.name}", recipe["preset"]["sessions"], disable=None):
+            values[rows] = block
+        values.flush()
+        del values
+        record.write_text(json.dumps(recipe, indent=1))
     return np.load(path, mmap_mode="r")
 
 

@@ -9,8 +9,6 @@
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from veca.files import whole_folder
 
 from ..errors import LayoutError
 from ..features import TokenScaler
@@ -37,17 +37,8 @@ def write_model(model: Any, folder: Path) -> Path:
     """Write a fitted model beside its folder, then give it its name."""
     if folder.exists() and not (folder / "meta.json").is_file():
         raise LayoutError(f"expected no folder {folder}, or one with a model to replace, got another")
-    partial, old = (folder.with_name(f".{kind}-{folder.name}-{os.getpid()}") for kind in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder, replace=True) as partial:
         _write_parts(model, partial)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

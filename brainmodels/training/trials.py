@@ -6,7 +6,6 @@ data = TrialData(table, {"subj01": recording}, {"subj01": scale}, {"train": {"su
 data.batch("train", "subj01", np.arange(24))
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from veca.hashes import hex_digest
 
 from ..data import Pairs, Responses, Subject, VoxelSpace, validation_ids
 from ..data.align import AlignmentReport, alignment_of
@@ -325,9 +326,9 @@ class TrialData:
             values = (self._matrix(subject, rows[ends]), scale.kept, scale.mean, scale.std, np.float64(scale.variance))
             found[subject] = {
                 "trials": len(rows),
-                "images": _digits("\n".join(ids.tolist()).encode()),
-                "tokens": _digits(self.tokens.get(ids[ends]).tobytes()),
-                "responses": _digits(*(part.tobytes() for part in values)),
+                "images": hex_digest(["\n".join(ids.tolist())], 12),
+                "tokens": hex_digest([self.tokens.get(ids[ends])], 12),
+                "responses": hex_digest(values, 12),
                 "voxels": self.recordings[subject].voxels,
             }
         return found
@@ -379,9 +380,4 @@ def _voxels_of(subject: Subject, columns: np.ndarray | None = None) -> str:
     if not isinstance(subject.space, VoxelSpace):
         return ""
     index = subject.space.index if columns is None else subject.space.index[columns]
-    content = f"{subject.space.name} {subject.space.shape}".encode() + np.ascontiguousarray(index, np.int64).tobytes()
-    return _digits(content)
-
-
-def _digits(*parts: bytes) -> str:
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+    return hex_digest([f"{subject.space.name} {subject.space.shape}", np.asarray(index, np.int64)], 12)

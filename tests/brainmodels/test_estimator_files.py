@@ -201,7 +201,7 @@ class TestWriting:
 
         with monkeypatch.context() as patch:
             if when == "name":
-                patch.setattr(files.os, "replace", full)
+                patch.setattr("os.replace", full)
             else:
                 patch.setattr(files, "save_file", full if when == "weights" else second_time_full)
             with pytest.raises(OSError, match="no space"):

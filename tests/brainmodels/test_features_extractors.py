@@ -72,7 +72,7 @@ def variants():
 def test_fingerprint_changes_with_each_field(monkeypatch):
     prints = {name: item.fingerprint() for name, item in variants()}
     with monkeypatch.context() as patch:
-        patch.setattr(base, "_version", lambda name: "0.0")
+        patch.setattr(base, "release", lambda name: "0.0")
         prints["versions"] = small(layer=1).fingerprint()
     assert len(set(prints.values())) == len(prints), prints
     assert prints["plain"] == small(layer=1).fingerprint()

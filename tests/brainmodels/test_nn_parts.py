@@ -1,8 +1,11 @@
 """Residual stacks, posteriors, shared losses and settings, each against its definition written out."""
 
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +16,7 @@ from brainmodels.nn import stack1d
 from brainmodels.nn.gaussian import Posterior
 from brainmodels.nn.losses import softclip, softclip_floor, squared_error
 from brainmodels.nn.stack1d import Attention1d, DownStack1d, ResBlock1d, UpStack1d
-from brainmodels.records import from_json, to_json
+from brainmodels.records import from_json, plain, to_json
 from brainmodels.training.recipe import TrainingStage
 
 
@@ -167,6 +170,14 @@ def test_settings_to_json_and_back():
     assert from_json(Outer, content) == outer
     with pytest.raises(BrainDataError, match=r"keys of TrainingStage .* got 'epoch'; near: epochs"):
         from_json(Outer, {"stage": {"epoch": 3}})
+
+
+def test_plain_values_are_those_of_json():
+    given = {1: (np.float32(0.5), np.int64(2), np.bool_(True)), "a": np.arange(4).reshape(2, 2), "b": {"y", "x"}}
+    assert plain(given) == {"1": [0.5, 2, True], "a": [[0, 1], [2, 3]], "b": ["x", "y"]}
+    nested = plain([None, "text", (Path("a") / "b", {"k": frozenset({2, 1})})])
+    assert nested == [None, "text", ["a/b", {"k": [1, 2]}]]
+    json.dumps([plain(given), nested])
 
 
 @pytest.mark.parametrize("lengths", [{}, {"steps": 1, "epochs": 1}])

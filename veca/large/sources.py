@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..hashes import hex_digest
+
 __all__ = ["ImageSource", "open_image"]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of PIL, by number of channels
@@ -39,10 +41,9 @@ class ImageSource:
 
     def identity(self) -> dict[str, Any]:
         """Plain values that change with the pixels, or with the file that holds them."""
-        digest = hashlib.blake2b(digest_size=16)
-        for strip in self.strips(max(1, _READ_BYTES // self.width)):
-            digest.update(strip.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return {"pixels": digest.hexdigest(), "height": self.height, "width": self.width, "dtype": str(self.dtype)}
+        strips = self.strips(max(1, _READ_BYTES // self.width))
+        digest = hex_digest(strips, hasher=hashlib.blake2b(digest_size=16))
+        return {"pixels": digest, "height": self.height, "width": self.width, "dtype": str(self.dtype)}
 
     def normalised_strips(self, rows: int, like: Tensor) -> Iterator[Tensor]:
         """As `strips`, on the device and in the dtype of `like`, normalised as `stream_features` says."""

@@ -5,7 +5,7 @@ Shapes: C cores, P patches, E embedding dim.
 
 import hashlib
 import json
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..files import sync, whole_file
+from ..hashes import hex_digest, tensor_parts
 from .sources import ImageSource
 
 __all__ = ["DirectoryResidual", "MemoryResidual", "PatchFile", "Progress", "fingerprint"]
@@ -82,13 +84,11 @@ class DirectoryResidual:
 
     def save(self, done: int, cores: Tensor, raw_xy: Tensor) -> None:
         """Make the patches after `done` blocks, and these cores, what a new run starts from."""
-        _sync(self._names[done % 2])
+        sync(self._names[done % 2])
         save_file({"cores": cores.contiguous(), "raw_xy": raw_xy.contiguous()}, self._cores(done))
-        _sync(self._cores(done))
-        partial = self._state.with_suffix(".partial")
-        partial.write_text(json.dumps({"blocks_done": done, "run": self.run}), encoding="utf-8")
-        _sync(partial)
-        os.replace(partial, self._state)
+        sync(self._cores(done))
+        with whole_file(self._state, durable=True) as partial:
+            partial.write_text(json.dumps({"blocks_done": done, "run": self.run}), encoding="utf-8")
         self._cores(done - 1).unlink(missing_ok=True)
 
     def after(self, done: int) -> Tensor:
@@ -130,23 +130,21 @@ class PatchFile:
     def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype):
         stored = torch.float32 if dtype == torch.bfloat16 else dtype
         self.path = path
-        self._partial = path.with_name(path.name + ".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = ExitStack()
+        partial = self._file.enter_context(whole_file(path))
         like = torch.empty(0, dtype=stored).numpy().dtype
-        self._array = np.lib.format.open_memmap(self._partial, mode="w+", dtype=like, shape=shape)
+        self._array = np.lib.format.open_memmap(partial, mode="w+", dtype=like, shape=shape)
         self.tensor = torch.from_numpy(self._array)
 
     def complete(self) -> None:
         self._array.flush()
-        os.replace(self._partial, self.path)
+        self._file.close()
 
 
 def fingerprint(model: nn.Module, image: ImageSource, device: torch.device, **options: Any) -> dict[str, Any]:
     """Plain values, equal for two calls that compute the same numbers."""
-    weights = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    weights = hex_digest(tensor_parts(model.state_dict()), hasher=hashlib.blake2b(digest_size=16))
     settings = {
         f"{name}.{key}": value
         for name, module in model.named_modules()
@@ -157,15 +155,10 @@ def fingerprint(model: nn.Module, image: ImageSource, device: torch.device, **op
         "image": image.identity(),
         "mean": image.mean,
         "std": image.std,
-        "weights": weights.hexdigest(),
+        "weights": weights,
         "model": settings,
         "torch": torch.__version__,
         "device": device.type,
         **options,
     }
     return json.loads(json.dumps(run, default=str))  # as a state file gives it back
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
