@@ -8,7 +8,7 @@
 as they lie on the disk, and the options of its layout. A folder of the user's is read, never written to.
 """
 
-from .conversion import prepare
+from .preparing import prepare
 from .registry import LAYOUTS, detect, layout
 
 __all__ = ["LAYOUTS", "detect", "layout", "prepare"]

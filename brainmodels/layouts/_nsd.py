@@ -14,7 +14,7 @@ from ..data.dataset import Split
 from ..data.responses import TrialTable
 from ..data.scalings import PSC, STORED_PER_PERCENT
 from ..data.spaces import VoxelSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import FoundImages, HDF5Images, ImageSource
 from ..errors import AxisError, IdError, LayoutError, need
 from ._files import read_array, read_volume, subject_number, voxels_in_a_row
@@ -265,4 +265,4 @@ def voxel_space(count: int, mask: str | Path | np.ndarray | None, rois: Mapping 
 def released_split(train_ids: Iterable[str], test_ids: Iterable[str]) -> Split:
     """The split `shared1000` of data that were divided by those who released them."""
     test = set(test_ids)
-    return named_split("shared1000", train_ids, test, params={"variant": f"{len(test)} test images, as released"})
+    return split_from_ids("shared1000", train_ids, test, params={"variant": f"{len(test)} test images, as released"})

@@ -15,7 +15,7 @@ from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
 from ..data.splits import holdout as hold_out
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import ImageFiles, StimulusSet
 from ..errors import AxisError, LayoutError, near_names
 from ._files import blocks, check_finite, provenance, read_array, subject_number
@@ -93,8 +93,8 @@ def load(
     stimuli = StimulusSet(train_ids + challenge_ids, ImageFiles(training + testing), labels={"partition": partition})
     test = hold_out(trials, holdout, seed).test
     params = {"holdout": holdout, "variant": "training images held out; the challenge's test responses are unpublished"}
-    held_out = named_split("algonauts", set(train_ids) - test, test, seed=seed, params=params)
-    challenge = named_split("algonauts_challenge", train_ids, challenge_ids, params={"variant": "no test responses"})
+    held_out = split_from_ids("algonauts", set(train_ids) - test, test, seed=seed, params=params)
+    challenge = split_from_ids("algonauts_challenge", train_ids, challenge_ids, params={"variant": "no test responses"})
     return BrainDataset([person], stimuli, {split.name: split for split in (held_out, challenge)})
 
 

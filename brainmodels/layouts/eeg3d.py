@@ -22,7 +22,7 @@ import numpy as np
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names
 from ._files import check_finite, provenance, read_array, read_table, subject_number
@@ -187,7 +187,7 @@ def load(
     person = Subject(subject, responses, space, normalizer="trial_z", provenance=facts)
     test = [item.id for item in objects if item.index in _TEST_OBJECTS]
     train = [item.id for item in objects if item.index not in _TEST_OBJECTS]
-    split = named_split("eeg3d_objects", train, test)
+    split = split_from_ids("eeg3d_objects", train, test)
     return BrainDataset([person], _stimuli(root, objects), {split.name: split})
 
 

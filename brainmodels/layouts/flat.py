@@ -15,7 +15,7 @@ from ..data.dataset import BrainDataset, Split, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
 from ..data.splits import holdout as hold_out
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import ArrayImages, ImageFiles, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import (
@@ -317,5 +317,5 @@ def _split(
                 f"expected test images that were shown in {path}, got {unknown[0]!r} and {len(unknown) - 1} more "
                 f"that were not{near_names(unknown[0], shown)}"
             )
-        return named_split("given", set(shown) - set(ids), ids, seed=seed)
+        return split_from_ids("given", set(shown) - set(ids), ids, seed=seed)
     return hold_out(trials, holdout, seed)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data._hdf5 import open_hdf5
 from ..data.dataset import BrainDataset, Subject
+from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import FoundImages, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names, need
 from ._files import blocks, check_finite, find_images, provenance, subject_number, voxels_in_a_row
@@ -236,8 +236,8 @@ def _dataset(person: Subject, kind: np.ndarray, folder: Path | None) -> BrainDat
     pictures = [paths.get(image_id) for image_id in shown]
     source = FoundImages(pictures) if folder is None else FoundImages(pictures, "an imagined category has no picture")
     category = [image_id.removeprefix("god:").split("_")[0] for image_id in shown]
-    splits = [named_split("god", parts[_TRAIN], parts[_TEST])]
+    splits = [split_from_ids("god", parts[_TRAIN], parts[_TEST])]
     if parts[_IMAGERY]:
-        splits.append(named_split("god_imagery", parts[_TRAIN], parts[_IMAGERY]))
+        splits.append(split_from_ids("god_imagery", parts[_TRAIN], parts[_IMAGERY]))
     stimuli = StimulusSet(shown, source, labels={"category": category})
     return BrainDataset([person], stimuli, {split.name: split for split in splits})

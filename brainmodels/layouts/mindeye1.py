@@ -94,7 +94,7 @@ def load(
     files = provenance("mindeye1", base, [path for part in _PARTS for path in archives[part]])
     person = Subject(f"subj{number:02d}", responses, voxel_space(width, mask), normalizer="session_z", provenance=files)
     train, val, test = ([image_name(s.image) for s in samples if s.part == part] for part in _PARTS)
-    released = split_from_ids("released", train, test, val, params={"variant": "validation images as released"})
+    released = split_from_ids("released", train, test, val_ids=val, params={"variant": "validation images as released"})
     return BrainDataset([person], stimuli, {"shared1000": released_split(train + val, test), "released": released})
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data._hdf5 import open_hdf5
 from ..data.dataset import BrainDataset, Subject
+from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, NormalizationError

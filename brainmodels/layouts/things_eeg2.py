@@ -19,7 +19,7 @@ import numpy as np
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..errors import AxisError, BrainDataError, LayoutError, LeakageError, near_names
 from ._files import blocks, check_finite, provenance, subject_number
 from ._things_eeg2 import PARTS, find_images, image_id, npy_header, read_pickle, stimuli_of
@@ -156,7 +156,7 @@ def _load_preprocessed(
     space = SensorSpace(tuple(ch_names), sfreq, times, unit="V" if normalizer == "none" else "z")
     record = provenance("things_eeg2", root, [source.path for source in sources.values()], whitening=normalizer)
     person = Subject(name, responses, space, normalizer=normalizer, provenance=record)
-    split = named_split("eeg2", *([image_id(path) for path in found[part]] for part in PARTS))
+    split = split_from_ids("eeg2", *([image_id(path) for path in found[part]] for part in PARTS))
     return BrainDataset([person], stimuli_of(found), {split.name: split})
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..errors import AxisError, IdError, LayoutError, UnitsError, near_names, need
 from ._files import blocks, check_finite, provenance, subject_number
 from ._recordings import check_amplitudes
@@ -113,7 +113,7 @@ def load_raw(
     trials = TrialTable.of(ids, session=np.repeat([part.session for part in parts], counts), trial=-1)
     record = provenance("things_eeg2", root, [part.path for part in parts], form="raw", recipe=repr(recipe))
     person = Subject(name, Responses(values, trials, unit="V"), space, provenance=record)
-    split = named_split("eeg2", *(ids_of[part].tolist() for part in PARTS))
+    split = split_from_ids("eeg2", *(ids_of[part].tolist() for part in PARTS))
     return BrainDataset([person], stimuli_of(found), {split.name: split})
 
 

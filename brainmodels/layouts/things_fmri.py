@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..data._hdf5 import open_hdf5
 from ..data.dataset import BrainDataset, Subject
+from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import FoundImages, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import (
@@ -109,8 +109,8 @@ def load(
     tested = {concepts[image_id] for image_id in test}
     unseen = {image_id for image_id in train if concepts[image_id] not in tested}
     splits = [
-        named_split("things", train, test),
-        named_split("things_zero_shot", unseen, test, params={"dropped_train_images": len(train) - len(unseen)}),
+        split_from_ids("things", train, test),
+        split_from_ids("things_zero_shot", unseen, test, params={"dropped_train_images": len(train) - len(unseen)}),
     ]
     return BrainDataset([person], stimuli, {split.name: split for split in splits})
 

@@ -5,9 +5,9 @@
 
 from .eeg import ideal_observer, simulate_eeg
 from .fmri import simulate
-from .oracle import Drift, EEGTruth, SimulatedDataset, SubjectTruth, planted_features
 from .presets import PRESETS, Preset
 from .scenes import FACTORS, FEATURE_GROUPS, photograph_stimuli, scene_combinations, scene_stimuli
+from .truth import Drift, EEGTruth, SimulatedDataset, SubjectTruth, planted_features
 from .tuning import ROIS, Tuning
 
 __all__ = [

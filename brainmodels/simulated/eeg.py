@@ -14,12 +14,12 @@ import numpy as np
 from ..data.dataset import Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, BrainDataError
 from ..layouts.eeg3d import EEG3D_CHANNELS
-from .oracle import EEGTruth, SimulatedDataset
 from .scenes import FACTORS, SceneFeatures, scene_stimuli
+from .truth import EEGTruth, SimulatedDataset
 
 __all__ = ["ideal_observer", "simulate_eeg"]
 
@@ -77,7 +77,7 @@ def simulate_eeg(
         truth[name], mixing = _plant(kind, n_chans, 10 ** (snr_db / 10), seed, number)
         order = np.random.default_rng((seed, _ORDER, number)).permutation(len(shown))
         subjects.append(_record(name, kind, truth[name], mixing, seed, number, stimuli, shown[order]))
-    split = named_split("scenes", stimuli.ids[:n_train], stimuli.ids[n_train:], seed=seed)
+    split = split_from_ids("scenes", stimuli.ids[:n_train], stimuli.ids[n_train:], seed=seed)
     return SimulatedDataset(subjects, stimuli, {split.name: split}, truth, SceneFeatures())
 
 

@@ -26,11 +26,11 @@ from tqdm import tqdm
 from ..data.dataset import Split, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.scalings import PSC
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..errors import BrainDataError, LayoutError
-from .oracle import Drift, SimulatedDataset, SubjectTruth
 from .presets import Preset, preset_of
 from .scenes import SceneFeatures, scene_id, scene_stimuli
+from .truth import Drift, SimulatedDataset, SubjectTruth
 from .tuning import plant_tuning, simulated_space
 
 __all__ = ["simulate"]
@@ -181,7 +181,7 @@ def _in_file(sessions: Iterator, shape: tuple[int, int], stem: Path, recipe: dic
 
 def _shared_split(preset: Preset, seed: int, n_subjects: int) -> Split:
     own = {_name(number): frozenset(_own_ids(preset, seed, number)) for number in range(1, n_subjects + 1)}
-    split = named_split("shared", frozenset().union(*own.values()), _shared_ids(preset, seed))
+    split = split_from_ids("shared", frozenset().union(*own.values()), _shared_ids(preset, seed))
     train_of = {name: ids & split.train for name, ids in own.items()}
     val_of = {name: ids & split.val for name, ids in own.items()}
     return replace(split, train_of=train_of, val_of=val_of)

@@ -175,7 +175,7 @@ def _layout(monkeypatch, dataset, use):
         responses = Responses(values, person.responses.trials, person.responses.scale)
         return dataset.with_subject(replace(person, responses=responses, provenance=facts))
 
-    monkeypatch.setattr("brainmodels.layouts.conversion.find_layout", lambda name: types.SimpleNamespace(load=load))
+    monkeypatch.setattr("brainmodels.layouts.preparing.find_layout", lambda name: types.SimpleNamespace(load=load))
     return seen
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from brainmodels.data._hdf5 import new_hdf5
 from brainmodels.data.dataset import BrainDataset, Split
+from brainmodels.data.hdf5 import new_hdf5
 from brainmodels.data.responses import TrialTable
 from brainmodels.layouts._nsd import image_name
 from brainmodels.layouts.mindeye2 import COLUMNS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from brainmodels.data._hdf5 import new_hdf5
 from brainmodels.data.dataset import BrainDataset, Split
+from brainmodels.data.hdf5 import new_hdf5
 from brainmodels.data.spaces import VoxelSpace
 from brainmodels.errors import BrainDataError, need
 from brainmodels.layouts._nsd import ROI_CLASSES, SESSIONS, image_name

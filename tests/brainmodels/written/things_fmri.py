@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from brainmodels.data._hdf5 import new_hdf5
 from brainmodels.data.dataset import BrainDataset
+from brainmodels.data.hdf5 import new_hdf5
 from brainmodels.errors import BrainDataError
 from tests.brainmodels.written.flat import local, only_subject
 
