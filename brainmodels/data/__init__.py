@@ -30,7 +30,7 @@ from .splits import (
     validation_ids,
 )
 from .stimuli import ArrayImages, HDF5Images, ImageFiles, RenderedImages, StimulusSet
-from .summary import PreparedSummary, summarize
+from .summary import SubjectSummary, summarize
 
 __all__ = [
     "AlignmentReport",
@@ -41,7 +41,6 @@ __all__ = [
     "ImageFiles",
     "Normalizer",
     "Pairs",
-    "PreparedSummary",
     "RecordingCost",
     "RenderedImages",
     "Responses",
@@ -49,6 +48,7 @@ __all__ = [
     "Split",
     "StimulusSet",
     "Subject",
+    "SubjectSummary",
     "TrialTable",
     "VoxelSpace",
     "bold5000_5fold",

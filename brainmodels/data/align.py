@@ -191,7 +191,7 @@ def _features(dataset: BrainDataset, ids: np.ndarray) -> np.ndarray:
 
 
 def _ridge(x: np.ndarray, x_new: np.ndarray) -> np.ndarray:
-    """Matrix (m, n) of a ridge with a free intercept.
+    """Matrix (m, n) that predicts with a ridge, which has a free intercept.
 
     Its product with targets (n, ...) gives the predictions for `x_new` (m, k), after training on `x` (n, k).
     """

@@ -44,7 +44,7 @@ def combination_holdout(
         seed: Seed of the choice, and of the choice of validation images.
         percent: Percentage of the train images to validate on.
         shows: All combinations that a picture shows, by image id, with values in the order of `labels`. An image that
-            shows a held-out combination only beside its main object is in no part; `params["left_out"]` counts them.
+            shows a held-out combination only beside its main object is in no part. `params["left_out"]` counts them.
 
     Raises:
         BrainDataError: Fewer combinations can be held out than `frac` asks for.
@@ -87,7 +87,7 @@ def _contents(
     """All combinations in a picture, including the one of its labels."""
     missing = [] if shows is None else [name for name in own if name not in shows]
     if missing:
-        raise IdError(f"expected what each of {len(own)} images shows, got nothing of {missing[0]}")
+        raise IdError(f"expected the combinations that each of {len(own)} images shows, got none for {missing[0]}")
     others = {} if shows is None else shows
     return {name: frozenset({combination, *map(tuple, others.get(name, ()))}) for name, combination in own.items()}
 

@@ -14,17 +14,7 @@ from ..errors import LayoutError, need
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["new_hdf5", "open_hdf5"]
-
-
-def new_hdf5(path: Path) -> "h5py.File":
-    """Create an empty file to write into, and its folder if that is missing."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", f"writing {path.name}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return h5py.File(path, "w")
+__all__ = ["open_hdf5"]
 
 
 def open_hdf5(path: Path, key: str | None = None) -> "h5py.File":

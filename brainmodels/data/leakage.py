@@ -101,7 +101,7 @@ def check_new_weights(initial: Mapping[str, np.ndarray], previous: Mapping[str, 
     """
     other = sorted(initial.keys() ^ previous.keys())
     if other:
-        raise BrainDataError(f"expected parameters of the same names in both folds, got {other[0]!r} in one alone")
+        raise BrainDataError(f"expected equal names of parameters in both folds, got {other[0]!r} in one of them only")
     for name in initial:
         start, end = np.asarray(initial[name]), np.asarray(previous[name])
         if start.size > 1 and np.ptp(start) > 0 and np.array_equal(start, end):

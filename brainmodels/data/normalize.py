@@ -125,11 +125,11 @@ class Normalizer:
         return self
 
     def transform(self, values: np.ndarray, trials: TrialTable) -> np.ndarray:
-        """Normalise values of these trials, (n, voxels) or (n, channels, times); fp32 of the same shape."""
+        """Normalise values of these trials, (n, voxels) or (n, channels, times), to fp32 of the same shape."""
         return self._scaling.forward(self._fitted(), values, trials).astype(np.float32, copy=False)
 
     def inverse_transform(self, values: np.ndarray, trials: TrialTable | None = None) -> np.ndarray:
-        """Undo `transform`; fp32 of the same shape.
+        """Undo `transform`. The result is fp32 and has the same shape.
 
         Scalings by session need the trials. Predictions belong to no session; `Bridge` brings them to another scale.
         """

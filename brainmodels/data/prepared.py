@@ -38,8 +38,8 @@ from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
-from .stimuli import ArrayImages, FoundImages, StimulusSet
-from .summary import PreparedSummary, summarize
+from .stimuli import ArrayImages, OptionalImageFiles, StimulusSet
+from .summary import SubjectSummary, summarize
 
 __all__ = ["load_prepared", "save_prepared", "write_prepared"]
 
@@ -55,7 +55,7 @@ _END = 1 << 20
 
 def save_prepared(
     dataset: BrainDataset, subject: str, out: str | Path, image_size: int | None = 256, progress: bool = False
-) -> PreparedSummary:
+) -> SubjectSummary:
     """Write one subject of a data set to a new folder.
 
     The folder has all pictures that the subject saw. It also has test images of the splits without responses, which
@@ -85,7 +85,7 @@ def write_prepared(
     command: str,
     image_size: int | None,
     progress: bool,
-) -> PreparedSummary:
+) -> SubjectSummary:
     """Write what `load` returns to a new folder. After an error there is no folder.
 
     Args:
@@ -140,7 +140,9 @@ def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
     source = (
         ArrayImages(np.load(pictures, mmap_mode="r", allow_pickle=False))
         if _PICTURES in meta["files"]
-        else FoundImages([None] * len(content["ids"]), f"{path} was prepared without; prepare it with an image_size")
+        else OptionalImageFiles(
+            [None] * len(content["ids"]), f"{path} was prepared without pictures; prepare it with an image_size"
+        )
     )
     labels = {name: np.array(label["values"], dtype=label["dtype"]) for name, label in content["labels"].items()}
     person = Subject(
@@ -282,7 +284,7 @@ def _read_space(path: Path, facts: Mapping[str, Any]) -> VoxelSpace | SensorSpac
 
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`. It is renamed to `out` at the end, or removed after an error."""
+    """A folder beside `out` that takes its name when all went well, and is removed otherwise."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}"
     folder.mkdir()
@@ -350,7 +352,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values for numpy numbers and arrays, paths and sets."""
+    """numpy numbers and arrays, paths and sets in provenance and params."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, set | frozenset):

@@ -374,7 +374,7 @@ def _groups(trials: TrialTable, by: str, concepts: Mapping[str, str] | None, sho
 
 
 def hashed(seed: int | str, name: str) -> int:
-    """64 bits of the SHA-256 of "seed:name", which order names independently of each other."""
+    """64 bits of the SHA-256 of "seed:name": an order of names that does not change when others are added."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big")
 
 

@@ -20,7 +20,15 @@ from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
 from .hdf5 import open_hdf5
 from .mapped import packed, unpacked
 
-__all__ = ["ArrayImages", "FoundImages", "HDF5Images", "ImageFiles", "ImageSource", "RenderedImages", "StimulusSet"]
+__all__ = [
+    "ArrayImages",
+    "HDF5Images",
+    "ImageFiles",
+    "ImageSource",
+    "OptionalImageFiles",
+    "RenderedImages",
+    "StimulusSet",
+]
 
 
 class ImageSource(Protocol):
@@ -29,7 +37,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, size: int | None) -> np.ndarray:
-        """The picture at a position, uint8 (height, width, 3). Sources that draw use `size`; others ignore it."""
+        """Return the picture at a position, uint8 (height, width, 3). Only sources that draw use `size`."""
 
 
 class ArrayImages:
@@ -110,7 +118,7 @@ class ImageFiles:
         return np.asarray(load_image(self.paths[index]))
 
 
-class FoundImages:
+class OptionalImageFiles:
     """Pictures in files, some or all of which are not known. Only reading such a picture raises a `LayoutError`.
 
     Args:

@@ -17,7 +17,7 @@ from .normalize import DEFAULT, Normalizer
 from .reliability import ncsnr, noise_ceiling
 from .spaces import VoxelSpace
 
-__all__ = ["NoiseCeiling", "PreparedSummary", "summarize"]
+__all__ = ["NoiseCeiling", "SubjectSummary", "summarize"]
 
 _log = logging.getLogger(__name__)
 _CEILING_IMAGES = 500  # enough for a median over voxels
@@ -52,7 +52,7 @@ class NoiseCeiling:
 
 
 @dataclass(frozen=True)
-class PreparedSummary:
+class SubjectSummary:
     """Trials, images, voxels and reliability of one subject. `print` shows it as a table.
 
     Attributes:
@@ -99,7 +99,7 @@ class PreparedSummary:
         return "\n".join(f"{name:9}{text}" for name, text in rows)
 
 
-def summarize(dataset: BrainDataset, subject: str, path: str = "") -> PreparedSummary:
+def summarize(dataset: BrainDataset, subject: str, path: str = "") -> SubjectSummary:
     """Count what the data of one subject hold, and estimate their noise ceiling.
 
     The estimate scales responses with statistics of the train images of the first split, or of all images where there
@@ -119,7 +119,7 @@ def summarize(dataset: BrainDataset, subject: str, path: str = "") -> PreparedSu
     numbers, images = np.unique(counts, return_counts=True)
     sessions = np.unique(trials.session)
     rois = person.space.rois if isinstance(person.space, VoxelSpace) else {}
-    return PreparedSummary(
+    return SubjectSummary(
         subject=subject,
         layout=str(person.provenance.get("layout", "unknown")),
         path=path,

@@ -1,4 +1,11 @@
-"""What is known about a simulated study and about none with people: kept beside the data, where no model sees it."""
+"""The truth about simulated subjects, which is kept beside their data and never given to a model.
+
+    truth = dataset.truth["sim01"]
+    truth.expected(ids)   # responses without noise, (len(ids), V)
+    truth.ceiling()       # the best possible r^2 of each voxel, (V,)
+
+`planted_features` returns the features that the signals are made from.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +22,12 @@ __all__ = ["Drift", "EEGTruth", "SimulatedDataset", "SubjectTruth", "planted_fea
 
 @dataclass(frozen=True)
 class Drift:
-    """What a session does to the values: y exp(gain / 4) + offset + slope t, t from -1 to 1 over the session.
+    """Change of the values in a session: y exp(gain / 4) + offset + slope t, with t from -1 to 1 over the session.
 
     Attributes:
-        gain, offset, slope: (sessions, V).
+        gain: Exponent of the factor of each session and voxel, (sessions, V).
+        offset: Constant of each session and voxel, (sessions, V).
+        slope: Trend of each session and voxel, (sessions, V).
     """
 
     gain: np.ndarray
@@ -26,7 +35,12 @@ class Drift:
     slope: np.ndarray
 
     def apply(self, values: np.ndarray, session: int) -> np.ndarray:
-        """Values (n, V) of all trials of a session, counted from 1, in the order of time."""
+        """Add drift to the values (n, V) of all trials of a session, which are in the order of time.
+
+        Args:
+            values: Values of all trials of the session, (n, V).
+            session: Number of the session, from 1.
+        """
         time = np.linspace(-1, 1, len(values), dtype=np.float32)[:, None]
         row = session - 1
         return values * np.exp(self.gain[row] / 4) + self.offset[row] + self.slope[row] * time
@@ -34,15 +48,15 @@ class Drift:
 
 @dataclass(frozen=True)
 class SubjectTruth:
-    """What was planted in one subject.
+    """The true model of one subject's fMRI.
 
     Attributes:
-        tuning: what voxels respond to: weights, centres of receptive fields, preferences.
-        ncsnr: (V,) standard deviation of signal by that of noise, of one presentation.
-        mean: (V,) of a voxel over all sessions.
-        drift: of sessions; all zero where there is none.
-        repeats: presentations of each image.
-        features: raw features of scenes by id.
+        tuning: Weights, centres of receptive fields and preferences of the voxels.
+        ncsnr: Standard deviation of the signal over that of the noise, for one presentation, (V,).
+        mean: Mean response of each voxel over all sessions, (V,).
+        drift: Drift of each session. All zero where there is none.
+        repeats: Number of presentations of each image.
+        features: Function from ids of scenes to raw features.
     """
 
     tuning: Tuning
@@ -53,18 +67,18 @@ class SubjectTruth:
     features: SceneFeatures = field(repr=False)
 
     def signal(self, ids: Sequence[str]) -> np.ndarray:
-        """The noiseless signal of any scenes, fp32 (len(ids), V), mean 0 and variance 1 over scenes at large."""
+        """Signals of any scenes without noise, fp32 (len(ids), V). Over all scenes they have mean 0 and variance 1."""
         return self.tuning.signal(self.features(ids))
 
     def expected(self, ids: Sequence[str]) -> np.ndarray:
-        """The response of any scenes without noise and drift, fp32 (len(ids), V), in the units of the responses."""
+        """Responses to any scenes without noise and drift, fp32 (len(ids), V), in the units of the responses."""
         return self.signal(ids) * np.sqrt(self.ceiling(1)).astype(np.float32) + self.mean
 
     def ceiling(self, repeats: int | None = None) -> np.ndarray:
-        """The best r^2 that any model can expect of each voxel, (V,): ncsnr^2 / (ncsnr^2 + 1 / repeats).
+        """The best expected r^2 of any model for each voxel, ncsnr^2 / (ncsnr^2 + 1 / repeats), (V,).
 
         Args:
-            repeats: trials that a measured response averages; None is all presentations of an image.
+            repeats: Number of trials in the average of a measured response. None means all presentations of an image.
         """
         signal = self.ncsnr.astype(np.float64) ** 2
         return signal / (signal + 1 / (self.repeats if repeats is None else repeats))
@@ -72,14 +86,15 @@ class SubjectTruth:
 
 @dataclass(frozen=True)
 class EEGTruth:
-    """What a simulated subject is made of.
+    """The true model of one subject's EEG.
 
     Attributes:
-        templates: by factor, fp32 (levels, channels, times), levels in the order of `FACTORS`: what each evokes. Their
-            sum has unit power on average over scenes.
-        snr: power of what is evoked by that of the noise, in a single trial.
-        channel_covariance, time_covariance: (channels, channels) and (times, times); the covariance of the noise of a
-            flattened trial is their Kronecker product.
+        templates: Evoked responses by factor, fp32 (levels, channels, times), with levels in the order of `FACTORS`.
+            The sum over factors has unit power on average over scenes.
+        snr: Power of the evoked response over that of the noise, in a single trial.
+        channel_covariance: Covariance of the noise between channels, (channels, channels). The covariance of a
+            flattened trial is the Kronecker product of this and `time_covariance`.
+        time_covariance: Covariance of the noise between times, (times, times).
     """
 
     templates: Mapping[str, np.ndarray]
@@ -88,7 +103,7 @@ class EEGTruth:
     time_covariance: np.ndarray
 
     def evoked(self, stimuli: StimulusSet, ids: Sequence[str]) -> np.ndarray:
-        """What images evoke, (len(ids), channels, times): trials without noise and without the factor sqrt(snr)."""
+        """Evoked responses to images, (len(ids), channels, times), without noise and without the factor sqrt(snr)."""
         return sum(
             templates[[FACTORS[name].index(level) for level in stimuli.label(name, ids)]]
             for name, templates in self.templates.items()
@@ -96,11 +111,11 @@ class EEGTruth:
 
 
 class SimulatedDataset(BrainDataset):
-    """A data set with the truth beside it.
+    """A data set that has the truth about its subjects.
 
     Attributes:
-        truth: by subject id; a `SubjectTruth` where responses are fMRI, an `EEGTruth` where they are EEG.
-        features: raw features of scenes by id.
+        truth: A `SubjectTruth` for fMRI or an `EEGTruth` for EEG, by subject id.
+        features: Function from ids of scenes to raw features.
     """
 
     def __init__(
@@ -120,7 +135,7 @@ class SimulatedDataset(BrainDataset):
         return self._like(super().with_splits(*splits))
 
     def with_subject(self, subject: Subject) -> "SimulatedDataset":
-        """The same data with one subject added or replaced; the truth stays what was planted."""
+        """The same data with one subject added or replaced. The truth does not change."""
         return self._like(super().with_subject(subject))
 
     def _like(self, other: BrainDataset) -> "SimulatedDataset":
@@ -129,15 +144,20 @@ class SimulatedDataset(BrainDataset):
 
 
 def planted_features(dataset: BrainDataset, ids: Sequence[str]) -> np.ndarray:
-    """What the signals are made from, of any simulated scenes, in the data set or not.
+    """The features that signals are made from, for any simulated scenes.
+
+    The product of these features with the weights of a linear subject is its signal.
 
     Args:
-        dataset: remembers the features of scenes that were drawn before.
-        ids: such as "sim0:000123"; anything else is an `IdError`.
+        dataset: Data set that keeps the features of scenes that were drawn before.
+        ids: Ids of scenes, such as "sim0:000123". They need not be in the data set.
 
     Returns:
-        fp32 (len(ids), 133), standardised: 36 of edges, 72 of colour opponents, then shape, colour, size and background
-        as one-hot codes; `FEATURE_GROUPS` has the columns. A linear subject's signal is these times its weights.
+        Standardised features, fp32 (len(ids), 133). The columns are 36 edges, 72 colour opponents, then shape, colour,
+        size and background as one-hot codes, see `FEATURE_GROUPS`.
+
+    Raises:
+        IdError: An id is not that of a simulated scene.
     """
     features = dataset.features if isinstance(dataset, SimulatedDataset) else SceneFeatures()
     return standardize(features(ids))

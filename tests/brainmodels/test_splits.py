@@ -241,5 +241,5 @@ def test_a_fold_must_not_start_from_the_weights_of_another():
     check_new_weights({"layer.weight": rng.normal(size=(3, 3)), "layer.bias": np.zeros(3)}, final)
     with pytest.raises(LeakageError, match=r"got 'layer.weight' as the fold before left it"):
         check_new_weights({"layer.weight": final["layer.weight"].copy(), "layer.bias": np.zeros(3)}, final)
-    with pytest.raises(BrainDataError, match=r"'layer.bias' in one alone"):  # nothing in common is no proof
+    with pytest.raises(BrainDataError, match=r"'layer.bias' in one of them only"):  # nothing in common is no proof
         check_new_weights({f"module.{name}": weights for name, weights in final.items()}, final)
