@@ -1,4 +1,12 @@
-"""What goes wrong with brain data, by name. All are `ValueError`s that say what was expected, what came, and where."""
+"""Errors of `brainmodels`, and helpers that write their messages.
+
+    try:
+        dataset = load_prepared("prepared/subj01")
+    except BrainDataError as error:  # also catches LayoutError, AxisError and the others
+        print(error)
+
+All are `ValueError`s. Their messages say what was expected, what came, and where.
+"""
 
 import difflib
 from collections.abc import Sequence
@@ -20,35 +28,35 @@ __all__ = [
 
 
 class BrainDataError(ValueError):
-    """Any mistake in stimuli, responses or what is asked of them."""
+    """A mistake in brain data or in the arguments of a function. The base of all errors here."""
 
 
 class LayoutError(BrainDataError):
-    """A file is missing, truncated, or not in the layout it should have."""
+    """A file is missing, is truncated, or has another layout than expected."""
 
 
 class AxisError(BrainDataError):
-    """An array has another number or length of axes than it should."""
+    """An array has another number or length of axes than expected."""
 
 
 class IdError(BrainDataError):
-    """An image id is unknown, or the order of rows is."""
+    """An id is unknown or repeated, or the order of rows is unknown."""
 
 
 class AlignmentError(BrainDataError):
-    """Responses carry no information about the images they are said to belong to."""
+    """Responses carry no information about the images that they are matched with."""
 
 
 class LeakageError(BrainDataError):
-    """What is tested on was seen in training."""
+    """Test data were used in training."""
 
 
 class NormalizationError(BrainDataError):
-    """Values are on another scale than they should be, or would be scaled twice."""
+    """Values are on another scale than expected, or would be scaled twice."""
 
 
 class UnsafePickleError(BrainDataError):
-    """A file can run code when it is opened, and nobody allowed it."""
+    """A file can run code when it is opened, and the caller did not allow that."""
 
 
 class UnitsError(BrainDataError):
@@ -56,13 +64,13 @@ class UnitsError(BrainDataError):
 
 
 def near_names(name: str, known: Sequence[str], count: int = 3) -> str:
-    """The end of a message: `; near: a, b`, or nothing where no known name resembles this one."""
+    """The end of a message, `; near: a, b`, with up to `count` known names that resemble this one, or nothing."""
     near = difflib.get_close_matches(str(name), [str(x) for x in known], count, cutoff=0.5)
     return f"; near: {', '.join(near)}" if near else ""
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    """The value, or a `BrainDataError` unless it is one of `choices`."""
+    """Return the value if it is one of `choices`, and raise a `BrainDataError` otherwise."""
     if value not in choices:
         listed = ", ".join(map(str, choices))
         raise BrainDataError(f"expected {name} to be one of {listed}, got {value!r}{near_names(value, choices)}")
@@ -70,5 +78,10 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
 
 
 def need(package: str, why: str) -> ImportError:
-    """The error of an absent package of the extra `brain`, to raise from the `ImportError` that found it."""
+    """An `ImportError` that says how to install a missing package of the extra `brain`.
+
+    Args:
+        package: Name of the package.
+        why: What needs the package, as the subject of a sentence, such as "reading betas.hdf5".
+    """
     return ImportError(f"{why} needs {package}; install it with: pip install 'veca[brain]'")

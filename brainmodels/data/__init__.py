@@ -1,13 +1,21 @@
-"""Stimuli, responses, splits: everything is joined by image id, and nothing is reordered or dropped without a word."""
+"""Stimuli, responses and splits of brain data, and what prepares them for a model.
+
+    dataset = load_prepared("prepared/subj01")
+    split = dataset.split("shared1000")
+    normalizer = fit_normalizer("session_z_train", dataset.subject("subj01"), split)
+    train = dataset.pairs("subj01", split, "train", average="repeats", transform=normalizer)
+
+Responses and images are matched by image id. Rows are never reordered or dropped silently.
+"""
 
 from .align import AlignmentReport, check_alignment
-from .budgets import Budget, budget
 from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .joined import join_datasets
 from .leakage import check_duplicates, check_new_weights
 from .normalize import Normalizer, fit_normalizer, register_normalizer
 from .prepared import load_prepared, save_prepared
+from .recording_costs import RecordingCost, recording_cost
 from .rescale import Bridge
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
@@ -19,36 +27,34 @@ from .splits import (
     first_session,
     holdout,
     loso,
-    named_split,
     shared1000,
     split_from_ids,
     validation_ids,
 )
 from .stimuli import ArrayImages, HDF5Images, ImageFiles, RenderedImages, StimulusSet
-from .summary import PreparedSummary, summarize
+from .summary import SubjectSummary, summarize
 
 __all__ = [
     "AlignmentReport",
     "ArrayImages",
     "BrainDataset",
     "Bridge",
-    "Budget",
     "HDF5Images",
     "ImageFiles",
     "Normalizer",
     "Pairs",
-    "PreparedSummary",
+    "RecordingCost",
     "RenderedImages",
     "Responses",
     "SensorSpace",
     "Split",
     "StimulusSet",
     "Subject",
+    "SubjectSummary",
     "TrialTable",
     "VoxelSpace",
     "bold5000_5fold",
     "bold5000_repeated",
-    "budget",
     "check_alignment",
     "check_duplicates",
     "check_new_weights",
@@ -61,7 +67,7 @@ __all__ = [
     "join_datasets",
     "load_prepared",
     "loso",
-    "named_split",
+    "recording_cost",
     "register_normalizer",
     "save_prepared",
     "shared1000",

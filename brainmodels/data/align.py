@@ -1,10 +1,11 @@
-"""Do rows and images belong together? A test to run before training, on train images only.
+"""A test, before training, that rows of responses and images belong together.
 
-report = check_alignment(dataset, "subj01", split)
-print(report)  # raw responses of subj01 identify their images: two-way 0.96, null 0.50 +- 0.03, z 17.2, n 232 images
+    report = check_alignment(dataset, "subj01", split)
+    print(report)
+    # raw responses of subj01 identify their images: two-way 0.96, null 0.50 +- 0.03, z 17.2, n 232 images
 
-A linear decoder from the main axes of the responses to those of coarse edges and colours (`grid_features`) is enough to
-notice shuffled, shifted or mis-scaled rows; it needs no weights, and seconds.
+The test decodes coarse edges and colours (`grid_features`) from the responses with a linear model. This finds shuffled,
+shifted and wrongly scaled rows. It uses train images only, needs no pretrained weights, and takes seconds.
 """
 
 import logging
@@ -20,28 +21,30 @@ from .normalize import Normalizer
 __all__ = ["AlignmentReport", "alignment_of", "check_alignment"]
 
 _log = logging.getLogger(__name__)
-_COMPONENTS = 64  # of responses and of features
+_COMPONENTS = 64  # principal components of responses and of features
 _FOLDS = 5
 _PERMUTATIONS = 200
-_RIDGE = 1.0  # of the mean variance of the components
+_RIDGE = 1.0  # penalty, in units of the mean variance of the components
 _ENOUGH_IMAGES = 100
 _PASS_Z = 4.0
-_SESSION_Z = (2.0, 3.0)  # a quarter of the median, within these
+_SESSION_Z = (2.0, 3.0)  # bounds of the limit for a session, a quarter of the median z
 _TRIALS_PER_SESSION = 200
-_SESSION_IMAGES = 10  # fewer say nothing
+_SESSION_IMAGES = 10  # sessions with fewer images are not tested
 
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """What `check_alignment` found.
+    """Result of `check_alignment`.
 
     Attributes:
-        subject, split: ids and hash of what was tested.
-        score: two-way identification of images that the decoder did not see; chance 0.5.
-        null_mean, null_sd: the same under 200 permutations of the pairing.
-        z: (score - null_mean) / null_sd; NaN where the test was switched off.
-        n: images.
-        session_z: the same for the single trials of each session, decoded by the others.
+        subject: Id of the subject.
+        split: Hash of the split whose train images were used.
+        score: Two-way identification of images that the decoder did not see, 0 to 1. Chance is 0.5.
+        null_mean: Mean of the score under 200 permutations of the pairing.
+        null_sd: Standard deviation of the score under these permutations.
+        z: (score - null_mean) / null_sd. NaN where the test was switched off.
+        n: Number of images.
+        session_z: z of the single trials of each session, decoded by a model of the other sessions, by session number.
     """
 
     subject: str
@@ -74,24 +77,29 @@ def check_alignment(
     max_images: int = 1000,
     seed: int = 0,
 ) -> AlignmentReport:
-    """Test that the responses of a subject tell which images they are said to belong to.
+    """Test that the responses of a subject identify the images that they are matched with.
 
-    Responses are standardised by session inside the test, whatever was done to them before. Images: a ridge from the
-    first 64 components of repeat-averaged responses to the first 64 of the features, in 5 folds, two-way identification
-    of held-out images against 200 permutations of the pairing. Sessions: the same on single trials, every session
-    decoded by the others.
+    The test standardises the responses by session, even where they are normalised already. It averages the repeats of
+    each image. A ridge then predicts the first 64 principal components of the features from those of the responses, in
+    5 folds. The score is the two-way identification of held-out images, compared with 200 permutations of the pairing.
+    Sessions are tested in the same way on single trials, each with a model of the other sessions.
 
     Args:
-        dataset: of the subject.
-        subject: its id.
-        split: whose train images are used.
-        mode: "auto", or "off", which only says so.
-        max_images: at most so many, drawn at random.
-        seed: of images, folds and permutations.
+        dataset: Data set with the subject.
+        subject: Id of the subject.
+        split: Split, or name of the split, whose train images are used.
+        mode: "auto" runs the test. "off" only logs that it was not run.
+        max_images: Largest number of images to use. They are drawn at random.
+        seed: Seed of the draw of images, the folds and the permutations.
+
+    Returns:
+        The scores, also where images are too few to fail.
 
     Raises:
-        AlignmentError: 100 images or more are identified at chance (z < 4), or single sessions are (z below a quarter
-            of the median, 2 to 3, where the median is above 4); fewer images only give a warning.
+        AlignmentError: 100 or more images are identified at chance (z < 4), or the trials of a session are. A session
+            is at chance where its z is below a quarter of the median z, but at least 2 and at most 3. Sessions are
+            judged only where the median is above 4. With fewer than 100 images there is only a warning.
+        BrainDataError: `mode` is unknown.
     """
     if mode not in ("auto", "off"):
         raise BrainDataError(f"expected mode 'auto' or 'off', got {mode!r}")
@@ -120,17 +128,18 @@ def check_alignment(
 def alignment_of(
     subject: str, responses: np.ndarray, features: np.ndarray, split: str = "", seed: int = 0
 ) -> AlignmentReport:
-    """The test of images alone, on rows that are in memory, with any features of the images.
+    """The test of images in `check_alignment`, for responses in memory and any features of the images.
 
     Args:
-        subject: its id, for messages.
-        responses: (n, V), averaged over the repeats of an image; columns with missing values do not count.
-        features: (n, ...) of the same images, such as their tokens.
-        split: hash of the split.
-        seed: of folds and permutations.
+        subject: Id of the subject, for messages.
+        responses: Responses (n, V), averaged over the repeats of each image. Columns with missing values are ignored.
+        features: Features of the same images, (n, ...), such as their tokens.
+        split: Hash of the split, for the report.
+        seed: Seed of the folds and the permutations.
 
     Raises:
-        AlignmentError: 100 images or more are identified at chance (z < 4); fewer images only give a warning.
+        AlignmentError: 100 or more images are identified at chance (z < 4), or there are fewer than 10 images. With
+            10 to 99 images there is only a warning.
     """
     if len(responses) < 2 * _FOLDS:
         raise AlignmentError(f"expected {2 * _FOLDS} train images or more of {subject} to test, got {len(responses)}")
@@ -143,7 +152,7 @@ def alignment_of(
 
 
 class _Axes:
-    """Main axes of standardised data (n, columns), and the coordinates of its rows on them."""
+    """The first 64 principal axes of standardised data (n, columns), and the coordinates of its rows on them."""
 
     def __init__(self, data: np.ndarray):
         data = data.reshape(len(data), -1).astype(np.float64)
@@ -159,12 +168,12 @@ class _Axes:
         self.scores = data @ self.axes
 
     def project(self, data: np.ndarray) -> np.ndarray:
-        """Coordinates (n, 64) of other rows."""
+        """Coordinates of other rows on the axes, (n, 64)."""
         return (data.reshape(len(data), -1)[:, self.good] - self.mean) / self.std @ self.axes
 
 
 def _normalizer(person: Subject, split: Split) -> Normalizer:
-    """By session where the sessions are known, by voxel or channel otherwise, on the train trials."""
+    """A normaliser fitted on the train trials, by session where sessions are known, else by voxel or channel."""
     part = person.responses.subset(split.rows(person.responses.trials, "train", person.id))
     over = None if person.normalizer == "none" else person.normalizer
     sessions, counts = np.unique(part.trials.session, return_counts=True)
@@ -182,25 +191,27 @@ def _features(dataset: BrainDataset, ids: np.ndarray) -> np.ndarray:
 
 
 def _ridge(x: np.ndarray, x_new: np.ndarray) -> np.ndarray:
-    """(m, n): predictions for x_new (m, k) of a ridge with a free intercept are this times targets (n, anything)."""
+    """Matrix (m, n) that predicts with a ridge, which has a free intercept.
+
+    Its product with targets (n, ...) gives the predictions for `x_new` (m, k), after training on `x` (n, k).
+    """
     mean = x.mean(0)
     x, x_new = x - mean, x_new - mean
     gram = x.T @ x
     gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram)
-    return x_new @ np.linalg.solve(gram, x.T) + 1 / len(
-        x
-    )  # columns of x sum to 0: the mean of targets is added as it is
+    slope = x_new @ np.linalg.solve(gram, x.T)
+    return slope + 1 / len(x)  # columns of x sum to 0, so this adds the mean of the targets
 
 
 def _two_way(real: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(n,): for each prediction, the share of the other images that are less similar (cosine) to it than its own."""
+    """For each prediction, the share of the other images that are less similar (cosine) to it than its own, (n,)."""
     real, predicted = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (real, predicted))
     similar = real @ predicted.T
     return (similar < np.diag(similar)).sum(0) / (len(similar) - 1)
 
 
 def _identification(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Images from responses in folds: score, mean and standard deviation of the null with refits, z."""
+    """Identify images from responses in folds: score, mean and standard deviation under permutations, and z."""
     folds = np.array_split(rng.permutation(len(x)), _FOLDS)
     others = [np.setdiff1d(np.arange(len(x)), held) for held in folds]
     maps = [_ridge(x[train], x[held]) for train, held in zip(others, folds, strict=True)]
@@ -220,7 +231,7 @@ def _against_null(score: float, null: list[float]) -> tuple[float, float, float,
 def _sessions(
     dataset: BrainDataset, pairs: Pairs, responses: _Axes, features: _Axes, rng: np.random.Generator
 ) -> dict[int, float]:
-    """z of every session, its trials decoded by those of the others."""
+    """z of every session, whose trials are decoded by a model of the other sessions."""
     person, split = pairs.subject, pairs.split
     rows = split.rows(person.responses.trials, "train", person.id)
     rows = _some_of_each(person.responses.trials.session[rows], rows, rng)

@@ -1,7 +1,9 @@
-"""Test images that combine what training shows only apart: a red ring, after red squares and blue rings.
+"""Splits whose test images combine labels as no train image does.
 
-split = combination_holdout(dataset, ("shape", "color"), frac=0.2, shows=scene_combinations(dataset.stimuli.ids))
-split.params["held_out"]  # [["ring", "red"], ...]
+    split = combination_holdout(dataset, ("shape", "color"), frac=0.2, shows=scene_combinations(dataset.stimuli.ids))
+    split.params["held_out"]  # [["ring", "red"], ...]
+
+Training may show red squares and blue rings, for example, and the test red rings.
 """
 
 from collections import Counter
@@ -28,25 +30,25 @@ def combination_holdout(
 ) -> Split:
     """Hold out combinations of labels: the test images show pairs that no train or validation image shows.
 
-    Combinations are taken in an order of their hashes, and passed over where one value of a label would be left
-    without a train image. The images are those that any subject saw; all subjects have the same parts.
+    Combinations are tried in the order of their hashes. One is passed over where its removal would leave a value of a
+    label without a train image. All images that any subject saw are divided, and all subjects have the same parts.
 
-    Labels are of one object an image. What else a picture shows stays unknown to them: a train image with a blue
-    square in front may have the held-out red ring behind it. `shows` closes that hole, and
+    Labels describe one object of an image, and a picture may show more. A train image with a blue square in front may
+    have the held-out red ring behind it. `shows` excludes such images;
     `brainmodels.simulated.scene_combinations` makes it for drawn scenes.
 
     Args:
-        dataset: whose stimuli have the labels.
-        labels: names of two or more.
-        frac: share of the occurring combinations that is held out; at least one.
-        seed: of the choice, and of the validation images.
-        percent: of `validation_ids`.
-        shows: every combination in a picture, by image id, values in the order of `labels`. Images that show a held-out
-            one beside a main object of another are in no part; `params["left_out"]` counts them.
+        dataset: Data set whose stimuli have the labels.
+        labels: Names of two or more labels to combine.
+        frac: Share of the occurring combinations to hold out, between 0 and 1. At least one is held out.
+        seed: Seed of the choice, and of the choice of validation images.
+        percent: Percentage of the train images to validate on.
+        shows: All combinations that a picture shows, by image id, with values in the order of `labels`. An image that
+            shows a held-out combination only beside its main object is in no part. `params["left_out"]` counts them.
 
     Raises:
-        BrainDataError: fewer combinations can be held out than `frac` asks for.
-        IdError: `shows` does not have all images.
+        BrainDataError: Fewer combinations can be held out than `frac` asks for.
+        IdError: `shows` lacks an image.
     """
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
         raise BrainDataError(f"expected two or more different labels to combine, got {tuple(labels)}")
@@ -66,11 +68,11 @@ def combination_holdout(
         "held_out": sorted(map(list, held)),
         "left_out": len(own) - len(train) - len(test),
     }
-    return split_from_ids("holdout_combo", train, test, None, percent, seed, params)
+    return split_from_ids("holdout_combo", train, test, percent, seed, params)
 
 
 def _combinations(dataset: BrainDataset, labels: Sequence[str]) -> dict[str, Combination]:
-    """The combination of each image that somebody saw, by id, sorted."""
+    """The combination of each image that any subject saw, by id, sorted."""
     tables = [person.responses.trials.image_id for person in dataset.subjects.values()]
     if not tables:
         raise BrainDataError("expected subjects, whose images are divided, got none")
@@ -82,10 +84,10 @@ def _combinations(dataset: BrainDataset, labels: Sequence[str]) -> dict[str, Com
 def _contents(
     own: Mapping[str, Combination], shows: Mapping[str, Collection[Combination]] | None
 ) -> dict[str, frozenset[Combination]]:
-    """All combinations in a picture, that of its labels among them."""
+    """All combinations in a picture, including the one of its labels."""
     missing = [] if shows is None else [name for name in own if name not in shows]
     if missing:
-        raise IdError(f"expected what each of {len(own)} images shows, got nothing of {missing[0]}")
+        raise IdError(f"expected the combinations that each of {len(own)} images shows, got none for {missing[0]}")
     others = {} if shows is None else shows
     return {name: frozenset({combination, *map(tuple, others.get(name, ()))}) for name, combination in own.items()}
 
@@ -97,7 +99,7 @@ def _choose(
     frac: float,
     seed: int,
 ) -> set[Combination]:
-    """Combinations to hold out, such that each value of each label keeps an image among those to train on."""
+    """Combinations to hold out, such that training still shows each value of each label."""
     occurring = sorted(set(own.values()))
     wanted = max(1, round(frac * len(occurring)))
     values = {item for combination in occurring for item in enumerate(combination)}
@@ -118,7 +120,7 @@ def _choose(
 
 
 def _rarest(own: Mapping[str, Combination], training: Mapping[str, object], labels: Sequence[str]) -> str:
-    """What stands in the way, in words: the value that occurs in the fewest combinations of train images."""
+    """The value that occurs in the fewest combinations of train images, as the end of a message."""
     known = Counter(item for combination in {own[name] for name in training} for item in enumerate(combination))
     every = {item for combination in own.values() for item in enumerate(combination)}
     column, value = min(every, key=lambda item: (known[item], item))

@@ -1,10 +1,12 @@
-"""Subjects, their stimuli and their splits, joined by image id and by nothing else.
+"""Data sets of subjects with their stimuli and splits, and the batches of responses that models train on.
 
-dataset = brainmodels.simulate("tiny")
-split = dataset.split("shared")
-train = dataset.pairs("sim01", split, "train", average="repeats")
-Y = train.array()                      # (images, voxels) fp32
-X = cache.get(train.image_ids)         # (images, features) fp32, found by id
+    dataset = brainmodels.simulate("tiny")
+    split = dataset.split("shared")
+    train = dataset.pairs("sim01", split, "train", average="repeats")
+    Y = train.array()                      # (images, voxels) fp32
+    X = cache.get(train.image_ids)         # (images, features) fp32, found by id
+
+Responses, images and features are matched by image id only.
 """
 
 import logging
@@ -30,15 +32,19 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Subject:
-    """One person's responses.
+    """One person's responses, and what is known about them.
 
     Attributes:
-        id: such as "subj01".
-        responses: all trials.
-        space: of the columns.
-        normalizer: name of what was already applied to the values as stored; "none" where they are as measured.
-        design: "event", or "block" where images of a class followed each other, which lets time stand in for class.
-        provenance: layout, files, sizes and hashes; JSON.
+        id: Id of the subject, such as "subj01".
+        responses: Responses of all trials.
+        space: Voxels or sensors that the columns of the responses stand for.
+        normalizer: Name of the scaling that the stored values already went through. "none": they are as measured.
+        design: "event", or "block" where images of a class followed each other. Time alone then predicts the class.
+        provenance: Layout, files, sizes and hashes of the source, as JSON values.
+
+    Raises:
+        AxisError: Space and responses differ in the number of columns or times.
+        BrainDataError: `design` is unknown.
     """
 
     id: str
@@ -59,23 +65,29 @@ class Subject:
             raise BrainDataError(f"expected design 'event' or 'block', got {self.design!r}")
         if self.design == "block":
             _log.warning(
-                "%s has a block design: time alone tells classes apart; run the block-shuffle control", self.id
+                "%s has a block design, so time alone predicts the class: run the block-shuffle control", self.id
             )
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which images are trained on, validated on and tested on; rows follow from ids, for each subject.
+    """The images to train on, to validate on and to test on.
+
+    A split consists of image ids. `rows` gives the trials of a part for one subject.
 
     Attributes:
-        name: of the rule.
-        train, val, test: image ids, pairwise disjoint.
-        params: of the rule: seed, fraction, variant.
-        train_of, val_of: train and validation images of single subjects, by subject; others have those of the split.
-        sessions: by part, the only sessions whose trials belong to it; a part that is left out has all.
+        name: Name of the rule that made the split.
+        train: Ids of the train images. The three sets of ids are disjoint.
+        val: Ids of the validation images.
+        test: Ids of the test images.
+        params: Parameters of the rule, such as its seed, fraction and variant.
+        train_of: Train images of single subjects, by subject id. Other subjects have all train images.
+        val_of: Validation images of single subjects, by subject id. Other subjects have all validation images.
+        sessions: Session numbers by part. A part that is named here has the trials of these sessions only.
 
     Raises:
-        LeakageError: an image is in two parts, for any subject.
+        LeakageError: An image is in two parts, for any subject.
+        BrainDataError: `sessions` names an unknown part.
     """
 
     name: str
@@ -105,14 +117,14 @@ class Split:
             raise BrainDataError(f"expected sessions of parts {', '.join(PARTS)}, got {unknown[0]!r}")
 
     def ids(self, part: str, subject: str | None = None) -> frozenset[str]:
-        """Image ids of a part, for a subject."""
+        """Image ids of a part, "train", "val" or "test", for a subject."""
         if part not in PARTS:
             raise BrainDataError(f"expected part {', '.join(PARTS)}, got {part!r}")
         own = getattr(self, f"{part}_of", None)
         return own[subject] if own is not None and subject in own else getattr(self, part)
 
     def rows(self, trials: TrialTable, part: str, subject: str | None = None) -> np.ndarray:
-        """Positions of the trials of a part in a subject's table, ascending."""
+        """Positions of the trials of a part in a subject's table, ascending, int64 (n,)."""
         chosen = np.isin(trials.image_id, np.array(sorted(self.ids(part, subject)), dtype=str))
         if self.sessions is not None and part in self.sessions:
             chosen &= np.isin(trials.session, sorted(self.sessions[part]))
@@ -120,12 +132,12 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that change with any id of any part, and with the sessions."""
+        """Twelve hexadecimal digits of a SHA-256. They change with any id of any part, and with the sessions."""
         content = {key: value for key, value in self.to_json().items() if key not in ("name", "params")}
         return json_digest(content, compact=False)
 
     def to_json(self) -> dict[str, Any]:
-        """All of the split in lists and strings."""
+        """The whole split as JSON values, from which `from_json` makes it again."""
         by_name = {
             key: {name: sorted(ids) for name, ids in (getattr(self, key) or {}).items()}
             for key in ("train_of", "val_of", "sessions")
@@ -135,7 +147,7 @@ class Split:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Split":
-        """The split that `to_json` described."""
+        """The split from the JSON values of `to_json`."""
         parts = {part: frozenset(content[part]) for part in PARTS}
         by_name = {
             key: {name: frozenset(ids) for name, ids in content[key].items()} or None
@@ -149,23 +161,31 @@ class Split:
 
 
 class Transform(Protocol):
-    """What `pairs` applies to single trials before it averages; a fitted `Normalizer` is one."""
+    """A change of values that `BrainDataset.pairs` applies to single trials before it averages them.
+
+    A fitted `Normalizer` is one.
+    """
 
     name: str
 
     def transform(self, values: np.ndarray, trials: TrialTable) -> np.ndarray:
-        """values (n, voxels) or (n, channels, times) of these trials; the same shape."""
+        """Change the values of these trials, (n, voxels) or (n, channels, times), and keep their shape."""
 
 
 class Pairs:
-    """Responses of one part of a split, with the ids of their images: the only source of batches.
+    """Responses of one part of a split, with the ids of their images. All batches come from here.
 
-    Made by `BrainDataset.pairs`. A sample is one trial, or the mean over the trials of one image.
+    `BrainDataset.pairs` makes it. A sample is one trial, or the mean over the trials of one image.
 
     Attributes:
-        subject, part, split: where they come from.
-        image_ids: (n,) of the samples, in the order of the data set's images (and of repeats).
-        trials: for each sample, the rows of the subject's responses that it averages.
+        subject: Subject whose responses these are.
+        split: Split that the samples come from.
+        part: Part of the split, "train", "val" or "test".
+        image_ids: Image id of each sample, (n,), in the order of the data set's images, then of repeats.
+        trials: For each sample, the rows of the subject's responses that it averages.
+        average: "repeats" or "none", see `BrainDataset.pairs`.
+        transform: Change of values that is applied before averaging, or None.
+        columns: Voxels that are kept, (V,), or None for all.
     """
 
     def __init__(
@@ -194,13 +214,13 @@ class Pairs:
 
     @property
     def normalizer(self) -> str:
-        """What the values went through, as stored and then here: "none", "div2000", "session_z > train_z"."""
+        """Scalings that the values went through, stored ones first: "none", "div2000", "session_z > train_z"."""
         applied = [self.subject.normalizer, "none" if self.transform is None else self.transform.name]
         return " > ".join(name for name in applied if name != "none") or "none"
 
     @property
     def transductive(self) -> bool:
-        """Whether statistics of test trials went into the values, in the stored ones or here."""
+        """Whether statistics of test trials went into the values, as stored or by the transform."""
         stored = self.subject.normalizer
         before = stored.endswith("_transductive") or (stored in SCALINGS and SCALINGS[stored].transductive)
         return before or bool(getattr(self.transform, "transductive", False))
@@ -214,7 +234,7 @@ class Pairs:
         rows = np.concatenate(groups)
         if self.transform is None:
             values = self.subject.responses.batch(rows, self.columns)
-        else:  # statistics are of all columns
+        else:  # the statistics cover all columns
             values = self.transform.transform(self.subject.responses.batch(rows), self.subject.responses.trials[rows])
             values = values if self.columns is None else values[:, self.columns]
         if len(rows) == len(groups):
@@ -224,7 +244,7 @@ class Pairs:
         return sums / sizes.reshape(-1, *[1] * (values.ndim - 1)).astype(np.float32)
 
     def array(self, batch_size: int = 512) -> np.ndarray:
-        """All samples, fp32 (n, voxels) or (n, channels, times), read batch by batch."""
+        """All samples, fp32 (n, voxels) or (n, channels, times), read `batch_size` samples at a time."""
         out = None
         for indices, batch in self.batches(batch_size):
             out = np.empty((len(self), *batch.shape[1:]), np.float32) if out is None else out
@@ -232,7 +252,7 @@ class Pairs:
         return self.batch([]) if out is None else out
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(positions, samples), in order."""
+        """Pairs of (positions, samples), in order, `batch_size` samples at a time."""
         for start in range(0, len(self), batch_size):
             indices = np.arange(start, min(start + batch_size, len(self)))
             yield indices, self.batch(indices)
@@ -242,18 +262,18 @@ class BrainDataset:
     """Subjects, the images they saw, and named splits of those images.
 
     Args:
-        subjects: any number, with ids of their own.
-        stimuli: every image of every trial.
-        splits: by name; functions of the data set make more (see `brainmodels.data.splits`).
+        subjects: Subjects with different ids.
+        stimuli: Images, at least those of every trial.
+        splits: Splits by name. The functions of `brainmodels.data.splits` make more.
 
     Raises:
-        IdError: a trial shows an image that is not in `stimuli`, or two subjects have one id.
+        IdError: A trial shows an image that is not in `stimuli`, or two subjects have one id.
     """
 
     def __init__(self, subjects: Sequence[Subject], stimuli: StimulusSet, splits: Mapping[str, Split] | None = None):
         self.subjects = {subject.id: subject for subject in subjects}
         if len(self.subjects) != len(subjects):
-            raise IdError(f"expected subjects with ids of their own, got {[subject.id for subject in subjects]}")
+            raise IdError(f"expected subjects with different ids, got {[subject.id for subject in subjects]}")
         self.stimuli = stimuli
         self.splits = dict(splits or {})
         for subject in subjects:
@@ -264,7 +284,7 @@ class BrainDataset:
         return f"BrainDataset({', '.join(self.subjects)}; {len(self.stimuli)} images; splits: {splits})"
 
     def subject(self, subject_id: str) -> Subject:
-        """A subject by id."""
+        """The subject with this id. An unknown id is an `IdError`."""
         if subject_id not in self.subjects:
             known = ", ".join(self.subjects)
             raise IdError(
@@ -273,7 +293,7 @@ class BrainDataset:
         return self.subjects[subject_id]
 
     def split(self, name: str) -> Split:
-        """A split by name."""
+        """The split with this name. An unknown name is a `BrainDataError`."""
         if name not in self.splits:
             known = ", ".join(self.splits) or "none"
             raise BrainDataError(f"expected a split of this data set ({known}), got {name!r}")
@@ -291,16 +311,19 @@ class BrainDataset:
         """Responses of a part of a split, with the ids of their images.
 
         Args:
-            subject: id.
-            split: its name, or any other split of these images.
+            subject: Id of the subject.
+            split: Split, or name of a split of this data set.
             part: "train", "val" or "test".
             average: "repeats" averages the trials of each image, "none" keeps single trials.
-            transform: applied to single trials before averaging, such as a fitted `Normalizer`; one that was fitted on
-                test images is a `LeakageError` unless it says that it is transductive.
-            roi: keeps the voxels of one region.
+            transform: Change of values that is applied to single trials before averaging, such as a fitted
+                `Normalizer`.
+            roi: Region whose voxels are kept. None keeps all.
 
         Raises:
-            NormalizationError: the stored values were normalised and so would they be again.
+            IdError: The subject is unknown.
+            NormalizationError: The transform would normalise stored values that are normalised already.
+            LeakageError: The transform was fitted on test images and does not declare itself transductive.
+            BrainDataError: Another argument is unknown, or a region is asked of sensors.
         """
         person = self.subject(subject)
         split = self.split(split) if isinstance(split, str) else split
@@ -329,7 +352,7 @@ class BrainDataset:
 
 
 def _check_times(subject: Subject) -> None:
-    """Voxels have one value a trial, sensors one for each of their times."""
+    """Check that voxels have one value a trial, and sensors one for each of their times."""
     shape = subject.responses.values.shape
     times = (len(subject.space.times),) if isinstance(subject.space, SensorSpace) else ()
     if shape[2:] != times:
@@ -339,7 +362,7 @@ def _check_times(subject: Subject) -> None:
 
 
 def _check_transform(subject: Subject, split: Split, transform: Transform | None) -> None:
-    """Statistics must not know the test images, nor be taken twice."""
+    """Let the transform refuse statistics of test images, and values that are scaled already."""
     check = getattr(transform, "check", None)
     if check is not None:
         check(subject, split)

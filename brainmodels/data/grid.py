@@ -1,6 +1,8 @@
-"""Edges and colours on a coarse grid: the plainest description of a picture that a visual cortex would recognise.
+"""Features of pictures that need no weights and no GPU: edges and colours on a coarse grid.
 
-The simulated subjects see with it, and the alignment test listens with it: it needs no weights and no GPU.
+    grid_features(images)  # (B, 108) fp32
+
+Simulated voxels respond to these features, and `check_alignment` decodes them.
 """
 
 import numpy as np
@@ -11,21 +13,21 @@ from ..errors import AxisError
 __all__ = ["GRID", "GRID_PIXELS", "grid_features"]
 
 GRID = 6  # cells a side
-GRID_PIXELS = 48  # to which pictures are resized
+GRID_PIXELS = 48  # side of the pictures that are looked at
 
 
 def grid_features(images: np.ndarray) -> np.ndarray:
     """Mean gradient magnitude and colour opponents in the cells of a 6 x 6 grid.
 
     Args:
-        images: (B, H, W, 3) uint8; those of another size than 48 pixels are resized, antialiased.
+        images: Pictures (B, H, W, 3), uint8. Other sizes than 48 pixels are resized with antialiasing.
 
     Returns:
-        fp32 (B, 108), cells row by row: 36 of mean gradient magnitude of the brightness, 36 of red minus green,
-        36 of blue minus yellow; brightness and opponents of pictures in [0, 1].
+        fp32 (B, 108), for pictures in [0, 1], cells row by row. The first 36 columns are the mean gradient magnitude of
+        the brightness, the next 36 are red minus green, the last 36 are blue minus yellow.
 
     Raises:
-        AxisError: images are not (B, H, W, 3) uint8.
+        AxisError: Images are not (B, H, W, 3) uint8.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise AxisError(f"expected images (B, H, W, 3) uint8, got {images.dtype} {images.shape}")

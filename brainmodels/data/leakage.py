@@ -1,7 +1,10 @@
-"""Guards against scores that are too good: pictures under two ids, models that remember another fold.
+"""Checks for two causes of scores that are too good: equal images in two parts, and weights kept between folds.
 
-Disjoint ids are asserted by `Split`, the ids of a normaliser by `Normalizer.check`; the control of a block design is
-`brainmodels.metrics.controls.block_shuffle`.
+    check_duplicates(dataset.stimuli, split)      # raises where a test picture is also a train picture
+    check_new_weights(initial, previous)          # raises where a fold starts from the weights of the last one
+
+Other checks have other places. `Split` refuses ids in two parts, and `Normalizer.check` refuses statistics of test
+images. `brainmodels.metrics.controls.block_shuffle` is the control of a block design.
 """
 
 import logging
@@ -23,7 +26,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two images with the same content in two parts."""
+    """Two images with the same content in two parts of a split.
+
+    Attributes:
+        first: Id of one image.
+        first_part: Part of that image.
+        second: Id of the other image.
+        second_part: Part of the other image.
+    """
 
     first: str
     first_part: str
@@ -34,20 +44,24 @@ class Duplicate:
 def check_duplicates(
     stimuli: StimulusSet, split: Split, content: str = "pixels", allow_duplicates: bool = False
 ) -> list[Duplicate]:
-    """Look for the same content under different ids in different parts of a split.
+    """Look for images with the same content under different ids in different parts of a split.
 
-    Images of the split that `stimuli` does not hold are not looked at. For decoding of text, equal captions matter too:
-    NeuSpeech/NeuSpeech1#2 is the case of test sentences that had all been in training.
+    Images of the split that `stimuli` lacks are not looked at. Equal captions matter for the decoding of text: in
+    NeuSpeech/NeuSpeech1#2 all test sentences had been in training.
 
     Args:
-        stimuli: of the split.
-        split: any.
-        content: "pixels" compares the SHA-256 of pictures as stored, "captions" compares texts in lower case with
+        stimuli: Images of the split.
+        split: Split to check.
+        content: "pixels" compares the SHA-256 of pictures as stored. "captions" compares texts in lower case with
             single spaces.
-        allow_duplicates: returns what was found, with a warning, instead of raising.
+        allow_duplicates: Whether to warn instead of raising.
+
+    Returns:
+        The pairs of equal images.
 
     Raises:
-        LeakageError: content of one part is in another.
+        LeakageError: Content of one part is also in another.
+        BrainDataError: `content` is unknown.
     """
     if content not in ("pixels", "captions"):
         raise BrainDataError(f"expected content 'pixels' or 'captions', got {content!r}")
@@ -73,19 +87,22 @@ def check_duplicates(
 
 
 def check_new_weights(initial: Mapping[str, np.ndarray], previous: Mapping[str, np.ndarray]) -> None:
-    """Make sure that a fold of a cross-validation starts from a model of its own (dongyangli-del/EEG_Image_decode#7).
+    """Check that a fold of a cross-validation starts from new weights.
+
+    dongyangli-del/EEG_Image_decode#7 is a case where one model was trained through all folds.
 
     Args:
-        initial: trained parameters of the fold before training, by name; frozen ones left out.
-        previous: the same of the fold before, after its training.
+        initial: Parameters of this fold before its training, by name, without frozen ones.
+        previous: Parameters of the previous fold after its training, by name.
 
     Raises:
-        LeakageError: a parameter starts where the fold before left it. Constant ones, such as zero biases, may.
-        BrainDataError: the folds have parameters of other names, which cannot be compared.
+        LeakageError: A parameter starts with the values that the previous fold ended with. Constant parameters, such
+            as zero biases, may be equal.
+        BrainDataError: The names of the parameters differ, so they cannot be compared.
     """
     other = sorted(initial.keys() ^ previous.keys())
     if other:
-        raise BrainDataError(f"expected parameters of the same names in both folds, got {other[0]!r} in one alone")
+        raise BrainDataError(f"expected equal names of parameters in both folds, got {other[0]!r} in one of them only")
     for name in initial:
         start, end = np.asarray(initial[name]), np.asarray(previous[name])
         if start.size > 1 and np.ptp(start) > 0 and np.array_equal(start, end):
@@ -95,6 +112,7 @@ def check_new_weights(initial: Mapping[str, np.ndarray], previous: Mapping[str, 
 
 
 def _contents(stimuli: StimulusSet, name: str, content: str) -> list:
+    """Keys that are equal where the content is: one for the pixels, or one for each caption."""
     if content == "captions":
         return sorted({" ".join(text.lower().split()) for text in stimuli.captions(name)})
     pixels = stimuli.image(name)

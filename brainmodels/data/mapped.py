@@ -1,4 +1,9 @@
-"""Memory-mapped arrays that travel to other processes as the name of their file, not as gigabytes of their content."""
+"""Pickling of memory-mapped arrays: other processes get the name of the file, not gigabytes of content.
+
+    pickle.dumps(packed(np.load("betas.npy", mmap_mode="r")))  # some hundred bytes
+
+A part of a mapped file is pickled with its content.
+"""
 
 import mmap
 from typing import NamedTuple
@@ -9,7 +14,15 @@ __all__ = ["MappedFile", "packed", "unpacked"]
 
 
 class MappedFile(NamedTuple):
-    """Where a memory-mapped array lies: enough to map it again in another process of this machine."""
+    """What is needed to map an array again in another process of this machine.
+
+    Attributes:
+        path: Path of the file.
+        dtype: Type of the values.
+        shape: Shape of the array.
+        offset: Position of the first value in the file, bytes.
+        order: "C" or "F", the order of the axes in the file.
+    """
 
     path: str
     dtype: np.dtype
@@ -19,7 +32,7 @@ class MappedFile(NamedTuple):
 
 
 def packed(array: np.ndarray) -> np.ndarray | MappedFile:
-    """What to pickle in place of an array: its file where it is one whole mapped file, otherwise the array."""
+    """What to pickle in place of an array: a `MappedFile` for a whole mapped file, otherwise the array itself."""
     whole = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.filename is not None
     if not whole or not (array.flags.c_contiguous or array.flags.f_contiguous):
         return array
@@ -28,7 +41,7 @@ def packed(array: np.ndarray) -> np.ndarray | MappedFile:
 
 
 def unpacked(array: np.ndarray | MappedFile) -> np.ndarray:
-    """The array again, read-only where it is mapped."""
+    """The array that `packed` was given, read-only where it is memory-mapped."""
     if not isinstance(array, MappedFile):
         return array
     return np.memmap(array.path, array.dtype, "r", array.offset, array.shape, array.order)

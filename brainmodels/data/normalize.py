@@ -1,7 +1,9 @@
-"""Normalisers: statistics of the training trials, fitted in batches, applied to single trials before any average.
+"""Normalisers, which bring responses to a common scale.
 
-normalizer = fit_normalizer("session_z_train", dataset.subject("subj01"), split)
-train = dataset.pairs("subj01", split, "train", average="repeats", transform=normalizer)
+    normalizer = fit_normalizer("session_z_train", dataset.subject("subj01"), split)
+    train = dataset.pairs("subj01", split, "train", average="repeats", transform=normalizer)
+
+Statistics are taken from the training trials, batch by batch. They are applied to single trials, before any average.
 """
 
 import logging
@@ -19,11 +21,11 @@ __all__ = ["DEFAULT", "Normalizer", "default_normalizer", "fit_normalizer", "reg
 
 _log = logging.getLogger(__name__)
 DEFAULT = "session_z_train"
-_UNITS = ("none", "psc", "div2000")  # fixed factors: statistics may follow them
+_UNITS = ("none", "psc", "div2000")  # fixed factors, which statistics may follow
 
 
 def register_normalizer(name: str) -> Callable[[type[Scaling]], type[Scaling]]:
-    """Decorate a `Scaling` to make it known under a name."""
+    """A class decorator that makes a `Scaling` available under a name. A name in use is a `BrainDataError`."""
 
     def register(scaling: type[Scaling]) -> type[Scaling]:
         if name in SCALINGS:
@@ -35,22 +37,34 @@ def register_normalizer(name: str) -> Callable[[type[Scaling]], type[Scaling]]:
 
 
 class Normalizer:
-    """Responses on a common scale.
+    """A scaling of responses and its fitted statistics.
 
-    Names: "none"; "psc" and "div2000" (units of the stored betas of the Natural Scenes Dataset); "session_z_train"
-    (default), "session_z", "train_z" (per voxel); "trial_z", "channel_z", "mvnn" (EEG). Voxels without variance become
-    NaN and are counted.
+    | name | what it does |
+    |---|---|
+    | "none" | keeps the stored values |
+    | "psc", "div2000" | convert stored betas of the Natural Scenes Dataset, dividing the integers by 300 or 2000 |
+    | "session_z_train" (default) | z-scores each voxel within each session, with statistics of train trials |
+    | "session_z" | z-scores each voxel within each session, with statistics of all trials |
+    | "train_z" | z-scores each voxel over all sessions, with statistics of train trials |
+    | "trial_z" | z-scores each trial over all its values |
+    | "channel_z" | z-scores each EEG channel over the times of all train trials |
+    | "mvnn" | whitens EEG channels by the covariance of the noise in train trials |
+
+    Voxels without variance become NaN, and `num_constant` counts them.
 
     Args:
-        name: of the scaling.
-        over: name of what the stored values already went through, which declares that two in a row are meant.
-        options: of the scaling, such as `min_trials` of "session_z_train".
+        name: Name of the scaling.
+        over: Name of the scaling that the stored values already went through. Giving it allows a second scaling.
+        options: Options of the scaling, such as `min_trials` of "session_z_train".
 
     Attributes:
-        fitted_ids: images whose trials the statistics are of.
-        subject: whose statistics they are; None where only responses were given.
-        arrays: the statistics by name.
-        num_constant: voxels without variance or with missing values, in any session.
+        fitted_ids: Ids of the images whose trials the statistics cover.
+        subject: Id of the subject whose statistics these are. None where only responses were given.
+        arrays: Statistics by name. None before `fit`.
+        num_constant: Number of voxels without variance or with missing values, in any session.
+
+    Raises:
+        NormalizationError: The name is unknown.
     """
 
     def __init__(self, name: str = DEFAULT, over: str | None = None, **options):
@@ -71,7 +85,7 @@ class Normalizer:
 
     @property
     def transductive(self) -> bool:
-        """Whether the statistics are of all trials, those of test images among them: the flag follows the scores."""
+        """Whether the statistics cover all trials, test trials included. Reports show this flag beside the scores."""
         return self._scaling.transductive
 
     @property
@@ -82,11 +96,16 @@ class Normalizer:
         """Take the statistics, batch by batch.
 
         Args:
-            responses: of one subject.
-            train_ids: images whose trials count; a transductive scaling takes all trials whatever this says.
+            responses: Responses of one subject.
+            train_ids: Ids of the images whose trials count. A transductive scaling ignores this and takes all trials.
+
+        Returns:
+            This normaliser.
 
         Raises:
-            NormalizationError: too few trials, or sessions or units are unknown.
+            NormalizationError: There are too few trials, or their sessions are unknown.
+            UnitsError: The unit of the responses is not known.
+            AxisError: Responses have another number of axes than the scaling needs.
         """
         if self.transductive or not self._scaling.statistics:
             rows = np.arange(len(responses))
@@ -106,19 +125,22 @@ class Normalizer:
         return self
 
     def transform(self, values: np.ndarray, trials: TrialTable) -> np.ndarray:
-        """Values (n, voxels) or (n, channels, times) of these trials, normalised; fp32 of the same shape."""
+        """Normalise values of these trials, (n, voxels) or (n, channels, times), to fp32 of the same shape."""
         return self._scaling.forward(self._fitted(), values, trials).astype(np.float32, copy=False)
 
     def inverse_transform(self, values: np.ndarray, trials: TrialTable | None = None) -> np.ndarray:
-        """Back to stored units. Scalings by session need the trials; predictions have none, see `Bridge`."""
+        """Undo `transform`. The result is fp32 and has the same shape.
+
+        Scalings by session need the trials. Predictions belong to no session; `Bridge` brings them to another scale.
+        """
         return self._scaling.backward(self._fitted(), values, trials).astype(np.float32, copy=False)
 
     def check(self, subject: Subject, split: Split) -> None:
-        """What `BrainDataset.pairs` asks before it applies this to a subject.
+        """Check that this may be applied to a subject under a split. `BrainDataset.pairs` calls it.
 
         Raises:
-            LeakageError: the statistics know test images of the split.
-            NormalizationError: they are another subject's, or the stored values were normalised already.
+            LeakageError: The statistics cover test images of the split, or images that it does not give the subject.
+            NormalizationError: The statistics are another subject's, or the stored values are normalised already.
         """
         self._fitted()
         if self.subject is not None and self.subject != subject.id:
@@ -141,7 +163,7 @@ class Normalizer:
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """Name and options (JSON) and the statistics under "arrays"."""
+        """Name, options, subject and ids as JSON values, and the statistics under "arrays"."""
         return {
             "name": self.name,
             "over": self.over,
@@ -153,7 +175,7 @@ class Normalizer:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "Normalizer":
-        """The normaliser that `state_dict` described."""
+        """The fitted normaliser from its `state_dict`."""
         normalizer = cls(state["name"], state["over"], **state["options"])
         normalizer.subject, normalizer.fitted_ids = state["subject"], frozenset(state["fitted_ids"])
         normalizer.arrays = {name: np.asarray(array) for name, array in state["arrays"].items()}
@@ -180,13 +202,17 @@ class Normalizer:
 def fit_normalizer(name: str, subject: Subject, split: Split, over: str | None = None, **options) -> Normalizer:
     """A normaliser fitted on the train trials that a split gives a subject.
 
-    A split of few trials may be too small for "session_z_train"; `Normalizer.fit` takes any other images for it.
+    A split of few trials may be too small for "session_z_train". `Normalizer.fit` then accepts other images.
 
     Args:
-        name: of the scaling.
-        subject: whose responses.
-        split: whose train part, in its sessions, is fitted on.
-        over, options: of `Normalizer`.
+        name: Name of the scaling, see `Normalizer`.
+        subject: Subject whose responses are fitted on.
+        split: Split whose train part, in its sessions, is fitted on.
+        over: Name of the scaling that the stored values already went through, see `Normalizer`.
+        options: Options of the scaling.
+
+    Raises:
+        NormalizationError: The name is unknown, trials are too few, or the stored values are normalised already.
     """
     normalizer = Normalizer(name, over, **options)
     responses = subject.responses
@@ -201,7 +227,11 @@ def fit_normalizer(name: str, subject: Subject, split: Split, over: str | None =
 
 
 def default_normalizer(subject: Subject) -> str:
-    """The name of what suits the responses as they are stored."""
+    """The name of the scaling that suits the stored responses.
+
+    This is "none" where they are normalised already, otherwise "session_z_train" where all sessions are known, and
+    "train_z" where they are not.
+    """
     if subject.normalizer not in ("none", "psc", "div2000"):
         return "none"
     return "session_z_train" if (subject.responses.trials.session >= 0).all() else "train_z"

@@ -1,15 +1,20 @@
-"""One subject in one folder: responses to map into memory, the pictures that were seen, and where both came from.
+"""Prepared folders: one subject's responses, images and splits, which open at once.
 
-summary = save_prepared(dataset, "subj01", "prepared/subj01")
-print(summary)
-dataset = load_prepared("prepared/subj01")
+    summary = save_prepared(dataset, "subj01", "prepared/subj01")
+    print(summary)
+    dataset = load_prepared("prepared/subj01")
 
-    values.npy      responses as stored, float or int16      trials.npz     what every trial showed
-    images.npy      (n, size, size, 3) uint8                 stimuli.json   ids, captions, labels
-    space.npz       voxels and regions, or sensors           splits.json    ids of every part
-    meta.json       layout, source, units, versions, command, and the size and SHA-256 of the other files
+| file | content |
+|---|---|
+| values.npy | responses as stored, float or int16, to be memory-mapped |
+| trials.npz | what every trial showed |
+| images.npy | pictures (n, size, size, 3), uint8 |
+| stimuli.json | ids, captions and labels of the images |
+| space.npz | voxels and regions, or sensors |
+| splits.json | image ids of every part |
+| meta.json | layout, source, units, versions, command, and the size and SHA-256 of the other files |
 
-A folder is written under another name and renamed when it is complete; the user's own data are only read.
+A folder is written under another name and renamed when it is complete. The user's own data are only read.
 """
 
 import json
@@ -33,8 +38,8 @@ from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
-from .stimuli import ArrayImages, FoundImages, StimulusSet
-from .summary import PreparedSummary, summarize
+from .stimuli import ArrayImages, OptionalImageFiles, StimulusSet
+from .summary import SubjectSummary, summarize
 
 __all__ = ["load_prepared", "save_prepared", "write_prepared"]
 
@@ -44,23 +49,31 @@ _log = logging.getLogger(__name__)
 _FORMAT = 1
 _FILES = ("values.npy", "trials.npz", "space.npz", "stimuli.json", "splits.json")
 _PICTURES = "images.npy"
-_WHOLE = 64 << 20  # larger source files are known by their ends
+_WHOLE = 64 << 20  # bytes; of larger source files only the ends are hashed
 _END = 1 << 20
 
 
 def save_prepared(
     dataset: BrainDataset, subject: str, out: str | Path, image_size: int | None = 256, progress: bool = False
-) -> PreparedSummary:
-    """Write a subject to a folder of its own.
+) -> SubjectSummary:
+    """Write one subject of a data set to a new folder.
 
-    Pictures are those that the subject was shown, and test images of its splits without responses, as challenges have.
+    The folder has all pictures that the subject saw. It also has test images of the splits without responses, which
+    challenges publish.
 
     Args:
-        dataset: of the subject.
-        subject: its id.
-        out: folder to be made; one that exists is a `LayoutError`.
-        image_size: side of the stored pictures in pixels; None stores none.
-        progress: shows bars.
+        dataset: Data set with the subject.
+        subject: Id of the subject.
+        out: Path of the folder to create.
+        image_size: Side of the stored pictures in pixels. None stores no pictures.
+        progress: Whether to show progress bars.
+
+    Returns:
+        What the folder holds, in numbers.
+
+    Raises:
+        LayoutError: `out` exists already.
+        IdError: The subject is unknown.
     """
     command = f"save_prepared({subject!r}, {str(out)!r}, image_size={image_size})"
     return write_prepared(lambda allocate: (dataset, subject), out, command, image_size, progress)
@@ -72,16 +85,23 @@ def write_prepared(
     command: str,
     image_size: int | None,
     progress: bool,
-) -> PreparedSummary:
-    """Write what `load` reads to a folder, which appears whole or not at all.
+) -> SubjectSummary:
+    """Write what `load` returns to a new folder. After an error there is no folder.
 
     Args:
-        load: given a function that makes arrays in files of the folder, which are then not copied again, it returns a
-            data set and the subject of it to write.
-        out: folder to be made; one that exists is a `LayoutError`.
-        command: that made the folder, as it is written down.
-        image_size: side of the stored pictures in pixels; None stores none.
-        progress: shows bars.
+        load: Function that returns a data set and the id of the subject to write. Its argument is a function
+            (shape, dtype) -> array, which makes arrays in files of the folder. Responses in such an array are not
+            copied again.
+        out: Path of the folder to create.
+        command: Text of the command, to be kept in meta.json.
+        image_size: Side of the stored pictures in pixels. None stores no pictures.
+        progress: Whether to show progress bars.
+
+    Returns:
+        What the folder holds, in numbers.
+
+    Raises:
+        LayoutError: `out` exists already.
     """
     out = Path(out)
     if out.exists():
@@ -95,14 +115,16 @@ def write_prepared(
 
 
 def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
-    """The data set of one subject that `save_prepared` wrote; values and pictures stay on the disk until they are read.
+    """The data set of one subject that `save_prepared` wrote.
+
+    Values and pictures are memory-mapped, so they stay on the disk until they are needed.
 
     Args:
-        path: of the folder.
-        verify: compares the SHA-256 of every file, which reads all of them; sizes are compared in any case.
+        path: Path of the folder.
+        verify: Whether to compare the SHA-256 of every file, which reads all of them. Sizes are always compared.
 
     Raises:
-        LayoutError: a file is missing, truncated or changed.
+        LayoutError: A file is missing, truncated or changed.
     """
     path = Path(path)
     meta = _read_json(path / "meta.json")
@@ -118,7 +140,9 @@ def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
     source = (
         ArrayImages(np.load(pictures, mmap_mode="r", allow_pickle=False))
         if _PICTURES in meta["files"]
-        else FoundImages([None] * len(content["ids"]), f"{path} was prepared without; prepare it with an image_size")
+        else OptionalImageFiles(
+            [None] * len(content["ids"]), f"{path} was prepared without pictures; prepare it with an image_size"
+        )
     )
     labels = {name: np.array(label["values"], dtype=label["dtype"]) for name, label in content["labels"].items()}
     person = Subject(
@@ -135,21 +159,21 @@ def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
 
 
 class _Memory:
-    """Arrays in files of the folder that is being written: responses that are read into one are not copied again."""
+    """Arrays in files of the folder that is being written. Responses that are read into one are not copied again."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.arrays: dict[str, np.memmap] = {}
 
     def allocate(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        """An array of zeros, as `np.empty` is called."""
+        """A memory-mapped array of zeros, with the arguments of `np.empty`."""
         name = f"allocated-{len(self.arrays)}.npy"
         shape = tuple(int(n) for n in np.atleast_1d(shape))  # a header with numpy's integers is not readable
         self.arrays[name] = np.lib.format.open_memmap(self.folder / name, "w+", np.dtype(dtype), shape)
         return self.arrays[name]
 
     def store(self, responses: Responses, progress: bool) -> None:
-        """Write values.npy, and remove what else was allocated."""
+        """Write values.npy, and remove all other allocated arrays."""
         target = self.folder / "values.npy"
         own = [name for name, array in self.arrays.items() if responses.rows is None and _same(array, responses.values)]
         if own:
@@ -176,7 +200,7 @@ def _write(
     progress: bool,
     command: str,
 ) -> None:
-    """All files of a folder, meta.json last."""
+    """Write all files of a folder, meta.json last."""
     person = dataset.subject(subject)
     trials, responses = person.responses.trials, person.responses
     memory.store(responses, progress)
@@ -223,7 +247,7 @@ def _write(
 
 
 def _images_of(dataset: BrainDataset, person: Subject) -> list[str]:
-    """Images that were shown, and test images, in the order of the data set."""
+    """Ids of the shown images and of the test images, in the order of the data set."""
     shown = set(person.responses.trials.image_id.tolist())
     tested = set().union(*(split.test for split in dataset.splits.values()))
     wanted = shown | {name for name in tested if name in dataset.stimuli}
@@ -231,7 +255,7 @@ def _images_of(dataset: BrainDataset, person: Subject) -> list[str]:
 
 
 def _write_space(path: Path, space: VoxelSpace | SensorSpace) -> dict[str, Any]:
-    """Arrays to the file; the rest is returned for meta.json."""
+    """Write the arrays of a space, and return the rest of it for meta.json."""
     if isinstance(space, SensorSpace):
         np.savez(path, times=np.asarray(space.times))
         names = [str(name) for name in space.ch_names]
@@ -284,7 +308,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of every source file; of those above 64 MiB only of the first and last MiB, marked "ends:"."""
+    """SHA-256 of every source file. Above 64 MiB it covers the first and last MiB only, and is marked "ends:"."""
     hashes = {}
     for name in provenance.get("files", {}):
         path = Path(provenance.get("root", ""), name)

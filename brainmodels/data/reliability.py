@@ -1,7 +1,9 @@
-"""How reliable single trials are: signal by noise from repeats of the same image, and the noise ceiling from it.
+"""Signal-to-noise ratio of single trials, from repeats of the same image, and the noise ceiling that follows from it.
 
-Values are (trials, voxels), scaled within sessions: drift between sessions counts as noise. `rows` are the trials of
-each image, as `Responses.rows_of(ids)` gives them.
+    ratio = ncsnr(values, responses.rows_of(ids))   # (voxels,)
+    noise_ceiling(ratio, repeats_at_test=3)         # (voxels,), the largest possible share of explained variance
+
+Scale the values within sessions first. Drift between sessions counts as noise otherwise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +18,23 @@ _BATCH_NUMBERS = 2**21
 
 
 def ncsnr(values: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Signal by noise standard deviation of a single presentation, (voxels,) (Allen et al., 2022, Methods).
+    """Standard deviation of the signal over that of the noise, for a single presentation (Allen et al., 2022, Methods).
 
-    Noise variance is the mean over images of the variance over repeats (ddof 1); signal variance is that of all single
-    trials less that of the noise, at least 0.
+    The noise variance is the mean over images of the variance over repeats (ddof 1). The signal variance is the
+    variance of all single trials minus the noise variance, and at least 0.
 
     Args:
-        values: (trials, voxels), standardised within sessions; perhaps memory-mapped.
-        rows: trials of each image; images with one trial count for the total variance alone.
+        values: Responses (trials, voxels), standardised within sessions. They may be memory-mapped.
+        rows: Trials of each image, as `Responses.rows_of` gives them. Images with one trial count only for the total
+            variance.
 
     Returns:
-        fp64; NaN where a voxel is constant or not finite, infinite where repeats are equal.
+        Ratio of each voxel, fp64 (voxels,). NaN where a voxel is constant or not finite, infinite where all repeats
+        are equal.
 
     Raises:
-        BrainDataError: no image has two trials.
+        BrainDataError: No image has two trials.
+        AxisError: Values are not (trials, voxels).
     """
     trials, groups = np.concatenate(rows) if len(rows) else np.empty(0, int), trial_groups(rows, 2)
     out = np.empty(values.shape[1])
@@ -47,11 +52,18 @@ def ncsnr(values: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def noise_ceiling(ncsnr: np.ndarray, repeats_at_test: int | Sequence[int]) -> np.ndarray:
-    """Largest share of variance that a perfect model explains in the mean of k repeats, ncsnr^2 / (ncsnr^2 + 1 / k).
+    """Share of variance that a perfect model explains in the mean of k repeats, ncsnr^2 / (ncsnr^2 + 1 / k).
 
     Args:
-        ncsnr: (voxels,).
-        repeats_at_test: k of every test image, or one k an image: 1 / k is then the mean over images.
+        ncsnr: Signal-to-noise ratio of each voxel, (voxels,).
+        repeats_at_test: Number of repeats k of every test image, or one number for each image. In that case 1 / k is
+            averaged over images.
+
+    Returns:
+        Noise ceiling of each voxel, fp64 (voxels,), 0 to 1.
+
+    Raises:
+        BrainDataError: A number of repeats is below 1 or not an integer.
     """
     repeats = np.atleast_1d(np.asarray(repeats_at_test))
     if not len(repeats) or not np.issubdtype(repeats.dtype, np.integer) or repeats.min() < 1:
@@ -62,7 +74,18 @@ def noise_ceiling(ncsnr: np.ndarray, repeats_at_test: int | Sequence[int]) -> np
 
 
 def trial_groups(rows: Sequence[np.ndarray], least: int) -> dict[int, np.ndarray]:
-    """Trials (images, repeats) of images with the same number of repeats, by that number."""
+    """Group images by their number of repeats, if that is `least` or more.
+
+    Args:
+        rows: Trials of each image.
+        least: Smallest number of repeats.
+
+    Returns:
+        Arrays of trials (images, repeats), by the number of repeats.
+
+    Raises:
+        BrainDataError: No image has so many trials.
+    """
     counts = np.array([len(group) for group in rows], dtype=np.int64)
     found = {int(k): np.stack([rows[i] for i in np.flatnonzero(counts == k)]) for k in np.unique(counts) if k >= least}
     if not found:
@@ -71,7 +94,7 @@ def trial_groups(rows: Sequence[np.ndarray], least: int) -> dict[int, np.ndarray
 
 
 def column_blocks(values: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """fp64 columns of values, a batch at a time."""
+    """Pairs of a slice of columns and their values (trials, columns) in fp64, for values (trials, voxels)."""
     if values.ndim != 2:
         raise AxisError(f"expected values (trials, voxels), got {values.shape}")
     step = max(1, _BATCH_NUMBERS // max(1, len(values)))

@@ -1,4 +1,10 @@
-"""The explicit way from the scale of one normaliser to that of another."""
+"""`Bridge` maps values from the scale of one normaliser to that of another.
+
+    bridge = Bridge().fit(source, target)  # train pairs of the same images under two normalisers
+    bridge.transform(predictions)          # (n, voxels), from the first scale to the second
+
+The map is fitted on the train images alone.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +18,19 @@ __all__ = ["Bridge"]
 
 
 class Bridge:
-    """Responses of one normaliser in the space of another, by statistics of the train images per voxel.
+    """A linear map, for each voxel, that brings values from the scale of one normaliser to that of another.
 
-    y = (x - mean_source) / std_source * std_target + mean_target
+        y = (x - mean_source) / std_source * std_target + mean_target
 
-    A model in the space of "div2000" reaches one in that of "train_z" so, and predictions without sessions leave
-    "session_z_train". Constant voxels become NaN.
+    The statistics are those of the train images under each normaliser. Predictions of a model that was trained on
+    "div2000" can be compared so with those of a model trained on "train_z". Predictions belong to no session, so a
+    bridge is also the way back from "session_z_train". Constant voxels become NaN.
 
     Attributes:
-        source, target: names of the normalisers.
-        fitted_ids: images of the statistics.
+        source: Name of the normaliser of the values that come in.
+        target: Name of the normaliser of the values that go out.
+        fitted_ids: Ids of the images that the statistics cover.
+        arrays: Statistics by name, (V,) each. None before `fit`.
     """
 
     def __init__(self):
@@ -30,15 +39,21 @@ class Bridge:
         self.arrays: dict[str, np.ndarray] | None = None
 
     def fit(self, source: Pairs | None, target: Pairs) -> "Bridge":
-        """Take the statistics of the same train images in both spaces.
+        """Take the statistics of the same train images under both normalisers.
 
         Args:
-            source: train pairs under the first normaliser; None for values with mean 0 and standard deviation 1.
-            target: train pairs under the second; averaged over repeats or not as the values to come are.
+            source: Train pairs under the first normaliser. None stands for mean 0 and standard deviation 1.
+            target: Train pairs under the second normaliser. They must be averaged over repeats if the values to
+                transform are, and single trials otherwise.
+
+        Returns:
+            This bridge.
 
         Raises:
-            LeakageError: pairs are not those of training.
-            IdError: they are of different images.
+            LeakageError: The pairs are not those of the train part.
+            IdError: The pairs have different images or subjects.
+            NormalizationError: There are fewer than two samples.
+            AxisError: The responses are not (n, voxels).
         """
         for pairs in (source, target):
             if pairs is not None and pairs.part != "train":
@@ -48,7 +63,7 @@ class Bridge:
             arrays |= {"source_mean": np.zeros_like(arrays["target_mean"])}
             arrays |= {"source_std": np.ones_like(arrays["target_std"])}
         elif not np.array_equal(source.image_ids, target.image_ids) or source.subject.id != target.subject.id:
-            raise IdError(f"expected the same images of one subject in both spaces, got {source} and {target}")
+            raise IdError(f"expected the same images of one subject on both scales, got {source} and {target}")
         else:
             arrays |= dict(zip(("source_mean", "source_std"), _mean_std(source), strict=True))
         self.arrays, self.fitted_ids = arrays, frozenset(target.image_ids.tolist())
@@ -56,15 +71,15 @@ class Bridge:
         return self
 
     def transform(self, values: np.ndarray) -> np.ndarray:
-        """Values (n, voxels) of the source space in the target space, fp32."""
+        """Bring values (n, voxels) from the source scale to the target scale, fp32."""
         return self._apply(values, "source", "target")
 
     def inverse_transform(self, values: np.ndarray) -> np.ndarray:
-        """Values (n, voxels) of the target space in the source space, fp32."""
+        """Bring values (n, voxels) from the target scale to the source scale, fp32."""
         return self._apply(values, "target", "source")
 
     def state_dict(self) -> dict[str, Any]:
-        """Names and ids (JSON) and the statistics under "arrays"."""
+        """Names and ids as JSON values, and the statistics under "arrays"."""
         if self.arrays is None:
             raise NormalizationError("expected a fitted bridge, got one before fit")
         ids = sorted(self.fitted_ids)
@@ -72,7 +87,7 @@ class Bridge:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "Bridge":
-        """The bridge that `state_dict` described."""
+        """The fitted bridge from its `state_dict`."""
         bridge = cls()
         bridge.source, bridge.target = state["source"], state["target"]
         bridge.fitted_ids = frozenset(state["fitted_ids"])
@@ -88,7 +103,7 @@ class Bridge:
 
 
 def _mean_std(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Per voxel over the samples, fp64; NaN where there is no variance."""
+    """Mean and standard deviation of each voxel over the samples, fp64 (V,) each. No variance gives NaN."""
     count, total, squares, shift = 0, 0.0, 0.0, None
     for _, batch in pairs.batches(512):
         if batch.ndim != 2:

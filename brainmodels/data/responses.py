@@ -1,8 +1,10 @@
-"""Responses as they were stored, and the table that says what each trial showed.
+"""Responses as they are stored on the disk, and the table of what each trial showed.
 
-trials = TrialTable.of(image_id, session=session)
-responses = Responses(np.load("betas.npy", mmap_mode="r"), trials, scale=1 / 300)
-responses.batch([0, 5, 9])  # (3, voxels) fp32, copied and scaled; nothing else is read
+    trials = TrialTable.of(image_id, session=session)
+    responses = Responses(np.load("betas.npy", mmap_mode="r"), trials, scale=1 / 300)
+    responses.batch([0, 5, 9])  # (3, voxels) fp32, copied and scaled
+
+A batch reads only the rows that it needs.
 """
 
 from collections.abc import Sequence
@@ -20,13 +22,19 @@ _STORED = ("float16", "float32", "float64", "int16")
 
 @dataclass(frozen=True)
 class TrialTable:
-    """What each trial showed, in the order of the rows of the responses. An unknown number is -1, never invented.
+    """What each trial showed, in the order of the rows of the responses.
+
+    All columns have shape (trials,). A number that is not known is -1.
 
     Attributes:
-        image_id: of the image, namespaced string.
-        session, run: numbers as the data set counts them.
-        repeat: presentations of this image to this subject before this trial, from 0.
-        trial: position in time, over all sessions.
+        image_id: Ids of the images, strings with a namespace such as "nsd:00013".
+        session: Session numbers as the data set counts them.
+        run: Run numbers as the data set counts them.
+        repeat: Numbers of earlier presentations of the image to this subject, from 0.
+        trial: Positions in time, over all sessions.
+
+    Raises:
+        AxisError: Columns differ in length.
     """
 
     image_id: np.ndarray
@@ -49,15 +57,18 @@ class TrialTable:
         repeat: Sequence[int] | int | None = None,
         trial: Sequence[int] | int | None = None,
     ) -> "TrialTable":
-        """A table from its columns; a number stands for all trials.
+        """A table from its columns. A single number in place of a column holds for all trials.
 
         Args:
-            image_id, session, run: columns.
-            repeat: None counts presentations in the order of `trial`, or of the rows where that is -1.
-            trial: None says that the rows are in the order of time: 0, 1, 2, ...
+            image_id: Image id of each trial.
+            session: Session of each trial.
+            run: Run of each trial.
+            repeat: Earlier presentations of the image. None counts them in the order of `trial`, or in the order of
+                the rows where `trial` is -1.
+            trial: Position of each trial in time. None means that the rows are in the order of time: 0, 1, 2, ...
 
         Raises:
-            AxisError: columns differ in length.
+            AxisError: Columns differ in length, or numbers are not integers.
         """
         ids = np.asarray(image_id, dtype=str)
         count = len(ids)
@@ -74,15 +85,18 @@ class TrialTable:
 
 @dataclass(frozen=True)
 class Responses:
-    """Measured responses: an array that is never copied, and which of its rows belong to these trials.
+    """Measured responses. The array of values is never copied; subsets share it.
 
     Attributes:
-        values: (trials, voxels) or (trials, channels, times); float16, float32, float64 or int16 as stored, often
-            memory-mapped and shared by all subsets.
-        trials: what each row of `rows` showed.
-        scale: physical units of one stored unit; a batch is values * scale.
-        rows: rows of `values`; None is all of them in order.
-        unit: of a batch, such as "percent signal change", "z-scored per session" or "V".
+        values: Stored values, (trials, voxels) or (trials, channels, times), float16, float32, float64 or int16.
+            The array is often memory-mapped.
+        trials: Table of what each of `rows` showed.
+        scale: Physical units of one stored unit. A batch is values * scale.
+        rows: Rows of `values` that belong to these trials. None means all of them in order.
+        unit: Physical unit of a batch, such as "percent signal change", "z-scored per session" or "V".
+
+    Raises:
+        AxisError: Values have another shape or type, or trials and rows differ in number.
     """
 
     values: np.ndarray
@@ -116,15 +130,18 @@ class Responses:
 
     @property
     def num_voxels(self) -> int:
-        """Voxels, or channels of EEG."""
+        """Number of voxels, or of channels where the responses are EEG."""
         return self.values.shape[1]
 
     def batch(self, indices: Sequence[int] | np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
-        """Some trials as fp32 in physical units, a copy.
+        """Some trials in physical units, copied: fp32 (n, voxels) or (n, channels, times).
 
         Args:
-            indices: positions among these trials, or a mask of them.
-            columns: which voxels or channels; None is all.
+            indices: Positions among these trials, (n,), or a boolean mask of them.
+            columns: Voxels or channels to take. None takes all.
+
+        Raises:
+            AxisError: `indices` are no positions and no mask.
         """
         indices = positions(indices, len(self))
         rows = indices if self.rows is None else np.asarray(self.rows)[indices]
@@ -134,17 +151,23 @@ class Responses:
         return batch if self.scale == 1 else batch * np.float32(self.scale)
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Responses":
-        """The same array with fewer trials, by their positions or a mask of them: indices, not a copy."""
+        """The responses of some trials, by their positions or a boolean mask. The values are not copied."""
         indices = positions(indices, len(self))
         rows = indices if self.rows is None else np.asarray(self.rows)[indices]
         return replace(self, trials=self.trials[indices], rows=rows)
 
     def rows_of(self, ids: Sequence[str], among: np.ndarray | None = None) -> list[np.ndarray]:
-        """For each image, its trials in the order of their repeats; an image without a trial is an `IdError`.
+        """Positions of the trials of each image, in the order of their repeats.
 
         Args:
-            ids: of the images.
-            among: positions of the trials that count, or a mask of them; None is all.
+            ids: Ids of the images.
+            among: Positions of the trials to choose from, or a boolean mask of them. None means all trials.
+
+        Returns:
+            One int64 array of positions for each image.
+
+        Raises:
+            IdError: An image has no trial.
         """
         if not len(ids):
             return []
@@ -159,7 +182,11 @@ class Responses:
 
 
 def positions(indices: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
-    """Positions among `count` trials or samples as int64, from integers of 0 to count - 1 or a mask (count,)."""
+    """Positions among `count` trials as int64 (n,), from integers from 0 to count - 1 or a boolean mask (count,).
+
+    Raises:
+        AxisError: `indices` are neither, or out of range.
+    """
     array = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
     if array.dtype == bool and array.shape == (count,):
         return np.flatnonzero(array)

@@ -1,7 +1,13 @@
-"""The scalings that `Normalizer` knows by name: how each is fitted, applied and undone.
+"""The scalings that `Normalizer` offers by name: how each is fitted, applied and undone.
 
-x = (values - mean) / std, with statistics of all or of the train trials, per session or not, per voxel or channel;
-fixed factors between units; and the whitening of EEG channels. Statistics are accumulated in fp64, batch by batch.
+    SCALINGS["train_z"]().fit(responses, rows)  # {"mean": ..., "std": ..., "session": ...}
+
+There are three kinds. Fixed factors convert units. The z-scores are
+
+    x = (values - mean) / std
+
+with statistics of all trials or of the train trials, per session or not, and per voxel or channel. The third kind
+whitens EEG channels. Statistics are accumulated in fp64, batch by batch.
 """
 
 from collections.abc import Iterator
@@ -17,18 +23,18 @@ __all__ = ["PSC", "SCALINGS", "STORED_PER_PERCENT", "Scaling", "column_statistic
 
 Arrays = dict[str, np.ndarray]
 _BATCH = 512  # trials
-_STD_FLOOR = 1e-8  # of the mean: below it a voxel has no variance
+_STD_FLOOR = 1e-8  # share of the mean, below which a voxel counts as constant
 PSC = "percent signal change"  # the unit of betas
-STORED_PER_PERCENT = 300  # of the betas of the Natural Scenes Dataset, stored as integers
+STORED_PER_PERCENT = 300  # stored integers per percent, in the betas of the Natural Scenes Dataset
 
 
 class Scaling(Protocol):
-    """One way to normalise; all that it learned is in `arrays`.
+    """One way to scale responses. Its fitted statistics are in `arrays`, not in the object.
 
     Attributes:
-        fits: whether it has to see the responses first.
-        statistics: whether it learns from the values of trials, not only from their unit.
-        transductive: whether those are all trials, test images included.
+        fits: Whether `fit` has to be called first.
+        statistics: Whether `fit` uses the values of trials, not only their unit.
+        transductive: Whether `fit` uses all trials, test trials included.
     """
 
     fits: bool
@@ -36,31 +42,31 @@ class Scaling(Protocol):
     transductive: bool
 
     def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
-        """Statistics of these trials."""
+        """Statistics of the trials at these positions, by name."""
 
     def forward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable) -> np.ndarray:
-        """Values of these trials, normalised."""
+        """Scale values of these trials, (n, voxels) or (n, channels, times)."""
 
     def backward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None) -> np.ndarray:
-        """The values that `forward` was given."""
+        """Undo `forward`."""
 
     def num_constant(self, arrays: Arrays) -> int:
-        """Voxels that become NaN."""
+        """Number of voxels or channels that become NaN."""
 
 
 def column_statistics(
     responses: Responses, rows: np.ndarray, groups: np.ndarray, num_groups: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and variance of every column within groups of trials, by Chan's update of batches in fp64.
+    """Mean and squared deviations of every column within groups of trials, by Chan's update of batches in fp64.
 
     Args:
-        responses: of one subject; of EEG, the samples in time of a channel count as samples of one column.
-        rows: which trials.
-        groups: (len(rows),) of each trial, from 0.
-        num_groups: how many.
+        responses: Responses of one subject. Where they are EEG, all times of a channel count as its samples.
+        rows: Positions of the trials to use, (n,).
+        groups: Group of each of these trials, (n,), from 0.
+        num_groups: Number of groups, G.
 
     Returns:
-        samples (G,), mean (G, V), sum of squared deviations (G, V).
+        Number of samples (G,), mean (G, V) and sum of squared deviations (G, V).
     """
     found = [Moments() for _ in range(num_groups)]
     for positions, batch in _batches(responses, rows):
@@ -76,7 +82,7 @@ def column_statistics(
 
 
 class _Factor:
-    """Values times a number: between units."""
+    """Values times a fixed number, which converts their unit."""
 
     fits, statistics, transductive = False, False, False
     divisor: float | None = None
@@ -98,20 +104,20 @@ class _Factor:
 
 
 class _PercentSignalChange(_Factor):
-    """Stored integers / 300: the unit in which the Natural Scenes Dataset was published."""
+    """Percent signal change: stored integers / 300, as the Natural Scenes Dataset defines them."""
 
     fits = True
     divisor = float(STORED_PER_PERCENT)
 
 
 class _Div2000(_PercentSignalChange):
-    """Stored integers / 2000 without centring (SynBrain)."""
+    """Stored integers / 2000, without centring, as SynBrain scales them."""
 
     divisor = 2000.0
 
 
 class _Standard:
-    """(values - mean) / std per column, over all trials or by session."""
+    """(values - mean) / std of each column, over all trials or by session."""
 
     fits, statistics, transductive = True, True, False
     ddof, by_session, ndim = 1, False, 2
@@ -156,7 +162,7 @@ class _Standard:
     def _of_trials(
         self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """mean and std, (n or 1, V) with the axis of time where there is one."""
+        """Mean and std for these trials, (n or 1, V), or (n or 1, channels, 1) for EEG."""
         mean, std = arrays["mean"], arrays["std"]
         if values.ndim != self.ndim or values.shape[1] != mean.shape[1]:
             raise AxisError(f"expected values of {mean.shape[1]} columns on {self.ndim} axes, got {values.shape}")
@@ -167,13 +173,13 @@ class _Standard:
 
 
 class _SessionZ(_Standard):
-    """Per session and voxel over all trials, those of test images included."""
+    """z-scores per session and voxel, with statistics of all trials, test trials included."""
 
     transductive, ddof, by_session = True, 0, True
 
 
 class _SessionZTrain(_Standard):
-    """Per session and voxel without test images; needs `min_trials` train trials in each session."""
+    """z-scores per session and voxel, with statistics of train trials, `min_trials` or more in each session."""
 
     ddof, by_session = 0, True
 
@@ -190,13 +196,13 @@ class _SessionZTrain(_Standard):
 
 
 class _ChannelZ(_Standard):
-    """Per channel over the times of all train trials."""
+    """z-scores per channel, with statistics over the times of all train trials."""
 
     ddof, ndim = 0, 3
 
 
 class _TrialZ:
-    """Each trial by its own mean and standard deviation over channels and time, or voxels."""
+    """z-scores of each trial over its channels and times, or over its voxels."""
 
     fits, statistics, transductive = False, False, False
 
@@ -219,9 +225,9 @@ class _TrialZ:
 class _NoiseWhitening:
     """EEG channels times the inverse square root of the covariance of the noise ("mvnn").
 
-    The noise of a trial is its difference from the mean over the trials of its image. The covariance is shrunk to a
-    multiple of the identity with the intensity of Ledoit and Wolf (2004). After Guggenmos, Sterzer and Cichy (2018),
-    pooled over conditions and times, on train trials only.
+    The method is that of Guggenmos, Sterzer and Cichy (2018), with one covariance for all conditions and times, fitted
+    on train trials only. The noise of a trial is its difference from the mean over the trials of its image. The
+    covariance is shrunk towards a multiple of the identity with the intensity of Ledoit and Wolf (2004).
     """
 
     fits, statistics, transductive = True, True, False
@@ -272,7 +278,13 @@ class _NoiseWhitening:
 
 
 def _shrunk(covariance: np.ndarray, fourth: float, samples: int) -> np.ndarray:
-    """Ledoit and Wolf's estimate from S = sum x x' / n and sum_ij sum x_i^2 x_j^2, for x with mean 0."""
+    """Shrink a covariance towards a multiple of the identity, as Ledoit and Wolf (2004) do.
+
+    Args:
+        covariance: Covariance S = sum x x' / n of samples x with mean 0, (C, C).
+        fourth: Sum of x_i^2 x_j^2 over all samples and all pairs i, j.
+        samples: Number of samples n.
+    """
     size = len(covariance)
     center = np.trace(covariance) / size
     norm = np.square(covariance).sum()
@@ -283,14 +295,14 @@ def _shrunk(covariance: np.ndarray, fourth: float, samples: int) -> np.ndarray:
 
 
 def _batches(responses: Responses, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(positions among `rows`, values) in order."""
+    """Pairs of positions among `rows` and values, in order."""
     for start in range(0, len(rows), _BATCH):
         positions = np.arange(start, min(start + _BATCH, len(rows)))
         yield positions, responses.batch(rows[positions])
 
 
 def _stored_unit(responses: Responses) -> float:
-    """How many of the integers that the Natural Scenes Dataset stores one unit of a batch is."""
+    """Stored integers of the Natural Scenes Dataset in one unit of a batch: 300 for percent signal change, else 1."""
     if responses.unit == PSC:
         return float(STORED_PER_PERCENT)
     if responses.values.dtype == np.int16 and responses.scale == 1:
@@ -302,9 +314,9 @@ def _stored_unit(responses: Responses) -> float:
 
 
 def _find(sessions: np.ndarray, trials: TrialTable | None) -> np.ndarray:
-    """Positions of the sessions of trials among those that were fitted."""
+    """Positions of the trials' sessions among the fitted sessions, (n,)."""
     if trials is None:
-        raise NormalizationError("expected the trials, whose sessions have statistics of their own, got none")
+        raise NormalizationError("expected the trials, whose sessions say which statistics to use, got none")
     rows = np.searchsorted(sessions, trials.session)
     known = rows < len(sessions)
     known[known] = sessions[rows[known]] == trials.session[known]

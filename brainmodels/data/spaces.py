@@ -1,4 +1,10 @@
-"""Where responses were measured: voxels of a volume or surface, or sensors on a scalp."""
+"""What the columns of responses stand for: voxels of a volume or surface, or sensors on a scalp.
+
+    space = VoxelSpace.from_mask("func1pt8mm", mask, affine, rois={"V1": v1})
+    space.to_image(scores).to_filename("scores.nii.gz")  # one value for each voxel, as NIfTI
+
+The columns of the responses have the order of the voxels or sensors of their space.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,17 +22,21 @@ __all__ = ["SensorSpace", "VoxelSpace"]
 
 @dataclass(frozen=True)
 class VoxelSpace:
-    """Voxels in the order of the columns of the responses.
+    """Voxels or vertices in the order of the columns of the responses.
 
-    One region in another acquisition is another space: names say which, and nothing joins them silently.
+    The same region in another acquisition is another space, with another name. Spaces are never joined silently.
 
     Attributes:
-        name: of the acquisition and resolution, such as "func1pt8mm" or "challenge-fsaverage".
-        index: (V, 3) positions in a volume of `shape`, or (V, 2) of hemisphere (0 left, 1 right) and vertex.
-        shape: of the volume, or vertices of (left, right).
-        affine: (4, 4), millimetres of a voxel position; None on a surface, and where it is not known.
-        rois: masks (V,) by the name of the region.
-        ncsnr: (V,) signal by noise standard deviation of one presentation, as published; None where it is not.
+        name: Name of the acquisition and resolution, such as "func1pt8mm" or "challenge-fsaverage".
+        index: Positions in a volume of `shape`, (V, 3), or hemisphere (0 left, 1 right) and vertex, (V, 2).
+        shape: Shape of the volume, or numbers of vertices (left, right).
+        affine: Matrix (4, 4) from voxel positions to millimetres. None on a surface, and where it is not known.
+        rois: Masks (V,) of booleans by the name of the region.
+        ncsnr: Standard deviation of the signal over that of the noise, for one presentation, (V,), as published. None
+            where it was not published.
+
+    Raises:
+        AxisError: A position lies outside of `shape`, or an array has another shape.
     """
 
     name: str
@@ -54,7 +64,7 @@ class VoxelSpace:
 
     @classmethod
     def from_mask(cls, name: str, mask: np.ndarray, affine: np.ndarray | None = None, **options) -> "VoxelSpace":
-        """The voxels of a boolean volume, in C order of (x, y, z)."""
+        """The voxels of a boolean volume (x, y, z), in C order. `options` are further attributes."""
         if mask.dtype != bool or mask.ndim != 3:
             raise AxisError(f"expected a boolean volume, got {mask.dtype} of shape {mask.shape}")
         return cls(name, np.argwhere(mask), mask.shape, affine, **options)
@@ -63,7 +73,7 @@ class VoxelSpace:
         return len(self.index)
 
     def roi(self, name: str) -> np.ndarray:
-        """The mask (V,) of a region."""
+        """The mask (V,) of a region. An unknown name is a `BrainDataError`."""
         if name not in self.rois:
             known = ", ".join(self.rois) or "none"
             raise BrainDataError(
@@ -72,13 +82,18 @@ class VoxelSpace:
         return self.rois[name]
 
     def select(self, mask: np.ndarray) -> "VoxelSpace":
-        """The space of some voxels, with all that is known about them."""
+        """The space of the voxels in a mask (V,), with their regions and reliability."""
         rois = {name: roi[mask] for name, roi in self.rois.items()}
         ncsnr = None if self.ncsnr is None else self.ncsnr[mask]
         return replace(self, index=self.index[mask], rois=rois, ncsnr=ncsnr)
 
     def volume(self, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
-        """Values (V,) or (V, ...) put back into the volume: (x, y, z) or (x, y, z, ...)."""
+        """Values (V,) or (V, ...) in the volume, (x, y, z) or (x, y, z, ...). Other voxels get `fill`.
+
+        Raises:
+            BrainDataError: The space is a surface.
+            AxisError: There is not one value for each voxel.
+        """
         if self.index.shape[1] != 3:
             raise BrainDataError(f"expected a volume, got the surface space {self.name!r}")
         if len(values) != len(self):
@@ -88,7 +103,7 @@ class VoxelSpace:
         return out
 
     def to_image(self, values: np.ndarray, fill: float = 0.0) -> "Nifti1Image":
-        """Values (V,) as a NIfTI image, to save or to plot."""
+        """Values (V,) as a NIfTI image, to save or to plot. A space without an affine is a `BrainDataError`."""
         try:
             import nibabel
         except ImportError as error:
@@ -100,14 +115,17 @@ class VoxelSpace:
 
 @dataclass(frozen=True)
 class SensorSpace:
-    """EEG or MEG channels in the order of the responses; the order is part of what a model learns.
+    """EEG or MEG channels in the order of the responses. A model learns this order.
 
     Attributes:
-        ch_names: of the channels.
-        sfreq: samples a second, hertz.
-        times: (T,) seconds from the onset of the stimulus.
+        ch_names: Names of the channels, all different.
+        sfreq: Sampling rate in hertz.
+        times: Times of the samples, (T,), in seconds from the onset of the stimulus.
         unit: "V", or "z" where values were standardised.
-        montage: name of the electrode layout, as MNE knows it; None where unknown.
+        montage: Name of the electrode layout in MNE. None where it is not known.
+
+    Raises:
+        AxisError: Names repeat, the rate is not positive, or the steps between times do not fit the rate.
     """
 
     ch_names: Sequence[str]

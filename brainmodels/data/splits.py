@@ -1,11 +1,13 @@
-"""Named splits of images. A split is made of ids; which rows they are follows for each subject.
+"""Named splits of images into train, validation and test parts.
 
-trials = dataset.subject("subj01").responses.trials
-split = shared1000(trials, shared_ids)
-split.params["variant"]  # "982 of 1000 shared images seen (37 sessions, older papers)"
-first_session(trials, split.test).params["budget"]  # "680 trials of 671 images from 1 session"
+    trials = dataset.subject("subj01").responses.trials
+    split = shared1000(trials, shared_ids)
+    split.params["variant"]  # "982 of 1000 shared images seen (37 sessions, older papers)"
+    first_session(trials, split.test).params["budget"]  # "680 trials of 671 images from 1 session"
 
-`holdout_combo`, whose test images combine labels as no train image does, is `combinations.combination_holdout`.
+A split lists image ids. The trials of each part follow from the table of a subject's trials.
+`params["budget"]` states the cost of recording the training part, see `recording_cost`.
+`combinations.combination_holdout` makes one more split, "holdout_combo": its test images combine labels in new ways.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +18,8 @@ import numpy as np
 from veca.hashes import hex_digest
 
 from ..errors import BrainDataError, IdError, LeakageError
-from .budgets import budget
 from .dataset import BrainDataset, Split
+from .recording_costs import recording_cost
 from .responses import TrialTable
 
 __all__ = [
@@ -28,7 +30,6 @@ __all__ = [
     "first_session",
     "holdout",
     "loso",
-    "named_split",
     "repeated_images",
     "shared1000",
     "split_from_ids",
@@ -44,52 +45,47 @@ _SHARED_SEEN = {
 
 
 def validation_ids(train_ids: Iterable[str], percent: int = 5, seed: int = 0) -> frozenset[str]:
-    """The share of the train images that is held out for validation.
+    """Choose the validation images among the train images.
 
-    An image is chosen by its own id, so that adding images moves no other: hash(seed, id) mod 100 < percent, from the
-    SHA-256 of "seed:id".
-    """
-    return frozenset(name for name in map(str, train_ids) if hashed(seed, name) % 100 < percent)
-
-
-def named_split(
-    name: str,
-    train_ids: Iterable[str],
-    test_ids: Iterable[str],
-    percent: int = 5,
-    seed: int = 0,
-    params: Mapping[str, Any] | None = None,
-) -> Split:
-    """A split with validation images taken from those of training.
+    The choice depends on the id of the image alone: hash(seed, id) mod 100 < percent, with the SHA-256 of "seed:id".
+    Adding images therefore changes no earlier choice.
 
     Args:
-        name: of the rule.
-        train_ids, test_ids: disjoint, or it is a `LeakageError`.
-        percent, seed: of `validation_ids`.
-        params: what else defines the rule.
+        train_ids: Ids of all train images.
+        percent: Percentage of the images to choose.
+        seed: Seed of the choice.
+
+    Returns:
+        The ids of the validation images.
     """
-    return split_from_ids(name, train_ids, test_ids, None, percent, seed, params)
+    return frozenset(name for name in map(str, train_ids) if hashed(seed, name) % 100 < percent)
 
 
 def split_from_ids(
     name: str,
     train_ids: Iterable[str],
     test_ids: Iterable[str],
-    val_ids: Iterable[str] | None = None,
     percent: int = 5,
     seed: int = 0,
     params: Mapping[str, Any] | None = None,
+    *,
+    val_ids: Iterable[str] | None = None,
     sessions: Mapping[str, Iterable[int]] | None = None,
 ) -> Split:
-    """A split of ids that someone chose.
+    """A split from lists of ids.
 
     Args:
-        name: of the rule.
-        train_ids, test_ids: disjoint, or it is a `LeakageError`.
-        val_ids: disjoint of both; None takes `validation_ids` out of the train images.
-        percent, seed: of `validation_ids`.
-        params: what else defines the rule.
-        sessions: by part, the only sessions whose trials belong to it.
+        name: Name of the rule that made the lists.
+        train_ids: Ids of the train images.
+        test_ids: Ids of the test images.
+        percent: Percentage of the train images to validate on, where `val_ids` is None.
+        seed: Seed of that choice, see `validation_ids`.
+        params: Further parameters of the rule, kept in `Split.params`.
+        val_ids: Ids of the validation images. None chooses them by `validation_ids` and takes them out of `train_ids`.
+        sessions: Session numbers by part. A part that is named here has the trials of these sessions only.
+
+    Raises:
+        LeakageError: An id is in two parts.
     """
     train, test = frozenset(map(str, train_ids)), frozenset(map(str, test_ids))
     if train & test:
@@ -111,20 +107,30 @@ def shared1000(
     percent: int = 5,
     seed: int = 0,
 ) -> Split:
-    """The test set of the Natural Scenes Dataset: the images that all subjects were to see.
+    """The test set of the Natural Scenes Dataset: the 1000 images that all subjects were meant to see.
 
-    How many of the 1000 are left depends on the sessions: 1000 after 40, 982 after 37 (older papers), 930 after 32,
-    907 after 30, and 515 were shown three times to all eight subjects. `params["variant"]` says which it is. A shared
-    image that is not tested on is not trained on either.
+    A subject saw fewer of them where fewer sessions are available, and `params["variant"]` says which case it is:
+
+    | sessions | shared images seen |
+    |---|---|
+    | 40 | 1000 |
+    | 37 (older papers) | 982 |
+    | 32 | 930 |
+    | 30 | 907 |
+    | 30, all eight subjects, three times each | 515 |
+
+    A shared image that is not in the test part is not in the train part either.
 
     Args:
-        trials: of one subject, or of several.
-        shared_ids: of all shared images, those with masterordering <= 1000.
-        variant: "seen" tests on what any of the subjects saw, "three_repeats" on what each of them saw three times.
-        percent, seed: of `validation_ids`.
+        trials: Table of all trials of one subject, or one table for each of several subjects.
+        shared_ids: Ids of all shared images, those with masterordering <= 1000.
+        variant: "seen" tests on images that any subject saw, "three_repeats" on images that each saw three times.
+        percent: Percentage of the train images to validate on.
+        seed: Seed of the choice of validation images.
 
     Raises:
-        IdError: no shared image was shown.
+        IdError: No shared image was shown.
+        BrainDataError: `variant` is unknown.
     """
     tables = [trials] if isinstance(trials, TrialTable) else list(trials)
     shared = frozenset(map(str, shared_ids))
@@ -142,26 +148,30 @@ def shared1000(
     if not test:
         raise IdError(f"expected some of {len(shared)} shared images among {_total(shown)} shown, got none ({variant})")
     params = {"variant": text, "shared": len(shared), "unused": len(seen - test)}
-    return named_split("shared1000", set().union(*shown) - shared, test, percent, seed, params)
+    return split_from_ids("shared1000", set().union(*shown) - shared, test, percent, seed, params)
 
 
 def first_session(trials: TrialTable, test_ids: Iterable[str], percent: int = 5, seed: int = 0) -> Split:
-    """Train on the trials of the first session that show no test image: MindEye2's "1 hour".
+    """Train on the trials of the first session that show no test image. MindEye2 calls this "1 hour" of data.
 
-    Of the 750 trials of an NSD session about 680 are left, most of them the only presentation of their image. Later
-    presentations of the same images are not used. Not the same task as `first_250_images`.
+    About 680 of the 750 trials of an NSD session are left. Most of them are the only presentation of their image,
+    because later sessions are not used. `first_250_images` is another task.
 
     Args:
-        trials: of one subject.
-        test_ids: tested on, with the trials of all sessions.
-        percent, seed: of `validation_ids`.
+        trials: Table of all trials of one subject.
+        test_ids: Ids of the test images, which are tested on with the trials of all sessions.
+        percent: Percentage of the train images to validate on.
+        seed: Seed of the choice of validation images.
+
+    Raises:
+        BrainDataError: The session of a trial is unknown.
     """
     first = _known_sessions(trials)[0]
     test = frozenset(map(str, test_ids))
     train = set(trials.image_id[trials.session == first].tolist()) - test
     sessions = {"train": [first], "val": [first]}
-    split = split_from_ids("first_session", train, test, None, percent, seed, {"session": int(first)}, sessions)
-    split.params["budget"] = str(budget(trials, split))
+    split = split_from_ids("first_session", train, test, percent, seed, {"session": int(first)}, sessions=sessions)
+    split.params["budget"] = str(recording_cost(trials, split))
     return split
 
 
@@ -173,14 +183,21 @@ def first_250_images(
     percent: int = 5,
     seed: int = 0,
 ) -> Split:
-    """Train on the first 250 train images with all their repeats: SynBrain's "1 hour", 750 trials of many sessions.
+    """Train on the first 250 train images with all their repeats. SynBrain calls this "1 hour" of data.
+
+    These are 750 trials from many sessions, so `first_session` is another task.
 
     Args:
-        trials: of one subject.
-        test_ids: tested on.
-        num_images: in the order of their first appearance, among those that were shown often enough.
-        repeats: how often; an image that was shown more or less often is passed over, `params["passed_over"]` counts.
-        percent, seed: of `validation_ids`.
+        trials: Table of all trials of one subject.
+        test_ids: Ids of the test images.
+        num_images: Number of images to take, in the order of their first appearance.
+        repeats: Number of presentations that an image must have. Images with more or fewer are passed over, and
+            `params["passed_over"]` counts them.
+        percent: Percentage of the train images to validate on.
+        seed: Seed of the choice of validation images.
+
+    Raises:
+        IdError: Too few images were shown exactly `repeats` times.
     """
     test = frozenset(map(str, test_ids))
     counts = _presentations(trials)
@@ -191,8 +208,8 @@ def first_250_images(
         raise IdError(f"expected {num_images} train images shown {repeats} times, got {len(chosen)} of {len(order)}")
     passed = order.index(chosen[-1]) + 1 - num_images
     params = {"num_images": num_images, "repeats": repeats, "passed_over": passed}
-    split = named_split(f"first_{num_images}_images", chosen, test, percent, seed, params)
-    split.params["budget"] = str(budget(trials, split))
+    split = split_from_ids(f"first_{num_images}_images", chosen, test, percent, seed, params)
+    split.params["budget"] = str(recording_cost(trials, split))
     return split
 
 
@@ -208,22 +225,23 @@ def loso(
 ) -> Split:
     """Leave one subject out: train on the others, and on a few context images of the subject that is left out.
 
-    The test images are removed from every subject, because those who are trained on saw them too. The subject that is
-    left out has no validation images; the others have theirs.
+    The test images are removed from every subject, because the other subjects saw them too. The left-out subject has no
+    validation images.
 
     Args:
-        dataset: of several subjects.
-        subject: who is left out.
-        test: the split whose test images are tested on.
-        n_context: images that the subject gives; every image counts with all its repeats.
-        seed: of the order in which images are taken.
-        draw: from 0 to draws - 1; the images of two draws are disjoint, those of a smaller `n_context` are among
-            those of a larger one.
-        draws: how many disjoint ones there have to be.
-        percent: of `validation_ids`.
+        dataset: Data set of two or more subjects.
+        subject: Id of the subject to leave out.
+        test: Split, or name of the split, whose test images are the test part.
+        n_context: Number of context images of the left-out subject. Each counts with all its repeats.
+        seed: Seed of the order in which context images are taken.
+        draw: Number of the draw, 0 to draws - 1. Two draws share no context image. The images of a smaller `n_context`
+            are among those of a larger one.
+        draws: Number of disjoint draws that must be possible.
+        percent: Percentage of the other subjects' images to validate on.
 
     Raises:
-        IdError: the subject saw too few images for that.
+        IdError: The subject saw too few images for that many disjoint draws.
+        BrainDataError: There is no other subject, or `draw` is out of range.
     """
     test = dataset.split(test) if isinstance(test, str) else test
     dataset.subject(subject)
@@ -246,7 +264,7 @@ def loso(
         train_of=train_of,
         val_of={subject: frozenset()},
     )
-    split.params["budget"] = str(budget(dataset.subject(subject).responses.trials, split, subject))
+    split.params["budget"] = str(recording_cost(dataset.subject(subject).responses.trials, split, subject))
     return split
 
 
@@ -302,26 +320,39 @@ def _context_images(
 
 
 def repeated_images(trials: TrialTable, at_least: int = 2) -> frozenset[str]:
-    """Images that a subject saw several times."""
+    """Ids of the images that a subject saw `at_least` times or more."""
     return frozenset(name for name, count in _presentations(trials).items() if count >= at_least)
 
 
 def bold5000_repeated(trials: TrialTable, percent: int = 5, seed: int = 0) -> Split:
-    """Test on the repeated images of BOLD5000 (113 of 4,916), train on those that were shown once."""
+    """Test on the repeated images of BOLD5000 (113 of 4,916), train on those that were shown once.
+
+    Args:
+        trials: Table of all trials of one subject.
+        percent: Percentage of the train images to validate on.
+        seed: Seed of the choice of validation images.
+
+    Raises:
+        IdError: No image was shown twice.
+    """
     test = _repeated(trials)
     train = set(_presentations(trials)) - test
-    return named_split("bold5000_repeated", train, test, percent, seed, {"repeated": len(test)})
+    return split_from_ids("bold5000_repeated", train, test, percent, seed, {"repeated": len(test)})
 
 
 def bold5000_5fold(trials: TrialTable, fold: int, folds: int = 5, percent: int = 5, seed: int = 0) -> Split:
-    """Test on one fold of the repeated images of BOLD5000, train on all others, repeated or not.
+    """Test on one fold of the repeated images of BOLD5000, train on all other images, repeated or not.
 
     Args:
-        trials: of one subject.
-        fold: from 0 to folds - 1.
-        folds: how many; they are disjoint and together hold all repeated images.
-        percent: of `validation_ids`.
-        seed: of the folds and of the validation images.
+        trials: Table of all trials of one subject.
+        fold: Number of the fold to test on, 0 to folds - 1.
+        folds: Number of folds. They are disjoint and together hold all repeated images.
+        percent: Percentage of the train images to validate on.
+        seed: Seed of the folds and of the choice of validation images.
+
+    Raises:
+        IdError: No image was shown twice.
+        BrainDataError: `fold` is out of range.
     """
     if not 0 <= fold < folds:
         raise BrainDataError(f"expected a fold from 0 to {folds - 1}, got {fold}")
@@ -329,7 +360,7 @@ def bold5000_5fold(trials: TrialTable, fold: int, folds: int = 5, percent: int =
     test = order[fold::folds]
     train = set(_presentations(trials)).difference(test)
     params = {"fold": fold, "folds": folds, "repeated": len(order)}
-    return named_split(f"bold5000_{folds}fold", train, test, percent, seed, params)
+    return split_from_ids(f"bold5000_{folds}fold", train, test, percent, seed, params)
 
 
 def holdout(
@@ -340,16 +371,20 @@ def holdout(
     concepts: Mapping[str, str] | None = None,
     percent: int = 5,
 ) -> Split:
-    """Test on a share of what was shown.
+    """Test on a random share of the images, concepts or sessions.
 
     Args:
-        trials: of one subject.
-        frac: share of the images, concepts or sessions that are held out; at least one.
-        seed: of the choice, and of the validation images.
-        by: "image"; "concept", which holds out all images of a concept; "session", which tests on all trials of a
-            session and trains on the images that it did not show.
-        concepts: concept of each image, by id.
-        percent: of `validation_ids`.
+        trials: Table of all trials of one subject.
+        frac: Share of the images, concepts or sessions to hold out, between 0 and 1. At least one is held out.
+        seed: Seed of the choice, and of the choice of validation images.
+        by: What is held out together. "image" means single images, "concept" all images of a concept. "session" tests
+            on all trials of a session and trains on the images that it did not show.
+        concepts: Concept of each image, by image id, for "concept".
+        percent: Percentage of the train images to validate on.
+
+    Raises:
+        BrainDataError: An argument is out of range, a session is unknown, or no train image is left.
+        IdError: An image has no concept.
     """
     if not 0 < frac < 1:
         raise BrainDataError(f"expected a share between 0 and 1, got {frac}")
@@ -363,11 +398,11 @@ def holdout(
     if not train:
         raise BrainDataError(f"expected images to train on beside {len(held)} held-out {by}s, got none")
     params = {"frac": frac, "by": by, "held_out": [str(name) for name in sorted(held)] if by != "image" else len(held)}
-    return split_from_ids(f"holdout_{by}", train, test, None, percent, seed, params, sessions)
+    return split_from_ids(f"holdout_{by}", train, test, percent, seed, params, sessions=sessions)
 
 
 def _groups(trials: TrialTable, by: str, concepts: Mapping[str, str] | None, shown: Sequence[str]) -> dict:
-    """What is held out together: ids by image, concept or session."""
+    """Sets of image ids that are held out together, by image, concept or session."""
     if by == "image":
         return {name: {name} for name in shown}
     if by == "session":

@@ -1,7 +1,9 @@
-"""Stimuli by image id: pictures that are read when they are asked for, captions and labels.
+"""Stimuli by image id: pictures, captions and labels.
 
-stimuli = StimulusSet(ids, ImageFiles(paths))
-stimuli.images(["nsd:00013"], size=256)  # (1, 256, 256, 3) uint8
+    stimuli = StimulusSet(ids, ImageFiles(paths))
+    stimuli.images(["nsd:00013"], size=256)  # (1, 256, 256, 3) uint8
+
+Pictures may come from arrays, HDF5 files, image files or a function. They are read only when they are needed.
 """
 
 import os
@@ -15,23 +17,31 @@ from PIL import Image
 from veca.data import load_image
 
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
-from ._hdf5 import open_hdf5
+from .hdf5 import open_hdf5
 from .mapped import packed, unpacked
 
-__all__ = ["ArrayImages", "FoundImages", "HDF5Images", "ImageFiles", "ImageSource", "RenderedImages", "StimulusSet"]
+__all__ = [
+    "ArrayImages",
+    "HDF5Images",
+    "ImageFiles",
+    "ImageSource",
+    "OptionalImageFiles",
+    "RenderedImages",
+    "StimulusSet",
+]
 
 
 class ImageSource(Protocol):
-    """Pictures by position, read one at a time."""
+    """A source of pictures, which are read one at a time by their position."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int, size: int | None) -> np.ndarray:
-        """uint8 (height, width, 3); `size` is a hint that a source which draws may use, others ignore it."""
+        """Return the picture at a position, uint8 (height, width, 3). Only sources that draw use `size`."""
 
 
 class ArrayImages:
-    """Pictures of one array, perhaps memory-mapped: (N, H, W, 3) or (N, 3, H, W); uint8, or floats in [0, 1]."""
+    """Pictures of one array, (N, H, W, 3) or (N, 3, H, W), uint8 or floats in [0, 1]. It may be memory-mapped."""
 
     def __init__(self, array: np.ndarray):
         if array.ndim != 4 or 3 not in (array.shape[1], array.shape[-1]):
@@ -53,7 +63,15 @@ class ArrayImages:
 
 
 class HDF5Images:
-    """Pictures of a dataset of an HDF5 file, shaped as for `ArrayImages`. Opened at the first read of each process."""
+    """Pictures of a dataset in an HDF5 file, with the shapes of `ArrayImages`.
+
+    Each process opens the file at its first read.
+
+    Args:
+        path: Path of the file.
+        key: Name of the dataset.
+        rows: Rows of the dataset that hold the pictures. None means all of them in order.
+    """
 
     def __init__(self, path: str | Path, key: str, rows: Sequence[int] | None = None):
         self.path, self.key = Path(path), key
@@ -74,16 +92,16 @@ class HDF5Images:
         return _as_uint8(self._array()[row], self._channels_first, f"image {row} of {self.path}")
 
     def _array(self) -> Any:
-        if self._process != os.getpid():  # a fork inherits the handle, and its place in the file with it
+        if self._process != os.getpid():  # a fork shares the handle and its position in the file
             self._file, self._process = open_hdf5(self.path, self.key), os.getpid()
         return self._file[self.key]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_file": None, "_process": 0}  # a handle must not travel to another process
+        return self.__dict__ | {"_file": None, "_process": 0}  # a handle is not valid in another process
 
 
 class ImageFiles:
-    """Pictures in files of any format that Pillow reads."""
+    """Pictures in files of any format that Pillow reads. A missing file is a `LayoutError`."""
 
     def __init__(self, paths: Sequence[str | Path]):
         self.paths = [Path(path) for path in paths]
@@ -100,8 +118,13 @@ class ImageFiles:
         return np.asarray(load_image(self.paths[index]))
 
 
-class FoundImages:
-    """Pictures in files, of which some or all may be unknown; those raise when they are read, and only then."""
+class OptionalImageFiles:
+    """Pictures in files, some or all of which are not known. Only reading such a picture raises a `LayoutError`.
+
+    Args:
+        paths: Path of each picture, or None where it is not known.
+        why: Reason for the missing pictures and remedy, for the message.
+    """
 
     def __init__(self, paths: Sequence[Path | None], why: str = "no folder of images was given; pass images=FOLDER"):
         self.paths, self.why = list(paths), why
@@ -117,7 +140,13 @@ class FoundImages:
 
 
 class RenderedImages:
-    """Pictures that are drawn: `render(index, size)` gives uint8 (size, size, 3)."""
+    """Pictures that a function draws.
+
+    Args:
+        count: Number of pictures.
+        render: Function (index, size) -> picture, uint8 (size, size, 3).
+        size: Side of a picture in pixels, where the caller names none.
+    """
 
     def __init__(self, count: int, render: Callable[[int, int], np.ndarray], size: int):
         self.count, self.render, self.size = count, render, size
@@ -130,17 +159,17 @@ class RenderedImages:
 
 
 class StimulusSet:
-    """Images with their ids, captions and labels. Everything is asked for by id, never by position.
+    """Images with their captions and labels, all found by image id.
 
     Args:
-        ids: one namespaced string an image, such as "nsd:00013"; unique.
-        source: the pictures, in the order of `ids`.
-        captions: by id; images that are left out have none.
-        labels: arrays by name, in the order of `ids`.
+        ids: Unique id of each image, a string with a namespace such as "nsd:00013".
+        source: Pictures in the order of `ids`.
+        captions: Captions by image id. Images may lack them.
+        labels: Labels in the order of `ids`, by name of the label.
 
     Raises:
-        IdError: ids repeat.
-        AxisError: something has another length than `ids`.
+        IdError: An id repeats, or a caption has an unknown id.
+        AxisError: Pictures or labels differ in number from `ids`.
     """
 
     def __init__(
@@ -177,7 +206,7 @@ class StimulusSet:
         )
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
-        """Positions of ids; an unknown one is an `IdError` that names the nearest."""
+        """Positions of ids, int64 (n,). An unknown id is an `IdError` that names the nearest known ones."""
         try:
             return np.array([self._rows[str(name)] for name in ids], dtype=np.int64)
         except KeyError as error:
@@ -189,9 +218,12 @@ class StimulusSet:
         """One picture, uint8 (height, width, 3).
 
         Args:
-            image_id: whose.
-            size: side of a square in pixels, to which the picture is resized by antialiased bicubic interpolation,
-                its aspect changed where it was not square; None leaves it as stored.
+            image_id: Id of the image.
+            size: Side in pixels of a square to resize to, by antialiased bicubic interpolation. The aspect of pictures
+                that are not square changes. None leaves the picture as stored.
+
+        Raises:
+            IdError: The id is unknown.
         """
         pixels = self.source.read(int(self.rows([image_id])[0]), size)
         if size is None or pixels.shape[:2] == (size, size):
@@ -199,19 +231,19 @@ class StimulusSet:
         return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
 
     def images(self, ids: Sequence[str], size: int) -> np.ndarray:
-        """Pictures, uint8 (len(ids), size, size, 3)."""
+        """Pictures of these ids, resized to squares, uint8 (len(ids), size, size, 3)."""
         out = np.empty((len(ids), size, size, 3), np.uint8)
         for row, name in enumerate(ids):
             out[row] = self.image(name, size)
         return out
 
     def captions(self, image_id: str) -> list[str]:
-        """What people wrote about the image; empty where nothing is known."""
+        """Captions of an image. The list is empty where there are none."""
         self.rows([image_id])
         return list(self._captions.get(str(image_id), []))
 
     def label(self, name: str, ids: Sequence[str]) -> np.ndarray:
-        """Labels of some images, by the name of the label."""
+        """Labels of these images, (len(ids),). An unknown name of a label is a `BrainDataError`."""
         if name not in self.labels:
             known = ", ".join(self.labels) or "none"
             raise BrainDataError(f"expected one of the labels of this set ({known}), got {name!r}")
@@ -221,7 +253,7 @@ class StimulusSet:
 def _as_uint8(pixels: np.ndarray, channels_first: bool, where: str) -> np.ndarray:
     pixels = np.moveaxis(pixels, 0, -1) if channels_first else pixels
     if pixels.dtype == np.uint8:
-        return np.array(pixels, order="C")  # a copy: what is done to a picture must not reach the source
+        return np.array(pixels, order="C")  # a copy, so that changes of a picture do not reach the source
     if not np.issubdtype(pixels.dtype, np.floating):
         raise AxisError(f"expected {where} as uint8 or as floats in [0, 1], got {pixels.dtype}")
     pixels = pixels.astype(np.float32)

@@ -1,4 +1,9 @@
-"""What one subject's data hold, in numbers that show a wrong file at a glance."""
+"""A short table of one subject's data, in which a wrong file is easy to see.
+
+    print(summarize(dataset, "subj01"))  # trials, sessions, images, repeats, voxels, splits, noise ceiling
+
+`veca brain prepare` prints this table.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +17,7 @@ from .normalize import DEFAULT, Normalizer
 from .reliability import ncsnr, noise_ceiling
 from .spaces import VoxelSpace
 
-__all__ = ["NoiseCeiling", "PreparedSummary", "summarize"]
+__all__ = ["NoiseCeiling", "SubjectSummary", "summarize"]
 
 _log = logging.getLogger(__name__)
 _CEILING_IMAGES = 500  # enough for a median over voxels
@@ -21,15 +26,15 @@ _MASK = 0.1
 
 @dataclass(frozen=True)
 class NoiseCeiling:
-    """What noise allows a perfect model, from repeats of the same image.
+    """The best score that noise allows, estimated from repeats of the same image.
 
     Attributes:
-        ncsnr: median over voxels of signal by noise standard deviation of one presentation.
-        ceiling: median over voxels of the largest share of variance explained in the mean of `repeats`.
-        repeats: presentations of most repeated images.
-        share: of the voxels with a ceiling of 0.1 or more.
-        images: with two presentations or more, on which this rests.
-        normalizer: applied before.
+        ncsnr: Median over voxels of the standard deviation of the signal over that of the noise, for one presentation.
+        ceiling: Median over voxels of the share of variance that a perfect model explains in the mean of `repeats`.
+        repeats: Most frequent number of presentations among the repeated images.
+        share: Share of the voxels with a ceiling of 0.1 or more.
+        images: Number of images with two or more presentations that the estimate uses.
+        normalizer: Name of the scaling that was applied first.
     """
 
     ncsnr: float
@@ -47,20 +52,22 @@ class NoiseCeiling:
 
 
 @dataclass(frozen=True)
-class PreparedSummary:
-    """Trials, images, voxels and reliability of one subject.
+class SubjectSummary:
+    """Trials, images, voxels and reliability of one subject. `print` shows it as a table.
 
     Attributes:
-        subject: id.
-        layout: of the files the data came from.
-        path: of the prepared folder; empty where nothing was written.
-        trials, images: how many.
-        repeats: how many images were shown once, twice, ...
-        sessions: how many; None where unknown.
-        voxels: of each region, "all" first; channels of EEG.
-        normalizer, unit: of the stored values.
-        splits: images of train, val and test by name.
-        ceiling: estimate; None where no image was shown twice, and for EEG.
+        subject: Id of the subject.
+        layout: Name of the layout of the source files.
+        path: Path of the prepared folder. Empty where nothing was written.
+        trials: Number of trials.
+        images: Number of different images that were shown.
+        repeats: Number of images by how often they were shown.
+        sessions: Number of sessions. None where they are not known.
+        voxels: Number of voxels by region, "all" first. For EEG, "all" counts channels.
+        normalizer: Name of the scaling that the stored values went through.
+        unit: Physical unit of the responses.
+        splits: Numbers of train, validation and test images by name of the split.
+        ceiling: Estimated noise ceiling. None for EEG, and where no image was shown twice.
     """
 
     subject: str
@@ -92,13 +99,19 @@ class PreparedSummary:
         return "\n".join(f"{name:9}{text}" for name, text in rows)
 
 
-def summarize(dataset: BrainDataset, subject: str, path: str = "") -> PreparedSummary:
-    """The summary of a subject.
+def summarize(dataset: BrainDataset, subject: str, path: str = "") -> SubjectSummary:
+    """Count what the data of one subject hold, and estimate their noise ceiling.
+
+    The estimate scales responses with statistics of the train images of the first split, or of all images where there
+    is no split.
 
     Args:
-        dataset: of the subject; statistics are of the train images of its first split, of all where it has none.
-        subject: its id.
-        path: of the folder it was written to.
+        dataset: Data set with the subject.
+        subject: Id of the subject.
+        path: Path of the folder that the subject was written to.
+
+    Raises:
+        IdError: The subject is unknown.
     """
     person = dataset.subject(subject)
     trials = person.responses.trials
@@ -106,7 +119,7 @@ def summarize(dataset: BrainDataset, subject: str, path: str = "") -> PreparedSu
     numbers, images = np.unique(counts, return_counts=True)
     sessions = np.unique(trials.session)
     rois = person.space.rois if isinstance(person.space, VoxelSpace) else {}
-    return PreparedSummary(
+    return SubjectSummary(
         subject=subject,
         layout=str(person.provenance.get("layout", "unknown")),
         path=path,
@@ -155,7 +168,11 @@ def _ceiling(dataset: BrainDataset, person: Subject) -> NoiseCeiling | None:
 
 
 def _normalizer(dataset: BrainDataset, person: Subject) -> Normalizer | None:
-    """By session on the train trials, by voxel where sessions are unknown or too short, none where it was done."""
+    """A fitted normaliser for the estimate of the noise ceiling, or None where there are too few trials.
+
+    It is "none" where the values are normalised already, otherwise "session_z_train", or "train_z" where sessions are
+    unknown or too short.
+    """
     if person.normalizer not in ("none", "psc", "div2000"):
         return Normalizer("none").fit(person.responses)
     split = next(iter(dataset.splits.values()), None)

@@ -1,14 +1,19 @@
-"""Layouts of real data sets: one module each, with the same three functions.
+"""Readers of published data sets, and of any data stored as flat arrays.
 
-    detect(root)           does this folder look like one?
+    prepare("nsd_native", "/data/nsd", "subj01", "prepared/subj01")  # writes a folder that opens at once
+    dataset = layout("nsd_native").load("/data/nsd", "subj01")       # reads without writing
+
+Each layout is a module with the same three functions:
+
+    detect(root)           whether a folder looks like this layout
     load(root, subject)    a `BrainDataset` of one subject
-    describe()             the files it needs, with their shapes
+    describe()             the files that are needed, with their shapes
 
-`load` also takes `allocate`, a function (shape, dtype) -> array that gives the memory for values which cannot be mapped
-as they lie on the disk, and the options of its layout. A folder of the user's is read, never written to.
+`load` also takes the options of its layout, and `allocate`. This is a function (shape, dtype) -> array, which gives the
+memory for values that cannot be memory-mapped. The folder of a data set is read and never written to.
 """
 
-from .conversion import prepare
+from .preparing import prepare
 from .registry import LAYOUTS, detect, layout
 
 __all__ = ["LAYOUTS", "detect", "layout", "prepare"]

@@ -1,4 +1,12 @@
-"""What the layouts share: arrays that are mapped, tables, volumes, pictures found by their names."""
+"""File access that all layouts share: memory-mapped arrays, tables, volumes, and pictures by name.
+
+    values = read_array(path)                          # memory-mapped, after a check of its length
+    check_finite(values, path, trials.image_id)        # names the first NaN
+    for rows in blocks(len(values), values[:1].nbytes):
+        out[rows] = values[rows]                       # about 64 MiB at a time
+
+Every error names the file and what is wrong with it.
+"""
 
 import csv
 import re
@@ -31,18 +39,18 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 64 << 20
-_AXES = {  # of responses, after that of trials; and what helps against values that are not finite
+_AXES = {  # name of the second axis, remedy against values that are not finite, name of the third axis
     2: ("voxel", "leave these voxels out of the mask"),
     3: ("channel", "leave that channel or trial out and save the file again", "sample"),
 }
 
 
 def read_array(path: Path) -> np.ndarray:
-    """A `.npy` file, mapped read-only.
+    """The array of a `.npy` file, memory-mapped and read-only.
 
     Raises:
-        LayoutError: it is missing, is no `.npy` file, or is shorter or longer than its header says.
-        UnsafePickleError: it holds Python objects.
+        LayoutError: The file is missing, is no `.npy` file, or is shorter or longer than its header says.
+        UnsafePickleError: The file holds Python objects.
     """
     if not path.is_file():
         names = sorted(p.name for p in path.parent.glob("*.npy")) if path.parent.is_dir() else []
@@ -70,7 +78,15 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
-    """Columns of a `.csv` file with a header, as strings; a needed column that is absent is a `LayoutError`."""
+    """Columns of a `.csv` file with a header, as strings.
+
+    Args:
+        path: Path of the file.
+        needed: Names of the columns that must be there.
+
+    Raises:
+        LayoutError: The file or a needed column is missing, or a line has another number of fields.
+    """
     if not path.is_file():
         raise LayoutError(f"expected a table at {path}, got no such file")
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -89,7 +105,7 @@ def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
 
 
 def open_volume(path: Path) -> "Nifti1Image":
-    """A NIfTI image whose values are not read yet."""
+    """A NIfTI image whose values are not read yet. A missing or damaged file is a `LayoutError`."""
     try:
         import nibabel
     except ImportError as error:
@@ -103,7 +119,14 @@ def open_volume(path: Path) -> "Nifti1Image":
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A NIfTI image: its values, scaled as its header says, and its affine (4, 4) in millimetres."""
+    """Values and affine of a NIfTI image.
+
+    Returns:
+        Values, scaled as the header says, and the matrix (4, 4) from voxel positions to millimetres.
+
+    Raises:
+        LayoutError: The file is missing or damaged.
+    """
     image = open_volume(path)
     try:
         return np.asarray(image.dataobj), image.affine
@@ -112,20 +135,20 @@ def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_files(root: Path, pattern: str) -> list[Path]:
-    """Files below a folder by a pattern of their names, sorted by name."""
+    """Files below a folder whose names match a glob pattern, sorted by name."""
     return sorted((path for path in root.rglob(pattern) if path.is_file()), key=lambda path: (path.name, str(path)))
 
 
 def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Picture files below a folder by their stems.
+    """Picture files below a folder by their stems, one path for each name.
 
     Args:
-        folder: searched with all that is below it.
-        names: stems, the file names without their last suffix.
+        folder: Folder to search, with all its sub-folders.
+        names: Stems of the files, without their last suffix.
 
     Raises:
-        LayoutError: no such folder.
-        IdError: a name without a picture, or with several.
+        LayoutError: The folder does not exist.
+        IdError: A name has no picture, or several.
     """
     if not folder.is_dir():
         raise LayoutError(f"expected a folder of images at {folder}, got no such folder")
@@ -146,7 +169,7 @@ def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def blocks(count: int, row_bytes: int) -> Iterator[slice]:
-    """Slices of rows of about 64 MiB."""
+    """Consecutive slices of `count` rows, about 64 MiB each."""
     step = max(1, _BLOCK_BYTES // max(1, row_bytes))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
@@ -159,16 +182,17 @@ def check_finite(
     first_row: int = 0,
     remedy: str | None = None,
 ) -> None:
-    """Raises a `LayoutError` that names the first NaN or infinite value of (trials, voxels) or of EEG.
-
-    Of (trials, channels, times) it names the trial, the channel and the sample.
+    """Check that responses have no NaN and no infinite value.
 
     Args:
-        values: trials of which the first is number `first_row` of all.
-        where: the file.
-        image_id: of all trials, to be named.
-        first_row: see `values`.
-        remedy: the end of the message; None advises to leave out voxels, or channels or trials of EEG.
+        values: Responses (trials, voxels) or (trials, channels, times). Integers are always finite.
+        where: File of the values, for the message.
+        image_id: Image id of every trial of the data set, for the message.
+        first_row: Number of the first of these trials among all trials.
+        remedy: End of the message. None advises to leave out voxels, or channels or trials of EEG.
+
+    Raises:
+        LayoutError: A value is not finite. The message names the trial, and the voxel or the channel and sample.
     """
     if not np.issubdtype(values.dtype, np.floating):
         return
@@ -195,7 +219,11 @@ def check_finite(
 
 
 def subject_number(subject: str | int) -> int:
-    """The number in the name of a subject: 1 of 1, "1", "subj01", "sub-01", "CSI1"."""
+    """The number in the name of a subject: "1", "subj01", "sub-01" and "CSI1" all give 1.
+
+    Raises:
+        IdError: The name does not end in a number.
+    """
     match = re.fullmatch(r"\D*0*(\d+)", str(subject))
     if match is None:
         raise IdError(f"expected a subject by number, such as 1 or 'subj01', got {subject!r}")
@@ -203,14 +231,27 @@ def subject_number(subject: str | int) -> int:
 
 
 def voxels_in_a_row(count: int) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Index and shape of a `VoxelSpace` whose places in the brain are not known: (voxels, 1, 1), in file order."""
+    """Index and shape of a `VoxelSpace` whose positions in the brain are not known.
+
+    Returns:
+        Positions (count, 3) along the first axis, and the shape (count, 1, 1).
+    """
     index = np.zeros((count, 3), np.int64)
     index[:, 0] = np.arange(count)
     return index, (count, 1, 1)
 
 
 def roi_in_mask(roi: np.ndarray, mask: np.ndarray, path: Path) -> np.ndarray:
-    """A region's volume (x, y, z), > 0 inside, as booleans over the voxels of a mask; empty is an `AxisError`."""
+    """The mask of a region over the voxels of a brain mask, booleans (V,).
+
+    Args:
+        roi: Volume of the region (x, y, z), > 0 inside.
+        mask: Brain mask, booleans (x, y, z).
+        path: File of the region, for messages.
+
+    Raises:
+        AxisError: The shapes differ, or no voxel of the region is in the mask.
+    """
     if roi.shape != mask.shape:
         raise AxisError(f"expected a volume {mask.shape} in {path}, as the mask has, got {roi.shape}")
     inside = (roi > 0)[mask]
@@ -220,6 +261,6 @@ def roi_in_mask(roi: np.ndarray, mask: np.ndarray, path: Path) -> np.ndarray:
 
 
 def provenance(layout: str, root: Path, files: Sequence[Path], **facts: Any) -> Mapping[str, Any]:
-    """Where responses come from: layout, folder, and the files with their sizes in bytes."""
+    """A record of where responses come from: layout, folder, files with their sizes in bytes, and further `facts`."""
     sizes = {str(path.relative_to(root) if path.is_relative_to(root) else path): path.stat().st_size for path in files}
     return {"layout": layout, "root": str(root), "files": sizes, **facts}

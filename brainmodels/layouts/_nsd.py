@@ -1,7 +1,11 @@
-"""What the layouts of the Natural Scenes Dataset share: who saw which image when, and in which unit betas are stored.
+"""What the layouts of the Natural Scenes Dataset share: the design, stimuli, voxels and unit of the betas.
 
-Allen et al., "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial intelligence", Nature
-Neuroscience, 2022. An image is known by its position among 73,000, from 0: "nsd:00013".
+    design = read_design(design_file(root), 1)
+    design.trials()  # image ids, sessions and runs of subject 1
+
+The id of an image is its position among the 73,000 images, from 0, such as "nsd:00013". These positions are called
+73k ids. The data set is described by Allen et al., "A massive 7T fMRI dataset to bridge cognitive neuroscience and
+artificial intelligence", Nature Neuroscience, 2022.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +18,8 @@ from ..data.dataset import Split
 from ..data.responses import TrialTable
 from ..data.scalings import PSC, STORED_PER_PERCENT
 from ..data.spaces import VoxelSpace
-from ..data.splits import named_split
-from ..data.stimuli import FoundImages, HDF5Images, ImageSource
+from ..data.splits import split_from_ids
+from ..data.stimuli import HDF5Images, ImageSource, OptionalImageFiles
 from ..errors import AxisError, IdError, LayoutError, need
 from ._files import read_array, read_volume, subject_number, voxels_in_a_row
 
@@ -39,9 +43,9 @@ __all__ = [
     "voxel_space",
 ]
 
-SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # recorded, of the 40 that the design lists for everybody
-HELD_BACK = 3  # sessions that were published last: older papers have 37 of 40
-# names of the labels 1, 2, ... of each class; 0 is none of them. The released tables of names are pickled.
+SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # recorded sessions; the design lists 40 for every subject
+HELD_BACK = 3  # sessions that were published last, so older papers have 37 of 40
+# names of the labels 1, 2, ... of each class; label 0 means no region. The released tables of names are pickled.
 ROI_CLASSES = {
     "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),
     "floc-bodies": ("EBA", "FBA-1", "FBA-2", "mTL-bodies"),
@@ -50,7 +54,7 @@ ROI_CLASSES = {
     "floc-words": ("OWFA", "VWFA-1", "VWFA-2", "mfs-words", "mTL-words"),
     "streams": ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal"),
 }
-_TRIALS = 750  # a session
+_TRIALS = 750  # in a session
 _SHARED = 1000  # positions of masterordering that all subjects share
 _SMALL = 20  # below this median the stored unit cannot be 1/300 of a percent
 _DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
@@ -59,7 +63,7 @@ _CAPTIONS = "COCO_73k_annots_curated.npy"
 
 
 def nsd_subject(subject: str | int) -> int:
-    """The number of one of the eight subjects."""
+    """The number of a subject, 1 to 8, from its number or name. Another one is an `IdError`."""
     number = subject_number(subject)
     if not 1 <= number <= len(SESSIONS):
         raise IdError(f"expected a subject from 1 to {len(SESSIONS)}, got {subject!r}")
@@ -67,24 +71,25 @@ def nsd_subject(subject: str | int) -> int:
 
 
 def image_name(number: int) -> str:
-    """The id of an image by its position among the 73,000, from 0."""
+    """The id of an image, such as "nsd:00013", from its 73k id."""
     return f"nsd:{number:05d}"
 
 
 def existing(paths: Iterable[Path]) -> Path | None:
-    """The first of these files that is there."""
+    """The first of these paths that is a file, or None."""
     return next((path for path in paths if path.is_file()), None)
 
 
 @dataclass(frozen=True)
 class Design:
-    """What one subject was shown, trial by trial, over the sessions that were recorded.
+    """What one subject was shown, trial by trial, in the recorded sessions.
 
     Attributes:
-        image: (T,) 73k id of each trial, from 0.
-        session, run: (T,) from 1; run -1 where the file does not tell.
-        shared: 73k ids of the images that all subjects were to see.
-        num_sessions: recorded.
+        image: 73k id of the image of each trial, (T,), from 0.
+        session: Session of each trial, (T,), from 1.
+        run: Run of each trial, (T,), from 1, or -1 where the file has no runs.
+        shared: 73k ids of the images that all subjects were meant to see.
+        num_sessions: Number of recorded sessions.
     """
 
     image: np.ndarray
@@ -94,7 +99,7 @@ class Design:
     num_sessions: int
 
     def trials(self, sessions: Sequence[int] | None = None) -> TrialTable:
-        """The table of some sessions. Repeats are counted over all of them, loaded or not."""
+        """The table of the trials of some sessions, or of all. Repeats are counted over all sessions in either case."""
         ids = [image_name(number) for number in self.image]
         table = TrialTable.of(ids, session=self.session, run=self.run)
         return table if sessions is None else table[np.isin(self.session, list(sessions))]
@@ -105,13 +110,17 @@ class Design:
 
 
 def read_design(path: str | Path, subject: int) -> Design:
-    """`nsd_expdesign.mat`, for one subject.
+    """Read the design of one subject from `nsd_expdesign.mat`.
 
-    Trial k shows 73k id subjectim[subject, masterordering[k]] - 1, all of them counted from 1 in the file. The design
-    lists 40 sessions for everybody; it is cut to those that were recorded.
+    Trial k shows 73k id subjectim[subject, masterordering[k]] - 1, where the file counts everything from 1. The design
+    lists 40 sessions for every subject and is cut to the recorded ones.
+
+    Args:
+        path: Path of the file.
+        subject: Number of the subject, 1 to 8.
 
     Raises:
-        LayoutError: the file or one of its arrays is missing, or they contradict each other.
+        LayoutError: The file or one of its arrays is missing, or the arrays contradict each other.
     """
     path = Path(path)
     arrays = _read_mat(path, ("masterordering", "subjectim", "sharedix"))
@@ -165,7 +174,7 @@ def _read_mat(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _sessions(pattern: np.ndarray | None, count: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Session and run of each trial; `pattern` (sessions, runs, positions) is 1 where a picture was shown."""
+    """Session and run of each trial, from a `pattern` (sessions, runs, positions) of 1 where a picture was shown."""
     if pattern is None:
         if count % _TRIALS:
             raise LayoutError(f"expected sessions of {_TRIALS} trials in {path}, got {count} trials and no stimpattern")
@@ -183,12 +192,12 @@ def beta_scale(sample: np.ndarray, scale: str | None, where: str | Path) -> floa
     """Percent signal change of one stored unit.
 
     Args:
-        sample: some of the values as stored.
-        scale: "psc" where floats already are percent signal change; None where they are 300 times that, as published.
-        where: the file.
+        sample: Some of the stored values.
+        scale: "psc" if floats are percent signal change. None if they are 300 times that, as published.
+        where: File of the values, for messages.
 
     Raises:
-        LayoutError: the values contradict that.
+        LayoutError: The values contradict `scale`.
     """
     if scale not in (None, "psc"):
         raise LayoutError(f"expected scale None or 'psc', got {scale!r}")
@@ -209,12 +218,12 @@ def beta_scale(sample: np.ndarray, scale: str | None, where: str | Path) -> floa
 
 
 def design_file(root: Path) -> Path:
-    """Where the design of the experiment lies; the prepared layouts may have it beside the arrays."""
+    """Path of the design of the experiment, as published or directly in `root`."""
     return existing([root / _DESIGN, root / Path(_DESIGN).name]) or root / _DESIGN
 
 
 def nsd_captions(root: Path, numbers: np.ndarray) -> dict[str, list[str]]:
-    """Five captions of each image from `COCO_73k_annots_curated.npy`; nothing where the file is not there."""
+    """Five captions of each image from `COCO_73k_annots_curated.npy`, by image id. Empty without that file."""
     path = existing(root / folder / _CAPTIONS for folder in ("", "annots", "nsddata/annots"))
     if path is None:
         return {}
@@ -227,9 +236,15 @@ def nsd_captions(root: Path, numbers: np.ndarray) -> dict[str, list[str]]:
 
 
 def hdf5_stimuli(path: Path, key: str, numbers: np.ndarray) -> ImageSource:
-    """Pictures by their rows in an HDF5 file of all images; where it is not there, reading one raises."""
+    """Pictures by their rows in an HDF5 file of all images.
+
+    Args:
+        path: Path of the file. Where there is none, only reading a picture raises an error.
+        key: Name of the dataset in the file.
+        numbers: 73k ids of the pictures.
+    """
     if not path.is_file():
-        return FoundImages([None] * len(numbers), f"there is no {path}")
+        return OptionalImageFiles([None] * len(numbers), f"there is no {path}")
     count = len(HDF5Images(path, key))
     if len(numbers) and numbers.max() >= count:
         raise IdError(f"expected a picture of {image_name(numbers.max())} in {path}:{key}, got {count} rows")
@@ -237,17 +252,20 @@ def hdf5_stimuli(path: Path, key: str, numbers: np.ndarray) -> ImageSource:
 
 
 def nsd_stimuli(root: Path, numbers: np.ndarray) -> ImageSource:
-    """Pictures from `nsd_stimuli.hdf5`, (73000, 425, 425, 3) uint8."""
+    """Pictures with these 73k ids from `nsd_stimuli.hdf5`, whose array is `(73000, 425, 425, 3)` uint8."""
     return hdf5_stimuli(root / _STIMULI, "imgBrick", numbers)
 
 
 def voxel_space(count: int, mask: str | Path | np.ndarray | None, rois: Mapping | None = None) -> VoxelSpace:
-    """The voxels of nsdgeneral as columns, whose places are known only by its volume.
+    """The space of arrays whose columns are the voxels of nsdgeneral.
 
     Args:
-        count: of columns.
-        mask: the volume, or its NIfTI file; > 0 inside. None leaves the places unknown.
-        rois: masks of the columns by name.
+        count: Number of columns.
+        mask: Volume of nsdgeneral, > 0 inside, or its NIfTI file. None leaves the positions of the voxels unknown.
+        rois: Masks (count,) of regions by name.
+
+    Raises:
+        AxisError: The mask has another number of voxels.
     """
     if mask is None:
         index, shape = voxels_in_a_row(count)
@@ -263,6 +281,6 @@ def voxel_space(count: int, mask: str | Path | np.ndarray | None, rois: Mapping 
 
 
 def released_split(train_ids: Iterable[str], test_ids: Iterable[str]) -> Split:
-    """The split `shared1000` of data that were divided by those who released them."""
+    """The split "shared1000" of data whose authors released them as a train part and a test part."""
     test = set(test_ids)
-    return named_split("shared1000", train_ids, test, params={"variant": f"{len(test)} test images, as released"})
+    return split_from_ids("shared1000", train_ids, test, params={"variant": f"{len(test)} test images, as released"})

@@ -1,4 +1,9 @@
-"""Recordings of EEG as amplifiers of any vendor store them, opened by MNE and checked to be EEG in volts."""
+"""EEG recordings of any vendor, opened with MNE and checked to be EEG in volts.
+
+    raw = read_raw("sub01/session01.vhdr")
+
+The checks find damaged files, samples that are read with the wrong width, and units other than volts.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,23 +28,28 @@ READERS = {
     ".cdt": "read_raw_curry",
     ".cnt": "read_raw_cnt",
 }
-_AMPLITUDES = (1e-7, 1e-3)  # volts, of a median deviation
+_AMPLITUDES = (1e-7, 1e-3)  # volts, limits of the median absolute deviation
 _VARIANCE_RATIO = 1e4
 _PROBE_SECONDS = 60.0
-_EDF_BYTES = {".edf": 2, ".bdf": 3}  # of a sample
+_EDF_BYTES = {".edf": 2, ".bdf": 3}  # bytes of a sample
 
 
 def read_raw(path: str | Path) -> "BaseRaw":
-    """Open a recording by its suffix, its samples unread, after checks that its numbers are EEG.
+    """Open a recording by its suffix, without reading all samples, and check that its values are EEG in volts.
 
-    A `.cnt` file that starts with RIFF is ANT Neuro's, any other Neuroscan's; of the latter the width of a sample is
-    computed (see `cnt`), never left to be guessed. An `.edf` or `.bdf` file must have the length that its header says,
-    and no gaps.
+    A `.cnt` file that starts with RIFF comes from ANT Neuro, any other one from Neuroscan. For the latter, the width of
+    a sample is computed (see `cnt`). An `.edf` or `.bdf` file must have no gaps, and the length that its header says.
+
+    Args:
+        path: Path of the recording, with one of the suffixes in `READERS`.
+
+    Returns:
+        The recording as an object of MNE.
 
     Raises:
-        LayoutError: no reader for the suffix, a damaged file, or neighbouring channels whose variances differ by more
-            than 10^4 in a `.cnt` file, as they do where samples are read with the wrong width.
-        UnitsError: the median absolute deviation is outside 1e-7 to 1e-3 V.
+        LayoutError: The suffix has no reader, or the file is damaged. In a `.cnt` file, this includes neighbouring
+            channels whose variances differ by more than 10^4, because samples are then read with the wrong width.
+        UnitsError: The median absolute deviation is outside 1e-7 to 1e-3 V.
     """
     try:
         import mne
@@ -70,17 +80,18 @@ def read_raw(path: str | Path) -> "BaseRaw":
 
 
 def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> None:
-    """Raises where the numbers of a recording cannot be EEG in volts.
+    """Check that the values of a recording can be EEG in volts.
 
-    Looks at a minute from the middle; channels that never change are left out, and offsets do not count.
+    The check uses a minute from the middle. It ignores channels that never change, and the offset of each channel.
 
     Args:
-        raw: the recording.
-        path: its file, for messages.
-        neighbours: compares variances of neighbouring channels, too.
+        raw: Recording to check.
+        path: File of the recording, for messages.
+        neighbours: Whether to compare the variances of neighbouring channels.
 
     Raises:
-        LayoutError, UnitsError: as for `read_raw`.
+        LayoutError: There is no EEG channel with a signal, or neighbouring variances differ by more than 10^4.
+        UnitsError: The median absolute deviation is outside 1e-7 to 1e-3 V.
     """
     import mne
 
@@ -111,11 +122,24 @@ def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> No
 
 
 def _check_records(path: Path, width: int) -> None:
-    """Raises where an EDF or BDF file is not what its header says; MNE would read a shorter one without a word.
+    """Check the length of an EDF or BDF file against its header. MNE reads a truncated file without a warning.
 
-    The header has 256 bytes, of which 192 to 235 are reserved (EDF+ says there whether records follow each other), 236
-    to 243 the number of records and 252 to 255 that of signals; then 256 bytes a signal, of which the last 40 are, for
-    all signals together, samples a record and what is reserved (https://www.edfplus.info/specs/edf.html).
+    The format is described at https://www.edfplus.info/specs/edf.html. The header has 256 bytes, then 256 for each
+    signal. The latter end with 8 bytes for each signal's samples in a record, then 32 reserved bytes for each signal.
+
+    | bytes | content |
+    |---|---|
+    | 184 to 191 | length of the header |
+    | 192 to 235 | reserved; EDF+ says here whether records follow each other without gaps |
+    | 236 to 243 | number of records |
+    | 252 to 255 | number of signals |
+
+    Args:
+        path: Path of the file.
+        width: Number of bytes of a sample.
+
+    Raises:
+        LayoutError: The header is damaged, the file has gaps, or it has another length.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

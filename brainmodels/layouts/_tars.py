@@ -1,4 +1,10 @@
-"""Samples in tar archives: members that share the part of their name before its first dot."""
+"""Samples in tar archives, as WebDataset stores them.
+
+    samples = read_samples(path, ["behav.npy"])
+    read_member(samples["sample000000000"]["behav.npy"])  # an array
+
+The members of a sample have the same name before the first dot.
+"""
 
 import io
 import tarfile
@@ -15,7 +21,14 @@ __all__ = ["Member", "TarImages", "read_member", "read_samples"]
 
 
 class Member(NamedTuple):
-    """Where a file lies inside an archive that is not compressed."""
+    """Position of a file inside a tar archive that is not compressed.
+
+    Attributes:
+        archive: Path of the archive.
+        name: Name of the file.
+        offset: Position of its first byte in the archive.
+        size: Number of bytes.
+    """
 
     archive: Path
     name: str
@@ -23,7 +36,7 @@ class Member(NamedTuple):
     size: int
 
     def read(self) -> bytes:
-        """All its bytes."""
+        """All bytes of the file."""
         with self.archive.open("rb") as file:
             file.seek(self.offset)
             content = file.read(self.size)
@@ -33,7 +46,7 @@ class Member(NamedTuple):
 
 
 class TarImages:
-    """Pictures inside archives, read where they lie."""
+    """Pictures inside archives, which are read without unpacking."""
 
     def __init__(self, members: Sequence[Member]):
         self.members = list(members)
@@ -50,14 +63,17 @@ class TarImages:
 
 
 def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[str, dict[str, Member]]:
-    """Members of an archive by sample, in the order of the archive, and by the rest of their name ("trial.npy").
+    """Members of an archive by sample, then by the rest of their name, such as "trial.npy".
 
     Args:
-        path: of a `.tar` file.
-        needed: what every sample must have; of a tuple, one.
+        path: Path of the `.tar` file.
+        needed: Members that every sample must have. A tuple means one of its names.
+
+    Returns:
+        Samples in the order of the archive.
 
     Raises:
-        LayoutError: the archive is truncated, or a sample is incomplete; the message names it.
+        LayoutError: The archive is truncated, or a sample is incomplete. The message names it.
     """
     samples: dict[str, dict[str, Member]] = {}
     try:
@@ -86,7 +102,7 @@ def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[st
 
 
 def read_member(member: Member) -> np.ndarray:
-    """The array of a `.npy` file in an archive; one of Python objects is an `UnsafePickleError`."""
+    """The array of a `.npy` file in an archive. An array of Python objects is an `UnsafePickleError`."""
     try:
         return np.load(io.BytesIO(member.read()), allow_pickle=False)
     except ValueError as error:

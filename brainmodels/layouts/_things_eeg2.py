@@ -1,4 +1,10 @@
-"""What both forms of THINGS-EEG2 share: pickles opened with care, and images in the order that rows and codes have."""
+"""What the preprocessed and the raw form of THINGS-EEG2 share: a restricted reader of pickles, and the images.
+
+    content = read_pickle(path, allow_pickle=True)   # a dict of arrays
+    paths = find_images(root, None, "training")      # in the order of rows and of trigger codes
+
+The reader builds arrays, strings and numbers only.
+"""
 
 import pickle
 from collections.abc import Mapping
@@ -25,16 +31,18 @@ _HARMLESS = {
 
 
 def read_pickle(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
-    """The dict of a file in either encoding.
+    """The dict in a pickled file, which is an array that holds a dict or a bare pickle.
+
+    A pickle names the functions and classes that it is built with. Files that name anything outside a short list of
+    NumPy's own are refused.
 
     Args:
-        path: the file.
-        allow_pickle: required. Names that the pickle asks for are compared with a short list of NumPy's own; a file
-            that asks for anything else is refused.
+        path: Path of the file.
+        allow_pickle: Whether to open the pickle. It must be True.
 
     Raises:
-        UnsafePickleError: not allowed, or the file asks for something that could run code.
-        LayoutError: the file is damaged, or holds no dict.
+        UnsafePickleError: The pickle is not allowed, or names something that could run code.
+        LayoutError: The file is damaged, or holds no dict.
     """
     path = Path(path)
     if not allow_pickle:
@@ -63,7 +71,7 @@ def read_pickle(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds arrays and built-in types; refuses to import anything else."""
+    """An unpickler that builds arrays and built-in types, and refuses to import anything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core", "numpy._core")  # files of NumPy 1
@@ -73,7 +81,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether in Fortran order, and type of an array; the file is then at its first value."""
+    """Shape, whether the order is Fortran's, and type of an array. Leaves the file at its first value."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -83,7 +91,16 @@ def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dt
 
 
 def find_images(root: Path, images: str | Path | None, part: str) -> list[Path]:
-    """Images of a part in sorted order: by the folder of the concept, then by name."""
+    """Paths of the images of a part, sorted by the folder of the concept, then by name.
+
+    Args:
+        root: Folder of the data set.
+        images: Folder with `training_images` and `test_images`. None looks in `root` and one level below.
+        part: "training" or "test".
+
+    Raises:
+        LayoutError: There is no such folder, or several, or a concept's folder has another name.
+    """
     folder = PARTS[part]
     bases = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if images is None else [Path(images)]
     found = [base / folder for base in bases if (base / folder).is_dir()]
@@ -99,16 +116,16 @@ def find_images(root: Path, images: str | Path | None, part: str) -> list[Path]:
 
 
 def image_id(path: Path) -> str:
-    """Of a picture, by its file."""
+    """The id of an image, from the name of its file."""
     return f"things:{path.stem}"
 
 
 def stimuli_of(found: Mapping[str, list[Path]]) -> StimulusSet:
-    """Pictures with their concepts, by part, each part in sorted order."""
+    """Stimuli with their concepts, from the paths of the images of each part."""
     paths = [path for of_part in found.values() for path in of_part]
     ids = [image_id(path) for path in paths]
     if len(set(ids)) != len(ids):
-        raise IdError(f"expected images with names of their own, got {len(ids) - len(set(ids))} names twice")
+        raise IdError(f"expected images with different names, got {len(ids) - len(set(ids))} names twice")
     numbers = []
     for of_part in found.values():
         folders = sorted({path.parent.name for path in of_part})

@@ -1,4 +1,9 @@
-"""The first sheet of an Excel workbook as columns of text: an archive of XML, so the standard library is enough."""
+"""Columns of text from the first sheet of an Excel workbook (.xlsx), read with the standard library.
+
+    read_sheet(path, ["name", "label"])  # {"name": ["oil_lamp_08", ...], "label": ["3", ...]}
+
+A workbook is a zip archive of XML files.
+"""
 
 import re
 import zipfile
@@ -11,14 +16,18 @@ from ..errors import LayoutError, near_names
 __all__ = ["read_sheet"]
 
 _SHEET, _STRINGS = "xl/worksheets/sheet1.xml", "xl/sharedStrings.xml"
-_MAX_BYTES = 64 << 20  # of a member, unpacked
+_MAX_BYTES = 64 << 20  # largest size of an unpacked member
 
 
 def read_sheet(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
-    """Columns under the header of the first row, as strings; rows that are empty throughout are left out.
+    """Columns of the first sheet as strings, by the header in its first row. Empty rows are left out.
+
+    Args:
+        path: Path of the workbook.
+        needed: Names of the columns to read.
 
     Raises:
-        LayoutError: no workbook, a needed column is absent, or a row lacks one of its cells.
+        LayoutError: The file is no workbook, a needed column is missing, or one of its cells is empty.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -52,7 +61,7 @@ def _parse(archive: zipfile.ZipFile, member: str) -> ElementTree.Element:
 
 
 def _cells(row: ElementTree.Element, shared: Sequence[str]) -> dict[str, str]:
-    """Texts by the letters of their column, such as {"A": "oil_lamp_08", "B": "3"}."""
+    """Texts of a row by the letters of their columns, such as {"A": "oil_lamp_08", "B": "3"}."""
     cells = {}
     for cell in row.findall(".//{*}c"):
         text = "".join(part.text or "" for tag in ("{*}v", "{*}t") for part in cell.findall(".//" + tag))

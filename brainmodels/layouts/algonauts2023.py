@@ -1,8 +1,10 @@
 """The Algonauts Project 2023 challenge: responses of NSD, averaged over repeats, on the vertices of fsaverage.
 
+    dataset = load("/data/algonauts2023", "subj01")
+
+The test responses were never published. The split "algonauts" therefore holds out images of the training part. The
+pictures of the test part are among the stimuli, so that their responses can be predicted. The challenge is described by
 Gifford et al., "The Algonauts Project 2023 Challenge: How the Human Brain Makes Sense of Natural Scenes", 2023.
-The test responses were never published: splits hold out images of the training part, and the pictures of the test part
-are among the stimuli, labelled, to be predicted.
 """
 
 import re
@@ -15,7 +17,7 @@ from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
 from ..data.splits import holdout as hold_out
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import ImageFiles, StimulusSet
 from ..errors import AxisError, LayoutError, near_names
 from ._files import blocks, check_finite, provenance, read_array, subject_number
@@ -25,11 +27,11 @@ __all__ = ["describe", "detect", "load"]
 
 _JOINED = {"V1": ("V1v", "V1d"), "V2": ("V2v", "V2d"), "V3": ("V3v", "V3d")}
 _HEMISPHERES = ("lh", "rh")
-_FSAVERAGE = 163842  # vertices of a hemisphere
+_FSAVERAGE = 163842  # vertices in a hemisphere
 
 
 def detect(root: Path) -> bool:
-    """Whether some subject has the training responses of both hemispheres."""
+    """Whether a folder has the training responses of both hemispheres of any subject."""
     return any(
         all(
             (folder / "training_split" / "training_fmri" / f"{side}_training_fmri.npy").is_file()
@@ -40,7 +42,7 @@ def detect(root: Path) -> bool:
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """subjXX/training_split/training_images/train-0001_nsd-00013.png, ...: row from 1, NSD image from 0
 subjXX/training_split/training_fmri/{lh,rh}_training_fmri.npy: (images, vertices) fp32, z-scored per session, averaged
 subjXX/test_split/test_images/test-0001_nsd-00845.png, ...: without responses
@@ -58,23 +60,23 @@ def load(
     holdout: float = 0.1,
     seed: int = 0,
 ) -> BrainDataset:
-    """One subject, both hemispheres side by side, left first.
+    """Load one subject, with the left hemisphere's columns before the right one's.
 
     Args:
-        root: folder of the subjects.
-        subject: number or name, such as 1 or "subj01".
-        allocate: (shape, dtype) -> array, filled from the files of the two hemispheres.
-        holdout: share of the training images that the split `algonauts` tests on.
-        seed: of the choice.
+        root: Folder of the subjects.
+        subject: Number or name of the subject, such as 1 or "subj01".
+        allocate: Function (shape, dtype) -> array for the values, which is filled from the two hemispheres' files.
+        holdout: Share of the training images that the split "algonauts" tests on.
+        seed: Seed of the choice of held-out images and of validation images.
 
     Returns:
-        The subject "subjXX" with a trial for each training image; the stimuli of both parts, with the label
-        `partition` of "train" and "test"; the splits `algonauts`, and `algonauts_challenge`, which trains on all and
-        whose test images have no responses.
+        A data set with the subject "subjXX" and one trial for each training image. The stimuli are those of both parts,
+        with the label "partition", "train" or "test". The split "algonauts" tests on held-out training images. The
+        split "algonauts_challenge" trains on all training images, and its test images have no responses.
 
     Raises:
-        LayoutError: files are missing, or their numbers do not run from 1 without a gap.
-        AxisError: hemispheres, images or masks differ in length.
+        LayoutError: Files are missing, or their numbers do not run from 1 without a gap.
+        AxisError: Hemispheres, images or masks differ in length.
     """
     name = f"subj{subject_number(subject):02d}"
     folder = Path(root) / name
@@ -93,13 +95,13 @@ def load(
     stimuli = StimulusSet(train_ids + challenge_ids, ImageFiles(training + testing), labels={"partition": partition})
     test = hold_out(trials, holdout, seed).test
     params = {"holdout": holdout, "variant": "training images held out; the challenge's test responses are unpublished"}
-    held_out = named_split("algonauts", set(train_ids) - test, test, seed=seed, params=params)
-    challenge = named_split("algonauts_challenge", train_ids, challenge_ids, params={"variant": "no test responses"})
+    held_out = split_from_ids("algonauts", set(train_ids) - test, test, seed=seed, params=params)
+    challenge = split_from_ids("algonauts_challenge", train_ids, challenge_ids, params={"variant": "no test responses"})
     return BrainDataset([person], stimuli, {split.name: split for split in (held_out, challenge)})
 
 
 def _images(folder: Path, part: str) -> tuple[list[Path], list[str]]:
-    """Pictures in the order of their numbers, and their ids in NSD."""
+    """Pictures in the order of their numbers, and their image ids in NSD."""
     found = {}
     for path in sorted(folder.glob("*.png")):
         match = re.fullmatch(rf"{part}-(\d+)_nsd-(\d+)", path.stem)
@@ -141,7 +143,7 @@ def _responses(folder: Path, count: int, allocate: Callable) -> tuple[np.ndarray
 
 
 def _space(folder: Path, widths: list[int]) -> VoxelSpace:
-    """Vertices of both hemispheres with their regions; positions on fsaverage where the folder tells them."""
+    """Vertices of both hemispheres with their regions, and with positions on fsaverage where the folder has them."""
     rois: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("lh.*_challenge_space.npy")):
         name = path.name.removeprefix("lh.").removesuffix("_challenge_space.npy")

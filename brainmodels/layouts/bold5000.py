@@ -1,7 +1,10 @@
-"""BOLD5000, release 2: 4,916 photographs of scenes and objects, betas in percent signal change.
+"""BOLD5000, release 2: 4,916 photographs of scenes and objects, with betas in percent signal change.
 
-Chang et al., "BOLD5000, a public fMRI dataset while viewing 5000 visual images", 2019. One image every 10 s, TR 2 s,
-37 images a run. 113 images were repeated. The authors advise to z-score each voxel within each session.
+    dataset = load("/data/bold5000", "CSI1", betas="TYPED")
+
+Subjects saw one image every 10 s, 37 images a run, at a TR of 2 s, and 113 images more than once. The authors advise to
+z-score each voxel within each session. The data set is described by Chang et al., "BOLD5000, a public fMRI dataset
+while viewing 5000 visual images", 2019.
 """
 
 import logging
@@ -16,7 +19,7 @@ from ..data.responses import Responses, TrialTable
 from ..data.scalings import PSC
 from ..data.spaces import VoxelSpace
 from ..data.splits import bold5000_repeated, repeated_images
-from ..data.stimuli import FoundImages, StimulusSet
+from ..data.stimuli import OptionalImageFiles, StimulusSet
 from ..errors import AxisError, BrainDataError, IdError, LayoutError
 from ._files import (
     blocks,
@@ -37,19 +40,19 @@ __all__ = ["describe", "detect", "load"]
 _log = logging.getLogger(__name__)
 
 _REGIONS = tuple(f"{side}{name}" for name in ("EarlyVis", "LOC", "OPA", "PPA", "RSC") for side in ("LH", "RH"))
-_MISSPELT = {"LHLO": "LHLOC", "RHLO": "RHLOC", "RHRRSC": "RHRSC"}  # of the masks of CSI2 and CSI3
+_MISSPELT = {"LHLO": "LHLOC", "RHLO": "RHLOC", "RHRRSC": "RHRSC"}  # names of some masks of CSI2 and CSI3
 _BETAS = re.compile(r"(CSI\d)_GLMbetas-(TY[PB]E[A-D])\S*?_(?:ses-(\d+)\.nii(?:\.gz)?|allses_(\w+)\.npy)")
 _STIMULI = ("BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli", "Scene_Stimuli/Presented_Stimuli")
-_RUN = 37  # images
+_RUN = 37  # images in a run
 
 
 def detect(root: Path) -> bool:
-    """Whether there are betas of some subject."""
+    """Whether a folder has betas of any subject."""
     return any(_BETAS.fullmatch(path.name) for path in Path(root).rglob("CSI*_GLMbetas-*"))
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """CSI{1..4}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-XX.nii.gz: (x, y, z, trials), percent signal change
 CSI{1..4}_brainmask.nii.gz: (x, y, z)
 CSI{1..4}_imgnames.txt: a file name for each trial of all sessions
@@ -69,27 +72,30 @@ def load(
     images: str | Path | None = None,
     nan_voxels: str = "raise",
 ) -> BrainDataset:
-    """One subject, the voxels of its brain mask, or the arrays of its regions where there are no volumes.
+    """Load one subject with the voxels of its brain mask, or with the arrays of its regions where there are no volumes.
 
-    A session is decompressed at a time (0.7 GB). Positions in the brain are those of the mask: the affine of the beta
-    volumes is known to be wrong. Columns of region arrays follow each other, and their places are not known.
+    Volumes are decompressed one session at a time (0.7 GB). Positions in the brain are those of the mask, because the
+    affine of the beta volumes is known to be wrong. The columns of region arrays follow each other, and their positions
+    are not known.
 
     Args:
-        root: folder with the files, or above them.
-        subject: number or name, such as 1 or "CSI1".
-        allocate: (shape, dtype) -> array, filled from the files.
-        betas: "TYPEA" to "TYPED" where the folder has several kinds.
-        sessions: numbers of those to keep; all must be there, because names are listed over all trials.
-        images: folder of the pictures, searched by stem; None looks for `Presented_Stimuli` and does without it.
-        nan_voxels: "raise", or "drop" to leave out, with a warning, voxels of the mask that are not always finite.
+        root: Folder with the files, possibly in sub-folders.
+        subject: Number or name of the subject, such as 1 or "CSI1".
+        allocate: Function (shape, dtype) -> array for the values, which is filled from the files.
+        betas: Kind of betas, "TYPEA" to "TYPED". None takes the only kind that is there.
+        sessions: Numbers of the sessions to load. The files of all sessions must be there in any case, because the list
+            of names covers all trials.
+        images: Folder of the pictures, which are found by stem. None looks for `Presented_Stimuli` and may load no
+            pictures.
+        nan_voxels: "raise" refuses voxels that are not finite in every trial. "drop" leaves them out with a warning.
 
     Returns:
-        The subject "CSIx"; images `b5k:<stem>`; the split `bold5000_repeated`, which tests on the images that this
-        subject saw more than once. Folds of them: `brainmodels.data.splits.bold5000_5fold`.
+        A data set with the subject "CSIx" and image ids `b5k:<stem>`. The split "bold5000_repeated" tests on the images
+        that this subject saw more than once. `brainmodels.data.splits.bold5000_5fold` makes folds of them.
 
     Raises:
-        LayoutError: files are missing, sessions have gaps, kinds of betas are mixed, trials and names differ in number.
-        AxisError: volumes differ in shape.
+        LayoutError: Files are missing, sessions have gaps, or trials and names differ in number.
+        AxisError: Volumes differ in shape.
     """
     root, name = Path(root), f"CSI{subject_number(subject)}"
     if nan_voxels not in ("raise", "drop"):
@@ -116,13 +122,13 @@ def load(
 
 
 def _beta_files(root: Path, name: str, betas: str | None) -> tuple[dict[int, Path], dict[str, Path], str]:
-    """Volumes by session, arrays by region, and which betas they are."""
+    """Volumes by session, arrays by region, and the kind of the betas."""
     found: dict[str, tuple[dict, dict]] = {}
     for path in find_files(root, f"{name}_GLMbetas-*"):
         match = _BETAS.fullmatch(path.name)
         if match is None:
             continue
-        kind = match[2].replace("TYBE", "TYPE")  # the release spells type B so
+        kind = match[2].replace("TYBE", "TYPE")  # as the release spells type B
         volumes, arrays = found.setdefault(kind, ({}, {}))
         key, files = (int(match[3]), volumes) if match[3] else (_MISSPELT.get(match[4], match[4]), arrays)
         if key in files:
@@ -151,7 +157,7 @@ def _only(root: Path, pattern: str) -> Path:
 
 
 def _ids(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Image ids of all trials, and the stem of the picture of each."""
+    """Image ids of all trials, and the stem of each image's picture by image id."""
     ids, files = [], {}
     for line, name in enumerate(path.read_text().splitlines(), 1):
         file = name.strip().removeprefix("rep_")  # repeated presentations may be marked
@@ -172,7 +178,7 @@ def _from_volumes(
     allocate: Callable,
     nan_voxels: str,
 ) -> tuple[np.ndarray, VoxelSpace, np.ndarray, np.ndarray, np.ndarray]:
-    """Values, space, session, run and position in the list of names of each kept trial."""
+    """Values and space, then session, run and position in the list of names of each loaded trial."""
     path = _only(root, f"{name}_brainmask.nii*")
     volume, affine = read_volume(path)
     mask = volume > 0
@@ -180,7 +186,7 @@ def _from_volumes(
     if list(volumes) != list(range(1, len(volumes) + 1)) or sum(lengths.values()) != len(ids):
         raise LayoutError(
             f"expected sessions of {len(ids)} trials in all, as many as {name}_imgnames.txt has names, got sessions "
-            f"{list(volumes)} of {sum(lengths.values())}; without all of them no trial can be told its image"
+            f"{list(volumes)} of {sum(lengths.values())}; without all of them the image of a trial is unknown"
         )
     unknown = sorted(set(sessions or ()) - set(volumes))
     if unknown:
@@ -208,12 +214,12 @@ def _from_volumes(
 
 
 def _runs(count: int) -> np.ndarray:
-    """Runs of a session, of 37 trials each; -1 where the session does not consist of such."""
+    """Run of each trial of a session. -1 where the trials do not divide into runs of 37."""
     return np.arange(count) // _RUN + 1 if count % _RUN == 0 else np.full(count, -1)
 
 
 def _length(path: Path, shape: tuple[int, ...]) -> int:
-    """Trials of a session, from the header."""
+    """Number of trials of a session, from the header of its volume."""
     found = open_volume(path).shape
     if len(found) != 4 or found[:3] != shape:
         raise AxisError(f"expected {(*shape, 'trials')} in {path}, as the brain mask has, got {found}")
@@ -221,7 +227,7 @@ def _length(path: Path, shape: tuple[int, ...]) -> int:
 
 
 def _finite(mask: np.ndarray, files: Sequence[Path], name: str) -> np.ndarray:
-    """The voxels of a mask that are finite in all trials; reads the files once more."""
+    """The voxels of a mask that are finite in all trials. This reads the files once more."""
     good = mask.copy()
     for path in files:
         data, _ = read_volume(path)
@@ -252,9 +258,9 @@ def _from_arrays(arrays: dict[str, Path], num_names: int, allocate: Callable) ->
     return values, VoxelSpace("bold5000-regions", index, shape, rois=rois)
 
 
-def _pictures(root: Path, images: str | Path | None, stems: list[str]) -> FoundImages:
+def _pictures(root: Path, images: str | Path | None, stems: list[str]) -> OptionalImageFiles:
     folders = [root / place for place in _STIMULI] if images is None else [root / images]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if images is None and folder is None:
-        return FoundImages([None] * len(stems))
-    return FoundImages(find_images(folder or folders[0], stems))
+        return OptionalImageFiles([None] * len(stems))
+    return OptionalImageFiles(find_images(folder or folders[0], stems))

@@ -1,8 +1,14 @@
-"""Neuroscan `.cnt` files say nowhere whether a sample takes two bytes or four. This module finds out.
+"""The header of Neuroscan `.cnt` files, and the width of their samples, which no field of the header contains.
 
-The header takes 900 bytes and 75 more a channel; then come the samples, then the table of events, whose position is in
-the header. Hence position - 900 - 75 C = width * C * samples, and only the true width solves it. A reader that guesses
-returns noise that looks like data (mne-tools/mne-python#9482, #12393).
+    read_cnt_header("session01.cnt").data_format  # "int16" or "int32"
+
+The width is computed from the position of the table of events, which the header does contain. A file has 900 bytes,
+75 bytes for each of C channels, the samples, and then the events:
+
+    position - 900 - 75 C = width * C * samples
+
+Only the true width solves this. A reader that guesses the width may return noise that looks like data
+(mne-tools/mne-python#9482, #12393).
 """
 
 import struct
@@ -19,14 +25,14 @@ _WIDTHS = {2: "int16", 4: "int32"}
 
 @dataclass(frozen=True)
 class CNTHeader:
-    """What the header of a `.cnt` file says, and the width that follows.
+    """The header of a `.cnt` file, and the computed type of its samples.
 
     Attributes:
-        n_chans: channels.
-        sfreq: samples a second, hertz.
-        n_samples: of each channel.
-        event_table: position of the events in the file, bytes.
-        data_format: "int16" or "int32", as MNE names it.
+        n_chans: Number of channels.
+        sfreq: Sampling rate in hertz.
+        n_samples: Number of samples in each channel.
+        event_table: Position of the table of events in the file, bytes.
+        data_format: Type of the samples, "int16" or "int32", as MNE names it.
     """
 
     n_chans: int
@@ -37,13 +43,13 @@ class CNTHeader:
 
 
 def read_cnt_header(path: str | Path) -> CNTHeader:
-    """Read a header and compute the width of a sample.
+    """Read the header of a file and compute the type of its samples.
 
-    Positions are stored in 32 bits and wrap around in files above 2 GiB; the equation is solved modulo 2^32, and the
-    events must lie within the file.
+    Positions have 32 bits and wrap around in large files. The equation is therefore solved modulo 2^32, and the events
+    must lie within the file.
 
     Raises:
-        LayoutError: the file is too short for its header, or no width of 2 or 4 bytes agrees with it.
+        LayoutError: The file is too short for its header, or neither 2 nor 4 bytes a sample agree with it.
     """
     path = Path(path)
     size = path.stat().st_size

@@ -1,12 +1,11 @@
 """EEG-3D: people look at pictures and turning videos of coloured objects, whose point clouds are known.
 
-The data set of Neuro-3D (Guo et al., arXiv 2411.12248).
-
     dataset = load(root, "sub01", kind="dynamic")
     train = dataset.pairs("sub01", "eeg3d_objects", "train")
     dataset.stimuli.source.cloud("eeg3d:oil_lamp_08")    # (8192, 6), xyz and rgb
 
-All 72 classes are seen in training, eight objects of each; the other two are tested. This is not zero-shot.
+There are 72 classes of ten objects. Eight objects of each class are in the train part and two in the test part, so the
+test is not zero-shot. The data set belongs to Neuro-3D (Guo et al., arXiv 2411.12248).
 """
 
 import json
@@ -22,7 +21,7 @@ import numpy as np
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names
 from ._files import check_finite, provenance, read_array, read_table, subject_number
@@ -40,14 +39,22 @@ EEG3D_CHANNELS = tuple(
 """Names of the 64 channels in the order in which the published preprocessing stores them."""
 
 _WINDOWS = {"static": (1.0, 250.0), "dynamic": (6.0, 100.0)}  # seconds, hertz
-_ONSET = 0.2  # seconds of a window that lie before the stimulus
+_ONSET = 0.2  # seconds from the start of a window to the stimulus
 _TEST_OBJECTS = (8, 9)
 _NAME = re.compile(r"(?P<number>\d+)_(?P<key>(?P<word>.+)_(?P<object>\d\d))")
 _SESSIONS, _SESSION_TRIALS = 24, 72
 
 
 class _Object(NamedTuple):
-    """An object by its name, such as `46_oil_lamp_08`."""
+    """The parts of an object's name.
+
+    Attributes:
+        name: The whole name, such as `46_oil_lamp_08`.
+        number: Number of the class, `46`.
+        key: Name without that number, `oil_lamp_08`.
+        word: Word for the class, `oil_lamp`.
+        index: Number of the object in its class, 8.
+    """
 
     name: str
     number: str
@@ -61,17 +68,19 @@ class _Object(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The class as it is sorted: `46_oil_lamp`."""
+        """Number and word of the class, `46_oil_lamp`, by which classes are sorted."""
         return f"{self.number}_{self.word}"
 
 
 class PointClouds:
-    """Point clouds by image id; as a source of images it draws each from the front, which the data set has no files of.
+    """Point clouds by image id. As a source of images it draws each cloud from the front.
+
+    The data set has no files of pictures.
 
     Args:
-        ids: image ids.
-        paths: `.npy` files, (points, 6) each: xyz, and rgb in [0, 1].
-        size: pixels of a picture that is asked for without a size.
+        ids: Image ids of the objects.
+        paths: Paths of their `.npy` files. Each has an array (points, 6) of xyz, and of rgb in [0, 1].
+        size: Side of a picture in pixels, where the caller names none.
     """
 
     def __init__(self, ids: Sequence[str], paths: Sequence[Path], size: int = 128):
@@ -82,13 +91,13 @@ class PointClouds:
         return len(self.paths)
 
     def cloud(self, image_id: str) -> np.ndarray:
-        """fp32 (points, 6) as stored; xyz is centred and scaled by nobody."""
+        """The stored point cloud of an object, fp32 (points, 6): xyz, not centred or scaled, and rgb."""
         if image_id not in self._rows:
             raise IdError(f"expected an object of EEG-3D, got {image_id!r}{near_names(image_id, list(self._rows))}")
         return self._read(self._rows[image_id])
 
     def read(self, index: int, size: int | None) -> np.ndarray:
-        """uint8 (size, size, 3): points seen along -z, y up, the nearest on top, on white."""
+        """A picture of the points on white, uint8 (size, size, 3), seen along -z with y up and the nearest on top."""
         size, cloud = size or self.size, self._read(index)
         xyz = cloud[:, :3] - cloud[:, :3].mean(0)
         reach = np.linalg.norm(xyz, axis=1).max()
@@ -111,7 +120,7 @@ class PointClouds:
 
 
 def detect(root: str | Path) -> bool:
-    """Whether a folder has `EEGdata/sub*/` with arrays of this layout."""
+    """Whether a folder has arrays of this layout in `EEGdata/sub*/`."""
     patterns = ("EEGdata/sub*/process_data_*Hz.npy", "EEGdata/sub*/sub*_train_data_*Hz.npy")
     return any(True for pattern in patterns for _ in Path(root).glob(pattern))
 
@@ -139,27 +148,29 @@ def load(
     ch_names: Sequence[str] | None = None,
     allocate: Callable[..., np.ndarray] = np.empty,
 ) -> BrainDataset:
-    """One participant's responses to pictures, or to turning videos.
+    """Load one participant's responses to pictures, or to turning videos.
 
-    `process_data_*` is read where it is there, in the order of the recording; otherwise the arrays that are already
-    split. Values are as stored: standardised within each trial, so the subject's normalizer is "trial_z".
+    `process_data_*` is read where it exists, in the order of the recording. Otherwise the arrays that are already split
+    are read. The stored values are standardised within each trial, so the subject's normalizer is "trial_z".
 
     Args:
-        root: folder that `describe` describes.
-        subject: such as "sub01" or 1.
-        kind: "static", 1 s at 250 Hz from the picture's onset, or "dynamic", 6 s at 100 Hz from the video's.
-        window, sfreq: seconds and hertz where the files have others (the published code also writes 7 s); they name
-            the files, and their product must be the length of the last axis.
-        ch_names: of the channels; None is `EEG3D_CHANNELS`, which needs 64.
-        allocate: memory for values that cannot be mapped.
+        root: Folder with the files that `describe` lists.
+        subject: Name or number of the participant, such as "sub01" or 1.
+        kind: "static" for pictures, 1 s at 250 Hz, or "dynamic" for videos, 6 s at 100 Hz.
+        window: Length of a trial in seconds, where the files have another one. The published code also writes 7 s.
+        sfreq: Sampling rate in hertz, where the files have another one. Both numbers are part of the file names, and
+            their product must be the length of the last axis.
+        ch_names: Names of the channels. None means `EEG3D_CHANNELS`, which has 64 names.
+        allocate: Function (shape, dtype) -> array for values that cannot be memory-mapped.
 
     Returns:
-        Split "eeg3d_objects". Labels: class (its number in the sorted names), name, object and, where the table is
-        there, color. Images are drawn from the point clouds, `stimuli.source.cloud(id)` has them.
+        A data set with the split "eeg3d_objects". The labels are "class" (its position among the sorted names), "name",
+        "object", and "color" where there is a table of colours. Images are drawn from the point clouds, which
+        `stimuli.source.cloud(id)` returns.
 
     Raises:
-        LayoutError: a file is missing or has another shape than the names say.
-        IdError: an object is missing, of a class, among the trials, the clouds or the colours.
+        LayoutError: A file is missing, or has another shape than its name says.
+        IdError: An object is missing from its class, the trials, the clouds or the colours.
     """
     subject = f"sub{subject_number(subject):02d}"
     root, folder = Path(root), Path(root) / "EEGdata" / subject
@@ -187,20 +198,23 @@ def load(
     person = Subject(subject, responses, space, normalizer="trial_z", provenance=facts)
     test = [item.id for item in objects if item.index in _TEST_OBJECTS]
     train = [item.id for item in objects if item.index not in _TEST_OBJECTS]
-    split = named_split("eeg3d_objects", train, test)
+    split = split_from_ids("eeg3d_objects", train, test)
     return BrainDataset([person], _stimuli(root, objects), {split.name: split})
 
 
 def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, np.ndarray]]:
-    """Precomputed CLIP features of the objects, by image id: text (1024,), video (1024,), point (768,).
+    """Precomputed CLIP features of the objects.
 
     Args:
-        root: as for `load`.
-        gray: of the objects without colour, from `clip_feature_gray.pth`.
+        root: Folder with the files that `describe` lists.
+        gray: Whether to load features of the objects without colour, from `clip_feature_gray.pth`.
+
+    Returns:
+        Features by image id, then by name: "text" (1024,), "video" (1024,) and "point" (768,), fp32.
 
     Raises:
-        LayoutError: no such file.
-        UnsafePickleError: it holds more than tensors; such a file is not opened.
+        LayoutError: The file does not exist.
+        UnsafePickleError: The file holds more than tensors, so it is not opened.
     """
     import torch
 
@@ -211,7 +225,7 @@ def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, n
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafePickleError(
-            f"expected tensors alone in {path}, got objects that can run code when they are opened; save the features "
+            f"expected only tensors in {path}, got objects that can run code when they are opened; save the features "
             f"again as plain tensors ({str(error).splitlines()[0]})"
         ) from None
     return {
@@ -221,9 +235,9 @@ def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, n
 
 
 def _objects(root: Path) -> list[_Object]:
-    """All objects in the order of their sorted names, which is the order of the split arrays.
+    """All objects in the order of their sorted names `NN_name_MM`, which is the order of the split arrays.
 
-    A class is a number and a word; that order is of `NN_name`, and the order of `name` alone is another.
+    Sorting without the number `NN` would give another order.
     """
     names = sorted(path.stem for path in (root / "video_new").glob("*.mp4"))
     if not names:
@@ -257,7 +271,7 @@ def _parse(name: str, where: Path) -> _Object:
 def _read_recorded(
     folder: Path, suffix: str, num_times: int, objects: Sequence[_Object]
 ) -> tuple[np.ndarray, TrialTable, list[Path]]:
-    """Values (trials, channels, times), mapped, in the order of the recording."""
+    """Values (trials, channels, times), memory-mapped, in the order of the recording."""
     path, labels = folder / f"process_data_{suffix}", folder / "name_label.npy"
     values, names = read_array(path), read_array(labels)
     _check_times(values, 3, num_times, path)
@@ -288,7 +302,10 @@ def _read_split(
     objects: Sequence[_Object],
     allocate: Callable[..., np.ndarray],
 ) -> tuple[np.ndarray, TrialTable, list[Path]]:
-    """Values of train (classes, objects, repeats, channels, times), then test, as fp32 (trials, channels, times)."""
+    """Values of the train and test arrays, one after the other, as fp32 (trials, channels, times).
+
+    The arrays have shape (classes, objects, repeats, channels, times).
+    """
     num_classes = len({item.folder for item in objects})
     parts, ids, files = [], [], []
     for part in ("train", "test"):
@@ -354,7 +371,7 @@ def _stimuli(root: Path, objects: Sequence[_Object]) -> StimulusSet:
 
 
 def _color_labels(root: Path) -> dict[str, int] | None:
-    """Labels by name_MM, from the workbook or from the same table as text."""
+    """Labels by name_MM, from the workbook or from the same table as text. None where there is neither."""
     for path, read in ((root / "color_label.xlsx", read_sheet), (root / "color_label.csv", read_table)):
         if path.is_file():
             table = read(path, ("name", "label"))

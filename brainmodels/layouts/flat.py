@@ -1,8 +1,8 @@
-"""Anybody's data: an array of responses, the id of the image of each row, and the images.
+"""Your own data: an array of responses, the image id of each row, and the images.
 
-dataset = load("study", "sub-01", images="stimuli", mask="mask.nii.gz", scale=1 / 300)
+    dataset = load("study", "sub-01", images="stimuli", mask="mask.nii.gz", scale=1 / 300)
 
-Arrays are mapped and never copied, whatever their size.
+Arrays of any size are memory-mapped and never copied.
 """
 
 import json
@@ -15,7 +15,7 @@ from ..data.dataset import BrainDataset, Split, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
 from ..data.splits import holdout as hold_out
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import ArrayImages, ImageFiles, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import (
@@ -36,13 +36,13 @@ _LISTS = (".npy", ".txt", ".csv", ".json")
 
 
 def detect(root: Path) -> bool:
-    """Whether there is a `Y.npy`."""
+    """Whether a folder, or one of its sub-folders, has a `Y.npy`."""
     root = Path(root)
     return (root / "Y.npy").is_file() or any(root.glob("*/Y.npy"))
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """Y.npy: (trials, voxels) int16, fp16, fp32 or fp64
 ids.npy, .txt, .csv or .json: the image id of each trial; a .csv has a column image_id and perhaps session, run, repeat,
 trial
@@ -74,32 +74,36 @@ def load(
     unit: str = "unknown",
     normalizer: str = "none",
 ) -> BrainDataset:
-    """One subject.
+    """Load one subject.
 
     Args:
-        root: folder; every path below is relative to its sub-folder of the subject's name, or to itself.
-        subject: name of the subject.
-        allocate: not used, because nothing is copied.
-        responses: (trials, voxels), a row for each trial.
-        ids: image ids of the rows, as text or whole numbers; None looks for ids.npy, ids.txt, ids.csv, ids.json.
-        images: folder of pictures whose stems are the ids, or an array of pictures; None looks for images, X.npy.
-        image_ids: ids of the pictures of an array; None takes those of the rows, which must then all differ.
-        namespace: put before every id, with a colon, so that sets can be told apart.
-        sessions, runs: whole numbers of the rows, unless `ids` is a table that has them.
-        test: ids of the test images, which make the split `given`; None looks for test_ids.npy and so on.
-        holdout: without them, the share of images on which the split `holdout_image` tests.
-        seed: of the choice.
-        mask: NIfTI volume whose voxels > 0, in C order of (x, y, z), are the columns.
-        rois: folder of region masks.
-        ncsnr: signal by noise standard deviation of one presentation.
-        scale: units of one stored unit, such as 1 / 300 of NSD's int16.
-        unit: of the responses after scaling.
-        normalizer: what was applied to them before they were saved.
+        root: Folder of the study. All other paths are relative to its sub-folder with the subject's name, or to `root`.
+        subject: Name of the subject.
+        allocate: Not used, because nothing is copied.
+        responses: Array (trials, voxels), with a row for each trial.
+        ids: Image ids of the rows, as text or whole numbers. None looks for ids.npy, ids.txt, ids.csv, ids.json.
+        images: Folder of pictures whose stems are the ids, or an array of pictures. None looks for images and X.npy.
+        image_ids: Ids of the pictures of an array. None takes the ids of the rows, which must then all differ.
+        namespace: Text to put before every id, with a colon, so that ids of several studies differ.
+        sessions: Session of each row, whole numbers, unless `ids` is a table with that column.
+        runs: Run of each row, whole numbers, unless `ids` is a table with that column.
+        test: Ids of the test images of the split "given". None looks for test_ids.npy and so on.
+        holdout: Share of the images that the split "holdout_image" tests on, where there is no list of test images.
+        seed: Seed of the choice of held-out images and of validation images.
+        mask: NIfTI volume whose voxels > 0, in C order of (x, y, z), are the columns of the responses.
+        rois: Folder of region masks.
+        ncsnr: Array (voxels,) of the standard deviation of the signal over that of the noise, for one presentation.
+        scale: Physical units of one stored unit, such as 1 / 300 for the int16 of NSD.
+        unit: Physical unit of the responses after scaling.
+        normalizer: Name of the scaling that was applied before the responses were saved.
+
+    Returns:
+        A data set with the subject, its images and one split.
 
     Raises:
-        LayoutError: a file is missing, truncated or of another kind; a value is not finite.
-        IdError: ids and rows differ in number, or a picture has no file.
-        AxisError: arrays, masks and responses differ in length.
+        LayoutError: A file is missing, truncated or of another kind, or a value is not finite.
+        IdError: Ids and rows differ in number, or a picture has no file.
+        AxisError: Arrays, masks and responses differ in length.
     """
     root = Path(root)
     if not root.is_dir():
@@ -108,7 +112,7 @@ def load(
     path = here.needed(responses, "responses")
     values = read_array(path)
     if values.ndim != 2:
-        remedy = "; put repeats into rows of their own and list their ids" if values.ndim == 3 else ""
+        remedy = "; put repeats into rows, one each, and list their ids" if values.ndim == 3 else ""
         raise AxisError(f"expected (trials, voxels) in {path}, got shape {values.shape}{remedy}")
     trials, ids_path = _trials(here, ids, sessions, runs, namespace, values.shape, path)
     check_finite(values, path, trials.image_id)
@@ -121,13 +125,13 @@ def load(
 
 
 class _Folder:
-    """Paths of one subject: below its own folder where they are there, else below the root."""
+    """Paths of one subject. They are looked for in the subject's folder first, then in the root."""
 
     def __init__(self, root: Path, subject: str):
         self.roots = [root / subject, root]
 
     def needed(self, name: str | Path, what: str) -> Path:
-        """An existing path, or a `LayoutError` that names what resembles it."""
+        """An existing path. A missing one is a `LayoutError` that names similar paths."""
         found = self.optional(name)
         if found is None:
             names = sorted({path.name for root in self.roots if root.is_dir() for path in root.iterdir()})
@@ -137,7 +141,7 @@ class _Folder:
         return found
 
     def optional(self, *names: str | Path) -> Path | None:
-        """The one of these paths that exists; several are a `LayoutError`."""
+        """The one of these paths that exists, or None. Several are a `LayoutError`."""
         for root in self.roots:
             found = [root / name for name in names if (root / name).exists()]
             if len(found) > 1:
@@ -149,12 +153,12 @@ class _Folder:
         return None
 
     def given_or(self, given: str | Path | None, what: str, *names: str) -> Path | None:
-        """A path that was asked for and must exist, or one of the usual names."""
+        """The path `given`, which must exist. Where that is None, one of the usual names, or None."""
         return self.optional(*names) if given is None else self.needed(given, what)
 
 
 def _read_list(path: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """Ids of a .npy, .txt, .csv or .json file, and the further columns of a .csv."""
+    """Ids in a .npy, .txt, .csv or .json file, and the further columns of a .csv."""
     if path.suffix == ".csv":
         table = read_table(path, ("image_id",))
         return table["image_id"], {key: table[key] for key in _COLUMNS if key in table}
@@ -227,7 +231,7 @@ def _space(
     count: int,
     name: str,
 ) -> tuple[VoxelSpace, list[Path]]:
-    """The columns' places, regions and reliability, and the files read."""
+    """Positions, regions and reliability of the columns, and the files that were read."""
     files, volume, affine = [], None, None
     path = here.given_or(mask, "the mask", "mask.nii.gz", "mask.nii")
     if path is None:
@@ -252,7 +256,7 @@ def _space(
 
 
 def _mask(stored: np.ndarray, count: int, path: Path) -> np.ndarray:
-    """The voxels > 0, if they are as many as columns; if not, what else the file may have meant."""
+    """The voxels > 0 of a mask. Where their number is not that of the columns, the message says what may be wrong."""
     if stored.ndim != 3:
         raise AxisError(f"expected a volume (x, y, z) in {path}, got shape {stored.shape}")
     inside = stored > 0
@@ -317,5 +321,5 @@ def _split(
                 f"expected test images that were shown in {path}, got {unknown[0]!r} and {len(unknown) - 1} more "
                 f"that were not{near_names(unknown[0], shown)}"
             )
-        return named_split("given", set(shown) - set(ids), ids, seed=seed)
+        return split_from_ids("given", set(shown) - set(ids), ids, seed=seed)
     return hold_out(trials, holdout, seed)

@@ -1,7 +1,15 @@
 """Generic Object Decoding: responses to ImageNet photographs, seen and imagined, in the HDF5 files of bdpy.
 
-Horikawa and Kamitani, "Generic decoding of seen and imagined objects using hierarchical visual features", 2017.
-1,200 training images once, 50 test images 35 times, 50 categories imagined 10 times: 3,450 rows.
+    dataset = load("/data/god", "Subject1", rois=["VC"], images="images")
+
+| part | items | presentations | rows |
+|---|---|---|---|
+| training images | 1,200 | 1 | 1,200 |
+| test images | 50 | 35 | 1,750 |
+| imagined categories | 50 | 10 | 500 |
+
+The data set is described by Horikawa and Kamitani, "Generic decoding of seen and imagined objects using hierarchical
+visual features", 2017.
 """
 
 import re
@@ -11,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data._hdf5 import open_hdf5
 from ..data.dataset import BrainDataset, Subject
+from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
-from ..data.splits import named_split
-from ..data.stimuli import FoundImages, StimulusSet
+from ..data.splits import split_from_ids
+from ..data.stimuli import OptionalImageFiles, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names, need
 from ._files import blocks, check_finite, find_images, provenance, subject_number, voxels_in_a_row
 
@@ -28,12 +36,12 @@ _SMALLEST_VOXEL = 0.5  # mm
 
 
 def detect(root: Path) -> bool:
-    """Whether some file is named as that of a subject and has the two parts of a bdpy file."""
+    """Whether a file below a folder has the name of a subject's file and the two parts of a bdpy file."""
     return any(path.suffix == ".h5" and _is_bdpy(path) for path in Path(root).rglob("*ubject*.h5"))
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """Subject{1..5}.h5 with
 dataset: (rows, columns) float64; 3450 rows = 1200 + 50 x 35 + 50 x 10
 metadata/key: (keys,) names; metadata/value: (keys, columns), 1 where a column belongs to the key, NaN elsewhere
@@ -52,24 +60,25 @@ def load(
     imagery: bool = False,
     images: str | Path | None = None,
 ) -> BrainDataset:
-    """One subject.
+    """Load one subject.
 
     Args:
-        root: folder of the files.
-        subject: number or name, such as 1 or "Subject1".
-        allocate: (shape, dtype) -> array, filled from the file.
-        file: which file of the subject, where there are several.
-        rois: keeps the voxels of these regions, such as ["VC"]; None keeps all voxels. Names with or without `ROI_`.
-        imagery: also loads the imagined categories, whose ids are `god:n01518878` and have no picture.
-        images: folder of the pictures, searched by stem; None does without them.
+        root: Folder of the files.
+        subject: Number or name of the subject, such as 1 or "Subject1".
+        allocate: Function (shape, dtype) -> array for the values, which is filled from the file.
+        file: Path of the subject's file, relative to `root`, where there are several.
+        rois: Names of regions whose voxels are loaded, such as ["VC"], with or without `ROI_`. None loads all voxels.
+        imagery: Whether to load the imagined categories too. Their ids are like `god:n01518878`, without a picture.
+        images: Folder of the pictures, which are found by stem. None loads no pictures.
 
     Returns:
-        The subject "SubjectN"; images `god:n01518878_10042`, with the label `category`; the split `god`, which tests on
-        the images that were seen repeatedly, and with imagery `god_imagery`, which tests on the imagined categories.
+        A data set with the subject "SubjectN", image ids such as `god:n01518878_10042`, and the label "category". The
+        split "god" tests on the images that were seen repeatedly. With imagery, the split "god_imagery" tests on the
+        imagined categories.
 
     Raises:
-        LayoutError: not such a file, a region is absent, or files of one subject disagree in their voxels.
-        IdError: stimuli cannot be told from their numbers.
+        LayoutError: The file has another layout, a region is missing, or files of one subject differ in their voxels.
+        IdError: A number does not identify a stimulus.
     """
     root, name = Path(root), f"Subject{subject_number(subject)}"
     path = _file(root, name) if file is None else root / file
@@ -105,7 +114,7 @@ def _is_bdpy(path: Path) -> bool:
 
 
 def _file(root: Path, name: str) -> Path:
-    """The only file of a subject; several are an error, and another one where their voxels differ."""
+    """The only file of a subject. Several files are a `LayoutError` that says whether their voxels differ."""
     pattern = re.compile(rf"{name}(\D.*)?\.h5", re.IGNORECASE)
     everything = sorted(root.rglob("*.h5"))
     found = [path for path in everything if pattern.fullmatch(path.name)]
@@ -129,7 +138,7 @@ def _file(root: Path, name: str) -> Path:
 
 
 def _open(opened: Any, path: Path) -> tuple[Any, list[str], np.ndarray]:
-    """The rows (not read), the keys, and the value of each key for each column."""
+    """The dataset of rows, which is not read, the keys, and the value of each key for each column."""
     for data, metadata in _SPELLINGS:
         if data in opened and metadata in opened:
             keys = [
@@ -154,7 +163,7 @@ def _selector(key: str, keys: list[str], metadata: np.ndarray, path: Path) -> np
 
 
 def _column(data: Any, keys: list[str], metadata: np.ndarray, names: Sequence[str], path: Path) -> np.ndarray:
-    """The one column that belongs to the first of these keys that the file has."""
+    """The column of the first of these keys that the file has. A key must have one column."""
     name = next((name for name in names if name in keys), names[0])
     columns = np.flatnonzero(_selector(name, keys, metadata, path) == 1)
     if len(columns) != 1:
@@ -163,7 +172,7 @@ def _column(data: Any, keys: list[str], metadata: np.ndarray, names: Sequence[st
 
 
 def _optional(data: Any, keys: list[str], metadata: np.ndarray, name: str, keep: np.ndarray, path: Path) -> Any:
-    """A column of the design, or -1 where the file has none."""
+    """A column of the design for the loaded rows, or -1 where the file has none."""
     known = {key.lower(): key for key in keys}
     if name.lower() not in known:
         return -1
@@ -171,14 +180,17 @@ def _optional(data: Any, keys: list[str], metadata: np.ndarray, name: str, keep:
 
 
 def _image_id(stimulus: float, kind: int, row: int, path: Path) -> str:
-    """1518878.010042 is image 10042 of n01518878; six decimals are taken from the text, floats are never compared."""
+    """The id of a stimulus number. 1518878.010042 is image 10042 of n01518878.
+
+    The six decimals are taken from the number as text, because floats must not be compared.
+    """
     if stimulus.dtype.itemsize < 8:
         raise IdError(f"expected float64 stimulus numbers in {path}, got {stimulus.dtype}, which cannot hold 13 digits")
     word, image = f"{stimulus:.6f}".split(".") if np.isfinite(stimulus) else ("nan", "0")
     if not word.isdigit() or (int(image) == 0 and kind != _IMAGERY):
         raise IdError(
             f"expected a stimulus <WordNet id>.<image number> in row {row} of {path}, got {stimulus}; "
-            "a category alone is legal in imagery rows only"
+            "a category without an image number is allowed in imagery rows only"
         )
     return f"god:n{int(word):08d}" if kind == _IMAGERY else f"god:n{int(word):08d}_{int(image)}"
 
@@ -186,7 +198,7 @@ def _image_id(stimulus: float, kind: int, row: int, path: Path) -> str:
 def _voxels(
     keys: list[str], metadata: np.ndarray, rois: Sequence[str] | None, path: Path
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Columns of voxels, and which of these are in which region."""
+    """Columns of the voxels to load, and the mask of each region over them."""
     voxel = _selector("VoxelData", keys, metadata, path) == 1
     regions = {key.removeprefix("ROI_"): metadata[keys.index(key)] == 1 for key in keys if key.startswith("ROI_")}
     if rois is not None:
@@ -207,7 +219,7 @@ def _voxels(
 def _space(
     name: str, keys: list[str], metadata: np.ndarray, columns: np.ndarray, regions: dict[str, np.ndarray]
 ) -> VoxelSpace:
-    """Positions on the grid that the coordinates in millimetres lie on; in a row where they lie on none."""
+    """The space of the voxels, on the grid of their coordinates in millimetres, or in a row where there is no grid."""
     axes = [f"voxel_{axis}" for axis in "xyz"]
     if all(axis in keys for axis in axes):
         place = np.stack([metadata[keys.index(axis)][columns] for axis in axes], 1)
@@ -234,10 +246,14 @@ def _dataset(person: Subject, kind: np.ndarray, folder: Path | None) -> BrainDat
     if folder is not None:
         paths = dict(zip(seen, find_images(folder, [name.removeprefix("god:") for name in seen]), strict=True))
     pictures = [paths.get(image_id) for image_id in shown]
-    source = FoundImages(pictures) if folder is None else FoundImages(pictures, "an imagined category has no picture")
+    source = (
+        OptionalImageFiles(pictures)
+        if folder is None
+        else OptionalImageFiles(pictures, "an imagined category has no picture")
+    )
     category = [image_id.removeprefix("god:").split("_")[0] for image_id in shown]
-    splits = [named_split("god", parts[_TRAIN], parts[_TEST])]
+    splits = [split_from_ids("god", parts[_TRAIN], parts[_TEST])]
     if parts[_IMAGERY]:
-        splits.append(named_split("god_imagery", parts[_TRAIN], parts[_IMAGERY]))
+        splits.append(split_from_ids("god_imagery", parts[_TRAIN], parts[_IMAGERY]))
     stimuli = StimulusSet(shown, source, labels={"category": category})
     return BrainDataset([person], stimuli, {split.name: split for split in splits})

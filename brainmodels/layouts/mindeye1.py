@@ -1,8 +1,10 @@
-"""MindEye's and MindBridge's tar archives of the Natural Scenes Dataset: an image and its responses a sample.
+"""Tar archives of the Natural Scenes Dataset by MindEye and MindBridge. A sample is an image with its responses.
 
-Scotti et al., "Reconstructing the Mind's Eye: fMRI-to-Image with Contrastive Learning and Diffusion Priors", NeurIPS
-2023. Numbers of samples are arbitrary, and the validation images were drawn at random in a way that cannot be repeated
-(MedARC-AI/fMRI-reconstruction-NSD#48): only the image id of a sample says what it is.
+    dataset = load("webdataset_avg_split", "subj01")
+
+Samples are identified by their image ids, because the numbers of samples are arbitrary. The validation images were
+drawn at random and cannot be drawn again (MedARC-AI/fMRI-reconstruction-NSD#48). The release belongs to Scotti et al.,
+"Reconstructing the Mind's Eye: fMRI-to-Image with Contrastive Learning and Diffusion Priors", NeurIPS 2023.
 """
 
 import re
@@ -38,12 +40,12 @@ class _Sample(NamedTuple):
 
 
 def detect(root: Path) -> bool:
-    """Whether there are archives of the train part."""
+    """Whether a folder has archives of the train part."""
     return any(any((Path(root) / folder / "train").glob("train_subj*_*.tar")) for folder in ("", _FOLDER))
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """webdataset_avg_split/{train,val,test}/{train,val,test}_subj0S_K.tar, K from 0, with members
     SAMPLE.jpg, SAMPLE.nsdgeneral.npy (3, voxels): repeats, filled up with copies where there were fewer,
     SAMPLE.num_uniques.npy: how many there were, SAMPLE.coco73k.npy: image from 0, SAMPLE.trial.npy
@@ -58,22 +60,22 @@ def load(
     allocate: Callable = np.empty,
     mask: str | Path | np.ndarray | None = None,
 ) -> BrainDataset:
-    """One subject; the trials of an image are adjacent, in the order of the archives.
+    """Load one subject. The trials of an image are adjacent, in the order of the archives.
 
     Args:
-        root: webdataset_avg_split, or the folder it lies in.
-        subject: number or name, such as 1 or "subj01".
-        allocate: (shape, dtype) -> array for all repeats, filled sample by sample.
-        mask: NIfTI file or volume of nsdgeneral, which tells where the voxels are; None leaves that unknown.
+        root: Folder webdataset_avg_split, or the folder that contains it.
+        subject: Number or name of the subject, such as 1 or "subj01".
+        allocate: Function (shape, dtype) -> array for all repeats, which is filled sample by sample.
+        mask: Volume of nsdgeneral, or its NIfTI file. None leaves the positions of the voxels unknown.
 
     Returns:
-        The subject "subj0S", values z-scored by those who released them; session, run and trial are unknown. Two
-        splits: `shared1000`, with validation images by the hash of their ids, and `released`, with those of the folder
-        val.
+        A data set with the subject "subj0S", whose values were z-scored before the release. Session, run and trial are
+        unknown. It has two splits. "shared1000" chooses validation images by the hash of their ids, and "released" has
+        those of the folder val.
 
     Raises:
-        LayoutError: archives are missing, or a sample is incomplete; the message names it.
-        LeakageError: an image is in two parts.
+        LayoutError: Archives are missing, or a sample is incomplete. The message names it.
+        LeakageError: An image is in two parts.
     """
     root, number = Path(root), nsd_subject(subject)
     base = root / _FOLDER if (root / _FOLDER).is_dir() else root
@@ -94,12 +96,12 @@ def load(
     files = provenance("mindeye1", base, [path for part in _PARTS for path in archives[part]])
     person = Subject(f"subj{number:02d}", responses, voxel_space(width, mask), normalizer="session_z", provenance=files)
     train, val, test = ([image_name(s.image) for s in samples if s.part == part] for part in _PARTS)
-    released = split_from_ids("released", train, test, val, params={"variant": "validation images as released"})
+    released = split_from_ids("released", train, test, val_ids=val, params={"variant": "validation images as released"})
     return BrainDataset([person], stimuli, {"shared1000": released_split(train + val, test), "released": released})
 
 
 def _archives(base: Path, name: str) -> dict[str, list[Path]]:
-    """Archives of each part by number. The part val may be absent."""
+    """Archives of each part in the order of their numbers. The part val may be missing."""
     found = {}
     for part in _PARTS:
         numbers = {}
@@ -134,7 +136,7 @@ def _integer(member: Member) -> int:
 
 
 def _check_images(samples: list[_Sample], base: Path) -> None:
-    """Every image is one sample."""
+    """Check that every image is in one sample."""
     first: dict[int, _Sample] = {}
     for sample in samples:
         other = first.setdefault(sample.image, sample)
@@ -146,7 +148,7 @@ def _check_images(samples: list[_Sample], base: Path) -> None:
 
 
 def _shape(sample: _Sample) -> tuple[int, np.dtype]:
-    """Voxels, and the type of the values."""
+    """Number of voxels, and type of the values."""
     array = read_member(sample.responses)
     if array.ndim != 2 or array.dtype.kind != "f":
         raise AxisError(
@@ -157,7 +159,7 @@ def _shape(sample: _Sample) -> tuple[int, np.dtype]:
 
 
 def _repeats(sample: _Sample, width: int) -> np.ndarray:
-    """The different rows of a sample, in their order; the others fill it up to three with copies or zeros."""
+    """The different rows of a sample, in their order. Other rows are copies or zeros that fill it up to three."""
     array, where = read_member(sample.responses), f"{sample.responses.name} of {sample.responses.archive}"
     if array.ndim != 2 or array.shape[1] != width:
         raise AxisError(f"expected (repeats, {width}) in {where}, as in the first sample, got {array.shape}")

@@ -1,6 +1,9 @@
-"""MindEye2's release of the Natural Scenes Dataset: betas of nsdgeneral in HDF5, what was shown in tar archives.
+"""MindEye2's release of the Natural Scenes Dataset: betas of nsdgeneral in HDF5, and trials in tar archives.
 
-Scotti et al., "MindEye2: Shared-Subject Models Enable fMRI-To-Image With 1 Hour of Data", ICML 2024.
+    dataset = load("/data/mindeye2", "subj01", sessions=[1])
+
+The release belongs to Scotti et al., "MindEye2: Shared-Subject Models Enable fMRI-To-Image With 1 Hour of Data", ICML
+2024.
 """
 
 import logging
@@ -10,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data._hdf5 import open_hdf5
 from ..data.dataset import BrainDataset, Subject
+from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, NormalizationError
@@ -22,7 +25,7 @@ from ._tars import read_member, read_samples
 __all__ = ["COLUMNS", "describe", "detect", "load"]
 
 _log = logging.getLogger(__name__)
-COLUMNS = (  # of behav.npy; -1 is missing
+COLUMNS = (  # names of the columns of behav.npy; -1 marks a missing value
     "image subject session run trial global_trial time is_old is_correct reaction_time change_of_mind is_old_current "
     "is_correct_current total_old total_new button shared"
 ).split()
@@ -31,13 +34,13 @@ _UNCENTRED = 0.5  # mean of |voxel mean| above which values cannot be z-scored
 
 
 def detect(root: Path) -> bool:
-    """Whether some subject has betas and archives of trials."""
+    """Whether a folder has betas of any subject and archives of trials."""
     root = Path(root)
     return any(root.glob("betas_all_subj0*_fp32_renorm.hdf5")) and (root / "wds").is_dir()
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """betas_all_subj0S_fp32_renorm.hdf5: betas (trials, voxels of nsdgeneral) fp32, z-scored per session
 coco_images_224_float16.hdf5: images (73000, 3, 224, 224) in [0, 1]
 wds/subj0S/train/0.tar, 1.tar, ...: one a session, trials of images that are not shared
@@ -57,21 +60,24 @@ def load(
     sessions: Sequence[int] | None = None,
     mask: str | Path | np.ndarray | None = None,
 ) -> BrainDataset:
-    """One subject, trials in the order of time.
+    """Load one subject, trials in the order of time.
 
     Args:
-        root: folder of the HDF5 files and of wds.
-        subject: number or name, such as 1 or "subj01".
-        allocate: (shape, dtype) -> array for all rows of betas, filled block by block.
-        sessions: whose train trials are taken (archive k - 1 holds session k), with all test trials; None is all.
-        mask: NIfTI file or volume of nsdgeneral, which tells where the voxels are; None leaves that unknown.
+        root: Folder of the HDF5 files and of wds.
+        subject: Number or name of the subject, such as 1 or "subj01".
+        allocate: Function (shape, dtype) -> array for all rows of betas, which is filled block by block.
+        sessions: Numbers of the sessions whose train trials are loaded, from archive number - 1. All test trials are
+            loaded in any case. None loads all sessions.
+        mask: Volume of nsdgeneral, or its NIfTI file. None leaves the positions of the voxels unknown.
 
     Returns:
-        The subject "subj0S", values z-scored per session by those who released them; the split `shared1000`. Repeats
-        are -1 where only some sessions are taken.
+        A data set with the subject "subj0S" and the split "shared1000". The values were z-scored per session before the
+        release. Repeats are -1 where only some sessions are loaded.
 
     Raises:
-        LayoutError: archives are missing, incomplete, or contradict the betas or the split.
+        LayoutError: Archives are missing, incomplete, or contradict the betas or the split.
+        IdError: Two samples belong to one row of betas.
+        NormalizationError: The values are not z-scored.
     """
     root, number = Path(root), nsd_subject(subject)
     name = f"subj{number:02d}"
@@ -99,7 +105,7 @@ def load(
 
 
 def _archives(folder: Path, sessions: Sequence[int] | None) -> list[Path]:
-    """Train archives in the order of sessions, then that of the test."""
+    """Train archives in the order of sessions, then the test archive."""
     test = folder / "new_test" / "0.tar"
     if not test.is_file():
         old = "; test/0.tar is of an older release with fewer sessions" if (folder / "test" / "0.tar").is_file() else ""
@@ -119,7 +125,7 @@ def _archives(folder: Path, sessions: Sequence[int] | None) -> list[Path]:
 
 
 def _behaviour(archives: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Columns (trials, 17) of integers, and which trials are of the test archive, the last one."""
+    """Columns of behav.npy, int64 (trials, 17), and whether each trial is in the test archive, the last one."""
     columns, is_test = [], []
     for path in archives:
         shared = path is archives[-1]
@@ -142,7 +148,7 @@ def _behaviour(archives: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _values(path: Path, allocate: Callable) -> np.ndarray:
-    """All rows of the betas, after a look at whether they are z-scored as the name of the file says."""
+    """All rows of the betas, (trials, voxels). Values that are not z-scored, as the file's name says, are an error."""
     with open_hdf5(path, "betas") as file:
         betas = file["betas"]
         if betas.ndim != 2:
@@ -163,7 +169,7 @@ def _values(path: Path, allocate: Callable) -> np.ndarray:
 
 
 def _check_rows(rows: np.ndarray, count: int, path: Path, partly: bool) -> None:
-    """Every trial has a row of its own."""
+    """Check that every trial has a different row of the betas."""
     if rows.max() >= count:
         raise LayoutError(f"expected global trials below {count}, the rows of {path}, got {rows.max()}")
     numbers, times = np.unique(rows, return_counts=True)

@@ -1,7 +1,9 @@
-"""The Natural Scenes Dataset as it is published: single-trial betas of whole volumes, 1.8 mm, session by session.
+"""The Natural Scenes Dataset as published: single-trial betas of whole volumes at 1.8 mm, one file a session.
 
-Allen et al., "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial intelligence", Nature
-Neuroscience, 2022. Access is granted by form; nothing of it is redistributed here.
+    dataset = load("/data/nsd", "subj01", rois=["prf-visualrois"])
+
+The data set is described by Allen et al., "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial
+intelligence", Nature Neuroscience, 2022. Its authors grant access by form, and nothing of it is redistributed here.
 """
 
 import re
@@ -10,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data._hdf5 import open_hdf5
 from ..data.dataset import BrainDataset, Subject
+from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
 from ..data.splits import shared1000
@@ -36,17 +38,17 @@ __all__ = ["BETAS", "describe", "detect", "load"]
 BETAS = "betas_fithrf_GLMdenoise_RR"
 _SPACE = "func1pt8mm"
 _JOINED = {"V1": ("V1v", "V1d"), "V2": ("V2v", "V2d"), "V3": ("V3v", "V3d"), "V4": ("hV4",)}
-_PLAIN = tuple(name for name in ROI_CLASSES if name != "streams")  # whose labels are names without their class
+_PLAIN = tuple(name for name in ROI_CLASSES if name != "streams")  # classes whose labels are unique names
 _TOO_MANY = 3  # times the voxels of nsdgeneral
 
 
 def detect(root: Path) -> bool:
-    """Whether some subject has betas of a session."""
+    """Whether a folder has betas of a session of any subject."""
     return any(Path(root).glob(f"nsddata_betas/ppdata/subj*/{_SPACE}/*/betas_session*"))
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """nsddata_betas/ppdata/subjAA/func1pt8mm/betas_fithrf_GLMdenoise_RR/
     betas_sessionBB.nii.gz: (X, Y, Z, 750) int16, percent signal change x 300; or .hdf5: betas (750, Z, Y, X)
     ncsnr.nii.gz: (X, Y, Z); optional
@@ -73,28 +75,28 @@ def load(
     scale: str | None = None,
     rois: Sequence[str] | None = None,
 ) -> BrainDataset:
-    """One subject, all trials of the sessions that are there, voxels in C order of (x, y, z).
+    """Load one subject with all trials of some sessions. Voxels are in C order of (x, y, z).
 
     Args:
-        root: folder of nsddata and nsddata_betas.
-        subject: number or name, such as 1 or "subj01".
-        allocate: (shape, dtype) -> array, filled session by session.
-        sessions: which; None is all that were recorded, and an error where one is missing.
+        root: Folder of nsddata and nsddata_betas.
+        subject: Number or name of the subject, such as 1 or "subj01".
+        allocate: Function (shape, dtype) -> array for the values, which is filled session by session.
+        sessions: Numbers of the sessions to load. None loads all recorded sessions, which must all be there.
         mask: "nsdgeneral", the NIfTI file of a mask (> 0 inside), or a boolean volume.
-        betas: name of the folder of betas.
-        suffix: "nii.gz" or "hdf5" where both are there; None takes nii.gz first.
-        scale: "psc" where betas were converted to percent signal change; None where they are as published.
-        rois: files of the folder of regions, such as "prf-visualrois"; None is all but lh.* and rh.*.
+        betas: Name of the folder of betas.
+        suffix: "nii.gz" or "hdf5", where a folder has both. None prefers nii.gz.
+        scale: "psc" if betas were converted to percent signal change. None if they are as published.
+        rois: Names of files in the folder of regions, such as "prf-visualrois". None means all but lh.* and rh.*.
 
     Returns:
-        The subject "subjAA", betas as stored with their scale; regions by label ("V1v", "FFA-1"; V1 to V4 joined), with
-        their class in front where the label is not unique ("streams:ventral"), those without a voxel left out; the
-        split `shared1000`.
+        A data set with the subject "subjAA", its betas as stored with their scale, and the split "shared1000".
+        Regions have the names of their labels, such as "V1v" and "FFA-1", and V1 to V4 are joined as well. Where a
+        label is not unique, its class comes first: "streams:ventral". Regions without a voxel are left out.
 
     Raises:
-        LayoutError: sessions are missing or truncated, or values are in another unit.
-        AxisError: volumes differ in shape, or the order of their axes is ambiguous.
-        IdError: the table of stimuli contradicts the design.
+        LayoutError: Sessions are missing or truncated, or values are in another unit.
+        AxisError: Volumes differ in shape, or the order of their axes is ambiguous.
+        IdError: The table of stimuli contradicts the design.
     """
     root, number = Path(root), nsd_subject(subject)
     name = f"subj{number:02d}"
@@ -118,7 +120,7 @@ def load(
 def _session_files(
     folder: Path, name: str, num_sessions: int, sessions: Sequence[int] | None, suffix: str | None
 ) -> dict[int, Path]:
-    """Files of betas by the number of their session, ascending."""
+    """Files of betas by session number, ascending."""
     if suffix not in (None, "nii.gz", "hdf5"):
         raise LayoutError(f"expected suffix 'nii.gz' or 'hdf5', got {suffix!r}")
     found = {}
@@ -144,7 +146,7 @@ def _session_files(
 
 
 def _mask(folder: Path, mask: str | Path | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels that are kept, and the affine of the volume."""
+    """Booleans (x, y, z) of the voxels to keep, and the affine of the volume."""
     path = folder / "nsdgeneral.nii.gz"
     volume, affine = read_volume(path)
     general = volume > 0  # 0 and -1 are outside
@@ -193,7 +195,7 @@ def _space(
 
 
 def _volume_in(path: Path, inside: np.ndarray) -> np.ndarray:
-    """Values of a volume in the mask."""
+    """Values of a volume in the voxels of the mask, (V,)."""
     volume, _ = read_volume(path)
     if volume.shape != inside.shape:
         raise AxisError(
@@ -203,7 +205,7 @@ def _volume_in(path: Path, inside: np.ndarray) -> np.ndarray:
 
 
 def _label_names(key: str, table: Path, labels: np.ndarray, path: Path) -> dict[int, str]:
-    """Names of regions by label: from the table of labels, or as this module knows them, or the labels themselves."""
+    """Names of regions by label: from the table of labels, else from `ROI_CLASSES`, else the labels themselves."""
     present = np.unique(labels[labels > 0]).astype(int).tolist()
     if table.is_file():
         lines = [line.split() for line in table.read_text().splitlines() if line.strip()]
@@ -280,7 +282,7 @@ def _check_count(path: Path, got: int, count: int) -> None:
 
 
 def _cross_check(path: Path, subject: int, trials: TrialTable, seen: np.ndarray) -> dict[str, np.ndarray]:
-    """COCO ids of the images seen, once the table of stimuli agrees with the design; nothing without the table."""
+    """COCO ids of the seen images, after a check of their table against the design. Empty without the table."""
     if not path.is_file():
         return {}
     repeats = [f"subject{subject}_rep{repeat}" for repeat in range(3)]

@@ -1,8 +1,10 @@
-"""Arrays that were prepared from the Natural Scenes Dataset for Brain-Diffuser, SynBrain and NeuroFlow.
+"""Arrays prepared from the Natural Scenes Dataset for Brain-Diffuser, SynBrain and NeuroFlow.
 
-They hold no image ids. Rows follow the first appearance of their image in the trials of a subject, so that ids come
-from the design of the experiment or from a file of ids; without either, no row can be told its image. Another order of
-rows gives scores at chance with a healthy error (MichaelMaiii/SynBrain#3).
+    dataset = load("processed_data", "subj01", kind="fmri_scale")
+
+The arrays hold no image ids. Their rows follow the first appearance of each image in the trials of the subject. The ids
+therefore come from the design of the experiment, or from a file of ids, and one of the two must be there. A wrong order
+of rows trains with normal losses and gives scores at chance (MichaelMaiii/SynBrain#3).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,9 +46,10 @@ class Kind(NamedTuple):
     """What the name of an array says about its values.
 
     Attributes:
-        ndim: 2 for (rows, voxels), 3 for (images, 3, voxels).
-        repeats: rows of an image, adjacent; 1 is their average.
-        normalizer, unit: of the values; averages are as measured, times 300.
+        ndim: Number of axes, 2 for (rows, voxels) and 3 for (images, 3, voxels).
+        repeats: Number of adjacent rows of one image. 1 means that the row is an average over repeats.
+        normalizer: Name of the scaling that the values went through. Averages are as measured, times 300.
+        unit: Unit of the values.
     """
 
     ndim: int
@@ -64,12 +67,12 @@ KINDS = {
 
 
 def detect(root: Path) -> bool:
-    """Whether some subject has train responses of any of the kinds."""
+    """Whether a folder has train responses of any kind and subject."""
     return any(_kinds(Path(root), number) for number in range(1, len(SESSIONS) + 1))
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """nsd_{train,test}_KIND_subS.npy in the folder, in subj0S, nsd/subj0S or processed_data/subj0S, with KIND of
     fmriavg_nsdgeneral (images, voxels): averages of betas x 300 (Brain-Diffuser)
     fmri_scale (images, 3, voxels), fmri_all_scale (3 images, voxels): betas x 300 / 2000 (SynBrain)
@@ -92,28 +95,28 @@ def load(
     scale: str | None = None,
     mask: str | Path | np.ndarray | None = None,
 ) -> BrainDataset:
-    """One subject, train rows before test rows.
+    """Load one subject, train rows before test rows.
 
     Args:
-        root: folder of the arrays.
-        subject: number or name, such as 1 or "subj01".
-        allocate: (shape, dtype) -> array, filled block by block with fp32.
-        kind: one of `KINDS`, where several are there.
-        ids: for "train" and "test", the image of each row, or a `.npy` file of that: 73k ids from 0, or "nsd:00013".
-            None takes the files of ids where they are there, and `expdesign` otherwise.
-        expdesign: `nsd_expdesign.mat`; None looks for it.
-        order: of the rows, where ids come from the design: "first_appearance", or "sorted_id".
-        scale: "psc" where averages already are percent signal change.
-        mask: NIfTI file or volume of nsdgeneral, which tells where the voxels are; None leaves that unknown.
+        root: Folder of the arrays.
+        subject: Number or name of the subject, such as 1 or "subj01".
+        allocate: Function (shape, dtype) -> array for the values, which is filled block by block with fp32.
+        kind: Name of the kind of arrays, one of `KINDS`. None takes the only kind that is there.
+        ids: Image of each row for "train" and "test", or a `.npy` file of them. Images are 73k ids from 0, or names
+            such as "nsd:00013". None takes the files of ids where they exist, and `expdesign` otherwise.
+        expdesign: Path of `nsd_expdesign.mat`. None looks for it.
+        order: Order of the rows, where ids come from the design: "first_appearance" or "sorted_id".
+        scale: "psc" if averages are percent signal change. None if they are 300 times that.
+        mask: Volume of nsdgeneral, or its NIfTI file. None leaves the positions of the voxels unknown.
 
     Returns:
-        The subject "subj0S"; an average is one trial, repeats are known in time where the design is; the split
-        `shared1000`.
+        A data set with the subject "subj0S" and the split "shared1000". An average over repeats is one trial. The
+        positions of repeats in time are known where there is a design.
 
     Raises:
-        IdError: nothing tells the order of rows.
-        LayoutError: numbers of rows are those of no release.
-        NormalizationError: values contradict the name of their array.
+        IdError: The order of the rows is unknown.
+        LayoutError: The numbers of rows fit no release.
+        NormalizationError: Values contradict the name of their array.
     """
     root, number = Path(root), nsd_subject(subject)
     kind, paths = _arrays(root, number, kind)
@@ -134,7 +137,7 @@ def load(
 
 
 def _folders(root: Path, number: int) -> list[Path]:
-    """Where arrays of a subject may lie."""
+    """Folders that may hold arrays of a subject."""
     folders = [root / folder.format(s=number) for folder in _FOLDERS]
     return [*folders, *(folder / "fmri" for folder in folders)]
 
@@ -147,7 +150,7 @@ def _kinds(root: Path, number: int) -> dict[str, Path]:
 
 
 def _arrays(root: Path, number: int, kind: str | None) -> tuple[str, dict[str, Path]]:
-    """The kind that is read, and the files of its parts."""
+    """The kind to read, and the files of its parts."""
     found = _kinds(root, number)
     if (kind not in found) if kind is not None else len(found) != 1:
         wanted = f"nsd_train_{kind or 'KIND'}_sub{number}.npy"
@@ -159,15 +162,15 @@ def _arrays(root: Path, number: int, kind: str | None) -> tuple[str, dict[str, P
 
 
 def _rows(path: Path, kind: Kind) -> np.ndarray:
-    """An array as (rows, voxels), repeats of an image adjacent; mapped."""
+    """An array as (rows, voxels), memory-mapped. Repeats of an image are adjacent."""
     array = read_array(path)
     if array.ndim != kind.ndim or array.dtype.kind != "f" or (kind.ndim == 3 and array.shape[1] != kind.repeats):
         wanted = f"(images, {kind.repeats}, voxels)" if kind.ndim == 3 else "(rows, voxels)"
         raise AxisError(f"expected floats {wanted} in {path}, got {array.dtype} {array.shape}")
     if kind.ndim == 2 and len(array) % kind.repeats:
         raise LayoutError(
-            f"expected rows in {path} by threes, adjacent repeats of one image, got {len(array)}; images with fewer "
-            "repeats cannot be told apart"
+            f"expected groups of three rows in {path}, the repeats of one image, got {len(array)} rows; images with "
+            "fewer repeats cannot be told apart"
         )
     return array.reshape(-1, array.shape[-1])
 
@@ -204,7 +207,7 @@ def _images(
 
 
 def _numbers(ids: Sequence | str | Path, part: str, count: int) -> np.ndarray:
-    """73k ids given by a user."""
+    """73k ids from the user's `ids`, checked, int64 (count,)."""
     where = str(ids) if isinstance(ids, str | Path) else f"ids[{part!r}]"
     array = read_array(Path(ids)) if isinstance(ids, str | Path) else np.asarray(ids)
     if array.dtype.kind == "U" and all(name.startswith("nsd:") and name[4:].isdecimal() for name in array.tolist()):
@@ -222,7 +225,7 @@ def _numbers(ids: Sequence | str | Path, part: str, count: int) -> np.ndarray:
 
 
 def _by_part(design: Design) -> dict[str, np.ndarray]:
-    """Images that are not shared and those that are, in the order of their first appearance."""
+    """73k ids of the images that are not shared and of those that are, in the order of their first appearance."""
     images, first = np.unique(design.image, return_index=True)
     images = images[np.argsort(first)]
     shared = np.isin(images, design.shared)
@@ -230,7 +233,7 @@ def _by_part(design: Design) -> dict[str, np.ndarray]:
 
 
 def _release(design: Design, counts: Mapping[str, int], train: Path) -> Design:
-    """The design, cut to the sessions that give these numbers of images."""
+    """The design, cut to the number of sessions that gives these numbers of images."""
     known = []
     for sessions in (design.num_sessions, max(1, design.num_sessions - HELD_BACK)):
         kept = design.session <= sessions
@@ -246,13 +249,13 @@ def _release(design: Design, counts: Mapping[str, int], train: Path) -> Design:
 
 
 def _trials(images: Mapping[str, np.ndarray], design: Design | None, repeats: int, train: Path) -> TrialTable:
-    """What the rows showed; time is known where single repeats can be found in the design."""
+    """The table of trials. Positions in time are known where the design has the single repeats of the rows."""
     numbers = np.concatenate([images[part] for part in _PARTS])
     if design is None or repeats == 1:
         ids = [image_name(image) for image in numbers]
         repeat = np.tile(np.arange(repeats), len(ids))
         return TrialTable.of(np.repeat(ids, repeats), repeat=repeat, trial=-1)
-    by_image = np.argsort(design.image, kind="stable")  # trials of an image stay in time order
+    by_image = np.argsort(design.image, kind="stable")  # trials of an image stay in the order of time
     found, starts, times = np.unique(design.image[by_image], return_index=True, return_counts=True)
     if (times != repeats).any():
         odd = int(np.flatnonzero(times != repeats)[0])
@@ -267,7 +270,7 @@ def _trials(images: Mapping[str, np.ndarray], design: Design | None, repeats: in
 def _values(
     arrays: Mapping[str, np.ndarray], paths: Mapping[str, Path], kind: str, scale: str | None, allocate: Callable
 ) -> tuple[np.ndarray, float]:
-    """Train rows, then test rows, fp32, and the physical units of a stored one."""
+    """Train rows, then test rows, fp32 (rows, voxels), and the physical units of one stored unit."""
     widths = {part: array.shape[1] for part, array in arrays.items()}
     if len(set(widths.values())) != 1:
         raise AxisError(f"expected as many voxels in {paths['test']} as in the train part, got {widths}")
@@ -294,7 +297,7 @@ def _values(
 def _stimuli(
     root: Path, folder: Path, number: int, images: Mapping[str, np.ndarray]
 ) -> tuple[ImageSource, dict[str, list[str]]]:
-    """Pictures and captions, prepared like the responses or from the files of the data set."""
+    """Pictures and captions, from arrays beside the responses, or pictures from the published file."""
     pictures = {part: existing([folder / f"nsd_{part}_stim_sub{number}.npy"]) for part in _PARTS}
     captions: dict[str, list[str]] = {}
     for part in _PARTS:
@@ -314,7 +317,7 @@ def _stimuli(
 
 
 class _Pictures:
-    """Pictures of several arrays (n, H, W, 3), one after the other; uint8, or whole floats from 0 to 255."""
+    """Pictures of several arrays (n, H, W, 3), one after the other, uint8 or whole floats from 0 to 255."""
 
     def __init__(self, arrays: Sequence[np.ndarray]):
         self.arrays = list(arrays)

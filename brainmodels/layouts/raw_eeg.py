@@ -1,9 +1,9 @@
-"""Raw EEG of any vendor, read, filtered and cut into epochs by MNE.
+"""Raw EEG of any vendor, read, filtered and cut into epochs with MNE.
 
     dataset = load(root, "sub01", event_id={"onset": 100}, epochs=EEG3D_STATIC)
 
-What a recording shows is said by a list beside it, or by codes of its own for every image; codes are those that the
-amplifier stored, never guessed and never renumbered.
+The image of each event comes from a list beside the recording, or from a different code for every image. Codes are
+those that the amplifier stored. They are never guessed or renumbered.
 """
 
 import json
@@ -50,19 +50,23 @@ _REPAIRS = "repairs.json"
 
 @dataclass(frozen=True)
 class EpochRecipe:
-    """From a recording to epochs, in this order: channels, filter, reference, epochs, sampling rate.
+    """The steps from a recording to epochs, in this order: channels, filter, reference, epochs, sampling rate.
 
     Attributes:
-        tmin, tmax: of an epoch, seconds from the event. The sample at tmax is part of it, as MNE has it, except where
-            epochs are resampled: those have (tmax - tmin) * sfreq samples.
-        sfreq: hertz, to which epochs are resampled; None leaves the rate of the recording.
-        l_freq, h_freq: edges of a zero-phase FIR filter, hertz; None leaves that side open.
+        tmin: Start of an epoch, in seconds from the event.
+        tmax: End of an epoch, in seconds from the event. As in MNE, the sample at tmax belongs to the epoch. Resampled
+            epochs have (tmax - tmin) * sfreq samples.
+        sfreq: Sampling rate of the epochs in hertz. None keeps the rate of the recording.
+        l_freq: Lower edge of a zero-phase FIR filter in hertz. None filters no low frequencies.
+        h_freq: Upper edge of the filter in hertz. None filters no high frequencies.
         phase: "zero", or "zero-double" for a filter that is applied twice.
-        reference: channels whose mean is subtracted from all; None leaves the recorded reference.
-        baseline: interval whose mean is subtracted from each epoch, seconds, None for an open end; None is no baseline.
-        channels: picked, in this order; None is all EEG channels as they come.
-        drop_codes: events to leave out.
-        min_gap: seconds; of two events closer than this the first is a trigger that was still settling, and is dropped.
+        reference: Names of channels whose mean is subtracted from all channels. None keeps the recorded reference.
+        baseline: Interval in seconds whose mean is subtracted from each epoch. None as an end means the epoch's own
+            end. None in place of the interval subtracts nothing.
+        channels: Names of the channels to keep, in this order. None keeps all EEG channels in recorded order.
+        drop_codes: Codes of events to leave out.
+        min_gap: Shortest time between two events in seconds. Of two closer events the first is dropped, because the
+            trigger was still settling.
     """
 
     tmin: float
@@ -78,7 +82,7 @@ class EpochRecipe:
     min_gap: float = 0.0
 
     def num_times(self, sfreq: float) -> int:
-        """Samples of an epoch of a recording at this rate, hertz."""
+        """Number of samples in an epoch of a recording with this sampling rate in hertz."""
         if self.sfreq in (None, sfreq):
             return round(self.tmax * sfreq) - round(self.tmin * sfreq) + 1
         return round((self.tmax - self.tmin) * self.sfreq)
@@ -95,13 +99,13 @@ _EEG3D = {
     "min_gap": 0.002,
 }
 EEG3D_STATIC = EpochRecipe(-0.2, 0.8, 250.0, **_EEG3D)
-"""Pictures of EEG-3D, whose onsets have code 100. FZ is the reference, so it becomes 0."""
+"""Recipe for the pictures of EEG-3D, whose onsets have code 100. FZ is the reference, so its values become 0."""
 EEG3D_DYNAMIC = EpochRecipe(-0.2, 5.8, 100.0, **_EEG3D)
-"""Videos of EEG-3D, whose onsets have code 120; 150 follows after 1 s of it and 50 after 6 s."""
+"""Recipe for the videos of EEG-3D, whose onsets have code 120. Code 150 follows after 1 s, and code 50 after 6 s."""
 
 
 def detect(root: str | Path) -> bool:
-    """Whether a folder has folders of subjects with recordings in them."""
+    """Whether a folder has sub-folders with recordings."""
     return any(path.suffix.lower() in READERS for path in Path(root).glob("*/*"))
 
 
@@ -125,25 +129,26 @@ def load(
     files: Sequence[str | Path] | None = None,
     allocate: Callable[..., np.ndarray] = np.empty,
 ) -> BrainDataset:
-    """Epochs of one participant's recordings.
+    """Load the epochs of one participant's recordings, in volts.
 
     Args:
-        root: folder that `describe` describes.
-        subject: name of a folder in it.
-        event_id: codes of the events to cut out, by name: one code of all onsets, or one of each image.
-        epochs: how.
-        stimuli: where given, lists and `event_id` name its ids; None makes ids "raw:NAME" of the pictures in `images`.
-        files: recordings, in the order of sessions; None is all of the subject's folder, sorted by name.
-        allocate: memory for the values, fp32.
+        root: Folder with the files that `describe` lists.
+        subject: Name of the participant's folder in it.
+        event_id: Codes of the events to cut out, by name. There is one code for all onsets, or one for each image.
+        epochs: Recipe for the epochs.
+        stimuli: Images whose ids the lists and `event_id` name. None makes ids "raw:NAME" for the pictures in `images`.
+        files: Paths of the recordings, in the order of sessions. None means all in the participant's folder, by name.
+        allocate: Function (shape, dtype) -> array for the values, fp32.
 
     Returns:
-        A data set without splits (`holdout` of `brainmodels.data.splits` makes them), values in volts.
+        A data set without splits. `brainmodels.data.splits.holdout` makes some.
 
     Raises:
-        LayoutError: no recordings; an event is missing, or too near to an end of a recording for a whole epoch.
-        IdError: a list and the events differ in number, or it names an unknown image.
-        AxisError: recordings differ in channels or rate.
-        UnitsError: amplitudes that no EEG in volts has.
+        LayoutError: There are no recordings, an event is missing, or an epoch reaches beyond an end of its recording.
+        IdError: A list and the events differ in number, or an image is unknown.
+        AxisError: Recordings differ in channels or rate.
+        UnitsError: The amplitudes are not those of EEG in volts.
+        BrainDataError: Two names of `event_id` have one code.
     """
     root, folder = Path(root), Path(root) / subject
     paths = [Path(path) for path in files] if files is not None else _recordings(folder)
@@ -180,18 +185,22 @@ def load(
 
 
 def find_events(raw: "BaseRaw", recipe: EpochRecipe, repairs: Mapping[str, Any] | None = None) -> np.ndarray:
-    """All events of a recording with the codes that were recorded.
+    """All events of stimuli in a recording, with their recorded codes.
 
-    From stimulus channels where there are some, otherwise from annotations such as "Stimulus/S100", "S100" or "100",
-    whose number is the code; any others, such as "Response/R1", are not events of stimuli.
+    Events come from stimulus channels where there are some. Otherwise they come from annotations such as
+    "Stimulus/S100", "S100" or "100", whose number is the code. Other annotations, such as "Response/R1", are ignored.
 
     Args:
-        raw: the recording.
-        recipe: its `drop_codes` and `min_gap` are applied.
-        repairs: "add", pairs of sample and code, and "drop", samples; samples count from the start of the file.
+        raw: Recording to search.
+        recipe: Recipe whose `drop_codes` and `min_gap` are applied.
+        repairs: Corrections: "add" lists pairs of sample and code, and "drop" lists samples. Samples count from the
+            start of the file.
 
     Returns:
-        int64 (events, 2): sample, code; in the order of time.
+        Sample and code of each event, int64 (events, 2), in the order of time.
+
+    Raises:
+        LayoutError: An event to drop does not exist.
     """
     import mne
 
@@ -214,15 +223,16 @@ def find_events(raw: "BaseRaw", recipe: EpochRecipe, repairs: Mapping[str, Any] 
 
 
 def epoch(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe) -> np.ndarray:
-    """Cut a recording, (events, channels, times) in volts; nothing is rejected.
+    """Filter a recording and cut it into epochs, (events, channels, times) in volts. No epoch is rejected.
 
     Args:
-        raw: as `read_raw` opens it; it is not changed.
-        events: (events, 2) of sample, code.
-        recipe: how.
+        raw: Recording from `read_raw`, which is not changed.
+        events: Sample and code of each event, (events, 2).
+        recipe: Recipe for the epochs.
 
     Raises:
-        LayoutError: an epoch reaches beyond an end of the recording.
+        LayoutError: An epoch reaches beyond an end of the recording.
+        AxisError: A channel is missing.
     """
     path = Path(str(raw.filenames[0]))
     return cut(continuous(raw, recipe, path), events, recipe, path)
@@ -232,12 +242,12 @@ def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRa
     """A copy of a recording with the channels of a recipe in their order, filtered and referenced.
 
     Args:
-        raw: it is not changed.
-        recipe: how.
-        path: of its file, for messages.
+        raw: Recording, which is not changed.
+        recipe: Recipe for the channels, the filter and the reference.
+        path: File of the recording, for messages.
 
     Raises:
-        AxisError: a channel is missing.
+        AxisError: A channel is missing.
     """
     raw = raw.copy().load_data(verbose="error")
     raw.pick(_picked(raw, recipe, path), verbose="error")
@@ -249,16 +259,18 @@ def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRa
 
 
 def cut(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe, path: str | Path) -> np.ndarray:
-    """Epochs of what `continuous` made, as `epoch` returns them; of some events at a time, where memory is short.
+    """Epochs of a recording from `continuous`, (events, channels, times) in volts.
+
+    Pass some events at a time where memory is short.
 
     Args:
-        raw: of `continuous`.
-        events: (events, 2) of sample, code.
-        recipe: its window, baseline and rate.
-        path: of the file, for messages.
+        raw: Recording from `continuous`.
+        events: Sample and code of each event, (events, 2).
+        recipe: Recipe for the window, the baseline and the rate.
+        path: File of the recording, for messages.
 
     Raises:
-        LayoutError: an epoch reaches beyond an end of the recording.
+        LayoutError: An epoch reaches beyond an end of the recording.
     """
     import mne
 
@@ -286,10 +298,10 @@ def cut(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe, path: str | Pat
 
 
 def _resample(epochs: np.ndarray, rate: float, sfreq: float, num_times: int) -> np.ndarray:
-    """Epochs at another rate, whose first sample stays where it is.
+    """Epochs at another rate. The time of the first sample stays the same.
 
-    A polyphase filter keeps it there. Resampling by Fourier transform pads each epoch first, and where the padding is
-    no whole number of new samples it moves the epoch by up to half of one: 5 ms at 100 Hz.
+    A polyphase filter is used for that reason. Resampling by Fourier transform pads each epoch first. Where the padding
+    is no whole number of new samples, it moves the epoch by up to half a sample, which is 5 ms at 100 Hz.
     """
     from scipy.signal import resample_poly
 
@@ -334,7 +346,7 @@ def _repair(events: np.ndarray, repairs: Mapping[str, Any], raw: "BaseRaw") -> n
 
 def _select(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np.ndarray:
     if len(set(event_id.values())) != len(event_id):
-        raise BrainDataError(f"expected a code of its own for each name of event_id, got {dict(event_id)}")
+        raise BrainDataError(f"expected a different code for each name of event_id, got {dict(event_id)}")
     counts = Counter(events[:, 1].tolist())
     chosen = events[np.isin(events[:, 1], list(event_id.values()))]
     if not len(chosen):
@@ -344,7 +356,7 @@ def _select(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np.n
 
 
 def _names_of(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np.ndarray:
-    """The name of the image of each event: from the list beside the recording, otherwise by its code."""
+    """The name of the image of each event, from the list beside the recording, or else by its code."""
     listed = path.with_suffix(".txt")
     if not listed.is_file():
         names = {code: name for name, code in event_id.items()}
@@ -375,12 +387,15 @@ def _picked(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> list[str]:
 
 
 def space_of(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> SensorSpace:
-    """Channels, rate and times of the epochs that a recipe cuts out of a recording.
+    """Channels, rate and times of the epochs that a recipe makes of a recording.
 
     Args:
-        raw: the recording.
-        recipe: how.
-        path: of its file, for messages.
+        raw: Recording to cut.
+        recipe: Recipe for the epochs.
+        path: File of the recording, for messages.
+
+    Raises:
+        AxisError: A channel is missing.
     """
     rate = raw.info["sfreq"]
     sfreq = rate if recipe.sfreq is None else recipe.sfreq

@@ -1,4 +1,4 @@
-"""The layouts by name."""
+"""The layouts by name, and which of them a folder looks like."""
 
 import importlib
 from pathlib import Path
@@ -25,12 +25,12 @@ LAYOUTS = (
 
 
 def layout(name: str) -> ModuleType:
-    """The module of a layout by name."""
+    """The module of the layout with this name. An unknown name is a `LayoutError`."""
     if name not in LAYOUTS:
         raise LayoutError(f"expected a layout of {', '.join(LAYOUTS)}, got {name!r}{near_names(name, LAYOUTS)}")
     return importlib.import_module(f".{name}", __package__)
 
 
 def detect(root: str | Path) -> list[str]:
-    """Names of the layouts that a folder looks like."""
+    """Names of all layouts that a folder looks like."""
     return [name for name in LAYOUTS if layout(name).detect(Path(root))]

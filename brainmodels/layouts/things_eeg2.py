@@ -4,9 +4,8 @@
     dataset = load(root, "sub-01", whitening="none")
     dataset = load(root, "sub-01", form="raw")  # sessions and the order of trials, which preprocessing loses
 
-The released files are pickles, in two encodings under one name: an array that holds a dict (`numpy.save`), and a bare
-pickle. Either is opened only where `allow_pickle=True` says so, and even then nothing but arrays, strings and numbers
-is built from it.
+The released files are pickles. They have two encodings under one name: an array that holds a dict (`numpy.save`), and a
+bare pickle. Both are opened only with `allow_pickle=True`, and then only arrays, strings and numbers are built.
 """
 
 import zipfile
@@ -21,7 +20,7 @@ from veca.files import whole_file
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..errors import AxisError, BrainDataError, LayoutError, LeakageError, near_names
 from ._files import blocks, check_finite, provenance, subject_number
 from ._things_eeg2 import PARTS, find_images, image_id, npy_header, read_pickle, stimuli_of
@@ -33,12 +32,12 @@ __all__ = ["convert_pickle", "describe", "detect", "load", "read_pickle"]
 
 _PREPROCESSED = "*reprocessed_data*/sub-*/preprocessed_eeg_training"
 _RAW = "raw_data/sub-*/ses-*/raw_eeg_training"
-_CUT = 50  # samples that were cut from the data of NICE and not from its `times`
+_CUT = 50  # samples that NICE cut from the data, but not from `times`
 _WHITENING = {"none": "none", "train": "mvnn_train", "both": "mvnn_transductive"}
 
 
 def detect(root: str | Path) -> bool:
-    """Whether a folder has files of preprocessed or raw training data where `describe` says."""
+    """Whether a folder has files of preprocessed or raw training data at the paths of `describe`."""
     return any(True for pattern in (_PREPROCESSED, _RAW) for _ in Path(root).glob(f"{pattern}.np[yz]"))
 
 
@@ -70,41 +69,41 @@ def load(
     epochs: "EpochRecipe | None" = None,
     allocate: Callable[..., np.ndarray] = np.empty,
 ) -> BrainDataset:
-    """One participant's responses, preprocessed or raw.
+    """Load one participant's responses, preprocessed or raw.
 
-    Of preprocessed data, sessions were merged and repetitions shuffled when the files were made, so session, run and
-    trial are -1; `repeat` counts positions in the file. Of raw data, see `things_eeg2_raw.load_raw`. A `.npz` file that
-    `convert_pickle` wrote is preferred to the pickle beside it.
+    The published preprocessing merges sessions and shuffles repetitions. Session, run and trial of preprocessed data
+    are therefore -1, and `repeat` counts positions in the file. `things_eeg2_raw.load_raw` describes raw data. A `.npz`
+    file that `convert_pickle` wrote is preferred to the pickle beside it.
 
     Args:
-        root: folder that `describe` describes.
-        subject: such as "sub-01" or 1.
-        allow_pickle: opens pickled files; convert them instead.
-        whitening: from what the covariance of the noise was estimated that the values were whitened with: "none" for
-            values that were not whitened, "train", or "both" for training and test data together, which is what the
-            published scripts do (gifale95/eeg_encoding#2). None takes the key `whitening` of the files, where there is
-            one, and otherwise "both".
-        allow_transductive: accepts "both"; the subject's normalizer is then "mvnn_transductive".
-        folder: name of the folder of preprocessed data, where there are several, or of raw data, if not raw_data.
-        images: folder that has `training_images` and `test_images`; None looks in the root and one level below.
+        root: Folder with the files that `describe` lists.
+        subject: Name or number of the participant, such as "sub-01" or 1.
+        allow_pickle: Whether to open pickled files. Converting them is safer.
+        whitening: Data from which the covariance of the noise was estimated when the values were whitened: "none" (not
+            whitened), "train", or "both". The published scripts use training and test data together, which is "both"
+            (gifale95/eeg_encoding#2). None takes the key `whitening` of the files, or "both" where there is none.
+        allow_transductive: Whether to accept "both". The subject's normalizer is then "mvnn_transductive".
+        folder: Name of the folder of preprocessed data, where there are several, or of raw data, if not raw_data.
+        images: Folder with `training_images` and `test_images`. None looks in the root and one level below.
         form: "preprocessed" or "raw".
-        sessions: of raw data, by number; None is all four.
-        epochs: how raw data are cut; None is `things_eeg2_raw.EPOCHS`.
-        allocate: memory for the values, fp32.
+        sessions: Numbers of the sessions of raw data to load. None loads all four.
+        epochs: Recipe for the epochs of raw data. None is `things_eeg2_raw.EPOCHS`.
+        allocate: Function (shape, dtype) -> array for the values, fp32.
 
     Returns:
-        Split "eeg2" of the files' two parts. Labels: concept (name) and concept_number of the part (from 0).
+        A data set with the split "eeg2", which has the two parts of the files. The labels are "concept" (its name) and
+        "concept_number" (its number in the part, from 0).
 
     Raises:
-        UnsafePickleError: a file is a pickle.
-        LeakageError: the values were whitened with test data.
-        LayoutError: files are missing, or images and rows differ in number.
+        UnsafePickleError: A file is a pickle.
+        LeakageError: The values were whitened with test data.
+        LayoutError: Files are missing, or images and rows differ in number.
         AxisError: `times` fits the samples neither as it is nor without its first 50.
-        BrainDataError: an option of the other form.
+        BrainDataError: An option belongs to the other form.
     """
     if form == "raw":
         if whitening is not None or allow_transductive:
-            raise BrainDataError("expected no whitening= or allow_transductive= of raw data, which nothing whitened")
+            raise BrainDataError("expected no whitening= or allow_transductive= for raw data, which are not whitened")
         from .things_eeg2_raw import EPOCHS, load_raw
 
         return load_raw(
@@ -158,24 +157,25 @@ def _load_preprocessed(
     space = SensorSpace(tuple(ch_names), sfreq, times, unit="V" if normalizer == "none" else "z")
     record = provenance("things_eeg2", root, [source.path for source in sources.values()], whitening=normalizer)
     person = Subject(name, responses, space, normalizer=normalizer, provenance=record)
-    split = named_split("eeg2", *([image_id(path) for path in found[part]] for part in PARTS))
+    split = split_from_ids("eeg2", *([image_id(path) for path in found[part]] for part in PARTS))
     return BrainDataset([person], stimuli_of(found), {split.name: split})
 
 
 def convert_pickle(path: str | Path, out: str | Path) -> Path:
-    """Write what a pickled file holds as `.npz`, which opens without running code and is read block by block.
+    """Write the content of a pickled file as `.npz`, which opens without running code and is read block by block.
 
-    To call it is to allow the pickle; see `read_pickle` for what is refused all the same.
+    This opens the pickle. `read_pickle` says what it refuses to build.
 
     Args:
-        path: a `.npy` file that holds a dict, in either encoding.
-        out: where to write; its folder must be there.
+        path: Path of a `.npy` file that holds a dict, in either encoding.
+        out: Path of the new file, in an existing folder.
 
     Returns:
         `out`.
 
     Raises:
-        LayoutError: `out` exists, does not end in .npz, or the file holds no dict of arrays.
+        LayoutError: `out` exists or does not end in .npz, or the file holds no dict of arrays.
+        UnsafePickleError: The pickle asks for more than arrays, strings and numbers.
     """
     path, out = Path(path), Path(out)
     if out.suffix != ".npz" or out.exists():
@@ -190,7 +190,7 @@ def convert_pickle(path: str | Path, out: str | Path) -> Path:
 
 
 class _Source:
-    """The file of one part: a `.npz`, whose data are read block by block, or a pickle, which is read whole."""
+    """The file of one part. A `.npz` is read block by block, a pickle is read whole."""
 
     def __init__(self, path: Path, allow_pickle: bool):
         self.path = path
@@ -206,12 +206,12 @@ class _Source:
             raise AxisError(f"expected data (images, repeats, channels, times) in {path}, got shape {self.shape}")
 
     def facts(self) -> dict[str, np.ndarray]:
-        """Everything but the data."""
+        """All arrays except the data, by key."""
         content = self._facts_of_npz() if self._dict is None else self._dict
         return {key: np.asarray(value) for key, value in content.items() if key != "preprocessed_eeg_data"}
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """(n, repeats, channels, times) of consecutive images."""
+        """Data of consecutive images, (n, repeats, channels, times) a block."""
         if self._dict is not None:
             data = np.asarray(self._dict["preprocessed_eeg_data"])
             for rows in blocks(len(data), data[:1].nbytes):
@@ -272,9 +272,9 @@ def _check_whitening(
         raise BrainDataError(f"expected whitening {', '.join(map(repr, _WHITENING))}, got {chosen!r}")
     if chosen == "both" and not allow:
         raise LeakageError(
-            f"expected responses in {place} that no test data whitened, got a covariance of training and test "
-            "together, as the published scripts estimate it; pass whitening='train' or 'none' if these files were made "
-            "otherwise, or allow_transductive=True to accept them, which the subject's normalizer then says"
+            f"expected responses in {place} that were whitened without test data, got a covariance of training and "
+            "test together, as the published scripts estimate it; pass whitening='train' or 'none' if these files were "
+            "made otherwise, or allow_transductive=True to accept them as 'mvnn_transductive'"
         )
     return _WHITENING[chosen]
 
@@ -282,7 +282,7 @@ def _check_whitening(
 def _check_parts(
     sources: Mapping[str, _Source], facts: Mapping[str, Mapping[str, np.ndarray]], found: Mapping[str, list[Path]]
 ) -> tuple[list[str], np.ndarray]:
-    """Channel names and times, which both files must share."""
+    """Names of the channels, and times (T,) in seconds, which must be the same in both files."""
     ch_names, times = [], []
     for part, source in sources.items():
         if len(found[part]) != source.shape[0]:
@@ -306,7 +306,7 @@ def _check_parts(
 
 
 def _fit_times(times: np.ndarray, num_times: int, path: Path) -> np.ndarray:
-    """Times of the samples: NICE cut the first 50 samples and left `times` whole."""
+    """Times of the samples, (T,) in seconds. Files of NICE lack the first 50 samples, but not their times."""
     if len(times) == num_times + _CUT:
         return times[_CUT:]
     if len(times) != num_times:

@@ -1,9 +1,9 @@
-"""The raw recordings of THINGS-EEG2, which say in which session a trial was and in which order trials followed.
+"""The raw recordings of THINGS-EEG2, with the session and the order of trials that preprocessing loses.
 
     dataset = things_eeg2.load(root, "sub-01", form="raw")
 
-One file holds one part of one session: a continuous recording at 1 kHz with a channel of triggers, whose codes number
-the images of the part from 1.
+A file holds one part of one session. It is a continuous recording at 1 kHz with a channel of triggers, whose codes are
+the numbers of the images of that part, from 1.
 """
 
 import zipfile
@@ -18,7 +18,7 @@ import numpy as np
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..errors import AxisError, IdError, LayoutError, UnitsError, near_names, need
 from ._files import blocks, check_finite, provenance, subject_number
 from ._recordings import check_amplitudes
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["EPOCHS", "TARGET", "load_raw", "read_recording"]
 
 TARGET = 99999
-"""Code of the targets of the participant's task, which show none of the images."""
+"""Code of the targets of the participant's task. They show no image of the data set."""
 EPOCHS = EpochRecipe(-0.2, 0.8, 250.0, baseline=(None, 0.0))
-"""Window and baseline of the published preprocessing, which goes on to 100 Hz."""
+"""Window and baseline of the published preprocessing, which then resamples to 100 Hz."""
 _SESSIONS = (1, 2, 3, 4)
 _SFREQ = 1000.0
 _KEYS = ("raw_eeg_data", "ch_names", "ch_types", "sfreq")
@@ -41,7 +41,15 @@ _KEYS = ("raw_eeg_data", "ch_names", "ch_types", "sfreq")
 
 @dataclass(frozen=True)
 class _Part:
-    """One part of one session: its file, events (events, 2) of sample and code, and the space of its epochs."""
+    """One part of one session.
+
+    Attributes:
+        name: "training" or "test".
+        session: Number of the session.
+        path: Path of the file.
+        events: Sample and code of each event, (events, 2).
+        space: Channels and times of the epochs.
+    """
 
     name: str
     session: int
@@ -61,33 +69,32 @@ def load_raw(
     images: str | Path | None = None,
     allocate: Callable[..., np.ndarray] = np.empty,
 ) -> BrainDataset:
-    """Epochs of one participant's recordings, in volts.
+    """Load the epochs of one participant's recordings, in volts.
 
-    Rows are sorted by session; those of a session are its training part and then its test part, each in the order of
-    time. How the two parts followed each other is not recorded, so `trial` and `run` are -1; `repeat` counts
-    presentations over the sessions that are read. Every file is read twice, first for its events, then for its epochs,
-    so that one recording at a time is in memory.
+    Rows are sorted by session, then training before test part, then time. It is not recorded how the two parts of a
+    session followed each other, so `trial` and `run` are -1. `repeat` counts presentations over the loaded sessions.
+    Every file is read twice, first for its events and then for its epochs, so that only one recording is in memory.
 
     Args:
-        root: folder that `things_eeg2.describe` describes.
-        subject: such as "sub-01" or 1.
-        epochs: how recordings are cut; targets are left out whatever its `drop_codes`.
-        sessions: by number; None is all four.
-        allow_pickle: opens pickled files; convert them instead.
-        folder: name of the folder of raw data.
-        images: folder that has `training_images` and `test_images`; None looks in the root and one level below.
-        allocate: memory for the values, fp32.
+        root: Folder with the files that `things_eeg2.describe` lists.
+        subject: Name or number of the participant, such as "sub-01" or 1.
+        epochs: Recipe for the epochs. Targets are always left out, in addition to its `drop_codes`.
+        sessions: Numbers of the sessions to load. None loads all four.
+        allow_pickle: Whether to open pickled files. Converting them is safer.
+        folder: Name of the folder of raw data.
+        images: Folder with `training_images` and `test_images`. None looks in the root and one level below.
+        allocate: Function (shape, dtype) -> array for the values, fp32.
 
     Returns:
-        Split "eeg2" of the two parts, labels as of preprocessed data.
+        A data set with the split "eeg2", and the labels of preprocessed data.
 
     Raises:
-        UnsafePickleError: a file is a pickle.
-        LayoutError: a session, a file or an image is missing; no events; an epoch reaches beyond an end of its
-            recording.
-        IdError: a code that numbers no image.
-        AxisError: recordings differ in channels.
-        UnitsError: another rate than 1000 Hz, or amplitudes that no EEG in volts has.
+        UnsafePickleError: A file is a pickle.
+        LayoutError: A session, a file or an image is missing, a recording has no events, or an epoch reaches beyond an
+            end of its recording.
+        IdError: A code is the number of no image.
+        AxisError: Recordings differ in channels.
+        UnitsError: The rate is not 1000 Hz, or the amplitudes are not those of EEG in volts.
     """
     root, name = Path(root), f"sub-{subject_number(subject):02d}"
     recipe = replace(epochs, drop_codes=(*epochs.drop_codes, TARGET))
@@ -113,19 +120,22 @@ def load_raw(
     trials = TrialTable.of(ids, session=np.repeat([part.session for part in parts], counts), trial=-1)
     record = provenance("things_eeg2", root, [part.path for part in parts], form="raw", recipe=repr(recipe))
     person = Subject(name, Responses(values, trials, unit="V"), space, provenance=record)
-    split = named_split("eeg2", *(ids_of[part].tolist() for part in PARTS))
+    split = split_from_ids("eeg2", *(ids_of[part].tolist() for part in PARTS))
     return BrainDataset([person], stimuli_of(found), {split.name: split})
 
 
 def read_recording(path: str | Path, allow_pickle: bool = False) -> "BaseRaw":
-    """One file as a recording of MNE, read whole; its channel of triggers is a stimulus channel.
+    """Read one file as a recording of MNE, whose channel of triggers is a stimulus channel.
 
     Args:
-        path: `raw_eeg_training` or `raw_eeg_test`, `.npz` or `.npy`.
-        allow_pickle: required of a `.npy` file, which is a pickle.
+        path: Path of `raw_eeg_training` or `raw_eeg_test`, `.npz` or `.npy`.
+        allow_pickle: Whether to open a pickle. It must be True for a `.npy` file.
 
     Raises:
-        UnsafePickleError, LayoutError, AxisError, UnitsError: as for `load_raw`.
+        UnsafePickleError: The file is a pickle that is not allowed.
+        LayoutError: The file is damaged, lacks a key, or has not exactly one channel of triggers.
+        AxisError: Data, names and types differ in the number of channels.
+        UnitsError: The rate is not 1000 Hz, or the amplitudes are not those of EEG in volts.
     """
     try:
         import mne
@@ -167,7 +177,7 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
 
 
 def _files(place: Path, sessions: Sequence[int] | None) -> dict[tuple[int, str], Path]:
-    """By session and part."""
+    """Files by session and part, after a check that none is missing."""
     found = {subject_number(path.name): path for path in sorted(place.glob("ses-*")) if path.is_dir()}
     wanted = sorted(set(_SESSIONS if sessions is None else sessions))
     if not wanted or any(number not in found for number in wanted) or (sessions is None and len(found) > len(wanted)):
@@ -190,7 +200,7 @@ def _files(place: Path, sessions: Sequence[int] | None) -> dict[tuple[int, str],
 def _find_parts(
     files: Mapping[tuple[int, str], Path], recipe: EpochRecipe, ids_of: Mapping[str, np.ndarray], allow_pickle: bool
 ) -> Iterator[_Part]:
-    """Events of every file, whose channels must be those of the first."""
+    """Parts with their events, after a check that all files have the channels of the first."""
     first: _Part | None = None
     for (session, part), path in files.items():
         raw = read_recording(path, allow_pickle)
@@ -210,7 +220,10 @@ def _find_parts(
 
 
 def _check_images(paths: Sequence[Path]) -> None:
-    """Codes count images, so a missing one would rename all that follow; folders are numbered, and equally full."""
+    """Check that folders are numbered without gaps and hold equally many images.
+
+    Codes are positions of images, so a missing image would shift all that follow.
+    """
     counts = Counter(path.parent for path in paths)
     per_concept = max(counts.values(), default=0)
     for number, (folder, count) in enumerate(counts.items(), 1):
@@ -226,7 +239,7 @@ def _check_codes(events: np.ndarray, count: int, part: str, path: Path) -> None:
     if unknown:
         code, times = unknown.most_common(1)[0]
         raise IdError(
-            f"expected codes 1 to {count} in {path}, one of each image of {PARTS[part]}, or {TARGET} of a target, got "
-            f"{code} {times} times and {len(unknown) - 1} other unknown codes; images are missing, or pass drop_codes "
-            "in epochs="
+            f"expected codes 1 to {count} in {path}, one for each image of {PARTS[part]}, or {TARGET} for a target, "
+            f"got {code} {times} times and {len(unknown) - 1} other unknown codes; images are missing, or pass "
+            "drop_codes in epochs="
         )

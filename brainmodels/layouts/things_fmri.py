@@ -1,7 +1,10 @@
-"""THINGS-fMRI, single-trial responses in table format: 8,640 object images once, 100 images 12 times.
+"""THINGS-fMRI, single-trial responses in table format: 8,640 object images once, and 100 images 12 times.
 
-Hebart et al., "THINGS-data, a multimodal collection of large-scale datasets for investigating object representations
-in human brain and behavior", eLife 2023. The responses are a pandas table in HDF5, read here with h5py.
+    dataset = load("/data/things-fmri", "sub-01", rois=["V1", "lFFA"], images="images")
+
+The responses are a pandas table in HDF5, which is read with h5py. The data set is described by Hebart et al.,
+"THINGS-data, a multimodal collection of large-scale datasets for investigating object representations in human brain
+and behavior", eLife 2023.
 """
 
 import itertools
@@ -13,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..data._hdf5 import open_hdf5
 from ..data.dataset import BrainDataset, Subject
+from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
-from ..data.splits import named_split
-from ..data.stimuli import FoundImages, StimulusSet
+from ..data.splits import split_from_ids
+from ..data.stimuli import OptionalImageFiles, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import (
     blocks,
@@ -41,7 +44,7 @@ _TABLES = ("StimulusMetadata.csv", "VoxelMetadata.csv")
 
 
 def detect(root: Path) -> bool:
-    """Whether some subject has its three files."""
+    """Whether a folder has the three files of any subject."""
     return any(
         all((path.parent / path.name.replace("ResponseData.h5", name)).is_file() for name in _TABLES)
         for path in Path(root).rglob("sub-*_ResponseData.h5")
@@ -49,7 +52,7 @@ def detect(root: Path) -> bool:
 
 
 def describe() -> str:
-    """The files, with their shapes."""
+    """The files that are needed, with their shapes."""
     return """sub-0{1..3}_ResponseData.h5: /ResponseData/blockN_values, the float block (voxels, 9840 trials), and
 voxel_id in an integer block (voxels, 1)
 sub-0{1..3}_StimulusMetadata.csv: a line for each trial; stimulus, trial_type (train, test), session, run, maybe concept
@@ -69,26 +72,27 @@ def load(
     mask: str | Path | None = None,
     images: str | Path | None = None,
 ) -> BrainDataset:
-    """One subject.
+    """Load one subject.
 
     Args:
-        root: folder of the files, or above it.
-        subject: number or name, such as 1 or "sub-01".
-        allocate: (shape, dtype) -> array of fp32, to which the file's fp64 are rounded; all voxels of a subject are
-            8 GB, so that `rois` or a mapped array may be wanted.
-        rois: keeps the voxels of these regions, such as ["V1", "lFFA"]; None keeps all.
-        min_noise_ceiling: keeps voxels of at least this `nc_testset`, percent of the variance of means over 12 trials.
-        drop_voxel_id: leaves out the column of voxel numbers where it was saved among the responses.
+        root: Folder of the files, possibly in sub-folders.
+        subject: Number or name of the subject, such as 1 or "sub-01".
+        allocate: Function (shape, dtype) -> array of fp32, to which the fp64 values of the file are rounded. All voxels
+            of a subject take 8 GB.
+        rois: Names of regions whose voxels are loaded, such as ["V1", "lFFA"]. None loads all voxels.
+        min_noise_ceiling: Smallest `nc_testset` of the voxels to load, in percent of the variance of means over 12
+            trials.
+        drop_voxel_id: Whether to leave out a column of voxel numbers that was saved among the responses.
         mask: NIfTI brain mask of the subject, which gives the volume its shape and affine.
-        images: folder of the pictures, searched by stem; None does without them.
+        images: Folder of the pictures, which are found by stem. None loads no pictures.
 
     Returns:
-        The subject "sub-0N"; images `things:<stem>` with the label `concept`; the splits `things`, and
-        `things_zero_shot`, which does not train on images of a test image's concept.
+        A data set with the subject "sub-0N", image ids `things:<stem>`, and the label "concept". The split "things" is
+        the published one. The split "things_zero_shot" leaves out train images that share a concept with a test image.
 
     Raises:
-        LayoutError: files or columns are missing, tables and responses differ in length, or no voxel is left.
-        IdError: voxels of the responses are not those of the table.
+        LayoutError: Files or columns are missing, tables and responses differ in length, or no voxel is left.
+        IdError: Voxels of the responses are not those of the table.
     """
     root, name = Path(root), f"sub-{subject_number(subject):02d}"
     files = [_file(root, f"{name}_{suffix}") for suffix in ("ResponseData.h5", *_TABLES)]
@@ -103,14 +107,14 @@ def load(
     person = Subject(name, Responses(values, trials), space, provenance=source)
     shown = sorted(concepts)
     stems = [image_id.removeprefix("things:") for image_id in shown]
-    pictures = FoundImages([None] * len(shown) if images is None else find_images(root / images, stems))
+    pictures = OptionalImageFiles([None] * len(shown) if images is None else find_images(root / images, stems))
     stimuli = StimulusSet(shown, pictures, labels={"concept": [concepts[image_id] for image_id in shown]})
     train = set(shown) - test
     tested = {concepts[image_id] for image_id in test}
     unseen = {image_id for image_id in train if concepts[image_id] not in tested}
     splits = [
-        named_split("things", train, test),
-        named_split("things_zero_shot", unseen, test, params={"dropped_train_images": len(train) - len(unseen)}),
+        split_from_ids("things", train, test),
+        split_from_ids("things_zero_shot", unseen, test, params={"dropped_train_images": len(train) - len(unseen)}),
     ]
     return BrainDataset([person], stimuli, {split.name: split for split in splits})
 
@@ -125,7 +129,7 @@ def _file(root: Path, name: str) -> Path:
 
 
 def _voxel_table(path: Path) -> dict[str, np.ndarray]:
-    """Columns of numbers; an empty field is NaN."""
+    """Columns of a table of numbers by name, in which an empty field is NaN."""
     with path.open(encoding="utf-8-sig") as file:
         header = file.readline().rstrip("\r\n").split(",")
         for name in ("voxel_id", *_PLACE, "nc_singletrial"):
@@ -231,7 +235,7 @@ def _responses(
 
 
 def _blocks(file: Any, path: Path) -> tuple[Any, np.ndarray | None]:
-    """The block of responses, and voxel_id where it has a block of its own, of a pandas table in "fixed" format."""
+    """The block of responses of a pandas table in "fixed" format, and the block of voxel_id where there is one."""
     group = file.get("ResponseData")
     found = {} if group is None else {key: group[key] for key in group if re.fullmatch(r"block\d+_values", key)}
     floats = [block for block in found.values() if block.dtype.kind == "f" and block.ndim == 2]
@@ -247,7 +251,10 @@ def _blocks(file: Any, path: Path) -> tuple[Any, np.ndarray | None]:
 def _space(
     name: str, voxels: dict[str, np.ndarray], regions: dict[str, np.ndarray], keep: np.ndarray, mask: Path | None
 ) -> VoxelSpace:
-    """Voxels with the signal-to-noise ratio that the noise ceiling of single trials, 100 s^2 / (s^2 + 1), implies."""
+    """The space of the loaded voxels.
+
+    Its ncsnr s follows from the published noise ceiling of single trials, 100 s^2 / (s^2 + 1) percent.
+    """
     index = np.stack([voxels[axis][keep] for axis in _PLACE], 1).astype(np.int64)
     shape, affine = tuple(np.stack([voxels[axis] for axis in _PLACE]).max(1).astype(int) + 1), None
     if mask is not None:

@@ -1,13 +1,16 @@
-"""Simulated studies: drawn scenes, and subjects of whom everything is known.
+"""Simulated fMRI and EEG studies of drawn scenes, with subjects whose true responses are known.
 
-`brainmodels.simulate("tiny")` is all that most uses need.
+    dataset = brainmodels.simulate("tiny")
+    dataset.truth["sim01"].ceiling()  # the best possible r^2 of each voxel
+
+Use them for tests, tutorials and to try a model before real data are there.
 """
 
 from .eeg import ideal_observer, simulate_eeg
 from .fmri import simulate
-from .oracle import Drift, EEGTruth, SimulatedDataset, SubjectTruth, planted_features
 from .presets import PRESETS, Preset
 from .scenes import FACTORS, FEATURE_GROUPS, photograph_stimuli, scene_combinations, scene_stimuli
+from .truth import Drift, EEGTruth, SimulatedDataset, SubjectTruth, planted_features
 from .tuning import ROIS, Tuning
 
 __all__ = [

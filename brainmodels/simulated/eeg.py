@@ -1,12 +1,13 @@
-"""Simulated EEG: drawn scenes evoke known responses in known noise, so the best possible decoder is known too.
+"""Simulated EEG with known responses to drawn scenes in known noise, so that the best possible decoder is known too.
 
     dataset = simulate_eeg("static", n_subjects=2, snr_db=-20)
     values = dataset.subject("sim01").responses.batch(range(100))           # (100, 64, 250)
-    ideal_observer(dataset.truth["sim01"], values, "shape").argmax(1)       # nobody is right more often
+    ideal_observer(dataset.truth["sim01"], values, "shape").argmax(1)       # the best possible guesses
 
-A trial is sqrt(snr) * evoked + noise, both of unit power over channels and window. What is evoked is a sum over the
-factors of the scene (shape, colour and size of the main object, texture of the background); each level of each has a
-topography and a time course. The noise is Gaussian with covariance kron(channel_covariance, time_covariance).
+A trial is sqrt(snr) * evoked + noise, where both terms have unit power over channels and window. The evoked response is
+a sum over the factors of the scene: shape, colour and size of the main object, and texture of the background. Each
+level of a factor has a topography and a time course. The noise is Gaussian with covariance
+kron(channel_covariance, time_covariance).
 """
 
 import numpy as np
@@ -14,21 +15,21 @@ import numpy as np
 from ..data.dataset import Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, BrainDataError
 from ..layouts.eeg3d import EEG3D_CHANNELS
-from .oracle import EEGTruth, SimulatedDataset
 from .scenes import FACTORS, SceneFeatures, scene_stimuli
+from .truth import EEGTruth, SimulatedDataset
 
 __all__ = ["ideal_observer", "simulate_eeg"]
 
-_ONSET = 0.2  # seconds of a window that lie before the stimulus
+_ONSET = 0.2  # seconds from the start of a window to the stimulus
 _WINDOWS = {"static": (250, 250.0), "dynamic": (600, 100.0)}  # samples, hertz
-_SOURCES = 20  # of the noise that channels share
-_SHARED_NOISE = 0.36  # of its variance
+_SOURCES = 20  # sources of the noise that channels share
+_SHARED_NOISE = 0.36  # their share of the noise variance
 _COMMON, _COURSES, _PERSON, _ORDER, _NOISE = range(5)  # streams of random numbers
-_SIZES = (1 / 9, 4 / 9, 4 / 9)  # how often a main object is small, medium, large; all else is uniform
+_SIZES = (1 / 9, 4 / 9, 4 / 9)  # frequencies of small, medium and large main objects; other factors are uniform
 
 
 def simulate_eeg(
@@ -42,24 +43,35 @@ def simulate_eeg(
     repeats: int = 2,
     test_repeats: int = 4,
 ) -> SimulatedDataset:
-    """EEG of simulated subjects "sim01", "sim02", ... who look at drawn scenes, all at the same.
+    """Simulate EEG of subjects "sim01", "sim02", ... who all look at the same drawn scenes.
 
-    There are 8 shapes and 8 colours, so guessing finds 12.5 % of either. Topographies of two subjects correlate by
-    0.64, their latencies are equal. A trial follows from the seed, the subject, its position and what it shows.
+    There are 8 shapes and 8 colours, so guesses are right in 12.5 % of trials. The topographies of two subjects have a
+    correlation of 0.64, and their latencies are equal. A trial depends on the seed, the subject, its position and its
+    image only. For "static" with 64 channels, the ideal observer finds this share of shapes:
+
+    | snr_db | shapes |
+    |---|---|
+    | -20 | about 75 % |
+    | -30 | about 29 % |
 
     Args:
-        kind: "static", 250 samples at 250 Hz, one response soon after the onset; or "dynamic", 600 samples at 100 Hz,
-            with a sustained response whose amplitude follows the angle of an object that turns once in 6 s.
-        n_subjects: how many.
-        n_chans: any number; up to 64 are named as the first channels of EEG-3D.
-        snr_db: of a single trial, decibels; the mean of k trials has 10 log10 k more. -inf leaves noise alone. With 64
-            channels, static, the ideal observer finds about 75 % of shapes at -20 dB and 29 % at -30 dB.
-        seed: of scenes, templates, order and noise.
-        n_train, n_test: images of the split "scenes", 5 % of the former for validation.
-        repeats, test_repeats: presentations of each train and test image, in random order.
+        kind: "static" has 250 samples at 250 Hz and one response soon after the onset. "dynamic" has 600 samples at
+            100 Hz, and a sustained response whose amplitude follows the angle of an object that turns once in 6 s.
+        n_subjects: Number of subjects.
+        n_chans: Number of channels. Up to 64 channels have the names of EEG-3D's first ones.
+        snr_db: Signal-to-noise ratio of a single trial in decibels. The mean of k trials has 10 log10 k more. -inf
+            gives noise only.
+        seed: Seed of scenes, templates, order and noise, 0 or more.
+        n_train: Number of train images of the split "scenes", 5 % of which are for validation.
+        n_test: Number of test images of that split.
+        repeats: Number of presentations of each train image. Images are shown in random order.
+        test_repeats: Number of presentations of each test image.
 
     Returns:
-        A data set with `truth`, an `EEGTruth` of each subject; values are fp32.
+        A data set with fp32 values, whose `truth` has an `EEGTruth` for each subject.
+
+    Raises:
+        BrainDataError: An argument is out of its range.
     """
     if kind not in _WINDOWS:
         raise BrainDataError(f"expected kind {' or '.join(map(repr, _WINDOWS))}, got {kind!r}")
@@ -77,25 +89,32 @@ def simulate_eeg(
         truth[name], mixing = _plant(kind, n_chans, 10 ** (snr_db / 10), seed, number)
         order = np.random.default_rng((seed, _ORDER, number)).permutation(len(shown))
         subjects.append(_record(name, kind, truth[name], mixing, seed, number, stimuli, shown[order]))
-    split = named_split("scenes", stimuli.ids[:n_train], stimuli.ids[n_train:], seed=seed)
+    split = split_from_ids("scenes", stimuli.ids[:n_train], stimuli.ids[n_train:], seed=seed)
     return SimulatedDataset(subjects, stimuli, {split.name: split}, truth, SceneFeatures())
 
 
 def ideal_observer(truth: EEGTruth, values: np.ndarray, label: str, repeats: int = 1) -> np.ndarray:
-    """Posterior of one factor under the true model: matched filters in whitened space.
+    """Posterior probabilities of one factor under the true model. On average, no decoder is right more often.
 
-    With M the templates of a combination of levels and S the covariance of the noise, the log likelihood of the mean
-    x of k trials is k (sqrt(snr) x' S^-1 M - snr / 2 M' S^-1 M) up to a constant; factors that were not asked for are
-    summed over with their priors. No decoder is right more often, on average.
+    Let M be the template of a combination of levels, and S the covariance of the noise. Up to a constant, the log
+    likelihood of the mean x of k trials is
+
+        k (sqrt(snr) x' S^-1 M - snr / 2 M' S^-1 M)
+
+    The posterior sums over the other factors with their priors.
 
     Args:
-        truth: of the subject.
-        values: (n, channels, times), single trials or means of some.
-        label: of `FACTORS`.
-        repeats: trials that each sample averages.
+        truth: True model of the subject.
+        values: Single trials, or means of `repeats` trials, (n, channels, times).
+        label: Name of the factor, one of `FACTORS`.
+        repeats: Number of trials in the average of each sample.
 
     Returns:
-        fp64 (n, levels), each row sums to 1.
+        Probabilities of the levels, fp64 (n, levels). Each row sums to 1.
+
+    Raises:
+        BrainDataError: The factor is unknown.
+        AxisError: The values have other channels or times than the subject.
     """
     if label not in truth.templates:
         raise BrainDataError(f"expected a factor of {', '.join(truth.templates)}, got {label!r}")
@@ -115,7 +134,7 @@ def ideal_observer(truth: EEGTruth, values: np.ndarray, label: str, repeats: int
 
 
 def _plant(kind: str, n_chans: int, snr: float, seed: int, number: int) -> tuple[EEGTruth, np.ndarray]:
-    """The truth of one subject, and how its channels mix the sources of the noise, (channels, sources)."""
+    """The true model of one subject, and the matrix that mixes sources of noise into channels, (channels, sources)."""
     num_times, _ = _WINDOWS[kind]
     keys = (seed, _COMMON), (seed, _COURSES), (seed, _PERSON, number)
     common, courses, own = (np.random.default_rng(key) for key in keys)
@@ -159,7 +178,7 @@ def _record(
 
 
 def _time_courses(kind: str, levels: int, rng: np.random.Generator) -> np.ndarray:
-    """(levels, times): a Gaussian bump after the onset; for a turning object also a response that follows its angle."""
+    """Time courses (levels, times): a Gaussian bump after the onset, and for "dynamic" a response to the angle."""
     num_times, sfreq = _WINDOWS[kind]
     times = np.arange(num_times) / sfreq - _ONSET
     latency, width = rng.uniform(0.1, 0.3, (levels, 1)), rng.uniform(0.03, 0.08, (levels, 1))
@@ -172,23 +191,24 @@ def _time_courses(kind: str, levels: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _noise(mixing: np.ndarray, num_times: int, rng: np.random.Generator) -> np.ndarray:
-    """(channels, times) of unit variance: each channel's own pink noise, and sources that all channels mix."""
+    """Noise of unit variance, (channels, times): pink noise of each channel, and shared sources."""
     white = rng.normal(size=(len(mixing) + mixing.shape[1], 2 * num_times))
     pink = np.fft.irfft(np.fft.rfft(white) * np.sqrt(_pink_power(num_times)))[:, :num_times]
     return np.sqrt(1 - _SHARED_NOISE) * pink[: len(mixing)] + mixing @ pink[len(mixing) :]
 
 
 def _pink_power(num_times: int) -> np.ndarray:
-    """Power 1/f at the frequencies of a period of 2 num_times, (num_times + 1,); that of 0 Hz as of the lowest.
+    """Power 1/f at the frequencies of a period of 2 num_times samples, (num_times + 1,).
 
-    The window is half the period, so its two ends are not neighbours. Unit variance: the mean over the circle is 1.
+    0 Hz has the power of the lowest frequency. The window is half the period, so that its two ends are not neighbours.
+    The powers are scaled to unit variance.
     """
     power = 1 / np.maximum(np.arange(num_times + 1), 1.0)
     return power / np.fft.irfft(power)[0]
 
 
 def _combinations() -> tuple[np.ndarray, np.ndarray]:
-    """fp64 (combinations, levels of all factors), 1 where a combination has that level; and (combinations,) priors."""
+    """All combinations of levels, fp64 (combinations, levels of all factors) of 0 and 1, and their priors."""
     counts = [len(levels) for levels in FACTORS.values()]
     chosen = list(np.ndindex(*counts))
     members = np.stack(

@@ -1,16 +1,18 @@
-"""Simulated fMRI: subjects whose every voxel is known, for tests, tutorials and continuous integration.
+"""Simulated fMRI of subjects whose voxels are fully known, for tests, tutorials and continuous integration.
 
     dataset = simulate("tiny", seed=0)
     train = dataset.pairs("sim01", "shared", "train", average="repeats")
-    dataset.truth["sim01"].ceiling()     # the best r^2 of each voxel
+    dataset.truth["sim01"].ceiling()     # the best possible r^2 of each voxel
 
-A trial of an image is
+The response of a voxel in one trial is
 
     y = (n x + eps) / sqrt(1 + n^2)
 
-with x the planted signal (see `tuning`), n the voxel's ncsnr, drawn from U(0.2, 1), and eps standard normal noise, then
-the drift of its session and the mean of its voxel. All of it follows from the seed: a subject stays the same whatever
-the number of subjects, and keeps signal, order and noise when the signal-to-noise ratio or the tuning changes.
+Here x is the planted signal (see `tuning`), n is the voxel's ncsnr, drawn from U(0.2, 1), and eps is standard normal
+noise. The drift of the session and the mean of the voxel are added to it.
+
+Everything follows from the seed. A subject does not depend on the number of subjects. It keeps its order of images and
+its noise when the signal-to-noise ratio or the tuning changes. The signal-to-noise ratio does not change its signal.
 """
 
 import json
@@ -27,22 +29,22 @@ from veca.files import whole_file
 from ..data.dataset import Split, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.scalings import PSC
-from ..data.splits import named_split
+from ..data.splits import split_from_ids
 from ..errors import BrainDataError, LayoutError
-from .oracle import Drift, SimulatedDataset, SubjectTruth
 from .presets import Preset, preset_of
 from .scenes import SceneFeatures, scene_id, scene_stimuli
+from .truth import Drift, SimulatedDataset, SubjectTruth
 from .tuning import plant_tuning, simulated_space
 
 __all__ = ["simulate"]
 
 _SLOPE_SD = 0.2
 _NOISE_SOURCES = 5
-_MOST_IN_MEMORY = 2**30  # bytes of one subject's responses
+_MOST_IN_MEMORY = 2**30  # bytes of responses of one subject
 
 
 class _Stream(IntEnum):
-    """Each kind of draw has random numbers of its own, so that changing one moves no other."""
+    """The kinds of random draws. Each has its own generator, so a change of one does not affect the others."""
 
     TUNING, RELIABILITY, ORDER, DRIFT, NOISE = range(5)
 
@@ -59,26 +61,28 @@ def simulate(
     shared_noise: float = 0.0,
     folder: str | Path | None = None,
 ) -> SimulatedDataset:
-    """Simulated fMRI of subjects "sim01", "sim02", ... who look at drawn scenes.
+    """Simulate fMRI of subjects "sim01", "sim02", ... who look at drawn scenes.
 
     Args:
-        preset: "tiny", "small", "nsd_like" (15,724 voxels, 30,000 trials; needs `folder`), or a `Preset`.
-        seed: of the scenes, the subjects and the noise.
-        n_subjects: None is the preset's.
-        snr_scale: multiplies every voxel's ncsnr; 0 leaves noise alone.
-        tuning: "linear" in the planted features, or "nonlinear": conjunctions and divisive normalisation.
-        drift: gain, offset and slope of each session.
-        mean_sd: standard deviation over voxels of their means.
-        shared_noise: share of the noise variance that comes from 5 sources common to all voxels, 0 to 1.
-        folder: where responses are written, one memory-mapped file a subject; files of an equal simulation are used
-            again. None holds them in memory.
+        preset: Size of the study: "tiny", "small", "nsd_like" (15,724 voxels, 30,000 trials), or a `Preset`.
+        seed: Seed of the scenes, the subjects and the noise, 0 or more.
+        n_subjects: Number of subjects. None takes the preset's.
+        snr_scale: Factor of every voxel's ncsnr, 0 or more. 0 gives noise only.
+        tuning: "linear" makes signals linear in the planted features. "nonlinear" adds conjunctions and divisive
+            normalisation.
+        drift: Whether each session has a gain, an offset and a slope.
+        mean_sd: Standard deviation over voxels of their mean responses, 0 or more.
+        shared_noise: Share of the noise variance that comes from 5 sources common to all voxels, 0 to 1.
+        folder: Folder for one memory-mapped file of responses per subject. Files of an equal simulation are used
+            again. None keeps responses in memory, up to 1 GiB a subject, so "nsd_like" needs a folder.
 
     Returns:
-        Subjects, scenes with captions and labels, and the split "shared": tested on the images that all subjects see,
-        trained on those of each subject's own, 5 % of which validate. Sessions are counted from 1; runs are unknown.
+        Subjects, scenes with captions and labels, and the split "shared". It tests on the images that all subjects see
+        and trains on the images that only one subject sees, 5 % of which are for validation. Sessions count from 1, and
+        runs are unknown.
 
     Raises:
-        BrainDataError: an argument is out of its range, or responses over 1 GiB have no `folder`.
+        BrainDataError: An argument is out of its range, or responses over 1 GiB have no `folder`.
         LayoutError: `folder` holds a file of another simulation.
     """
     preset = preset_of(preset)
@@ -90,7 +94,7 @@ def simulate(
         )
     options = {"snr_scale": snr_scale, "tuning": tuning, "drift": drift, "mean_sd": mean_sd}
     recipe = {"version": 1, "preset": asdict(preset), "seed": seed, **options, "shared_noise": shared_noise}
-    recipe["preset"].pop("subjects")  # changes none of them
+    recipe["preset"].pop("subjects")  # it changes no subject
     features = SceneFeatures()
     subjects, truth = [], {}
     for number in range(1, n_subjects + 1):
@@ -133,7 +137,7 @@ def _simulate_subject(
 
 
 def _sessions(trials: TrialTable, truth: SubjectTruth, recipe: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, values) of one session after the other, drawn when asked for."""
+    """Rows and values (rows, voxels) of one session after the other, drawn one at a time."""
     ncsnr = truth.ncsnr.astype(np.float32)
     sources = _rng(recipe, _Stream.NOISE).normal(size=(_NOISE_SOURCES, len(ncsnr)))
     sources = (sources / np.linalg.norm(sources, axis=0)).astype(np.float32)
@@ -161,12 +165,12 @@ def _in_memory(sessions: Iterator, shape: tuple[int, int], name: str) -> np.ndar
 
 
 def _in_file(sessions: Iterator, shape: tuple[int, int], stem: Path, recipe: dict) -> np.ndarray:
-    """The values as `stem.npy`, mapped read-only, with the recipe as `stem.json`; written only where there is none."""
+    """The values, memory-mapped from `stem.npy`. Writes that file and its recipe, `stem.json`, if there is none."""
     path, record = stem.with_suffix(".npy"), stem.with_suffix(".json")
     recipe = json.loads(json.dumps(recipe))
     if path.exists():
         if not record.exists() or json.loads(record.read_text()) != recipe:
-            raise LayoutError(f"expected {path} to be absent or of this simulation, got another; name a new folder")
+            raise LayoutError(f"expected {path} to be absent or of this simulation, got another one; name a new folder")
         return np.load(path, mmap_mode="r")
     stem.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
@@ -181,7 +185,7 @@ def _in_file(sessions: Iterator, shape: tuple[int, int], stem: Path, recipe: dic
 
 def _shared_split(preset: Preset, seed: int, n_subjects: int) -> Split:
     own = {_name(number): frozenset(_own_ids(preset, seed, number)) for number in range(1, n_subjects + 1)}
-    split = named_split("shared", frozenset().union(*own.values()), _shared_ids(preset, seed))
+    split = split_from_ids("shared", frozenset().union(*own.values()), _shared_ids(preset, seed))
     train_of = {name: ids & split.train for name, ids in own.items()}
     val_of = {name: ids & split.val for name, ids in own.items()}
     return replace(split, train_of=train_of, val_of=val_of)
@@ -192,7 +196,7 @@ def _shared_ids(preset: Preset, seed: int) -> list[str]:
 
 
 def _own_ids(preset: Preset, seed: int, number: int) -> list[str]:
-    """Images that subject 1, 2, ... alone sees."""
+    """Ids of the images that only this subject sees, with subjects numbered from 1."""
     start = preset.shared + (number - 1) * preset.own
     return [scene_id(seed, index) for index in range(start, start + preset.own)]
 

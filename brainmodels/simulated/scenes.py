@@ -1,7 +1,10 @@
-"""The pictures that simulated subjects look at, and the numbers that their voxels are made from.
+"""The pictures that simulated subjects look at, and the features that their voxels respond to.
 
-An id such as `sim0:000123` says all there is to know: scene 123 of seed 0 of `veca.data.scenes`, drawn at any
-resolution. Photographs have ids such as `photo:coffee`.
+    stimuli = scene_stimuli(seed=0, count=100)
+    stimuli.images(["sim0:000012"], size=64)  # (1, 64, 64, 3) uint8
+
+The id of a scene defines it: `sim0:000123` is scene 123 of seed 0 of `veca.data.scenes`, drawn at any resolution.
+Photographs have ids such as `photo:coffee`.
 """
 
 import re
@@ -29,7 +32,7 @@ __all__ = [
     "scene_stimuli",
 ]
 
-# of the main object and of the texture behind it
+# the factors of a scene with their levels: of its main object, and the texture of its background
 FACTORS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "background": BACKGROUND_TEXTURES}
 
 _CELLS = GRID * GRID
@@ -43,7 +46,7 @@ def _groups() -> dict[str, slice]:
     return groups
 
 
-FEATURE_GROUPS = _groups()  # columns: the grid's edges and colour opponents, then one-hot factors
+FEATURE_GROUPS = _groups()  # columns of the features: edges and colour opponents of the grid, then one-hot factors
 NUM_FEATURES = FEATURE_GROUPS["background"].stop
 
 
@@ -53,7 +56,7 @@ def scene_id(seed: int, index: int) -> str:
 
 
 def parse_scene_id(image_id: str) -> tuple[int, int]:
-    """(seed, index) of an id; anything else than `sim{seed}:{index}` is an `IdError`."""
+    """Seed and index of a scene, from its id `sim{seed}:{index}`. Another id is an `IdError`."""
     match = _ID.fullmatch(str(image_id))
     seed, index = map(int, match.groups()) if match else (0, 0)
     if scene_id(seed, index) != str(image_id):
@@ -63,7 +66,7 @@ def parse_scene_id(image_id: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _SceneRenderer:
-    """`render(index, size)` of the scenes of a seed; travels to worker processes."""
+    """Function (index, size) -> picture for the scenes of a seed. It can be pickled, for worker processes."""
 
     seed: int
 
@@ -75,11 +78,12 @@ def scene_stimuli(seed: int, count: int, size: int = 128) -> StimulusSet:
     """Scenes 0 to count - 1 of a seed, with five captions each and labels of the main object.
 
     Args:
-        seed, count: which scenes.
-        size: pixels of a picture that is asked for without a size; with one, it is drawn at that size.
+        seed: Seed of the scenes.
+        count: Number of scenes.
+        size: Side of a picture in pixels, where the caller names none. Other sizes are drawn, not resized.
 
     Returns:
-        Labels are shape, color, size, background (the texture) and place, all of them names.
+        Stimuli with the labels "shape", "color", "size", "background" (its texture) and "place". All values are names.
     """
     scenes = [sample_scene(index, seed) for index in range(count)]
     ids = [scene_id(seed, index) for index in range(count)]
@@ -91,11 +95,18 @@ def scene_stimuli(seed: int, count: int, size: int = 128) -> StimulusSet:
 def scene_combinations(
     ids: Sequence[str], labels: Sequence[str] = ("shape", "color")
 ) -> dict[str, frozenset[tuple[str, ...]]]:
-    """Combinations of labels that scenes show, of every object and not the main one alone, by id.
+    """Combinations of labels that scenes show, for all their objects, not only the main one.
 
     Args:
-        ids: such as "sim0:000123".
-        labels: of `FACTORS`; the background is the same for all objects of a scene.
+        ids: Ids of scenes, such as "sim0:000123".
+        labels: Names of `FACTORS`. All objects of a scene have the same background.
+
+    Returns:
+        Combinations by image id, with values in the order of `labels`.
+
+    Raises:
+        BrainDataError: A label is unknown.
+        IdError: An id is not that of a simulated scene.
     """
     unknown = [name for name in labels if name not in FACTORS]
     if unknown:
@@ -114,7 +125,7 @@ def photograph_stimuli(names: Sequence[str] | None = None) -> StimulusSet:
     """The photographs of `veca.data`, with ids `photo:<name>` and one caption each.
 
     Args:
-        names: which; None is all that are on this machine.
+        names: Names of the photographs. None means all that are on this machine.
     """
     found = [photographs.photograph(name) for name in (photographs.list_photographs() if names is None else names)]
     ids = [f"photo:{photo.name}" for photo in found]
@@ -123,16 +134,17 @@ def photograph_stimuli(names: Sequence[str] | None = None) -> StimulusSet:
 
 
 class SceneFeatures:
-    """Numbers of scenes by id, before standardisation; each scene is drawn once, at 48 pixels, when first asked for.
+    """Function from ids of scenes to features, before standardisation.
 
-    The columns are those of `FEATURE_GROUPS`: 108 of `grid_features`, then the one-hot factors of the main object.
+    The columns are those of `FEATURE_GROUPS`: 108 of `grid_features`, then the one-hot factors of the main object. Each
+    scene is drawn once, at 48 pixels, and its features are kept.
     """
 
     def __init__(self):
         self._rows: dict[str, np.ndarray] = {}
 
     def __call__(self, ids: Sequence[str]) -> np.ndarray:
-        """fp32 (len(ids), 133)."""
+        """Raw features of scenes, fp32 (len(ids), 133)."""
         names = [str(name) for name in ids]
         missing = [name for name in dict.fromkeys(names) if name not in self._rows]
         for start in range(0, len(missing), 512):
@@ -163,7 +175,7 @@ def _factor(scene: Scene, name: str, which: int = 0) -> str:
 
 
 def _captions(scene: Scene) -> list[str]:
-    """Five ways to say what is in a scene; the first is the scene's own, which leaves nothing out."""
+    """Five captions of a scene. The first is that of `veca.data.scenes`, which is complete."""
     main, behind = scene.objects[0], scene.background
     texture = "" if behind.texture == "plain" else f"{behind.texture} "
     others = [f"{_article(item.color)} {item.shape}" for item in scene.objects[1:]]

@@ -1,13 +1,18 @@
-"""What simulated voxels respond to.
+"""The tuning of simulated voxels: the features of a scene that each voxel responds to.
 
-A voxel of a region answers to the planted features z of a scene, standardised on a pool of 1,000 other scenes:
+    tuning = plant_tuning(space, "linear", np.random.default_rng(0))
+    tuning.signal(SceneFeatures()(ids))  # (len(ids), V)
 
-    V1, V4   edge energy under a Gaussian receptive field of 0.7 and 1.4 cells of the 6 x 6 grid
-    SHAPE    s . w + the preferred shape; COLOR and PLACE likewise with a colour and a background
-    SEM      s . w
+Voxels respond to the planted features z of a scene, standardised on a pool of 1,000 other scenes:
 
-s, 16 whitened principal axes of the factors and half the colour grid, is the same in all subjects; w is a voxel's own.
-Signals have mean 0 and variance 1 on the pool.
+| region | response |
+|---|---|
+| V1, V4 | edge energy in a Gaussian receptive field of 0.7 (V1) and 1.4 (V4) cells of the 6 x 6 grid |
+| SHAPE, COLOR, PLACE | s . w + a preferred shape, colour or background |
+| SEM | s . w |
+
+Here s are 16 whitened principal axes of the factors and half the colour grid, the same in all subjects. Each voxel has
+different weights w. Signals have mean 0 and variance 1 on the pool.
 """
 
 import functools
@@ -23,7 +28,7 @@ from .scenes import FACTORS, FEATURE_GROUPS, NUM_FEATURES, SceneFeatures, scene_
 
 __all__ = ["ROIS", "Conjunctions", "Pool", "Tuning", "plant_tuning", "simulated_space", "standardize"]
 
-# from back to front, with their shares of the voxels
+# regions from back to front, with their shares of the voxels
 ROIS = {"V1": 0.28, "V4": 0.2, "SHAPE": 0.13, "COLOR": 0.13, "PLACE": 0.13, "SEM": 0.13}
 
 _FIELD_CELLS = {"V1": 0.7, "V4": 1.4}
@@ -41,13 +46,14 @@ _MILLIMETRES = 1.8
 
 @dataclass(frozen=True)
 class Pool:
-    """Scenes that no subject sees, which fix the scale of features and signals.
+    """Scenes that no subject sees. They set the scale of features and signals.
 
     Attributes:
-        raw: (1000, 133) features.
-        mean, sd: (133,) of them.
-        correlation: (133, 133) of them.
-        axes: (133, 16) from standardised features to s.
+        raw: Features before standardisation, (1000, 133).
+        mean: Mean of each feature, (133,).
+        sd: Standard deviation of each feature, (133,).
+        correlation: Correlations of the features, (133, 133).
+        axes: Matrix from standardised features to s, (133, 16).
     """
 
     raw: np.ndarray
@@ -59,7 +65,7 @@ class Pool:
 
 @functools.cache
 def pool() -> Pool:
-    """The pool, drawn at the first call of a process."""
+    """The pool, which is drawn at the first call and then kept."""
     raw = SceneFeatures()([scene_id(_POOL_SEED, index) for index in range(_POOL_SIZE)]).astype(np.float64)
     mean, sd = raw.mean(0), raw.std(0)
     seen = np.ones(NUM_FEATURES)
@@ -67,28 +73,34 @@ def pool() -> Pool:
     standard = (raw - mean) / sd
     _, singular, basis = np.linalg.svd(standard * seen, full_matrices=False)
     axes = seen[:, None] * basis[:_SHARED_AXES].T * (np.sqrt(_POOL_SIZE) / singular[:_SHARED_AXES])
-    axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(_SHARED_AXES)])  # an axis has no sign of its own
+    axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(_SHARED_AXES)])  # the sign of a principal axis is arbitrary
     return Pool(raw, mean, sd, standard.T @ standard / _POOL_SIZE, axes)
 
 
 def standardize(raw: np.ndarray) -> np.ndarray:
-    """Raw features (n, 133) by the pool's mean and standard deviation, fp32."""
+    """Standardise raw features (n, 133) with the pool's mean and standard deviation, fp32."""
     return ((raw - pool().mean) / pool().sd).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Conjunctions:
-    """What makes a subject non-linear in the planted features.
+    """The part of a subject's tuning that is not linear.
 
-    Voxels with a receptive field divide the squared energy within it by that of the whole picture:
-    r = f^2 / (h^2 + mean e^2), the normalisation of Heeger (Visual Neuroscience 9, 1992). In the others, half the
-    variance is a product of tunings to two factors, such as shape and colour, and uncorrelated with either.
+    Voxels with a receptive field divide the squared energy f^2 within it by the energy of the whole picture. This is
+    the normalisation of Heeger (Visual Neuroscience 9, 1992):
+
+        r = f^2 / (h^2 + mean e^2)
+
+    In other voxels, half the variance is a product of tunings to two factors, such as shape and colour. This product is
+    uncorrelated with either factor.
 
     Attributes:
-        field: (36, V) receptive fields, columns of sum 1; 0 where there is none.
-        half: h, the energy of the picture at which the answer is half of what it were without normalisation.
-        left, right: (133, V) tuning to each of the two factors.
-        mean, sd: (V,) on the pool, of the answers before they are standardised.
+        field: Receptive fields, (36, V), with columns of sum 1. 0 for voxels without one.
+        half: Energy h of the picture at which normalisation halves the response.
+        left: Tuning to the first factor, (133, V).
+        right: Tuning to the second factor, (133, V).
+        mean: Mean response of each voxel on the pool, before standardisation, (V,).
+        sd: Standard deviation of these responses, (V,).
     """
 
     field: np.ndarray
@@ -99,7 +111,7 @@ class Conjunctions:
     sd: np.ndarray
 
     def respond(self, raw: np.ndarray, linear: np.ndarray) -> np.ndarray:
-        """Signals (n, V) from raw features (n, 133) and the linear signals (n, V), before they are standardised."""
+        """Responses (n, V), not standardised, from raw features (n, 133) and linear signals (n, V)."""
         standard = standardize(raw)
         energy = raw[:, FEATURE_GROUPS["edges"]]
         normalized = (energy @ self.field) ** 2 / (self.half**2 + (energy**2).mean(1, keepdims=True))
@@ -109,14 +121,14 @@ class Conjunctions:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What each voxel of one subject responds to.
+    """The tuning of one subject's voxels.
 
     Attributes:
-        weights: (133, V) from standardised planted features to the linear signal.
-        rf_centers: (V, 2) x and y of receptive fields in cells of the grid, 0 to 5 from the left and top; NaN where
-            there is none.
-        preferred: (V,) name of the preferred shape, colour or background; "" where there is none.
-        conjunctions: None for a linear subject.
+        weights: Weights from standardised planted features to the linear signal, (133, V).
+        rf_centers: Centres x and y of receptive fields, (V, 2), in cells of the grid, 0 to 5 from the left and top. NaN
+            for voxels without one.
+        preferred: Name of the preferred shape, colour or background, (V,), or "".
+        conjunctions: Non-linear part of the tuning. None for a linear subject.
     """
 
     weights: np.ndarray
@@ -125,7 +137,7 @@ class Tuning:
     conjunctions: Conjunctions | None = None
 
     def signal(self, raw: np.ndarray) -> np.ndarray:
-        """Noiseless signals, fp32 (n, V), of raw features (n, 133)."""
+        """Signals without noise, fp32 (n, V), from raw features (n, 133)."""
         raw = np.asarray(raw, np.float32)
         linear = standardize(raw) @ self.weights
         if self.conjunctions is None:
@@ -135,7 +147,7 @@ class Tuning:
 
 
 def simulated_space(num_voxels: int, box: tuple[int, int, int], ncsnr: np.ndarray) -> VoxelSpace:
-    """A round lump of voxels in the middle of a box, its regions in slabs from back (small y) to front."""
+    """A round set of voxels in the middle of a box, with regions in slabs from back (small y) to front."""
     grid = np.indices(box).reshape(3, -1).T
     sides = np.array(box)
     distance = (((grid + 0.5) / sides - 0.5) ** 2).sum(1)
@@ -154,12 +166,15 @@ def simulated_space(num_voxels: int, box: tuple[int, int, int], ncsnr: np.ndarra
 
 
 def plant_tuning(space: VoxelSpace, kind: str, rng: np.random.Generator) -> Tuning:
-    """Draw what the voxels of a space respond to.
+    """Draw the tuning of the voxels of a space.
 
     Args:
-        space: with the regions of `ROIS`.
+        space: Space with the regions of `ROIS`.
         kind: "linear" or "nonlinear".
-        rng: the linear part takes the same numbers from it in both kinds.
+        rng: Random generator. Both kinds take the same numbers from it for their linear part.
+
+    Raises:
+        BrainDataError: `kind` is unknown.
     """
     if kind not in ("linear", "nonlinear"):
         raise BrainDataError(f"expected tuning 'linear' or 'nonlinear', got {kind!r}")
@@ -207,7 +222,7 @@ def _plant_conjunctions(
 
 
 def _retinotopy(index: np.ndarray, jitter: np.ndarray) -> np.ndarray:
-    """Centres (V, 2) that follow the position in the region: right of the brain sees left, above sees below."""
+    """Centres (V, 2) that follow the position in the region: right voxels see the left, upper ones see below."""
     low, high = index.min(0), index.max(0)
     across, _, up = ((index - low) / np.maximum(high - low, 1)).T
     centers = np.stack([1 - across, up], 1) * (GRID - 1)
@@ -215,7 +230,7 @@ def _retinotopy(index: np.ndarray, jitter: np.ndarray) -> np.ndarray:
 
 
 def _gaussian_fields(centers: np.ndarray, sigma: float) -> np.ndarray:
-    """(36, V) Gaussians over the cells, columns of sum 1."""
+    """Gaussians over the cells of the grid, (36, V), with columns of sum 1."""
     y, x = np.divmod(np.arange(GRID * GRID), GRID)
     distance = (x[:, None] - centers[:, 0]) ** 2 + (y[:, None] - centers[:, 1]) ** 2
     field = np.exp(-distance / (2 * sigma**2))

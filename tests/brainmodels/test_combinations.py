@@ -143,7 +143,7 @@ def test_what_cannot_be_held_out_is_refused(scenes):
         combination_holdout(scenes, ("shape", "colour"))
     with pytest.raises(BrainDataError, match="between 0 and 1"):
         combination_holdout(scenes, frac=1)
-    with pytest.raises(IdError, match="what each of 600 images shows, got nothing of sim0:000000"):
+    with pytest.raises(IdError, match="combinations that each of 600 images shows, got none for sim0:000000"):
         combination_holdout(scenes, shows=scene_combinations(scenes.stimuli.ids[1:]))
     with pytest.raises(BrainDataError, match="expected labels of shape, color"):
         scene_combinations(["sim0:000000"], ("shape", "place"))

@@ -218,7 +218,7 @@ def test_clip_features_are_tensors_or_refused(copied):
     with pytest.raises(LayoutError, match=r"clip_feature_gray.pth, got no such file"):
         eeg3d.clip_features(root, gray=True)
     torch.save({"bed_00": _Harmful()}, root / "clip_feature_gray.pth")
-    with pytest.raises(UnsafePickleError, match="expected tensors alone"):
+    with pytest.raises(UnsafePickleError, match="expected only tensors"):
         eeg3d.clip_features(root, gray=True)
 
 

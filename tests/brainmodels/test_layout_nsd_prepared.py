@@ -133,7 +133,7 @@ def test_rows_not_by_threes(made, tmp_path):
     write_nsd_prepared(made, tmp_path, "subj01", "made", kind="fmri_all_scale")
     path = tmp_path / "nsd_train_fmri_all_scale_sub1.npy"
     np.save(path, np.load(path)[:-1])
-    with pytest.raises(LayoutError, match=r"by threes, .* got 77"):
+    with pytest.raises(LayoutError, match=r"groups of three rows .* got 77"):
         nsd_prepared.load(tmp_path, 1)
 
 

@@ -211,7 +211,7 @@ def test_a_recording_without_events(simulated, tmp_path):
 def test_codes_that_do_not_occur(copied):
     with pytest.raises(LayoutError, match=r"expected events with codes \[120\] .* got 100 \(15 times\)"):
         load(copied, event_id={"onset": 120})
-    with pytest.raises(BrainDataError, match="a code of its own"):
+    with pytest.raises(BrainDataError, match="a different code for each name"):
         load(copied, event_id={"a": 100, "b": 100})
 
 

@@ -103,7 +103,7 @@ def test_sensors_are_read_back(tmp_path):
     assert (again.space.unit, again.space.montage) == ("V", "standard_1005")
     np.testing.assert_array_equal(again.space.times, space.times)
     assert summary.ceiling is None and "not estimated" in str(summary)
-    with pytest.raises(LayoutError, match="was prepared without; prepare it with an image_size"):
+    with pytest.raises(LayoutError, match="was prepared without pictures; prepare it with an image_size"):
         loaded.stimuli.image("e:0")
 
 
@@ -175,7 +175,7 @@ def _layout(monkeypatch, dataset, use):
         responses = Responses(values, person.responses.trials, person.responses.scale)
         return dataset.with_subject(replace(person, responses=responses, provenance=facts))
 
-    monkeypatch.setattr("brainmodels.layouts.conversion.find_layout", lambda name: types.SimpleNamespace(load=load))
+    monkeypatch.setattr("brainmodels.layouts.preparing.find_layout", lambda name: types.SimpleNamespace(load=load))
     return seen
 
 

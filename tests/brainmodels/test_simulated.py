@@ -273,7 +273,7 @@ def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("brainmodels.simulated.oracle.Drift.apply", stop)
+        patch.setattr("brainmodels.simulated.truth.Drift.apply", stop)
         simulate(REDUCED, folder=tmp_path)
     assert not (tmp_path / "sim01.npy").exists()
     np.testing.assert_array_equal(

@@ -16,14 +16,13 @@ from brainmodels.data import (
     VoxelSpace,
     bold5000_5fold,
     bold5000_repeated,
-    budget,
     check_duplicates,
     check_new_weights,
     first_250_images,
     first_session,
     holdout,
     loso,
-    named_split,
+    recording_cost,
     shared1000,
     split_from_ids,
     validation_ids,
@@ -96,11 +95,11 @@ def test_first_session_and_first_images_are_two_tasks():
     here = trials.session == 1
     rows = np.concatenate([session.rows(trials, part) for part in ("train", "val")])
     assert set(rows) == set(np.flatnonzero(here & ~np.isin(trials.image_id, shared)))
-    cost = budget(trials, session)
+    cost = recording_cost(trials, session)
     assert (cost.trials, cost.sessions) == (len(rows), 1)
     assert session.params["budget"] == str(cost) == f"{cost.trials} trials of {cost.images} images from 1 session"
     assert len(session.rows(trials, "test")) == 60  # of all sessions
-    cost = budget(trials, images)
+    cost = recording_cost(trials, images)
     assert (cost.trials, cost.images) == (75, 25) and cost.sessions > 4
     chosen = images.train | images.val
     order = [name for name in dict.fromkeys(trials.image_id.tolist()) if name not in shared]
@@ -111,9 +110,9 @@ def test_first_session_and_first_images_are_two_tasks():
 def test_nominal_sizes_of_the_two_hours_of_nsd():
     trials, shared = _design(num_sessions=40, per_session=750, num_images=10_000, num_shared=1000)
     session, images = first_session(trials, shared), first_250_images(trials, shared)
-    cost = budget(trials, session)
+    cost = recording_cost(trials, session)
     assert 650 < cost.trials < 700 and cost.images / cost.trials > 0.95
-    assert (budget(trials, images).trials, images.name) == (750, "first_250_images")
+    assert (recording_cost(trials, images).trials, images.name) == (750, "first_250_images")
 
 
 def test_first_images_pass_over_those_with_fewer_repeats():
@@ -143,7 +142,7 @@ def test_loso_removes_test_images_from_every_subject():
     assert len(context) == 30 and all(name.startswith("own1") for name in context)
     assert len(dataset.pairs("subj02", split, "train", average="repeats")) == 30
     assert len(dataset.pairs("subj02", split, "val")) == 0 < len(dataset.pairs("subj01", split, "val"))
-    assert split.params["budget"] == str(budget(tables[1], split, "subj02"))
+    assert split.params["budget"] == str(recording_cost(tables[1], split, "subj02"))
     assert "90 trials of 30 images" in split.params["budget"] and "seed 4" in split.params["budget"]
 
 
@@ -205,10 +204,10 @@ def test_held_out_session_tests_on_its_own_trials_only():
 
 def test_chosen_ids_must_be_disjoint():
     with pytest.raises(LeakageError, match="got b in both"):
-        named_split("x", ["a", "b"], ["b", "c"])
+        split_from_ids("x", ["a", "b"], ["b", "c"])
     with pytest.raises(LeakageError, match="train and val"):
-        split_from_ids("x", ["a", "b"], ["c"], ["a"])
-    assert split_from_ids("x", ["a"], ["c"], ["b"]).val == {"b"}
+        split_from_ids("x", ["a", "b"], ["c"], val_ids=["a"])
+    assert split_from_ids("x", ["a"], ["c"], val_ids=["b"]).val == {"b"}
 
 
 def _pictures(twins):
@@ -242,5 +241,5 @@ def test_a_fold_must_not_start_from_the_weights_of_another():
     check_new_weights({"layer.weight": rng.normal(size=(3, 3)), "layer.bias": np.zeros(3)}, final)
     with pytest.raises(LeakageError, match=r"got 'layer.weight' as the fold before left it"):
         check_new_weights({"layer.weight": final["layer.weight"].copy(), "layer.bias": np.zeros(3)}, final)
-    with pytest.raises(BrainDataError, match=r"'layer.bias' in one alone"):  # nothing in common is no proof
+    with pytest.raises(BrainDataError, match=r"'layer.bias' in one of them only"):  # nothing in common is no proof
         check_new_weights({f"module.{name}": weights for name, weights in final.items()}, final)

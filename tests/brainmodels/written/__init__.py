@@ -1,1 +1,1 @@
-"""Simulated subjects written to disk as published data sets are, for the tests of their readers."""
+"""Writers of simulated subjects in the formats of published data sets, for the tests of their readers."""

@@ -1,4 +1,4 @@
-"""What the writers of NSD's layouts share: numbers of images, trials in time, the design of the experiment."""
+"""What the writers of NSD's layouts share: numbers of images, trials in the order of time, and the design."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ __all__ = [
     "z_scored",
 ]
 
-_SHARED = 1000  # positions before those of a subject's own images
+_SHARED = 1000  # positions of shared images, before the subject's own
 _CAPTIONS = 5
 
 
 def image_numbers(dataset: BrainDataset) -> dict[str, int]:
-    """73k ids of the images: the numbers of ids such as "nsd:00013", or positions where ids are others."""
+    """73k ids by image id: the numbers of ids such as "nsd:00013", or positions where ids have another form."""
     ids = dataset.stimuli.ids.tolist()
     if all(name.startswith("nsd:") and name[4:].isdecimal() for name in ids):
         return {name: int(name[4:]) for name in ids}
@@ -36,10 +36,11 @@ def image_numbers(dataset: BrainDataset) -> dict[str, int]:
 def open_subject(
     dataset: BrainDataset, subject: str, split: str | Split, number: int
 ) -> tuple[Subject, Split, np.ndarray]:
-    """The subject, the split, and the rows of the trials in time.
+    """The subject, the split, and the rows of the trials in the order of time.
 
     Raises:
-        LayoutError: trials do not run from 0 and sessions from 1 without a gap, which no design could list.
+        LayoutError: Trials do not run from 0 and sessions from 1 without a gap, so no design can list them.
+        BrainDataError: `number` is not that of a subject of NSD.
     """
     if not 1 <= number <= len(SESSIONS):
         raise BrainDataError(f"expected the number of a subject from 1 to {len(SESSIONS)}, got {number}")
@@ -56,7 +57,7 @@ def open_subject(
 
 
 def check_as_measured(person: Subject) -> None:
-    """Betas are written from percent signal change, not from anything that was normalised."""
+    """Check that responses are percent signal change and not normalised, as betas have to be."""
     if person.normalizer not in ("none", "psc") or person.responses.unit not in (PSC, "unknown"):
         raise NormalizationError(
             f"expected responses of {person.id} in {PSC} as measured, got normalizer {person.normalizer!r} and unit "
@@ -65,12 +66,12 @@ def check_as_measured(person: Subject) -> None:
 
 
 def stored_betas(person: Subject, rows: np.ndarray) -> np.ndarray:
-    """Percent signal change times 300, fp64 (rows, voxels), not rounded."""
+    """Responses of these rows times 300, fp64 (rows, voxels), not rounded."""
     return person.responses.batch(rows).astype(np.float64) * STORED_PER_PERCENT
 
 
 def z_scored(person: Subject, rows: np.ndarray) -> np.ndarray:
-    """Responses z-scored per session over all trials, fp32 (rows, voxels), unless they are stored like that."""
+    """Responses of these rows z-scored per session, with statistics of all trials, fp32 (rows, voxels)."""
     if person.normalizer == "session_z":
         return person.responses.batch(rows)
     check_as_measured(person)
@@ -81,17 +82,17 @@ def z_scored(person: Subject, rows: np.ndarray) -> np.ndarray:
 def write_design(
     path: Path, trials: TrialTable, numbers: Mapping[str, int], shared: Iterable[str], subject: int
 ) -> np.ndarray:
-    """`nsd_expdesign.mat` with all its arrays, for one subject; the rows of the others are zeros.
+    """Write `nsd_expdesign.mat` with all its arrays for one subject. The rows of other subjects are zeros.
 
     Args:
-        path: of the file.
-        trials: in time; unknown runs are written as one run a session.
+        path: Path of the file.
+        trials: Table of all trials in the order of time. Unknown runs are written as one run a session.
         numbers: 73k ids by image id.
-        shared: ids of the images that are tested on.
-        subject: number from 1.
+        shared: Ids of the shared images, which are tested on.
+        subject: Number of the subject, from 1.
 
     Returns:
-        73k ids of the trials.
+        73k id of each trial, (trials,).
     """
     try:
         from scipy.io import savemat
@@ -118,7 +119,7 @@ def write_design(
 
 
 def _counts(shown: np.ndarray, session: np.ndarray) -> np.ndarray:
-    """Images shown at least once, twice and three times up to each session, (3, sessions)."""
+    """Number of images shown at least once, twice and three times up to each session, (3, sessions)."""
     out = np.zeros((3, session.max()), np.int64)
     for last in range(session.max()):
         _, times = np.unique(shown[session <= last + 1], return_counts=True)
@@ -127,7 +128,7 @@ def _counts(shown: np.ndarray, session: np.ndarray) -> np.ndarray:
 
 
 def _pattern(trials: TrialTable) -> np.ndarray:
-    """1 where a picture was shown, (sessions, runs, positions)."""
+    """Array (sessions, runs, positions) with 1 where a picture was shown."""
     run = np.where(trials.run < 0, 1, trials.run)
     if (run < 1).any() or any((np.diff(run[trials.session == s]) < 0).any() for s in np.unique(trials.session)):
         raise LayoutError("expected runs from 1 that ascend within a session, got another order")
@@ -140,6 +141,6 @@ def _pattern(trials: TrialTable) -> np.ndarray:
 
 
 def write_captions(path: Path, dataset: BrainDataset, rows: Sequence[str | None]) -> None:
-    """Captions (rows, 5), empty strings where there are fewer; a row of None has none."""
+    """Write captions (rows, 5), with empty strings where there are fewer. A row of None has no captions."""
     table = [dataset.stimuli.captions(name)[:_CAPTIONS] if name is not None else [] for name in rows]
     np.save(path, np.array([texts + [""] * (_CAPTIONS - len(texts)) for texts in table]))

@@ -1,4 +1,4 @@
-"""Writes one subject as the Algonauts Project 2023 did: the twin of `layouts.algonauts2023`."""
+"""Writes one subject as the Algonauts Project 2023 did, as `layouts.algonauts2023` reads it."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ _FSAVERAGE = 163842
 
 
 def write(dataset: BrainDataset, root: str | Path) -> None:
-    """Writes the only subject of a data set, averaged over repeats, in the folder of its id.
+    """Write the only subject of a data set, averaged over repeats, to the folder of its id.
 
     Args:
-        dataset: ids `nsd:<number>`, a space of two hemispheres, one row for each image that has trials. Images
-            without trials become the test part. Regions that are no labels of the challenge are left out.
-        root: folder of the subjects.
+        dataset: Data set with ids `nsd:<number>` and a space of two hemispheres. Images without trials become the test
+            part. Regions that are no labels of the challenge are left out.
+        root: Folder of the subjects.
     """
     person = only_subject(dataset)
     folder, space = Path(root) / person.id, person.space

@@ -1,4 +1,4 @@
-"""Writes one subject as release 2 of BOLD5000: the twin of `layouts.bold5000`."""
+"""Writes one subject as release 2 of BOLD5000, as `layouts.bold5000` reads it."""
 
 from pathlib import Path
 
@@ -16,15 +16,15 @@ _BETAS = "GLMbetas-TYPED-FITHRF-GLMDENOISE-RR"
 def write(
     dataset: BrainDataset, root: str | Path, *, arrays: bool = False, misspelt: dict[str, str] | None = None
 ) -> None:
-    """Writes the only subject of a data set, fp32, trials in the order of their sessions.
+    """Write the only subject of a data set, fp32, trials in the order of their sessions.
 
-    The betas get an affine that is not the mask's, and repeated presentations the prefix `rep_`, as in the release.
+    As in the release, the betas have another affine than the mask, and repeated presentations have the prefix `rep_`.
 
     Args:
-        dataset: a subject "CSIx" with sessions 1, 2, ... in rising order.
-        root: folder, made where it is not there.
-        arrays: writes an array a region over all sessions in place of volumes.
-        misspelt: other names of regions' files, such as {"LHLOC": "LHLO"}.
+        dataset: Data set with a subject "CSIx" and sessions 1, 2, ... in rising order.
+        root: Folder to write to, which is created if it is missing.
+        arrays: Whether to write one array a region over all sessions, in place of volumes.
+        misspelt: Names in the files of regions, where they differ, such as {"LHLOC": "LHLO"}.
     """
     root, person = Path(root), only_subject(dataset)
     root.mkdir(parents=True, exist_ok=True)

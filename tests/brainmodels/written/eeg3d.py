@@ -1,4 +1,4 @@
-"""Writes a simulated subject as a folder of EEG-3D, for tests and to try the code before the data are there."""
+"""Writes a simulated subject as a folder of EEG-3D, as `layouts.eeg3d` reads it."""
 
 import io
 import zipfile
@@ -37,22 +37,22 @@ def write_eeg3d(
 ) -> dict[str, str]:
     """Write the objects, their clouds and colours, and one subject's responses.
 
-    A class is a shape: of each, the first 8 train images become objects 00 to 07 and the first 2 test images 08 and 09.
-    All train images have to be shown equally often, all test images too. Called for a second kind of responses to the
-    same images, it adds files to the folder.
+    A class is a shape. Its first 8 train images become objects 00 to 07, and its first 2 test images 08 and 09. All
+    train images must be shown equally often, and all test images too. A call for a second kind of responses to the same
+    images adds files to the folder.
 
     Args:
-        dataset: of `simulate_eeg`; "static" responses become 1s_250Hz, "dynamic" ones 6s_100Hz.
-        root: created where it is missing.
-        subject: becomes sub01 for sim01.
-        split: whose train (and validation) and test images are taken.
-        names: of the classes, for as many of `SHAPES`; they get numbers in this order.
-        form: "process" for trials as recorded, "split" for arrays by class, object and repeat.
-        labels: "xlsx" or "csv".
-        num_points: of each cloud.
+        dataset: Data set of `simulate_eeg`. "static" responses become 1s_250Hz, "dynamic" ones 6s_100Hz.
+        root: Folder to write to, which is created if it is missing.
+        subject: Id of the subject. sim01 becomes sub01.
+        split: Name of the split whose train, validation and test images are taken.
+        names: Names of the classes, for as many of `SHAPES`. Classes get numbers in this order.
+        form: "process" writes trials as recorded, "split" writes arrays by class, object and repeat.
+        labels: Format of the table of colours, "xlsx" or "csv".
+        num_points: Number of points in each cloud.
 
     Returns:
-        The ids that `layouts.eeg3d.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.eeg3d.load` gives to the images, by their ids in `dataset`.
     """
     root, person = Path(root), dataset.subject(subject)
     named = _choose(dataset, split, names)
@@ -84,11 +84,11 @@ def write_eeg3d(
 
 
 def scene_cloud(image_id: str, num_points: int) -> np.ndarray:
-    """A solid for a drawn scene, fp32 (num_points, 6): its main object as a slab, in the colours of the picture.
+    """A point cloud for a drawn scene, fp32 (num_points, 6): its main object as a slab, in the colours of the picture.
 
     Args:
-        image_id: of a scene.
-        num_points: drawn from the pixels of the object with the id as seed.
+        image_id: Id of the scene, which is also the seed of the draw.
+        num_points: Number of points to draw from the pixels of the object.
     """
     seed, index = parse_scene_id(image_id)
     scene = sample_scene(index, seed)

@@ -1,4 +1,4 @@
-"""Writes one subject as arrays and images: the twin of `layouts.flat`."""
+"""Writes one subject as arrays and images, as `layouts.flat` reads them."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,15 @@ __all__ = ["write", "write_images", "write_volume"]
 def write(
     dataset: BrainDataset, root: str | Path, *, ids: str = ".csv", images: str = "files", split: Split | None = None
 ) -> None:
-    """Writes the only subject of a data set.
+    """Write the only subject of a data set.
 
     Args:
-        dataset: values are written as they are stored, without their scale; ids lose their namespace.
-        root: folder, made where it is not there.
-        ids: ".csv" with all columns of the trials; ".npy", ".txt" or ".json" with sessions and runs in their own files.
-        images: "files" for PNG files named by id, "array" for `X.npy`.
-        split: whose test images are listed.
+        dataset: Data set to write. Values are written as stored, without their scale, and ids without namespace.
+        root: Folder to write to, which is created if it is missing.
+        ids: Format of the list of ids. ".csv" has all columns of the trials. ".npy", ".txt" and ".json" have sessions
+            and runs in separate files.
+        images: "files" writes PNG files named by id, "array" writes `X.npy`.
+        split: Split whose test images are listed in a file. None writes no such file.
     """
     root, person = Path(root), only_subject(dataset)
     root.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ def write(
 
 
 def only_subject(dataset: BrainDataset) -> Subject:
-    """The subject of a data set that has one."""
+    """The only subject of a data set."""
     if len(dataset.subjects) != 1:
         raise BrainDataError(f"expected a data set of one subject, got {', '.join(dataset.subjects)}")
     return next(iter(dataset.subjects.values()))
@@ -68,7 +69,7 @@ def local(image_id: str) -> str:
 
 
 def write_list(path: Path, names: list[str]) -> None:
-    """Ids as .npy, .txt or .json."""
+    """Write ids as .npy, .txt or .json."""
     if path.suffix == ".npy":
         np.save(path, np.array(names))
     else:
@@ -76,14 +77,14 @@ def write_list(path: Path, names: list[str]) -> None:
 
 
 def write_images(stimuli: StimulusSet, folder: Path) -> None:
-    """All pictures as PNG files named by id, without the namespace."""
+    """Write all pictures as PNG files named by id, without the namespace."""
     folder.mkdir(parents=True, exist_ok=True)
     for image_id in stimuli.ids:
         Image.fromarray(stimuli.image(image_id)).save(folder / f"{local(image_id)}.png")
 
 
 def write_volume(path: Path, values: np.ndarray, affine: np.ndarray) -> None:
-    """A NIfTI image."""
+    """Write a NIfTI image."""
     try:
         import nibabel
     except ImportError as error:

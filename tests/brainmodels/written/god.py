@@ -1,26 +1,26 @@
-"""Writes one subject as a file of bdpy: the twin of `layouts.god`."""
+"""Writes one subject as a file of bdpy, as `layouts.god` reads it."""
 
 from pathlib import Path
 
 import numpy as np
 
-from brainmodels.data._hdf5 import new_hdf5
 from brainmodels.data.dataset import BrainDataset
 from tests.brainmodels.written.flat import local, only_subject
+from tests.brainmodels.written.hdf5 import new_hdf5
 
 __all__ = ["write"]
 
 
 def write(dataset: BrainDataset, path: str | Path, *, older: bool = False) -> None:
-    """Writes the only subject of a data set.
+    """Write the only subject of a data set.
 
-    Columns of the design stand before those of the voxels, as in the published files.
+    As in the published files, the columns of the design come before those of the voxels.
 
     Args:
-        dataset: ids `god:n<WordNet id>_<number>`, or `god:n<WordNet id>` of imagined categories; the test images are
-            those of its split "god".
-        path: of the .h5 file.
-        older: spells `dataSet`, `metaData` and `Label`, as older files do.
+        dataset: Data set with ids `god:n<WordNet id>_<number>`, or `god:n<WordNet id>` for imagined categories. The
+            test images are those of its split "god".
+        path: Path of the .h5 file.
+        older: Whether to use the older spellings `dataSet`, `metaData` and `Label`.
     """
     person, test = only_subject(dataset), dataset.split("god").test
     trials, space = person.responses.trials, person.space

@@ -31,17 +31,17 @@ def write_mindeye1(
     """Write responses z-scored per session with their pictures, and captions.
 
     Args:
-        dataset: images may have any ids.
-        root: created where it is missing.
-        subject: whose trials run from 0 and sessions from 1; up to three presentations an image.
-        split: its parts become the folders train, val and test.
-        number: of the subject in the names of the files.
-        per_archive: samples.
-        picture: "jpg", which is lossy, or "png".
-        seed: of the order of samples, whose numbers mean nothing.
+        dataset: Data set to write. Its images may have any ids.
+        root: Folder to write to, which is created if it is missing.
+        subject: Id of a subject whose trials run from 0 and sessions from 1, with up to three presentations an image.
+        split: Split whose parts become the folders train, val and test.
+        number: Number of the subject in the names of the files.
+        per_archive: Number of samples in an archive.
+        picture: Format of the pictures, "jpg" (lossy) or "png".
+        seed: Seed of the order of samples, whose numbers have no meaning.
 
     Returns:
-        The ids that `layouts.mindeye1.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.mindeye1.load` gives to the images, by their ids in `dataset`.
     """
     root, name = Path(root), f"subj{number:02d}"
     person, split, _ = open_subject(dataset, subject, split, number)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from brainmodels.data._hdf5 import new_hdf5
 from brainmodels.data.dataset import BrainDataset, Split
 from brainmodels.data.responses import TrialTable
 from brainmodels.layouts._nsd import image_name
 from brainmodels.layouts.mindeye2 import COLUMNS
 from tests.brainmodels.written._nsd import image_numbers, open_subject, write_captions, z_scored
+from tests.brainmodels.written.hdf5 import new_hdf5
 
 __all__ = ["add_sample", "write_mindeye2"]
 
@@ -31,15 +31,15 @@ def write_mindeye2(
     """Write responses z-scored per session, pictures, captions, and an archive of trials a session.
 
     Args:
-        dataset: images may have any ids.
-        root: created where it is missing.
-        subject: whose trials run from 0 and sessions from 1.
-        split: whose test images are the shared ones.
-        number: of the subject in the names of the files.
-        size: side of the pictures, pixels.
+        dataset: Data set to write. Its images may have any ids.
+        root: Folder to write to, which is created if it is missing.
+        subject: Id of a subject whose trials run from 0 and sessions from 1.
+        split: Split whose test images become the shared ones.
+        number: Number of the subject in the names of the files.
+        size: Side of the pictures in pixels.
 
     Returns:
-        The ids that `layouts.mindeye2.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.mindeye2.load` gives to the images, by their ids in `dataset`.
     """
     root = Path(root)
     person, split, rows = open_subject(dataset, subject, split, number)
@@ -67,7 +67,7 @@ def write_mindeye2(
 
 
 def _behaviour(trials: TrialTable, numbers: Mapping[str, int], shared: frozenset[str], subject: int) -> np.ndarray:
-    """(trials, 17): what is known of each; -1 elsewhere."""
+    """Columns of behav.npy, (trials, 17), with -1 where nothing is known."""
     out = np.full((len(trials), len(COLUMNS)), -1.0)
     known = {
         "image": [numbers[name] for name in trials.image_id.tolist()],
@@ -84,7 +84,7 @@ def _behaviour(trials: TrialTable, numbers: Mapping[str, int], shared: frozenset
 
 
 def _write_archive(path: Path, behaviour: np.ndarray, trials: np.ndarray) -> None:
-    """One sample a trial, with the trials around it and the earlier ones of its image."""
+    """Write an archive with one sample a trial: the trial, those around it, and earlier ones of its image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     padded = np.pad(behaviour, ((_AROUND, _AROUND), (0, 0)), constant_values=-1)
     with tarfile.open(path, "w") as archive:
@@ -102,7 +102,7 @@ def _write_archive(path: Path, behaviour: np.ndarray, trials: np.ndarray) -> Non
 
 
 def add_sample(archive: tarfile.TarFile, sample: str, members: Mapping[str, np.ndarray | bytes]) -> None:
-    """Members of a sample: arrays as `.npy`, bytes as they are."""
+    """Add the members of a sample to an archive, arrays as `.npy` and bytes unchanged."""
     for kind, content in members.items():
         if isinstance(content, np.ndarray):
             file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Writes a subject as a folder of the Natural Scenes Dataset, for tests and to try code before the data are there."""
+"""Writes a subject as a folder of the Natural Scenes Dataset, as `layouts.nsd_native` reads it."""
 
 import csv
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from brainmodels.data._hdf5 import new_hdf5
 from brainmodels.data.dataset import BrainDataset, Split
 from brainmodels.data.spaces import VoxelSpace
 from brainmodels.errors import BrainDataError, need
@@ -20,6 +19,7 @@ from tests.brainmodels.written._nsd import (
     write_captions,
     write_design,
 )
+from tests.brainmodels.written.hdf5 import new_hdf5
 
 __all__ = ["write_nsd_native"]
 
@@ -38,16 +38,16 @@ def write_nsd_native(
     """Write betas, design, regions, reliability, pictures and captions.
 
     Args:
-        dataset: any with a volume; images may have any ids, pictures one size.
-        root: created where it is missing.
-        subject: whose trials run from 0 and sessions from 1, in percent signal change.
-        split: whose test images become the shared ones.
-        number: of the subject in the folder.
-        suffixes: of the files of betas: "nii.gz", "hdf5" or both.
-        dtype: "int16" for percent signal change x 300, rounded; "float32" for percent signal change itself.
+        dataset: Data set to write, with a volume. Its images may have any ids, and its pictures have one size.
+        root: Folder to write to, which is created if it is missing.
+        subject: Id of a subject whose trials run from 0 and sessions from 1, in percent signal change.
+        split: Split whose test images become the shared ones.
+        number: Number of the subject in the folder.
+        suffixes: Suffixes of the files of betas: "nii.gz", "hdf5" or both.
+        dtype: "int16" writes percent signal change x 300, rounded. "float32" writes percent signal change.
 
     Returns:
-        The ids that `layouts.nsd_native.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.nsd_native.load` gives to the images, by their ids in `dataset`.
     """
     root, name = Path(root), f"subj{number:02d}"
     person, split, rows = open_subject(dataset, subject, split, number)
@@ -88,7 +88,7 @@ def _as_int16(betas: np.ndarray) -> np.ndarray:
 def _write_betas(path: Path, volume: np.ndarray, space: VoxelSpace) -> None:
     if path.suffix == ".hdf5":
         with new_hdf5(path) as file:
-            file.create_dataset("betas", data=volume.T)  # (trials, z, y, x), as MATLAB's order looks from here
+            file.create_dataset("betas", data=volume.T)  # (trials, z, y, x), the order of a file from MATLAB
     else:
         _save(path, volume, space)
 
@@ -104,17 +104,17 @@ def _save(path: Path, volume: np.ndarray, space: VoxelSpace) -> None:
 
 
 def _write_regions(root: Path, name: str, space: VoxelSpace) -> None:
-    """nsdgeneral with -1, 0 and 1, and the regions of the space by class, with their tables of labels."""
+    """Write nsdgeneral with -1, 0 and 1, and the regions of the space by class, with their tables of labels."""
     folder = root / "nsddata" / "ppdata" / name / "func1pt8mm" / "roi"
     labels = np.full(space.shape, -1, np.int16)
-    labels[: space.shape[0] // 2] = 0  # outside of the mask there are both
+    labels[: space.shape[0] // 2] = 0  # outside of the mask, published volumes have both 0 and -1
     labels[tuple(space.index.T)] = 1
     _save(folder / "nsdgeneral.nii.gz", labels, space)
     by_class: dict[str, dict[str, np.ndarray]] = {}
     for region, mask in space.rois.items():
         written = region if region not in _WHOLE or _WHOLE[region] in space.rois else _WHOLE[region]
         key = next((key for key, names in ROI_CLASSES.items() if written in names), region)
-        if not (region in _WHOLE and written == region):  # a joined region whose parts are there is joined again
+        if not (region in _WHOLE and written == region):  # the reader joins a region whose parts are there
             by_class.setdefault(key, {})[written] = mask
     tables = root / "nsddata" / "freesurfer" / name / "label"
     tables.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _write_regions(root: Path, name: str, space: VoxelSpace) -> None:
 
 
 def _write_table(path: Path, images: Sequence[int], shown: np.ndarray, shared: set[int], number: int) -> None:
-    """`nsd_stim_info_merged.csv`: a row an image, with the trials from 1 that showed it, 0 where there are fewer."""
+    """Write `nsd_stim_info_merged.csv`: a row an image, with the trials that showed it, from 1, or 0."""
     people = range(1, len(SESSIONS) + 1)
     repeats = [f"subject{person}_rep{repeat}" for person in people for repeat in range(3)]
     columns = ["", "cocoId", "cocoSplit", "cropBox", "loss", "nsdId", "flagged", "BOLD5000", "shared1000"]
@@ -149,7 +149,7 @@ def _write_table(path: Path, images: Sequence[int], shown: np.ndarray, shared: s
 
 
 def _write_stimuli(root: Path, dataset: BrainDataset, numbers: dict[str, int]) -> None:
-    """Pictures and captions by 73k id; rows without an image are black and empty."""
+    """Write pictures and captions by 73k id. Rows without an image are black and empty."""
     names = {image: image_id for image_id, image in numbers.items()}
     count, shape = max(names) + 1, dataset.stimuli.image(names[min(names)]).shape
     with new_hdf5(root / "nsddata_stimuli" / "stimuli" / "nsd" / "nsd_stimuli.hdf5") as file:

@@ -36,17 +36,18 @@ def write_nsd_prepared(
     """Write responses, pictures and captions of both parts, images in the order of their first appearance.
 
     Args:
-        dataset: images may have any ids, pictures one size.
-        root: created where it is missing.
-        subject: whose trials run from 0 and sessions from 1, in percent signal change.
-        split: whose test images are the test part; all others that were shown are the train part.
-        number: of the subject in the names of the files.
-        kind: one of `layouts.nsd_prepared.KINDS`; all but averages need three presentations of every image.
-        source: of the ids of rows: "expdesign" writes the design of the experiment, "ids" files of ids, None neither.
-        pixels: "uint8", or "float64" from 0 to 255 as Brain-Diffuser's script saves them.
+        dataset: Data set to write. Its images may have any ids, and its pictures have one size.
+        root: Folder to write to, which is created if it is missing.
+        subject: Id of a subject whose trials run from 0 and sessions from 1, in percent signal change.
+        split: Split whose test images are the test part. All other shown images are the train part.
+        number: Number of the subject in the names of the files.
+        kind: Kind of arrays, one of `layouts.nsd_prepared.KINDS`. All but averages need three presentations of every
+            image.
+        source: What tells the ids of the rows: "expdesign" writes the design, "ids" writes files of ids, None neither.
+        pixels: Type of the pictures, "uint8", or "float64" from 0 to 255 as Brain-Diffuser's script saves them.
 
     Returns:
-        The ids that `layouts.nsd_prepared.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.nsd_prepared.load` gives to the images, by their ids in `dataset`.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def write_nsd_prepared(
 
 
 def _responses(person: Subject, names: list[str], kind: str) -> np.ndarray:
-    """fp64 in the shape and scale of a kind."""
+    """Responses to the images in the shape and scale of a kind, fp64."""
     groups = person.responses.rows_of(names)
     if KINDS[kind].repeats == 1:
         check_as_measured(person)
@@ -90,7 +91,7 @@ def _responses(person: Subject, names: list[str], kind: str) -> np.ndarray:
 
 
 def _write_statistics(root: Path, person: Subject, names: list[str], number: int) -> None:
-    """Mean and standard deviation of the train trials as betas / 2000, which bring z-scores back to that scale."""
+    """Write the mean and standard deviation of the train trials as betas / 2000, which undo the z-scores."""
     values = stored_betas(person, np.concatenate(person.responses.rows_of(names))) / _DIVISOR
     np.save(root / f"nsd_train_global_mean_scaled_sub{number}.npy", values.mean(0).astype(np.float32))
     np.save(root / f"nsd_train_global_std_scaled_sub{number}.npy", values.std(0).astype(np.float32))

@@ -12,9 +12,9 @@ from brainmodels.errors import BrainDataError, need
 
 __all__ = ["write_bdf", "write_brainvision", "write_cnt", "write_edf", "write_fif", "write_raw_eeg"]
 
-VOLTS = 1e-5  # of one standard deviation of the simulated noise
-_RECORD_SECONDS = 0.5  # of EDF and BDF
-_ANNOTATION_BYTES = 240  # of a record
+VOLTS = 1e-5  # volts of one standard deviation of the simulated noise
+_RECORD_SECONDS = 0.5  # length of a record of EDF and BDF
+_ANNOTATION_BYTES = 240  # bytes for annotations in a record
 
 
 def write_raw_eeg(
@@ -28,22 +28,27 @@ def write_raw_eeg(
 ) -> dict[str, str]:
     """Write recordings with lists of what they show, and the images.
 
-    Trials follow each other with half a second of nothing around them, so that epochs of their length, unfiltered and
-    without baseline, are the trials: exactly in FIF (fp32), to 1e-6 of a microvolt in BrainVision, to half a count
-    in EDF (16 bits over the range of a channel) and BDF (24 bits), and to half a microvolt in CNT, whose counts are
-    whole microvolts.
+    Half a second of zeros comes before and after each trial. Epochs of the length of a trial, unfiltered and without
+    baseline, are then the trials, to the precision of the format:
+
+    | form | precision |
+    |---|---|
+    | FIF (fp32) | exact |
+    | BrainVision | 1e-6 microvolts |
+    | EDF, BDF | half a count, with 16 and 24 bits over the range of a channel |
+    | CNT | half a microvolt, because counts are whole microvolts |
 
     Args:
-        dataset: of `simulate_eeg`; one unit of its values becomes 10 microvolts.
-        root: created where it is missing.
-        subject: name of its folder.
-        form: "fif", "brainvision", "edf", "bdf", "cnt32" or "cnt16".
-        sessions: recordings, of as many trials each as the number allows.
-        code: of the onset of every image.
-        image_size: pixels, of PNG files.
+        dataset: Data set of `simulate_eeg`. One unit of its values becomes 10 microvolts.
+        root: Folder to write to, which is created if it is missing.
+        subject: Id of the subject, which is also the name of its folder.
+        form: Format of the recordings: "fif", "brainvision", "edf", "bdf", "cnt32" or "cnt16".
+        sessions: Number of recordings, with about equally many trials each.
+        code: Code of the onset of every image.
+        image_size: Side of the PNG files in pixels.
 
     Returns:
-        The ids that `layouts.raw_eeg.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.raw_eeg.load` gives to the images, by their ids in `dataset`.
     """
     root, person = Path(root), dataset.subject(subject)
     (root / subject).mkdir(parents=True, exist_ok=True)
@@ -69,14 +74,14 @@ def write_raw_eeg(
 def write_fif(
     path: str | Path, data: np.ndarray, ch_names: Sequence[str], sfreq: float, events: Sequence[tuple[int, int]]
 ) -> Path:
-    """`path`.fif with a stimulus channel STI.
+    """Write `path`.fif with a stimulus channel STI.
 
     Args:
-        path: without a suffix.
-        data: (channels, samples), volts.
-        ch_names: of the channels.
-        sfreq: hertz.
-        events: (sample, code).
+        path: Path of the file without its suffix.
+        data: Signals (channels, samples) in volts.
+        ch_names: Names of the channels.
+        sfreq: Sampling rate in hertz.
+        events: Sample and code of each event.
     """
     try:
         import mne
@@ -95,7 +100,7 @@ def write_fif(
 def write_brainvision(
     path: str | Path, data: np.ndarray, ch_names: Sequence[str], sfreq: float, events: Sequence[tuple[int, int]]
 ) -> Path:
-    """`path`.vhdr with its .vmrk and .eeg, fp32 microvolts; arguments as for `write_fif`."""
+    """Write `path`.vhdr with its .vmrk and .eeg, in fp32 microvolts. The arguments are those of `write_fif`."""
     path = Path(path)
     title = "Brain Vision Data Exchange {} File Version 1.0\n\n[Common Infos]\nCodepage=UTF-8\nDataFile={}.eeg\n"
     channels = "".join(f"Ch{number}={name},,1,µV\n" for number, name in enumerate(ch_names, 1))
@@ -123,12 +128,12 @@ def write_cnt(
     events: Sequence[tuple[int, int]],
     width: int = 4,
 ) -> Path:
-    """`path`.cnt in the layout of Neuroscan, little endian, one count a microvolt.
+    """Write `path`.cnt in the format of Neuroscan, little endian, one count a microvolt.
+
+    Other arguments are those of `write_fif`. Values are rounded to whole microvolts.
 
     Args:
-        path: without a suffix.
-        data, ch_names, sfreq, events: as for `write_fif`; values are rounded to whole microvolts.
-        width: bytes of a sample, 2 or 4.
+        width: Number of bytes of a sample, 2 or 4.
     """
     n_chans, n_samples = data.shape
     start = 900 + 75 * n_chans
@@ -160,14 +165,11 @@ def write_cnt(
 def write_edf(
     path: str | Path, data: np.ndarray, ch_names: Sequence[str], sfreq: float, events: Sequence[tuple[int, int]]
 ) -> Path:
-    """`path`.edf in the layout of EDF+C: records of half a second, events as annotations.
+    """Write `path`.edf in the format EDF+C, with records of half a second and events as annotations.
 
-    The range of a channel is its largest absolute value, rounded up to a whole microvolt, at 32767 counts
-    (https://www.edfplus.info/specs/edfplus.html).
-
-    Args:
-        path: without a suffix.
-        data, ch_names, sfreq, events: as for `write_fif`; samples must fill whole records.
+    The largest absolute value of a channel, rounded up to a whole microvolt, is 32767 counts
+    (https://www.edfplus.info/specs/edfplus.html). The arguments are those of `write_fif`, and samples must fill whole
+    records.
     """
     counts, limits = _counted(data, 32767)
     per_record = _samples_per_record(data, sfreq)
@@ -184,7 +186,7 @@ def write_edf(
 def write_bdf(
     path: str | Path, data: np.ndarray, ch_names: Sequence[str], sfreq: float, events: Sequence[tuple[int, int]]
 ) -> Path:
-    """`path`.bdf in the layout of BioSemi: 24 bits, events in a channel Status; arguments as for `write_edf`."""
+    """Write `path`.bdf in the format of BioSemi, with 24 bits and events in a channel Status, as `write_edf` does."""
     counts, limits = _counted(data, 2**23 - 1)
     per_record = _samples_per_record(data, sfreq)
     status = np.zeros((1, data.shape[1]), np.int64)
@@ -216,7 +218,7 @@ def _samples_per_record(data: np.ndarray, sfreq: float) -> int:
 
 
 def _annotations(number: int, per_record: int, sfreq: float, events: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Bytes of a record's annotations: when it starts, then its events."""
+    """Bytes of a record's annotations: its start, then its events."""
     start = number * per_record
     text = f"+{start / sfreq:.6f}\x14\x14\0"
     for sample, code in events:
@@ -228,7 +230,7 @@ def _annotations(number: int, per_record: int, sfreq: float, events: Sequence[tu
 
 
 def _edf_header(version: bytes, kind: str, records: int, signals: Sequence[tuple[str, str, int, int, int]]) -> bytes:
-    """256 bytes, and 256 more a signal: name, unit, limit in that unit, limit in counts, samples a record."""
+    """The header: 256 bytes, then 256 a signal, from name, unit, limit in that unit and in counts, samples a record."""
     names, units, limits, tops, lengths = zip(*signals, strict=True)
     fixed = [
         ("X X X X", 80),

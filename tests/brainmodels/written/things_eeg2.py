@@ -15,9 +15,9 @@ __all__ = ["write_things_eeg2", "write_things_eeg2_raw"]
 
 _IMAGES_PER_CONCEPT = 10
 _CUT = 50
-_RATE = 1000  # of raw data, hertz
+_RATE = 1000  # hertz, sampling rate of raw data
 _TARGET = 99999
-VOLTS = 1e-5  # of one standard deviation of the simulated noise
+VOLTS = 1e-5  # volts of one standard deviation of the simulated noise
 
 
 def write_things_eeg2(
@@ -32,21 +32,21 @@ def write_things_eeg2(
 ) -> dict[str, str]:
     """Write images and one subject's responses.
 
-    A training concept is a shape with its first images of the train part; shapes with too few of them are left out.
-    Each test image is a concept of its own. All images of a part have to be shown equally often.
+    A training concept is a shape with its first images of the train part. Shapes with too few images are left out. Each
+    test image is a different concept. All images of a part must be shown equally often.
 
     Args:
-        dataset: of `simulate_eeg`.
-        root: created where it is missing.
-        subject: becomes sub-01 for sim01.
-        split: whose train (and validation) and test images are taken.
-        encoding: "array" for a dict in an object array, "pickle" for a bare pickle, "npz".
-        whitening: stored under that key; None leaves the key out, as published files do.
-        images_per_concept: of the training part.
-        image_size: pixels; JPEG, so pictures come back changed a little.
+        dataset: Data set of `simulate_eeg`.
+        root: Folder to write to, which is created if it is missing.
+        subject: Id of the subject. sim01 becomes sub-01.
+        split: Name of the split whose train, validation and test images are taken.
+        encoding: "array" for a dict in an object array, "pickle" for a bare pickle, or "npz".
+        whitening: Value of the key "whitening". None leaves the key out, as published files do.
+        images_per_concept: Number of images of a training concept.
+        image_size: Side of the pictures in pixels. They are JPEG files, so their pixels change a little.
 
     Returns:
-        The ids that `layouts.things_eeg2.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.things_eeg2.load` gives to the images, by their ids in `dataset`.
     """
     root, person = Path(root), dataset.subject(subject)
     folder = root / "Preprocessed_data_250Hz" / f"sub-{subject[-2:]}"
@@ -80,19 +80,16 @@ def write_things_eeg2_raw(
 ) -> dict[str, str]:
     """Write images, and recordings of one subject's trials at 1 kHz.
 
-    A sample of the simulation is held for as many as fit into its time, and trials follow each other with half a second
-    of nothing around them, so that epochs of their length at 1 kHz, without baseline, have every stored value. Targets
-    of code 99999 lie in the pauses, one after each trial.
+    Each sample of the simulation is repeated until it fills its time at 1 kHz, and half a second of zeros comes before
+    and after each trial. Epochs of the length of a trial at 1 kHz, without baseline, then contain every stored value. A
+    target of code 99999 lies in the pause after each trial. Other arguments are those of `write_things_eeg2`.
 
     Args:
-        dataset: of `simulate_eeg`; one unit of its values becomes 10 microvolts. Its rate must divide 1 kHz.
-        root: created where it is missing.
-        subject: becomes sub-01 for sim01.
-        split, encoding, images_per_concept, image_size: as for `write_things_eeg2`.
-        sessions: to which the trials of each part are dealt in the order of time, as equally as their number allows.
+        dataset: Data set of `simulate_eeg`, whose rate must divide 1 kHz. One unit of its values becomes 10 microvolts.
+        sessions: Number of sessions. The trials of each part are divided among them equally, in the order of time.
 
     Returns:
-        The ids that `layouts.things_eeg2.load` gives to images, by their ids in `dataset`.
+        Ids that `layouts.things_eeg2.load` gives to the images, by their ids in `dataset`.
     """
     root, person = Path(root), dataset.subject(subject)
     if _RATE % person.space.sfreq:
@@ -117,7 +114,7 @@ def write_things_eeg2_raw(
 
 
 def _recording(person: Subject, rows: np.ndarray, codes: Sequence[int]) -> np.ndarray:
-    """(channels + 1, samples) float64, the triggers last."""
+    """Recording of these trials, float64 (channels + 1, samples), with the triggers in the last channel."""
     hold, pause = round(_RATE / person.space.sfreq), np.zeros((len(person.space) + 1, _RATE // 2))
     onset = -round(person.space.times[0] * _RATE)
     after = pause.copy()
@@ -134,7 +131,7 @@ def _recording(person: Subject, rows: np.ndarray, codes: Sequence[int]) -> np.nd
 def _save_images(
     dataset: BrainDataset, root: Path, part: str, named: Mapping[str, tuple[str, str]], image_size: int
 ) -> dict[str, str]:
-    """Write the pictures of a part; their new ids."""
+    """Write the pictures of a part, and return their new ids."""
     for image_id, (concept, stem) in named.items():
         path = root / "images" / f"{part}_images" / concept / f"{stem}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +151,7 @@ def _save(path: Path, content: Mapping, encoding: str) -> None:
 
 
 def _choose(dataset: BrainDataset, split: str, per_concept: int) -> dict[str, dict[str, tuple[str, str]]]:
-    """(folder of the concept, name) of each image, by part and image id."""
+    """Folder of the concept and name of each image, by part and image id."""
     parts = dataset.split(split)
     train = [image_id for image_id in dataset.stimuli.ids.tolist() if image_id in parts.train | parts.val]
     shapes = dataset.stimuli.label("shape", train)

@@ -1,14 +1,14 @@
-"""Writes one subject as the tables of THINGS-fMRI: the twin of `layouts.things_fmri`."""
+"""Writes one subject as the tables of THINGS-fMRI, as `layouts.things_fmri` reads them."""
 
 import csv
 from pathlib import Path
 
 import numpy as np
 
-from brainmodels.data._hdf5 import new_hdf5
 from brainmodels.data.dataset import BrainDataset
 from brainmodels.errors import BrainDataError
 from tests.brainmodels.written.flat import local, only_subject
+from tests.brainmodels.written.hdf5 import new_hdf5
 
 __all__ = ["write"]
 
@@ -16,13 +16,13 @@ _TEST_REPEATS = 12
 
 
 def write(dataset: BrainDataset, root: str | Path, *, voxel_id: str = "block") -> None:
-    """Writes the only subject of a data set, whose test images are those of its split "things".
+    """Write the only subject of a data set, whose test images are those of its split "things".
 
     Args:
-        dataset: ids `things:<stem>`, a label `concept`, and a space with ncsnr.
-        root: folder, made where it is not there.
-        voxel_id: "block" puts the numbers of the voxels into an integer block, as in the published files; "column"
-            before the responses, as a table that was saved with them would have it.
+        dataset: Data set with ids `things:<stem>`, the label "concept", and a space with ncsnr.
+        root: Folder to write to, which is created if it is missing.
+        voxel_id: "block" writes the numbers of the voxels as an integer block, as in the published files. "column"
+            writes them as the first column of the responses.
     """
     root, person, test = Path(root), only_subject(dataset), dataset.split("things").test
     root.mkdir(parents=True, exist_ok=True)

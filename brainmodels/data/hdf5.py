@@ -1,4 +1,10 @@
-"""HDF5 files, opened to be read or written; messages say what is wrong with them."""
+"""Opening of HDF5 files.
+
+    with open_hdf5(path, "betas") as file:
+        betas = file["betas"][:100]
+
+Error messages say what is wrong with a file.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,21 +14,20 @@ from ..errors import LayoutError, need
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["new_hdf5", "open_hdf5"]
-
-
-def new_hdf5(path: Path) -> "h5py.File":
-    """An empty file to write into, in a folder that is made where it is not there."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise need("h5py", f"writing {path.name}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return h5py.File(path, "w")
+__all__ = ["open_hdf5"]
 
 
 def open_hdf5(path: Path, key: str | None = None) -> "h5py.File":
-    """A file to read from; one that is absent, damaged or without the dataset `key` is a `LayoutError`."""
+    """Open a file to read from.
+
+    Args:
+        path: Path of the file.
+        key: Name of a dataset that the file must have.
+
+    Raises:
+        LayoutError: The file is missing, damaged, or has no such dataset.
+        ImportError: h5py is not installed.
+    """
     try:
         import h5py
     except ImportError as error:

@@ -1,4 +1,10 @@
-"""From the files of a published data set to a prepared folder that opens at once."""
+"""`prepare` reads one subject from a published data set and writes a prepared folder, which opens at once.
+
+    prepare("nsd_native", "/data/nsd", "subj01", "prepared/subj01", rois=["prf-visualrois"])
+    dataset = load_prepared("prepared/subj01")
+
+Responses are written while they are read, so they need not fit into memory.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +12,7 @@ from typing import Any
 
 from ..data.dataset import BrainDataset
 from ..data.prepared import write_prepared
-from ..data.summary import PreparedSummary
+from ..data.summary import SubjectSummary
 from ..errors import BrainDataError, LayoutError
 from .registry import layout as find_layout
 
@@ -22,17 +28,24 @@ def prepare(
     image_size: int | None = 256,
     progress: bool = False,
     **options: Any,
-) -> PreparedSummary:
-    """Read a subject from the files of a data set and write it to a folder of its own.
+) -> SubjectSummary:
+    """Read a subject from the files of a data set and write it to a new folder.
 
     Args:
-        layout: of the files, see `brainmodels.layouts`.
-        root: folder of the data set; it is never written to.
-        subject: as the layout names it.
-        out: folder to be made; one that exists, or lies in `root`, is a `LayoutError`.
-        image_size: side of the stored pictures in pixels; None stores none.
-        progress: shows bars.
-        options: of the layout.
+        layout: Name of the layout of the files, see `brainmodels.layouts`.
+        root: Folder of the data set, which is never written to.
+        subject: Name or number of the subject in this layout.
+        out: Path of the folder to create, outside of `root`.
+        image_size: Side of the stored pictures in pixels. None stores no pictures.
+        progress: Whether to show progress bars.
+        options: Options of the layout, see its `load`.
+
+    Returns:
+        What the folder holds, in numbers.
+
+    Raises:
+        LayoutError: `out` exists or lies in `root`, or files are missing or damaged.
+        BrainDataError: The layout loads more than one subject.
     """
     if Path(out).resolve().is_relative_to(Path(root).resolve()):
         raise LayoutError(f"expected a folder outside of {root}, which is only read, got {out}; choose another")
