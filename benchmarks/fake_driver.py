@@ -24,7 +24,7 @@ import triton.compiler
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
-from veca_kernels import support
+from veca_kernels import devices
 from veca_kernels.triton import plan
 
 __all__ = ["FakeDriver", "Launch", "fake_driver", "install", "uninstall"]
@@ -217,7 +217,7 @@ def install(arch: str = "sm_90", *, compiles: bool = True, record: bool = True, 
     driver = FakeDriver(arch, compiles, record, check)
     triton.compiler.compile = driver.compile
     triton.runtime.driver.set_active(driver)
-    support.emulate(FACTS[arch])
+    devices.emulate(FACTS[arch])
     _installed.append(driver)
     return driver
 
@@ -227,7 +227,7 @@ def uninstall() -> None:
     driver = _installed.pop()
     triton.compiler.compile = driver._compile
     triton.runtime.driver.set_active(None)  # Triton looks for a real one when it needs it
-    support.emulate(None)
+    devices.emulate(None)
     plan.clear()
     for binary in driver.binaries:
         binary.src.fn.device_caches.pop(0, None)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .support import device_facts, takes_gpu_path
+from .devices import device_facts, takes_gpu_path
 
 
 class Slot:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import layer_torch
-from .support import interpreting
+from .devices import interpreting
 
 _NORM = "Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, float eps, ScalarType dtype"
 SCHEMAS = {

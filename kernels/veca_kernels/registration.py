@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .devices import kernels_on_cpu, takes_gpu_path
 from .rules import FAKES, vmap_rule
-from .support import kernels_on_cpu, takes_gpu_path
 
 _COUNTS = "SymInt active, Tensor? active_per_image"
 _JOINT = (

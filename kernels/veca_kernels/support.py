@@ -1,59 +1,18 @@
 """Whether the Triton kernels can take a call: one predicate for `impl="auto"` and for the errors of `impl="triton"`."""
 
-import functools
 import importlib.util
-import os
 
 import torch
 from torch import Tensor
 
+from .devices import device_facts, kernels_on_cpu
 from .triton.tables import fits
 
 MAX_CORES = 128
 MAX_HEAD_DIM = 128
 MAX_WIDTH = 8192  # numbers in a row that stay in the registers of one block
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_INTERPRETED_DEVICE = (4, 163 << 10)
 _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
-_emulated: tuple[int, int] | None = None
-
-
-def interpreting() -> bool:
-    """True where Triton kernels run on the CPU, in Triton's interpreter."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def emulate(facts: tuple[int, int] | None) -> None:
-    """Let CPU tensors take the path of a GPU with these `device_facts`; None undoes it.
-
-    For tests and benchmarks of the host side, which make a driver that runs nothing Triton's active one.
-    """
-    global _emulated
-    _emulated = facts
-
-
-def takes_gpu_path(x: Tensor) -> bool:
-    """True for CUDA tensors, and under `emulate` for CPU tensors."""
-    return x.is_cuda or (_emulated is not None and x.is_cpu)
-
-
-def kernels_on_cpu() -> bool:
-    """True where CPU tensors go to the Triton kernels: in the interpreter and under `emulate`."""
-    return _emulated is not None or interpreting()
-
-
-def device_facts(device: torch.device) -> tuple[int, int]:
-    """(multiprocessors, bytes of shared memory a block may use); a small device where the interpreter runs."""
-    if device.type != "cuda":
-        return _emulated or _INTERPRETED_DEVICE
-    return _cuda_facts(device)
-
-
-@functools.cache
-def _cuda_facts(device: torch.device) -> tuple[int, int]:
-    facts = torch.cuda.get_device_properties(device)
-    shared = getattr(facts, "shared_memory_per_block_optin", 0) or facts.shared_memory_per_block
-    return facts.multi_processor_count, shared
 
 
 def triton_support(tensors: tuple[Tensor, ...], num_cores: int) -> tuple[bool, str]:

@@ -20,12 +20,16 @@ JOINT = "active_cores patch_lengths patch_rope scale core_self patch_self impl".
 
 def test_promised_names_and_signatures():
     assert sorted(veca_kernels.__all__) == [
+        "IMPLEMENTATIONS",
         "core_periphery_attention",
         "core_periphery_attention_qkvpacked",
         "core_to_patch_attention",
         "merge_attention_states",
         "patch_to_core_attention",
+        "prefix_mask",
         "residual_norm_linear",
+        "rotate_pairs",
+        "rotate_tokens",
         "swiglu",
     ]
     names = lambda f: list(inspect.signature(f).parameters)  # noqa: E731

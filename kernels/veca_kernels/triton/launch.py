@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..support import device_facts
+from ..devices import device_facts
 from . import joint, read, write
 from .plan import empty, launch
 from .strides import alignment, encode_stride, kernel_rows

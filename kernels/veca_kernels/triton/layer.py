@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..support import device_facts
+from ..devices import device_facts
 from . import gate, norm
 from .plan import launch
 

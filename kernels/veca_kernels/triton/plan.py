@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..support import takes_gpu_path
+from ..devices import takes_gpu_path
 from . import adapter
 
 MAX_PLANS = 1024  # of all shapes, budgets and passes; the least recently used goes first
