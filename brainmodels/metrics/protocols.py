@@ -1,11 +1,11 @@
-"""Encoding evaluated whole: measured and predicted responses joined by image id, scored with interval and chance.
+"""All encoding scores of a test set, with intervals and chance. Responses and predictions are matched by image id.
 
-test = dataset.pairs("sim01", split, "test", average="repeats", transform=normalizer)
-for score in encoding_scores(test, predicted, predicted_ids, features=fingerprint, seed=0):
-    print(score)
+    test = dataset.pairs("sim01", split, "test", average="repeats", transform=normalizer)
+    for score in encoding_scores(test, predicted, predicted_ids, features=fingerprint, seed=0):
+        print(score)  # voxel_r ↑ 0.310 [0.280, 0.340], chance 0 [...], ceiling ..., n 60 images, ...
 
-The comparisons of single papers are in `published`. Their numbers are on other scales: do not put them into one column
-with these.
+The module `published` repeats the comparisons of single papers. Their numbers are on other scales, so do not put them
+into one column with these.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,15 +35,23 @@ __all__ = [
 ]
 
 IMAGE_WISE = {"sample_r": sample_r, "mse": lambda y, p: mse(y, p, axis=1), "cosine": lambda y, p: cosine(y, p, axis=1)}
-_COLUMNS = 1024  # voxels at a time in the bootstrap
+_COLUMNS = 1024  # number of voxels that the bootstrap handles at a time
 
 
 def join(ids: Sequence[str], predicted_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
-    """Rows of predictions in the order of `ids`, found by id; (len(ids), ...).
+    """Predictions in the order of `ids`, found by image id.
+
+    Args:
+        ids: Ids of the images that need a prediction.
+        predicted_ids: Ids of the images, one for each row of `predicted`.
+        predicted: (images, ...) Predictions.
+
+    Returns:
+        (len(ids), ...) rows of `predicted`.
 
     Raises:
-        IdError: an image has no prediction, or two.
-        AxisError: predictions and their ids differ in number.
+        IdError: An image has no prediction, or two.
+        AxisError: Predictions and their ids differ in number.
     """
     names = [str(name) for name in predicted_ids]
     if len(names) != len(predicted):
@@ -68,21 +76,28 @@ def encoding_scores(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """Every encoding score of a test set: by voxel, by image, and against the noise ceiling.
+    """All encoding scores of a test set: by voxel, by image, and relative to the noise ceiling.
 
-    Intervals resample images, with all their trials; those of voxel scores are centred on the value, since resamples
-    of fewer distinct images are biased. Chance permutes which image a prediction belongs to. Where `ncsnr`
-    is known, voxels are masked by their ceiling and `nr2` is among the scores; where it is not, all finite voxels
+    Intervals resample images together with all their trials. Intervals of voxel scores are centred on the value,
+    because resamples of fewer distinct images are biased. Chance permutes which image a prediction belongs to. If
+    `ncsnr` is known, voxels are masked by their noise ceiling, and `nr2` is among the scores. If not, all finite voxels
     count, and each score says so.
 
     Args:
-        test: responses, averaged over repeats or single trials.
-        predicted: (images, voxels) in units of the responses.
-        predicted_ids: (images,) whose prediction each row is.
-        ncsnr: (voxels,) from train images or as published; None takes that of the space, if it has one.
-        threshold: smallest noise ceiling of a voxel that counts.
-        resamples, seed: of the bootstrap, and of as many permutations.
-        conditions: further fields of `Score`.
+        test: Test responses, averaged over repeats or single trials.
+        predicted: (images, voxels) Predictions in units of the responses.
+        predicted_ids: (images,) Ids of the images, one for each row of `predicted`.
+        ncsnr: (voxels,) Noise ceiling signal-to-noise ratios, from train images or as published. None takes those of
+            the voxel space, if it has them.
+        threshold: Smallest noise ceiling of a voxel that counts.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Shapes do not match.
+        IdError: An image has no prediction, or two.
+        BrainDataError: No voxel is left to score.
     """
     matched = MatchedResponses.of(test, predicted, predicted_ids)
     ncsnr = space_ncsnr(test) if ncsnr is None else np.asarray(ncsnr)
@@ -95,8 +110,8 @@ def encoding_scores(
     mask = usable if ceiling is None else usable & ceiling_mask(ceiling, threshold)
     if not mask.any():
         raise BrainDataError(
-            f"expected voxels to score, got none of {len(mask)}: {int((~usable).sum())} undefined, the others below a "
-            f"noise ceiling of {threshold:g}"
+            f"expected voxels to score, got none of {len(mask)}: {int((~usable).sum())} are undefined, the others are "
+            f"below a noise ceiling of {threshold:g}"
         )
     words = mask_in_words(mask, int((~usable).sum()), None if ceiling is None else threshold)
     found = {"mask": words, "n_of": matched.unit, "seed": seed} | conditions
@@ -110,7 +125,13 @@ def encoding_scores(
 
 @dataclass(frozen=True)
 class MatchedResponses:
-    """Measured (samples, voxels), predicted (images, voxels), and which image each sample shows."""
+    """Responses and predictions that were matched by image id.
+
+    Attributes:
+        measured: (samples, voxels) Responses.
+        predicted: (images, voxels) Predictions.
+        image: (samples,) Row of `predicted` that belongs to each sample.
+    """
 
     measured: np.ndarray
     predicted: np.ndarray
@@ -118,6 +139,17 @@ class MatchedResponses:
 
     @classmethod
     def of(cls, test: Pairs, predicted: np.ndarray, predicted_ids: Sequence[str]) -> "MatchedResponses":
+        """Match predictions to the responses of some pairs.
+
+        Args:
+            test: Responses, averaged over repeats or single trials.
+            predicted: (images, voxels) Predictions.
+            predicted_ids: (images,) Ids of the images, one for each row of `predicted`.
+
+        Raises:
+            AxisError: Shapes do not match.
+            IdError: An image has no prediction, or two.
+        """
         measured = test.array()
         if measured.ndim != 2 or np.ndim(predicted) != 2 or measured.shape[1] != np.shape(predicted)[1]:
             raise AxisError(
@@ -129,13 +161,16 @@ class MatchedResponses:
 
     @property
     def clusters(self) -> np.ndarray | None:
+        """Labels (samples,) of samples that are drawn together. None if each image has one sample."""
         return None if len(self.predicted) == len(self.measured) else self.image
 
     @property
     def unit(self) -> str:
+        """Name of what is averaged, for `Score.n_of`."""
         return "images" if self.clusters is None else f"trials of {len(self.predicted)} images"
 
     def select(self, mask: np.ndarray) -> "MatchedResponses":
+        """The same with the voxels of a mask (voxels,) only."""
         return MatchedResponses(self.measured[:, mask], self.predicted[:, mask], self.image)
 
 
@@ -171,17 +206,34 @@ def _voxel_scores(
 
 
 def centred_interval(resampled: np.ndarray, value: float) -> Interval:
-    """The interval around `value`: resamples hold fewer distinct images, which costs every voxel a little."""
+    """Interval of resampled values, shifted to have its mean at `value`.
+
+    Resamples hold fewer distinct images, which lowers the score of every voxel a little.
+
+    Args:
+        resampled: (resamples,) Values of the score.
+        value: Value from all images.
+    """
     return percentile_interval(resampled - resampled.mean() + value, method="bootstrap over images, bias removed")
 
 
 def _median(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """`np.nanmedian`, which is slow, where there is something to leave out."""
+    """`np.nanmedian`, which is slow, only where there are NaN to leave out."""
     return (np.median if np.isfinite(values).all() else np.nanmedian)(values, axis=axis)
 
 
 def image_score(name: str, matched: MatchedResponses, resamples: int, seed: int, found: dict) -> Score:
-    """Mean over samples, clustered by image; chance from the score of every sample with every prediction."""
+    """Score of a metric of images, one of `IMAGE_WISE`, as a mean over samples.
+
+    Samples of one image are drawn together. Chance comes from the score of every sample with every prediction.
+
+    Args:
+        name: Name of the metric.
+        matched: Responses and predictions.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the permutations.
+        found: Further fields of `Score`.
+    """
     values = IMAGE_WISE[name](matched.measured, matched.predicted[matched.image])
     table, rows = _all_pairs(name, matched), np.arange(len(values))
     chance = permutation_chance(
@@ -204,7 +256,16 @@ def _all_pairs(name: str, matched: MatchedResponses) -> np.ndarray:
 
 
 def resampled_scores(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """voxel_r, r2 and ev of every resample (see `bootstrap_weights`), (resamples, voxels) fp32, by weighted sums."""
+    """Scores of voxels in every resample, computed by weighted sums.
+
+    Args:
+        y: (samples, voxels) Measured responses.
+        p: (samples, voxels) Predictions.
+        weights: (resamples, samples) Weights from `bootstrap_weights`.
+
+    Returns:
+        fp32 (resamples, voxels) under "voxel_r", "r2" and "ev".
+    """
     out = {name: np.empty((len(weights), y.shape[1]), np.float32) for name in ("voxel_r", "r2", "ev")}
     total = weights.sum(1, keepdims=True)
     for start in range(0, y.shape[1], _COLUMNS):
@@ -225,7 +286,7 @@ def resampled_scores(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[
 
 
 def _permuted_r(matched: MatchedResponses, permutations: int, seed: int) -> np.ndarray:
-    """voxel_r where predictions are dealt to other images, (permutations, voxels) fp32."""
+    """voxel_r with predictions given to other images, (permutations, voxels) fp32."""
     rng = np.random.default_rng(seed)
     y = matched.measured - matched.measured.mean(0, dtype=np.float64)
     y = (y / np.linalg.norm(y, axis=0)).astype(np.float32)
@@ -252,5 +313,6 @@ def _standardized(p: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def space_ncsnr(test: Pairs) -> np.ndarray | None:
+    """Noise ceiling signal-to-noise ratios (voxels,) of the voxel space of some pairs. None if it has none."""
     ncsnr = getattr(test.subject.space, "ncsnr", None)
     return ncsnr if ncsnr is None or test.columns is None else ncsnr[test.columns]

@@ -1,4 +1,11 @@
-"""Encoding scores computed as three papers do: SynBrain, NeuroFlow and BraInCoRL."""
+"""Encoding scores computed as in three papers: SynBrain, NeuroFlow and BraInCoRL.
+
+    trials = dataset.pairs("subj01", split, "test")           # single trials, normaliser "div2000"
+    scores = scores_as_in_synbrain(trials, predicted, ids)    # mse, sample_r and cosine
+
+Their numbers are on other scales. Do not put them into one column with each other or with
+`brainmodels.metrics.protocols.encoding_scores`.
+"""
 
 from collections.abc import Sequence
 
@@ -16,10 +23,10 @@ from .statistics import RESAMPLES, bootstrap_weights
 
 __all__ = ["scores_as_in_braincorl", "scores_as_in_neuroflow", "scores_as_in_synbrain"]
 
-_CONTEXT_DRAWS = 5  # of BraInCoRL
+_CONTEXT_DRAWS = 5  # number of draws in BraInCoRL's tables
 _RIDGES = (
-    "its ridge baselines are two: as released (intercept penalised, folds averaged) and refit (intercept free, one fit "
-    "of the whole context)"
+    "there are two ridge baselines: as released (intercept penalised, folds averaged) and refit (intercept free, "
+    "one fit of the whole context)"
 )
 
 
@@ -31,19 +38,23 @@ def scores_as_in_synbrain(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """SynBrain's comparison (arXiv 2508.10298): each prediction against every single trial of its image, betas / 2000.
+    """SynBrain's comparison (arXiv 2508.10298): each prediction against every single trial of its image, in betas /
+    2000.
 
-    1000 images of three trials are 3000 comparisons; `mse`, `sample_r` and `cosine` over all voxels, nothing centred.
+    A test set of 1000 images with three trials each gives 3000 comparisons. The scores are `mse`, `sample_r` and
+    `cosine` over all voxels; nothing is centred.
 
     Args:
-        test: single trials, normaliser "div2000".
-        predicted: (images, voxels) in the same units.
-        predicted_ids: (images,).
-        resamples, seed: of the bootstrap, and of as many permutations.
-        conditions: further fields of `Score`.
+        test: Single trials, with normaliser "div2000".
+        predicted: (images, voxels) Predictions in the same units.
+        predicted_ids: (images,) Ids of the images, one for each row of `predicted`.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        conditions: Further fields of `Score`.
 
     Raises:
-        NormalizationError: the responses are on another scale.
+        NormalizationError: The responses are on another scale.
+        BrainDataError: The responses are not single trials.
     """
     _check_scale(test, "div2000")
     if test.average != "none":
@@ -61,21 +72,25 @@ def scores_as_in_neuroflow(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """NeuroFlow's comparison (arXiv 2604.09817): session-z predictions mapped back, against the mean of the trials.
+    """NeuroFlow's comparison (arXiv 2604.09817): predictions are mapped back from session z-scores and compared with
+    means.
 
-    p * sd + mean, with the deviation (ddof 0) and mean of each voxel over the repeat-averaged train images in betas /
-    2000.
+    The mapped prediction is p * sd + mean. Deviation (ddof 0) and mean of each voxel are those of the repeat-averaged
+    train images, in betas / 2000. It is compared with the mean over trials of each test image.
 
     Args:
-        test: averaged repeats, normaliser "div2000".
-        predicted: (images, voxels), z-scored per session.
-        predicted_ids: (images,).
-        train: averaged repeats of the same subject and voxels, normaliser "div2000".
-        resamples, seed: of the bootstrap, and of as many permutations.
-        conditions: further fields of `Score`.
+        test: Responses averaged over repeats, with normaliser "div2000".
+        predicted: (images, voxels) Predictions, z-scored within sessions.
+        predicted_ids: (images,) Ids of the images, one for each row of `predicted`.
+        train: Responses averaged over repeats, of the same subject and voxels, with normaliser "div2000".
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        conditions: Further fields of `Score`.
 
     Raises:
-        NormalizationError: responses are on another scale.
+        NormalizationError: Responses are on another scale.
+        BrainDataError: Repeats are not averaged, or `train` is not the train part of the same subject.
+        AxisError: Predictions have another number of voxels.
     """
     for pairs in (test, train):
         _check_scale(pairs, "div2000")
@@ -102,23 +117,35 @@ def scores_as_in_braincorl(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """BraInCoRL's comparison (arXiv 2505.15813): `ev` on the shared images, mean over voxels and five context draws.
+    """BraInCoRL's comparison (arXiv 2505.15813): `ev` on the shared images, mean over voxels and over five context
+    draws.
 
-    `ev` is not R2: a bias of a voxel costs nothing. Which voxels the paper's mean is over is not known; here it is over
-    all that vary, a region is chosen by `roi` of `test`. That repeats are averaged is inferred from the authors' other
-    code. The interval resamples images, the same for all draws, centred on the value as in `encoding_scores`; the
-    standard deviation over draws is in the note.
+    Explained variance differs from R2: it ignores a constant bias of a voxel. Two facts are not in the paper. The mean
+    here is over all voxels that vary, and the `roi` of `test` chooses a region. That repeats are averaged is inferred
+    from the authors' other code. The interval resamples images, the same for all draws, and is centred on the value as
+    in `encoding_scores`. The note holds the standard deviation over draws.
 
-    A row of ridge regression says in `decoder` which of two it is. "As released" penalises the intercept and averages
-    the coefficients of the folds without a refit, as in the paper's table; "refit" leaves the intercept free and is
-    fitted once more on the whole context with the penalty that was chosen. The first is the weaker baseline.
+    Say in `decoder` which ridge baseline a row is:
+
+    | baseline | intercept | coefficients |
+    |---|---|---|
+    | "as released", as in the paper's table | penalised | averaged over the folds, without a refit |
+    | "refit" | free | fitted once more on the whole context, with the chosen penalty |
+
+    The first is the weaker baseline.
 
     Args:
-        test: averaged repeats of the shared images.
-        predicted: (images, voxels) of each context draw, five or more, in units of the responses.
-        predicted_ids: (images,) whose prediction each row is, of every draw.
-        resamples, seed: of the bootstrap.
-        conditions: further fields of `Score`.
+        test: Responses to the shared images, averaged over repeats.
+        predicted: (images, voxels) Predictions of each context draw, five or more, in units of the responses.
+        predicted_ids: (images,) Ids of the images, one for each row of every draw.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        BrainDataError: Repeats are not averaged, fewer than five draws, or no voxel varies.
+        AxisError: Shapes do not match.
+        IdError: An image has no prediction, or two.
     """
     if test.average != "repeats":
         raise BrainDataError(f"expected repeats averaged, average='repeats', got average={test.average!r}")
@@ -160,4 +187,4 @@ def _paper(
 def _check_scale(pairs: Pairs, expected: str) -> None:
     if pairs.normalizer != expected:
         got = pairs.normalizer
-        raise NormalizationError(f"expected responses normalised by {expected!r}, as the paper's, got {got!r}")
+        raise NormalizationError(f"expected responses normalised by {expected!r}, as in the paper, got {got!r}")
