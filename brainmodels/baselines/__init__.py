@@ -1,8 +1,16 @@
-"""What every model is printed beside: scikit-learn estimators with one score a voxel.
+"""Baselines that every model is compared with: scikit-learn estimators with one score for each voxel.
 
-encoder = Ridge().fit(X_train, Y_train, groups=train.image_ids)
-scores = encoder.score(X_test, Y_test)          # R^2, (V,)
-to_nifti(scores, masker).to_filename("r2.nii.gz")
+    encoder = Ridge().fit(X_train, Y_train, groups=train.image_ids)
+    scores = encoder.score(X_test, Y_test)          # R^2, (V,)
+    to_nifti(scores, masker).to_filename("r2.nii.gz")
+
+| estimator | predicts |
+|---|---|
+| `Ridge` | responses, with a penalty for each voxel; our solver |
+| `BandedRidge` | responses, with a penalty for each feature space and voxel; himalaya's solver |
+| `LinearDecoder` | features from responses, with a penalty for each feature |
+| `NearestNeighbor` | the response to the most similar train image |
+| `MeanMap` | the mean train response |
 """
 
 from .banded import BandedRidge

@@ -1,4 +1,4 @@
-"""What all baselines share: input that is checked and named, folds that keep an image together, one score a voxel."""
+"""The base of all baselines: checks of the input, folds that keep each image together, and one score for each voxel."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -18,39 +18,49 @@ except ImportError as error:
 
 __all__ = ["Baseline", "LinearBaseline", "Samples", "folds_of", "matrix"]
 
-_BLOCK = 2**22  # numbers that are looked at together
+_BLOCK = 2**22  # count of numbers that are checked at a time
 _COLUMNS = {"features": "feature", "responses": "voxel"}
 
 Samples = np.ndarray | torch.Tensor | Sequence
 
 
 class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """A scikit-learn regressor whose `score` is one value a voxel.
+    """A scikit-learn regressor whose `score` is one value for each voxel.
 
-    scikit-learn's searches want a single number: pass `scoring="r2"` to `GridSearchCV` and `cross_val_score`.
+    scikit-learn's searches need a single number: pass `scoring="r2"` to `GridSearchCV` and `cross_val_score`.
     """
 
-    _inputs, _outputs = "features", "responses"  # a decoder has them the other way round
+    _inputs, _outputs = "features", "responses"  # swapped in a decoder
 
     def score(self, X: Samples, Y: Samples) -> np.ndarray:
-        """R^2 of each voxel over the samples, fp64 (V,).
+        """R^2 of each voxel over the samples: 1 - sum (y - p)^2 / sum (y - mean y)^2.
 
-        1 - sum (y - p)^2 / sum (y - mean y)^2, the mean over these samples. A voxel that is constant or not finite here
-        is NaN, never 0.
+        The mean is that of these samples. A voxel that is constant or not finite here gets NaN, never 0.
+
+        Args:
+            X: (n, p) Features.
+            Y: (n, V) Responses.
+
+        Returns:
+            fp64 (V,).
+
+        Raises:
+            AxisError: Shapes do not match.
+            BrainDataError: Features that are not finite.
         """
         from ..metrics.encoding import r2
 
         return r2(matrix(self._outputs, Y, finite=False), self.predict(X), axis=0)
 
     def _pairs(self, X: Samples, Y: Samples, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Checked input of `fit`; notes the number of features."""
+        """Checked input of `fit`. It also sets the number of features."""
         X, Y = matrix(self._inputs, X), matrix(self._outputs, Y)
         groups = _same_rows(X, Y, groups)
         self.n_features_in_ = X.shape[1]
         return X, Y, groups
 
     def _samples(self, X: Samples) -> np.ndarray:
-        """What to predict from, fp32 (n, p), as wide as in `fit`."""
+        """Features fp32 (n, p) to predict from, checked to be as wide as in `fit`."""
         check_is_fitted(self)
         X = matrix(self._inputs, X)
         if X.shape[1] != self.n_features_in_:
@@ -60,11 +70,11 @@ class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
 
 class LinearBaseline(Baseline):
-    """Predictions that are linear in the features.
+    """Base of predictions that are linear in the features.
 
-    The intercept is free: features and responses are centred on their train means and only slopes are penalised. With
-    more features than samples the slopes are kept as combinations of train samples, `dual_coef_` (n, V), because
-    (p, V) numbers may not fit in memory; `coef_` makes them when it is asked for.
+    The intercept is free: features and responses are centred on their train means, and only slopes are penalised. With
+    more features than samples, the slopes are kept as combinations of train samples, `dual_coef_` (n, V). The (p, V)
+    slopes may not fit in memory, so `coef_` computes them only when you read it.
     """
 
     X_mean_: np.ndarray
@@ -74,7 +84,18 @@ class LinearBaseline(Baseline):
     _coef: np.ndarray | None
 
     def predict(self, X: Samples) -> np.ndarray:
-        """Responses to features (n, p): fp32 (n, V)."""
+        """Predicted responses.
+
+        Args:
+            X: (n, p) Features.
+
+        Returns:
+            fp32 (n, V).
+
+        Raises:
+            AxisError: Another number of features than in `fit`.
+            BrainDataError: Features that are not finite.
+        """
         X = self._samples(X) - self.X_mean_
         if self.dual_coef_ is None:
             return X @ self._coef + self.Y_mean_
@@ -100,21 +121,21 @@ class LinearBaseline(Baseline):
         return self.Y_mean_ - self.X_mean_ @ self.coef_
 
     def _bands(self) -> list[tuple[Any, np.ndarray | None]]:
-        """Columns of each feature space, and what its kernel is multiplied by for each voxel (None: 1)."""
+        """Columns of each feature space, and the factor (V,) of its kernel for each voxel (None: 1)."""
         return [(slice(None), None)]
 
 
 def matrix(name: str, values: Samples, finite: bool = True) -> np.ndarray:
-    """Values as an array (n, columns) of real numbers; (n, 1, columns) is squeezed.
+    """Values as an array (n, columns) of real numbers. An array (n, 1, columns) is squeezed.
 
     Args:
         name: "features" or "responses", for messages.
-        values: of which floats keep their type; integers are allowed.
-        finite: refuse NaN and infinite numbers, and say where the first is.
+        values: Array, tensor or nested sequence. Floats keep their type, and integers are allowed.
+        finite: Whether to refuse NaN and infinite numbers and report where the first one is.
 
     Raises:
-        AxisError: another number of axes, no rows, or no numbers.
-        BrainDataError: something is not finite.
+        AxisError: Another number of axes, no rows, or no real numbers.
+        BrainDataError: A value is not finite.
     """
     values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if values.ndim == 3 and values.shape[1] == 1:
@@ -130,7 +151,7 @@ def matrix(name: str, values: Samples, finite: bool = True) -> np.ndarray:
 
 
 def _same_rows(X: np.ndarray, Y: np.ndarray, groups: Sequence | None) -> np.ndarray | None:
-    """Groups as an array, once there are as many rows of everything."""
+    """Groups as an array, after a check that all inputs have the same number of rows."""
     if len(X) != len(Y):
         raise AxisError(f"expected as many rows of X as of Y, got {len(X)} and {len(Y)}")
     if groups is None:
@@ -142,17 +163,20 @@ def _same_rows(X: np.ndarray, Y: np.ndarray, groups: Sequence | None) -> np.ndar
 
 
 def folds_of(cv: Any, count: int, groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(train, test) rows of each fold.
+    """Train and test rows of each fold.
 
     Args:
-        cv: number of folds, a scikit-learn splitter, or the folds themselves. A number makes consecutive blocks of rows
-            without groups, whole groups with them.
-        count: of rows.
-        groups: (count,), samples of one image share theirs.
+        cv: Number of folds, a scikit-learn splitter, or the folds themselves. A number makes consecutive blocks of rows
+            without groups, and whole groups with them.
+        count: Number of rows.
+        groups: (count,) Labels; samples of one image share theirs. None makes each row its own group.
+
+    Returns:
+        Pairs (train, test) of row numbers.
 
     Raises:
-        AxisError: a fold has rows that do not exist.
-        LeakageError: a splitter puts samples of one group, or one row, on both sides.
+        AxisError: A fold has rows that do not exist.
+        LeakageError: A splitter puts samples of one group, or one row, on both sides.
     """
     from sklearn.model_selection import GroupKFold, check_cv
 

@@ -1,4 +1,10 @@
-"""Ridge regression over several feature spaces, each with a penalty of its own, by himalaya."""
+"""Banded ridge regression, computed by himalaya: several feature spaces, each with its own penalty for each voxel.
+
+    model = BandedRidge({"early": slice(0, 64), "late": slice(64, 832)}).fit(X, Y, groups=train.image_ids)
+    model.predict_spaces(X_test)["early"]  # (n, V), what this space adds to the predictions
+
+Plain ridge regression, with one space, has its own faster solver: `Ridge`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,38 +20,41 @@ from .ridge import ALPHAS, checked_alphas
 
 __all__ = ["BandedRidge"]
 
-_SMALLEST_SHARE = 1e-12  # draws of a concentrated Dirichlet underflow to 0, by which himalaya would divide
+_SMALLEST_SHARE = 1e-12  # draws with a small concentration underflow to 0, and himalaya divides by them
 
 
 class BandedRidge(LinearBaseline):
-    """Banded ridge regression: every voxel weighs the feature spaces in its own way.
+    """Banded ridge regression: every voxel weighs the feature spaces differently.
 
-    argmin_w |Y - b - sum_k X_k w_k|^2 + sum_k exp(-delta_k) |w_k|^2 for spaces k, where exp(delta_k) = gamma_k / alpha
-    and the shares gamma sum to 1 (Dupré la Tour et al., 2022). Shares are drawn at random, the first draw giving all
-    spaces the same, which is ordinary ridge; each voxel takes the shares and the alpha of the least held-out squared
-    error. himalaya's GroupRidgeCV computes it, or MultipleKernelRidgeCV where there are more features than samples.
+        argmin_w |Y - b - sum_k X_k w_k|^2 + sum_k exp(-delta_k) |w_k|^2
 
-    The time is that of `n_iter` ridge regressions. himalaya's backend is a global switch, which is set during `fit` and
-    put back: do not fit in several threads of one process.
+    for feature spaces k, where exp(delta_k) = gamma_k / alpha and the shares gamma sum to 1 (Dupré la Tour et al.,
+    2022). Shares are drawn at random. The first draw gives all spaces the same share, which is ordinary ridge
+    regression. Each voxel takes the shares and the alpha with the least held-out squared error. The fit is computed by
+    himalaya's GroupRidgeCV, or by its MultipleKernelRidgeCV if there are more features than samples.
+
+    A fit takes as long as `n_iter` ridge regressions. himalaya's backend is a global switch. `fit` sets it and puts it
+    back afterwards, so do not fit in several threads of one process.
 
     Args:
-        spaces: columns of each feature space by its name, slices or index arrays; every column in exactly one.
-        alphas: penalties to choose from, above 0.
-        n_iter: draws of shares.
-        concentration: of the Dirichlet distributions, used in turn; small ones favour one space.
-        cv: as for `Ridge`.
-        random_state: seed of the draws.
-        n_targets_batch: voxels that are computed at a time.
-        device: "cuda" or "cpu"; None is a GPU where there is one.
+        spaces: Columns of each feature space by its name, as slices or index arrays. Every column is in exactly one
+            space.
+        alphas: Penalties to choose from, above 0.
+        n_iter: Number of draws of shares.
+        concentration: Concentrations of the Dirichlet distributions, used in turn. Small ones favour one space.
+        cv: Number of folds, or a scikit-learn splitter, as in `Ridge`.
+        random_state: Seed of the draws.
+        n_targets_batch: Number of voxels that are computed at a time.
+        device: "cuda" or "cpu". None means a GPU if there is one.
 
     Attributes:
-        deltas_: (spaces, V) in the order of `spaces`.
-        alphas_: (V,) the chosen alphas, 1 / sum_k exp(delta_k).
-        cv_scores_: (V,) minus the held-out mean squared error at the choice, averaged over folds.
-        coef_, intercept_: (p, V) and (V,), for features as they are.
-        dual_coef_, X_fit_: (n, V) and (n, p), centred; None where p <= n.
-        X_mean_, Y_mean_: (p,) and (V,) of the train rows.
-        n_features_in_: p.
+        deltas_: (spaces, V) Log weights delta, in the order of `spaces`.
+        alphas_: (V,) Chosen alphas, 1 / sum_k exp(delta_k).
+        cv_scores_: (V,) Minus the held-out mean squared error at the choice, averaged over folds.
+        coef_, intercept_: (p, V) slopes and (V,) intercepts, for features that are not centred.
+        dual_coef_, X_fit_: (n, V) dual weights and (n, p) centred train features. None if p <= n.
+        X_mean_, Y_mean_: (p,) and (V,) Means over the train rows.
+        n_features_in_: Number p of features.
 
     Example:
         >>> model = BandedRidge({"early": slice(0, 64), "late": slice(64, 832)})
@@ -76,14 +85,15 @@ class BandedRidge(LinearBaseline):
         """Choose shares and penalties, and fit.
 
         Args:
-            X: features (n, p).
-            Y: responses (n, V).
-            groups: (n,) such as image ids; the samples of one group stay in one fold.
+            X: (n, p) Features.
+            Y: (n, V) Responses.
+            groups: (n,) Labels such as image ids. Samples of one group stay in one fold.
 
         Raises:
-            AxisError: shapes do not match, or a column is in no space or in two.
+            AxisError: Shapes do not match, or a column is in no space or in two.
             BrainDataError: NaN, or penalties that are not above 0.
-            LeakageError: `cv` is a splitter that tears a group apart.
+            LeakageError: `cv` is a splitter that puts one group on both sides of a fold.
+            ImportError: himalaya is not installed.
         """
         X, Y, groups = self._pairs(X, Y, groups)
         self._columns = _columns_of(self.spaces, X.shape[1])
@@ -107,7 +117,14 @@ class BandedRidge(LinearBaseline):
         return self
 
     def predict_spaces(self, X: Samples) -> dict[str, np.ndarray]:
-        """What each space adds to the predictions, fp32 (n, V) by name; with `Y_mean_` they add up to `predict`."""
+        """Contributions of all feature spaces to the predictions. Together with `Y_mean_` their sum is `predict`.
+
+        Args:
+            X: (n, p) Features.
+
+        Returns:
+            fp32 (n, V) by name of the space.
+        """
         X, coef = self._samples(X) - self.X_mean_, self.coef_
         return {name: X[:, columns] @ coef[columns] for name, columns in zip(self.spaces, self._columns, strict=True)}
 
@@ -115,7 +132,7 @@ class BandedRidge(LinearBaseline):
         return list(zip(self._columns, np.exp(self.deltas_), strict=True))
 
     def _himalaya(self, dual: bool, folds: list[tuple[np.ndarray, np.ndarray]]) -> Any:
-        """himalaya's estimator for either form; folds centre on their own train rows."""
+        """The estimator of himalaya that has the primal or the dual form. Folds are centred on their own train rows."""
         try:
             from himalaya.kernel_ridge import MultipleKernelRidgeCV
             from himalaya.ridge import GroupRidgeCV
@@ -133,7 +150,7 @@ class BandedRidge(LinearBaseline):
 
 
 def _columns_of(spaces: Mapping[str, slice | Sequence[int]], count: int) -> list[np.ndarray]:
-    """Column numbers of each space, which together are all of them once."""
+    """Column numbers of each space. Together they hold every column once."""
     every = np.arange(count)
     try:
         columns = [every[space if isinstance(space, slice) else np.asarray(space)] for space in spaces.values()]
@@ -145,7 +162,7 @@ def _columns_of(spaces: Mapping[str, slice | Sequence[int]], count: int) -> list
     used = np.bincount(np.concatenate(columns), minlength=count) if columns else np.zeros(count, int)
     if (used != 1).any():
         column = int(np.flatnonzero(used != 1)[0])
-        raise AxisError(f"expected every feature in exactly one space, got feature {column} in {used[column]}")
+        raise AxisError(f"expected every feature in exactly one space, got feature {column} in {used[column]} spaces")
     return columns
 
 
@@ -163,7 +180,7 @@ def _shares(spaces: int, count: int, concentration: Sequence[float], seed: int) 
 
 @contextmanager
 def _backend(device: torch.device) -> Iterator[None]:
-    """himalaya computing with torch on a device, and as before afterwards."""
+    """Let himalaya compute with torch on a device, and restore its backend afterwards."""
     from himalaya.backend import get_backend, set_backend
 
     before = get_backend()

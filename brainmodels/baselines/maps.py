@@ -1,4 +1,7 @@
-"""Scores of voxels, back on the brain."""
+"""Convert scores of voxels to brain images.
+
+to_nifti(scores, masker).to_filename("r2.nii.gz")
+"""
 
 from typing import Any
 
@@ -14,15 +17,16 @@ def to_nifti(scores: np.ndarray, where: Any, fill: float = 0.0) -> Any:
     """Scores as an image, to save or to plot.
 
     Args:
-        scores: (V,), or (maps, V) for several at once; NaN stays NaN.
-        where: a fitted nilearn masker, whose `transform` made the responses, or a `VoxelSpace`.
-        fill: of voxels outside a `VoxelSpace`; a masker fills with 0.
+        scores: (V,) Score of each voxel, or (maps, V) for several maps. NaN stays NaN.
+        where: Fitted nilearn masker, whose `transform` made the responses, or a `VoxelSpace`.
+        fill: Value of voxels outside a `VoxelSpace`. A masker fills with 0.
 
     Returns:
-        A nibabel Nifti1Image (x, y, z) or (x, y, z, maps); a SurfaceImage from a surface masker.
+        A nibabel Nifti1Image (x, y, z) or (x, y, z, maps), or a SurfaceImage from a surface masker.
 
     Raises:
-        AxisError: scores are of another number of voxels.
+        AxisError: Scores of another number of voxels.
+        BrainDataError: `where` is neither a masker nor a `VoxelSpace`.
 
     Example:
         >>> Y = masker.transform(betas)  # (trials, V)  # doctest: +SKIP

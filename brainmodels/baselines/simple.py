@@ -1,4 +1,10 @@
-"""What needs no regression: the mean response, and the response to the most similar train image."""
+"""Baselines without regression: the mean response, and the response to the most similar train image.
+
+    MeanMap().fit(X_train, Y_train, groups=train.image_ids).predict(X_test)          # (n, V), the same row n times
+    NearestNeighbor().fit(X_train, Y_train, groups=train.image_ids).predict(X_test)  # (n, V)
+
+A model that does not beat both has learned little about the images.
+"""
 
 from collections.abc import Sequence
 
@@ -9,24 +15,31 @@ from ._base import Baseline, Samples
 
 __all__ = ["MeanMap", "NearestNeighbor"]
 
-_QUERIES = 1024  # compared with all train images at a time
+_QUERIES = 1024  # number of rows that are compared with all train images at a time
 
 
 class MeanMap(Baseline):
-    """The mean train response, whatever the image.
+    """A map that predicts the mean train response for every image.
 
-    R^2 over images is at most 0, but correlations over voxels are high wherever voxels have different means: a model
-    that does not beat this map there has learnt nothing about images.
+    Its R^2 over images is at most 0. Its correlations over voxels are high if voxels have different means, so a model
+    must beat this map there to have learned anything about images.
 
     Attributes:
-        Y_mean_: (V,) fp32.
-        n_features_in_: number of features, which are not used.
+        Y_mean_: (V,) Mean train response, fp32.
+        n_features_in_: Number of features, which are not used.
     """
 
     def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "MeanMap":
-        """Take the mean over responses Y (n, V); X (n, p) is only counted.
+        """Compute the mean response.
 
-        Groups (n,), such as image ids, make images count once however often they were shown.
+        Args:
+            X: (n, p) Features; only their number is used.
+            Y: (n, V) Responses.
+            groups: (n,) Labels such as image ids. With them every image counts once, however often it was shown.
+
+        Raises:
+            AxisError: Shapes do not match.
+            BrainDataError: Values that are not finite.
         """
         _, Y, groups = self._pairs(X, Y, groups)
         Y = Y if groups is None else _group_means(Y.astype(np.float32), groups)
@@ -34,34 +47,35 @@ class MeanMap(Baseline):
         return self
 
     def predict(self, X: Samples) -> np.ndarray:
-        """The mean map once for each row of X: fp32 (n, V)."""
+        """Predicted responses fp32 (n, V): the mean map, once for each row of X."""
         count = len(self._samples(X))
         return np.tile(self.Y_mean_, (count, 1))
 
 
 class NearestNeighbor(Baseline):
-    """The response to the train image whose features have the largest cosine with those of the image.
+    """Response to the train image whose features have the largest cosine with those of the image.
 
-    Equal cosines go to the train image that comes first. Features that share a large mean all point the same way:
-    centre them before (`make_pipeline(StandardScaler(), NearestNeighbor())`).
+    Equal cosines go to the train image that comes first. Features that share a large mean all have nearly the same
+    direction, so centre them first (`make_pipeline(StandardScaler(), NearestNeighbor())`).
 
     Attributes:
-        X_fit_: (m, p) features of the train images, of length 1.
-        Y_fit_: (m, V) their responses.
-        n_features_in_: p.
+        X_fit_: (m, p) Features of the train images, scaled to length 1.
+        Y_fit_: (m, V) Responses of the train images.
+        n_features_in_: Number p of features.
     """
 
     def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "NearestNeighbor":
-        """Remember train images.
+        """Store the train images.
 
         Args:
-            X: features (n, p).
-            Y: responses (n, V).
-            groups: (n,) such as image ids; the samples of one group are averaged, which leaves m of them, in the order
-                of their first samples. None keeps all n.
+            X: (n, p) Features.
+            Y: (n, V) Responses.
+            groups: (n,) Labels such as image ids. Samples of one group are averaged, which leaves m of them, in the
+                order of their first samples. None keeps all n.
 
         Raises:
-            BrainDataError: features that are all 0 point nowhere.
+            AxisError: Shapes do not match.
+            BrainDataError: Values that are not finite, or features that are all 0 and so have no direction.
         """
         X, Y, groups = self._pairs(X, Y, groups)
         X, Y = X.astype(np.float32), Y.astype(np.float32)
@@ -71,12 +85,12 @@ class NearestNeighbor(Baseline):
         return self
 
     def predict(self, X: Samples) -> np.ndarray:
-        """Responses of the closest train images: fp32 (n, V)."""
+        """Responses of the nearest train images to features X (n, p): fp32 (n, V)."""
         rows = self.neighbors(X)
         return self.Y_fit_[rows]
 
     def neighbors(self, X: Samples) -> np.ndarray:
-        """Which train image is closest to each row of X: (n,) rows of `X_fit_`."""
+        """Rows (n,) of `X_fit_` that are nearest to each row of X (n, p)."""
         X = _unit(self._samples(X))
         starts = range(0, len(X), _QUERIES)
         return np.concatenate([(X[i : i + _QUERIES] @ self.X_fit_.T).argmax(1) for i in starts])
@@ -90,7 +104,7 @@ def _unit(X: np.ndarray) -> np.ndarray:
 
 
 def _group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Mean rows of each group, in the order in which groups appear."""
+    """Mean rows of each group, in the order in which groups first appear."""
     _, first, index = np.unique(groups, return_index=True, return_inverse=True)
     place = np.empty(len(first), np.int64)
     place[np.argsort(first)] = np.arange(len(first))

@@ -1,4 +1,13 @@
-"""Features of pictures: extractors with a fingerprint, a cache or an array by image id, a scaler of train ids."""
+"""Features of pictures: extractors, a cache on disk, arrays in memory, and a scaler.
+
+    cache = FeatureCache("features", extractor("gabor"), dataset.stimuli)
+    cache.extract()                              # once; later calls compute only what is missing
+    X = cache.get(train.image_ids)               # (n, p) fp32
+    scaler = TokenScaler("pooled").fit(cache, train.image_ids)
+
+Each extractor has a 12-digit fingerprint. It changes when its weights, layer or preprocessing change. Features are
+matched to responses by image id.
+"""
 
 from ..data.grid import grid_features
 from .arrays import ArrayFeatures, FeatureSource

@@ -1,7 +1,9 @@
-"""Features that are in memory already, by the id of their image.
+"""Features that are already in memory, by image id.
 
-features = ArrayFeatures(tokens, dataset.stimuli.ids)  # tokens (n, m, d), one row an image
-features.get(train.image_ids, "tokens")                # (n, m, d) fp32, the rows of these images
+    features = ArrayFeatures(tokens, dataset.stimuli.ids)  # tokens (n, m, d), one row for each image
+    features.get(train.image_ids, "tokens")                # (n, m, d) fp32, the rows of these images
+
+`ArrayFeatures` and `FeatureCache` share the interface `FeatureSource`, so models take either.
 """
 
 from collections.abc import Sequence
@@ -16,45 +18,46 @@ from ..errors import AxisError, IdError, NormalizationError, check_choice, near_
 __all__ = ["ArrayFeatures", "FeatureSource"]
 
 KINDS = ("tokens", "pooled")
-_BLOCK = 1 << 22  # numbers that are checked at a time
+_BLOCK = 1 << 22  # count of numbers that are checked at a time
 
 
 class FeatureSource(Protocol):
-    """What models ask of features: `FeatureCache` and `ArrayFeatures` both give it.
+    """What models need from features. `FeatureCache` and `ArrayFeatures` both have it.
 
     Attributes:
-        fingerprint: of what made the features.
+        fingerprint: Text that identifies what made the features.
     """
 
     fingerprint: str
 
     def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
-        """fp32 (len(ids), m, d) of "tokens" or (len(ids), p) of "pooled", in the order of `ids`, which may repeat."""
+        """fp32 (len(ids), m, d) of "tokens" or (len(ids), p) of "pooled", in the order of `ids`; ids may repeat."""
 
     def __contains__(self, image_id: str) -> bool: ...
 
 
 class ArrayFeatures:
-    """Features of one array, such as those that another program has computed.
+    """Features in one array, such as those that another program has computed.
 
-    The array is shared, not copied, memory-mapped ones and tensors included; only tensors on a GPU and those of a type
-    that numpy lacks (bfloat16) are copied.
+    The array is shared, not copied. This includes memory-mapped arrays and tensors. Only tensors on a GPU, and those of
+    a type that numpy lacks (bfloat16), are copied.
 
     Args:
-        values: one row an image; (n, m, d) are tokens, (n, p) are pooled features. Real numbers of any type.
-        ids: of the images, in the order of the rows; unique, for features belong to an image and not to a trial.
-        fingerprint: of what made them, which tells these features from others; "" where it is not known.
-        name: for messages and reports.
+        values: One row for each image: tokens (n, m, d), or pooled features (n, p). Real numbers of any type.
+        ids: (n,) Ids of the images, in the order of the rows. They are unique, because features belong to images and
+            not to trials.
+        fingerprint: Text that identifies what made the features, "" if it is not known.
+        name: Name for messages and reports.
 
     Attributes:
-        values: as an array.
+        values: The features as an array.
         kinds: ("tokens",) or ("pooled",).
-        fingerprint, name: see above.
+        fingerprint, name: As given.
 
     Raises:
-        AxisError: values are neither (n, m, d) nor (n, p), have an empty axis, or are not real numbers.
-        IdError: ids repeat, or are of another number than the rows.
-        NormalizationError: a value is not finite in fp32.
+        AxisError: Values are neither (n, m, d) nor (n, p), have an empty axis, or are not real numbers.
+        IdError: Ids repeat, or differ in number from the rows.
+        NormalizationError: A value is not finite in fp32.
     """
 
     def __init__(
@@ -88,25 +91,27 @@ class ArrayFeatures:
 
     @property
     def ids(self) -> np.ndarray:
-        """Images whose features are here, sorted."""
+        """Ids of the images whose features are here, sorted."""
         return np.array(sorted(self._rows), dtype=str)
 
     def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
-        """Features of images, in the order of `ids`, which may repeat.
+        """Features of images, in the order of `ids`.
 
         Args:
-            ids: whose.
+            ids: Ids of the images. They may repeat.
             what: "pooled" or "tokens".
 
         Returns:
-            fp32 (len(ids), p), or (len(ids), m, d), a copy.
+            A copy, fp32 (len(ids), p) or (len(ids), m, d).
 
         Raises:
-            IdError: an id that is unknown, with the nearest known.
-            AxisError: the array holds the other kind.
+            IdError: An unknown id; the message names the nearest known one.
+            AxisError: The array holds the other kind of features.
         """
         if check_choice("what", what, KINDS) not in self.kinds:
-            remedy = "values[:, None] makes a token of each row" if what == "tokens" else "values.mean(1) averages them"
+            remedy = (
+                "values[:, None] makes a token of each row" if what == "tokens" else "values.mean(1) averages tokens"
+            )
             raise AxisError(f"expected {what} of {self.name}, got {self.kinds[0]} {self.values.shape} only; {remedy}")
         try:
             rows = [self._rows[str(name)] for name in ids]
@@ -117,7 +122,7 @@ class ArrayFeatures:
         return self.values[np.array(rows, np.int64)].astype(np.float32)
 
     def _index(self, ids: np.ndarray) -> dict[str, int]:
-        """The row of each id."""
+        """Row of each id."""
         if ids.shape != (len(self.values),):
             raise IdError(f"expected ids of the {len(self.values)} rows of {self.name}, got ids of shape {ids.shape}")
         rows: dict[str, int] = {}
@@ -127,7 +132,7 @@ class ArrayFeatures:
                 same = "equal" if np.array_equal(self.values[first], self.values[row]) else "unequal"
                 raise IdError(
                     f"expected one row of {self.name} for each image, got {same} rows {first} and {row} of {name}; "
-                    "features are not repeated for repeated presentations"
+                    "do not repeat features for repeated presentations"
                 )
         return rows
 
@@ -146,7 +151,7 @@ class ArrayFeatures:
 
 
 def _as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
-    """The values where they are, as far as numpy can hold them."""
+    """The values as an array, without a copy if numpy can hold their type."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

@@ -1,6 +1,10 @@
-"""What every feature extractor shares: checked input, normalisation, and a fingerprint of all that changes a number.
+"""The base of all feature extractors: checks of the input, normalisation, and a fingerprint.
 
-output = extractor("gabor").encode(images)  # FeatureOutput(tokens (B, m, d), pooled (B, p))
+    output = extractor("gabor").encode(images)  # FeatureOutput(tokens (B, m, d), pooled (B, p))
+    extractor("gabor").fingerprint()            # 12 hexadecimal digits
+
+The fingerprint covers everything that changes a number: class, input size and normalisation, weights, settings and
+library versions.
 """
 
 import json
@@ -26,8 +30,9 @@ class FeatureOutput(NamedTuple):
     """Features of a batch of images, fp32.
 
     Attributes:
-        tokens: (B, m, d), one row a place of the picture, row by row; None where the extractor gives none.
-        pooled: (B, p), one vector a picture; None where the extractor gives none.
+        tokens: (B, m, d) One row for each place of the picture, in row-major order. None if the extractor gives no
+            tokens.
+        pooled: (B, p) One vector for each picture. None if the extractor gives no pooled features.
     """
 
     tokens: Tensor | None
@@ -35,21 +40,26 @@ class FeatureOutput(NamedTuple):
 
 
 class Extractor(nn.Module):
-    """Images in [0, 1] to features. Frozen; a subclass gives `_encode` and `settings`.
+    """Frozen map from images in [0, 1] to features. A subclass defines `_encode` and `settings`.
 
     Args:
-        name: under which `extractor` finds it, or any other.
-        input_size: side in pixels of the square that the features are taken of. Images of another size are resized to
-            it by antialiased bicubic interpolation, whole, their aspect changed where they are not square.
-        mean, std: of each channel, subtracted and divided by; zeros and ones leave images as they are.
-        value_map: applied before them. "identity", or "mindeye2", (x + 1) / 2, which the code of that paper applies to
-            images that are in [0, 1] already: another token space, with which no statistics may be shared.
-        dtype: in which the features are computed; they are given as fp32.
+        name: Name for `extractor`, messages and reports.
+        input_size: Side in pixels of the square from which features are computed. Other images are resized to it as a
+            whole, by antialiased bicubic interpolation. This changes the aspect of images that are not square.
+        mean, std: Mean that is subtracted from each channel, and deviation that it is divided by. Zeros and ones change
+            nothing.
+        value_map: Map that is applied before them, "identity" or "mindeye2". The latter is (x + 1) / 2, which
+            MindEye2's code applies to images that are in [0, 1] already. It gives another token space, so do not share
+            statistics with it.
+        dtype: Type in which features are computed. They are returned as fp32.
 
     Attributes:
-        name, input_size: see above.
-        libraries: distributions whose versions may change a number, beside torch.
-        note: what must be printed with results; "" where nothing must.
+        name, input_size: As given.
+        libraries: Distributions beside torch whose versions may change a number.
+        note: Text that must be printed with results, or "".
+
+    Raises:
+        BrainDataError: An input size below 1, or a mean or std without 3 channels.
     """
 
     libraries: tuple[str, ...] = ()
@@ -78,14 +88,14 @@ class Extractor(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> FeatureOutput:
-        """Features of a batch.
+        """Features of a batch of images.
 
         Args:
-            images: (B, 3, height, width), floats in [0, 1], on any device.
+            images: (B, 3, height, width) Floats in [0, 1], on any device.
 
         Raises:
-            AxisError: not (B, 3, height, width) of floats.
-            NormalizationError: values outside [0, 1], such as of images that were normalised already.
+            AxisError: Images are not (B, 3, height, width) of floats.
+            NormalizationError: Values outside [0, 1], such as those of normalised images.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise AxisError(
@@ -94,7 +104,7 @@ class Extractor(nn.Module):
         if images.numel() and not (images.min() >= 0 and images.max() <= 1):
             low, high = images.min().item(), images.max().item()
             raise NormalizationError(
-                f"expected images in [0, 1], which {self.name} normalises itself, got {low:.3g} to {high:.3g}"
+                f"expected images in [0, 1], because {self.name} normalises them itself, got {low:.3g} to {high:.3g}"
             )
         tokens, pooled = self._encode(self._prepare(images.to(self.mean.device, torch.float32)))
         return FeatureOutput(*(None if x is None else x.float().contiguous() for x in (tokens, pooled)))
@@ -102,7 +112,7 @@ class Extractor(nn.Module):
     forward = encode
 
     def train(self, mode: bool = True) -> "Extractor":
-        """Nothing: extractors stay in evaluation mode, whatever they are part of."""
+        """Has no effect: an extractor stays in evaluation mode, also as part of another module."""
         return super().train(False)
 
     def config(self) -> str:
@@ -127,19 +137,19 @@ class Extractor(nn.Module):
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits: the start of the SHA-256 of `config()`."""
+        """The first twelve hexadecimal digits of the SHA-256 of `config()`."""
         return hex_digest([self.config()], 12)
 
     def settings(self) -> dict[str, Any]:
-        """What `config` adds for this kind of extractor: weights, layer, pooling. Plain JSON values."""
+        """What this kind of extractor adds to `config`: weights, layer, pooling. Plain JSON values."""
         raise NotImplementedError
 
     def _encode(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens and pooled of prepared images."""
+        """Tokens and pooled features of prepared images."""
         raise NotImplementedError
 
     def _prepare(self, images: Tensor) -> Tensor:
-        """Resized and normalised images, in the dtype of the computation."""
+        """Resized and normalised images, in the type of the computation."""
         size = (self.input_size, self.input_size)
         if images.shape[2:] != size:
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)

@@ -1,16 +1,18 @@
 """Features on disk, by the fingerprint of their extractor and the id of their image.
 
-cache = FeatureCache("features", extractor("gabor"), dataset.stimuli)
-cache.extract(batch_size=64)
-X = cache.get(train.image_ids)  # (n, p) fp32, the rows of these images
+    cache = FeatureCache("features", extractor("gabor"), dataset.stimuli)
+    cache.extract(batch_size=64)
+    X = cache.get(train.image_ids)  # (n, p) fp32, the rows of these images
 
-    features/<fingerprint>/meta.json                  what made them: the extractor's config, and a reference output
-    features/<fingerprint>/<number>-<writer>/         a shard, which appears whole or not at all, and never changes
+Files:
+
+    features/<fingerprint>/meta.json                  the extractor's config, and a reference output
+    features/<fingerprint>/<number>-<writer>/         a shard; it appears complete or not at all, and never changes
         ids.npy  pixels.npy  tokens.npy  pooled.npy   ids, hashes of the pictures, fp16 features
 
-Any number of processes may extract into one folder: each writes shards of its own. Where two have written one image,
-the shard whose name sorts first counts. They skip what others have finished, but do not divide the work: give each its
-own ids, such as `ids[rank::world]`.
+Any number of processes may extract into one folder, because each writes its own shards. If two have written the same
+image, the shard whose name sorts first counts. Processes skip images that others have finished, but they do not divide
+the work. Give each process its own ids, such as `ids[rank::world]`.
 """
 
 import json
@@ -54,22 +56,23 @@ class _Place(NamedTuple):
 
 
 class FeatureCache:
-    """Features of one extractor, computed once.
+    """Features of one extractor, each computed once.
 
     Args:
-        root: folder of caches; each extractor has its own within, so that none is ever mistaken for another.
-        extractor: whose features these are.
-        stimuli: the images.
-        size: side in pixels at which pictures are read (see `StimulusSet.image`); None means the extractor's own. At
-            another one the extractor resizes them again, and the features have a folder of their own.
-        shard_images: images of a shard: what a killed writer loses at most, and what is held in memory.
+        root: Folder of caches. Each extractor has its own folder in it, so features of two extractors never mix.
+        extractor: Extractor that computes the features.
+        stimuli: Images to compute features of.
+        size: Side in pixels at which pictures are read (see `StimulusSet.image`). None uses the extractor's own. At
+            another size the extractor resizes the pictures again, and the features have a separate folder.
+        shard_images: Number of images in a shard. This is the most that a killed writer loses, and what is held in
+            memory.
 
     Attributes:
-        folder: of this extractor.
+        folder: Folder of this extractor.
 
     Raises:
-        LayoutError: the folder is of another extractor or incomplete.
-        IdError: two shards have taken features of different pictures under one id.
+        LayoutError: The folder belongs to another extractor, or is incomplete.
+        IdError: Two shards hold features of different pictures under one id.
     """
 
     def __init__(
@@ -102,31 +105,33 @@ class FeatureCache:
         return f"FeatureCache({self.extractor.name}, {self.fingerprint}, {len(self)} images at {self.size} px{note})"
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_arrays": {}}  # a memory map would travel as a copy of its contents
+        return self.__dict__ | {"_arrays": {}}  # a memory map would be pickled as a copy of its contents
 
     @property
     def ids(self) -> np.ndarray:
-        """Images whose features are here, sorted."""
+        """Ids of the images whose features are here, sorted."""
         return np.array(sorted(self._places), dtype=str)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What the extractor gives: "tokens", "pooled" or both; nothing before the first extraction."""
+        """What the extractor gives: "tokens", "pooled" or both. Empty before the first extraction."""
         shard = self.folder / min(self._shards, default="none")
         return tuple(kind for kind in KINDS if (shard / f"{kind}.npy").is_file())
 
     def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
-        """Features of images, in the order of `ids`, which may repeat.
+        """Features of images, in the order of `ids`.
 
         Args:
-            ids: whose.
+            ids: Ids of the images. They may repeat.
             what: "pooled" or "tokens".
 
         Returns:
-            fp32 (len(ids), p), or (len(ids), m, d).
+            fp32 (len(ids), p) or (len(ids), m, d).
 
         Raises:
-            IdError: an id that is unknown, with the nearest known, or that was not extracted.
+            IdError: An unknown id (the message names the nearest known one), or one that was not extracted.
+            BrainDataError: The extractor does not give this kind of features.
+            LayoutError: A file is missing or damaged.
         """
         places = self._locate(ids)
         rows: dict[str, list[int]] = {}
@@ -151,22 +156,23 @@ class FeatureCache:
         progress: bool = True,
         verify: bool = True,
     ) -> int:
-        """Compute the features that are not here yet. Started again after an interruption, it goes on.
+        """Compute the features that are not here yet. A call after an interruption continues the work.
 
         Args:
-            ids: of images; None means all of `stimuli`. What is asked for twice is computed once.
-            batch_size: images of a forward pass; part of the last bits of the features.
-            device: to which the extractor is moved.
-            progress: show a bar.
-            verify: read the pictures of ids that are here too, and compare them with those that features were taken of.
+            ids: Ids of the images. None means all of `stimuli`. An id that occurs twice is computed once.
+            batch_size: Number of images in a forward pass. It can change the last bits of features.
+            device: Device to which the extractor is moved.
+            progress: Whether to show a bar.
+            verify: Whether to read again the pictures of ids that are here, and compare them with those that features
+                were computed from.
 
         Returns:
-            How many were computed.
+            Number of images that were computed.
 
         Raises:
-            IdError: an unknown id, or one whose picture has changed.
-            NormalizationError: a feature that fp16 cannot hold, or that is not finite.
-            BrainDataError: the extractor gives other numbers than when the cache was begun.
+            IdError: An unknown id, or one whose picture has changed.
+            NormalizationError: A feature that is not finite, or that fp16 cannot hold.
+            BrainDataError: The extractor gives other numbers than when the cache was created.
         """
         ids = list(dict.fromkeys(map(str, self.stimuli.ids if ids is None else ids)))
         self.stimuli.rows(ids)
@@ -191,7 +197,7 @@ class FeatureCache:
         return computed
 
     def refresh(self) -> None:
-        """Take in the shards that other processes have written since."""
+        """Find the shards that other processes have written since the last look."""
         if not self.folder.is_dir():
             return
         self._check_meta()
@@ -204,7 +210,7 @@ class FeatureCache:
                 place, other = _Place(shard, row, digest), self._places.get(name)
                 if other is not None and other.pixels != digest:
                     raise IdError(
-                        f"expected one picture of {name}, got two: {other.shard} and {shard} of {self.folder} saw "
+                        f"expected one picture of {name}, got two: {other.shard} and {shard} of {self.folder} have "
                         "different pixels; keep the features of two sets of images under two roots"
                     )
                 if other is None or shard < other.shard:
@@ -212,7 +218,7 @@ class FeatureCache:
         self._shards = found
 
     def _compute(self, ids: list[str], batch_size: int) -> dict[str, np.ndarray]:
-        """The arrays of a shard."""
+        """Arrays of a shard."""
         hashes, parts = [], {kind: [] for kind in KINDS}
         for start in range(0, len(ids), batch_size):
             batch = ids[start : start + batch_size]
@@ -227,7 +233,7 @@ class FeatureCache:
         return {"ids": np.asarray(ids, dtype=str), "pixels": np.asarray(hashes, dtype=str), **arrays}
 
     def _publish(self, writer: str, arrays: dict[str, np.ndarray]) -> None:
-        """Write a shard aside, then give it its name: numbered after all that this process knows."""
+        """Write a shard, which gets its name only when it is complete. Its number is above all that are known."""
         number = 1 + max((int(name.split("-")[0]) for name in self._shards), default=-1)
         with whole_folder(self.folder / f"{number:06d}-{writer}") as partial:
             for name, array in arrays.items():
@@ -238,12 +244,12 @@ class FeatureCache:
             digest = _hash(self.stimuli.image(name, self.size))
             if digest != self._places[name].pixels:
                 raise IdError(
-                    f"expected the picture of {name} that features were taken of (hash {self._places[name].pixels}), "
+                    f"expected the picture of {name} whose features are stored (hash {self._places[name].pixels}), "
                     f"got another ({digest}); keep the features of two sets of images under two roots"
                 )
 
     def _begin(self) -> None:
-        """Make the folder, or see that the extractor still gives what it gave when the folder was made."""
+        """Create the folder, or check that the extractor still gives the same numbers as when it was created."""
         reference = self._reference()
         path = self.folder / "meta.json"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -264,13 +270,13 @@ class FeatureCache:
         error = np.linalg.norm(stored - reference) / max(np.linalg.norm(stored), 1e-12)
         if not error <= REFERENCE_TOLERANCE:
             raise BrainDataError(
-                f"expected the features of {self.extractor.name} to be those with which {self.folder} was begun, got "
+                f"expected {self.extractor.name} to give the same features as when {self.folder} was begun, got "
                 f"a relative difference of {error:.2g} on the reference picture; a library computes other numbers now: "
                 "use another root"
             )
 
     def _remove_partial(self) -> None:
-        """Remove what interrupted writers have left, but nothing on which one may be at work."""
+        """Remove what interrupted writers left, but nothing that a running writer may still need."""
         for left in self.folder.glob(f"{PARTIAL}*"):
             try:
                 age = time.time() - left.stat().st_mtime
@@ -289,14 +295,14 @@ class FeatureCache:
         return values[:: max(len(values) // REFERENCE_VALUES, 1)][:REFERENCE_VALUES]
 
     def _check_meta(self) -> dict[str, Any]:
-        """The contents of meta.json, which must be of this extractor."""
+        """Contents of meta.json, after a check that it belongs to this extractor."""
         path = self.folder / "meta.json"
         try:
             meta = json.loads(path.read_text())
         except FileNotFoundError:
             if any(SHARD.fullmatch(entry.name) for entry in self.folder.iterdir()):
-                raise LayoutError(f"expected {path}, which says what made these features, got no such file") from None
-            return {}  # another process is about to write it
+                raise LayoutError(f"expected {path}, which describes these features, got no such file") from None
+            return {}  # another process will write it next
         except json.JSONDecodeError as error:
             raise LayoutError(f"expected JSON in {path}, got {error}") from error
         expected = {"format": FORMAT, "fingerprint": self.fingerprint, "size": self.size}
@@ -304,7 +310,7 @@ class FeatureCache:
         if given != expected:
             raise LayoutError(
                 f"expected features of {self.extractor.name}, {expected}, in {self.folder}, got those of "
-                f"{meta.get('name')}, {given}; a folder of features keeps the name it was given"
+                f"{meta.get('name')}, {given}; do not rename folders of features"
             )
         return meta
 
@@ -323,7 +329,7 @@ class FeatureCache:
         )
 
     def _others(self) -> str:
-        """What else is under the root, for whom the same extractor has another fingerprint since an update."""
+        """Text that names the other extractors under the root, for users whose fingerprint changed by an update."""
         names = []
         for path in sorted(self.folder.parent.glob("*/meta.json")):
             if path.parent != self.folder:
@@ -331,7 +337,7 @@ class FeatureCache:
         return f"; beside it: {', '.join(names)}" if names else ""
 
     def _array(self, shard: str, what: str) -> np.ndarray:
-        """The features of a shard, memory-mapped."""
+        """Features of a shard, memory-mapped."""
         if what not in KINDS:
             raise BrainDataError(f"expected what to be {' or '.join(map(repr, KINDS))}, got {what!r}")
         if not shard:
@@ -339,7 +345,7 @@ class FeatureCache:
         if (shard, what) not in self._arrays:
             if not (self.folder / shard / f"{what}.npy").is_file():
                 raise BrainDataError(
-                    f"expected {what} of {self.extractor.name}, got none: it gives the other kind only"
+                    f"expected {what} of {self.extractor.name}, got none: it gives only the other kind"
                 )
             array = self._load(shard, what, mmap_mode="r")
             count = len(self._load(shard, "ids", mmap_mode="r"))
@@ -364,12 +370,12 @@ def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 
 def _hash(pixels: np.ndarray) -> str:
-    """Of a uint8 picture; 32 hexadecimal digits."""
+    """32 hexadecimal digits of a uint8 picture."""
     return hex_digest([repr(pixels.shape), pixels], 32)
 
 
 def _half(values: np.ndarray, kind: str, ids: list[str], name: str) -> np.ndarray:
-    """The values as fp16, which must hold them."""
+    """The values as fp16, after a check that it can hold them."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     bad = ~np.isfinite(half).reshape(len(half), -1).all(1)
@@ -378,7 +384,7 @@ def _half(values: np.ndarray, kind: str, ids: list[str], name: str) -> np.ndarra
         largest = np.abs(values[row]).max()
         raise NormalizationError(
             f"expected {kind} of {name} that are finite and at most 65504 in size, which fp16 can hold, got "
-            f"{largest:.3g} for {ids[row]}; take them after a norm, or of another layer"
+            f"{largest:.3g} for {ids[row]}; take features after a norm, or from another layer"
         )
     return half
 

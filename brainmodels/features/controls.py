@@ -1,11 +1,15 @@
-"""Extractors without weights: what any model must beat before its features mean anything.
+"""Extractors without trained weights, as controls: the features of a model should beat these.
 
-| name | what a picture becomes | pooled |
+| name | features of a picture | pooled |
 |---|---|---|
 | `pixels` | colours of a coarse raster | all of them |
 | `grid` | edges and colour opponents on a 6 x 6 grid, see `grid_features` | all 108 |
 | `gabor` | energy of Gabor filters, as of complex cells in V1 | all of it |
 | `random_conv` | three layers of random convolutions | mean over places |
+
+    extractor("gabor").encode(images)  # FeatureOutput(tokens (B, 64, 24), pooled (B, 1536))
+
+A model's features say something about the brain only if they predict it better than these controls do.
 """
 
 import math
@@ -22,14 +26,14 @@ from .base import Extractor
 
 __all__ = ["Gabor", "Grid", "Pixels", "RandomConv"]
 
-BRIGHTNESS = (0.2125, 0.7154, 0.0721)  # of red, green and blue: ITU-R BT.709, as in scikit-image
+BRIGHTNESS = (0.2125, 0.7154, 0.0721)  # weights of red, green and blue: ITU-R BT.709, as in scikit-image
 
 
 class Pixels(Extractor):
     """Colours in [0, 1]: tokens (B, size * size, 3), pooled (B, size * size * 3).
 
     Args:
-        size: side of the raster, pixels.
+        size: Side of the raster in pixels.
     """
 
     def __init__(self, size: int = 16):
@@ -44,7 +48,7 @@ class Pixels(Extractor):
 
 
 class Grid(Extractor):
-    """`grid_features`: pooled (B, 108) as that function gives them, tokens (B, 36, 3), one row a cell."""
+    """Features of `grid_features`: pooled (B, 108) as that function gives them, tokens (B, 36, 3), one row a cell."""
 
     libraries = ("numpy", "pillow")
 
@@ -64,24 +68,27 @@ class Grid(Extractor):
 
 
 class Gabor(Extractor):
-    """Energy of Gabor filters on a grid: a model of complex cells in primary visual cortex.
+    """Energy of Gabor filters on a grid, a model of complex cells in primary visual cortex.
 
         energy = |brightness * filter|,  tokens = mean of the energy over each cell of the grid
 
-    with `*` a convolution over the picture continued by reflection. A filter is scikit-image's `gabor_kernel`, complex,
-    of one octave of bandwidth, cut at three deviations, less its mean, so that uniform areas give 0. A grating of
-    amplitude 1 at its wavelength and orientation gives about 1/2, at every scale.
+    Here `*` is a convolution over the picture, which is continued by reflection. A filter is scikit-image's complex
+    `gabor_kernel`, with one octave of bandwidth, cut at three deviations. Its mean is subtracted, so uniform areas give
+    0. A grating of amplitude 1 at the filter's wavelength and orientation gives about 1/2, at every scale.
 
-    Tokens (B, grid * grid, scales * orientations), scale by scale; pooled (B, grid * grid * scales * orientations).
+    Tokens are (B, grid * grid, scales * orientations), scale by scale. Pooled features are (B, grid * grid * scales *
+    orientations).
 
     Args:
-        scales: number of wavelengths: 4, 8, 16, ... pixels, at a picture of `size` pixels.
-        orientations: number of angles, equally spaced over 180 degrees, from gratings that vary from left to right.
-        grid: cells a side.
-        size: side of the picture, pixels; a multiple of `grid`.
+        scales: Number of wavelengths: 4, 8, 16, ... pixels, in a picture of `size` pixels.
+        orientations: Number of angles, equally spaced over 180 degrees. The first gratings vary from left to right.
+        grid: Number of cells a side.
+        size: Side of the picture in pixels, a multiple of `grid`.
 
     Raises:
-        BrainDataError: a filter of the largest scale is wider than the picture can be continued.
+        BrainDataError: A filter of the largest scale is wider than the reflected picture, or `size` is no multiple of
+            `grid`.
+        ImportError: scikit-image is not installed.
     """
 
     libraries = ("scikit-image",)
@@ -103,7 +110,7 @@ class Gabor(Extractor):
             if radius >= size:
                 raise BrainDataError(
                     f"expected filters within {size} pixels, got a radius of {radius} at scale {scale}; "
-                    "ask for fewer scales or a larger size"
+                    "choose fewer scales or a larger size"
                 )
             square = np.zeros((orientations, 2 * radius + 1, 2 * radius + 1), np.complex128)
             for into, kernel in zip(square, kernels, strict=True):
@@ -132,8 +139,11 @@ class RandomConv(Extractor):
     """Three random convolutions of stride 2 with ReLU: tokens (B, (size / 8)**2, 128), pooled their mean (B, 128).
 
     Args:
-        seed: of the weights, normal of variance 2 / inputs (He et al. 2015); no bias.
-        size: side of the picture, pixels; a multiple of 8.
+        seed: Seed of the weights. They are normal with variance 2 / inputs (He et al. 2015), without bias.
+        size: Side of the picture in pixels, a multiple of 8.
+
+    Raises:
+        BrainDataError: `size` is no multiple of 8.
     """
 
     CHANNELS = (3, 32, 64, 128)

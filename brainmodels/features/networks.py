@@ -1,7 +1,10 @@
-"""Extractors with weights: what they share, and VECA's.
+"""Extractors with weights: their common base, and the features of VECA backbones.
 
-Nothing is downloaded, and nothing is random unless it is asked for: weights are a local path, those that ship with
-this package (`pretrained=True`, VECA only), or "random" with a seed. Loading is strict.
+    veca_features("veca_nano_patch8", pretrained=True, num_cores=8)
+    veca_features("veca", weights="runs/model", layer=-2, tokens="cores", pooled="core_mean")
+
+Nothing is downloaded. Weights come from a local path, from this package (`pretrained=True`, VECA only), or are "random"
+with a seed. They are random only if you ask for it. Loading is strict.
 """
 
 import logging
@@ -27,12 +30,12 @@ _log = logging.getLogger(__name__)
 
 
 class NetworkFeatures(Extractor):
-    """An extractor around a module, which it takes over: evaluation mode, no gradients, its own dtype.
+    """An extractor around a module. It puts the module into evaluation mode, freezes it and changes its type.
 
     Args:
-        model: whose weights these are; pass a copy of one that trains on.
-        random_seed: of weights that were drawn and not learned; None for others.
-        options: of `Extractor`.
+        model: Module with the weights. Pass a copy if the original will be trained further.
+        random_seed: Seed of weights that were drawn and not learned. None for learned weights.
+        options: Further arguments of `Extractor`.
     """
 
     def __init__(self, model: nn.Module, random_seed: int | None, **options: Any):
@@ -48,17 +51,20 @@ class VECAFeatures(NetworkFeatures):
     """Features of a VECA backbone.
 
     Args:
-        model: the backbone.
-        num_cores: budget; None means the model's.
-        layer: block after which they are taken, negative from the end; None takes what the model itself returns,
-            after its last block, norm and output linear. Only core 0 of the last block was supervised: as features
-            prefer the cores of layer -2.
-        tokens: "patches" (row by row), "cores", "cores+patches", or None for none.
-        pooled: "global", the model's own choice of the following; "core0", "core_mean", "patch_mean",
-            "core0+patch_mean"; or None for none. Of the same layer.
-        norm: apply the final norm to a `layer`.
-        size: side of the picture, pixels; None means the model's nominal one.
-        name, random_seed, dtype, value_map: as in `Extractor` and `veca_features`.
+        model: Backbone.
+        num_cores: Number of cores to use. None uses the model's budget.
+        layer: Block whose output is used, negative from the end. None uses what the model itself returns, after its
+            last block, norm and output linear. Only core 0 of the last block was supervised, so the cores of layer -2
+            are better features.
+        tokens: "patches" (row by row), "cores", "cores+patches", or None for no tokens.
+        pooled: Source of the pooled features, at the same layer: "core0", "core_mean", "patch_mean",
+            "core0+patch_mean", "global" for the model's own choice of these, or None for no pooled features.
+        norm: Whether to apply the final norm to the output of a `layer`.
+        size: Side of the picture in pixels. None uses the model's nominal one.
+        name, random_seed, dtype, value_map: As in `Extractor` and `NetworkFeatures`.
+
+    Raises:
+        BrainDataError: A layer that does not exist, or an unknown choice.
     """
 
     libraries = ("timm",)
@@ -140,15 +146,16 @@ def veca_features(
     """Features of a VECA backbone by name.
 
     Args:
-        name: of `veca.list_models()`; or "veca", any model of a folder.
-        weights: a folder of `save_pretrained`; a safetensors file; or "random".
-        pretrained: take the weights that ship with this package.
-        seed: of random weights.
-        model_options: arguments of `veca.VECA` beyond the name, but for a folder, which knows them.
-        options: of `VECAFeatures`.
+        name: Name from `veca.list_models()`, or "veca" for any model of a folder.
+        weights: Folder of `save_pretrained`, safetensors file, or "random".
+        pretrained: Whether to use the weights that ship with this package.
+        seed: Seed of random weights.
+        model_options: Arguments of `veca.VECA` beyond the name. A folder has its own, so it takes none.
+        options: Arguments of `VECAFeatures`.
 
     Raises:
-        LayoutError: no such file, or weights that do not fit, with the names of those missing.
+        LayoutError: No such file, or weights that do not fit, with the names of those missing.
+        BrainDataError: No weights, two sources of weights, or a name that does not fit them.
     """
     check_source(name, weights, pretrained)
     given = dict(model_options or {})
@@ -159,7 +166,7 @@ def veca_features(
         )
     if folder:
         if given:
-            raise BrainDataError(f"expected no model_options for a folder, whose config says all, got {given}")
+            raise BrainDataError(f"expected no model_options for a folder, whose config has them, got {given}")
         model = _from_folder(name, Path(weights))
     else:
         model = seeded(seed, lambda: veca.create_model(name, pretrained=pretrained, **given))
@@ -177,7 +184,7 @@ def _from_folder(name: str, folder: Path) -> veca.VECA:
     for key, value in VARIANTS.get(name, {}).items():
         if model.config.get(key) != value:
             raise LayoutError(
-                f"expected {key}={value} of {name} in {folder}, got {model.config.get(key)}; the name 'veca' takes any"
+                f"expected {key}={value} of {name} in {folder}, got {model.config.get(key)}; use the name 'veca'"
             )
     return model
 

@@ -1,4 +1,11 @@
-"""Fewer and narrower tokens: means over the cells of a coarser grid, then principal components of the width."""
+"""Reduction of tokens: means over the cells of a coarser grid, then principal components of their features.
+
+    reduction = TokenReduction(side=4, width=32).fit(blocks)  # blocks of train tokens (images, 256, 1024)
+    small = reduction.transform(tokens)                       # (n, 16, 32)
+    reduction.inverse_transform(small)                        # (n, 256, 1024), approximate
+
+`TokenScaler` reduces tokens with it before it scales them.
+"""
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -13,26 +20,31 @@ from ..errors import AxisError, BrainDataError
 __all__ = ["Array", "TokenReduction", "matched"]
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
-_NULL = 1e-12  # of the largest variance: a component with less is the rounding of fp32
+_NULL = 1e-12  # share of the largest variance; a component with less consists of fp32 rounding errors
 
 
 class TokenReduction:
-    """y = (mean of x over a cell - center) components^T, for each cell of a side x side grid.
+    """Linear reduction of tokens: y = (mean of x over a cell - center) components^T, for each cell of a side x side
+    grid.
 
-    The components are the directions in which the cells of all images together vary most. The inverse is approximate:
-    it gives all tokens of a cell the same value, and nothing in the directions that were left out.
+    The components are the directions in which the cells of all images together vary most. The inverse is approximate.
+    It gives all tokens of a cell the same value, and nothing in the directions that were left out.
 
     Args:
-        side: of the grid, which must divide that of the tokens; None leaves the tokens as they are. Tokens without a
-            place, such as cores, have no cells: they are only to be narrowed.
-        width: number of components; None leaves the width as it is.
+        side: Number of cells a side. It must divide the side of the tokens' grid. None keeps all tokens. Tokens without
+            a place, such as cores, have no cells and can only become narrower.
+        width: Number of components. None keeps the width.
 
     Attributes:
-        full_shape: (m, d) of the tokens it was fitted on.
-        shape: (m, d) of reduced ones.
-        center_: fp32 (d,), the mean token of the train images; None where the width is kept.
-        components_: fp32 (width, d), orthonormal rows by falling variance, the largest entry of each positive; or None.
-        explained_: share of the variance of the cells that the components keep; 1 where the width is kept.
+        full_shape: Shape (m, d) of the tokens it was fitted on.
+        shape: Shape (m, d) of reduced tokens.
+        center_: fp32 (d,) Mean token of the train images. None if the width is kept.
+        components_: fp32 (width, d) Orthonormal rows by falling variance, the largest entry of each positive. None if
+            the width is kept.
+        explained_: Share of the variance of the cells that the components keep; 1 if the width is kept.
+
+    Raises:
+        BrainDataError: A side or width below 1.
     """
 
     def __init__(self, side: int | None = None, width: int | None = None):
@@ -45,13 +57,13 @@ class TokenReduction:
         self.explained_ = 1.0
 
     def fit(self, blocks: Iterable[np.ndarray]) -> "TokenReduction":
-        """Learn the components of the tokens of the train images.
+        """Learn the components from the tokens of the train images.
 
         Args:
-            blocks: (images, m, d) each, one in memory at a time; only the first is read where the width is kept.
+            blocks: Arrays (images, m, d), one in memory at a time. Only the first is read if the width is kept.
 
         Raises:
-            AxisError: the tokens form no square grid, or one that `side` does not divide.
+            AxisError: The tokens form no square grid, `side` does not divide it, or `width` exceeds that of the tokens.
             BrainDataError: `width` exceeds the number of directions in which the tokens vary.
         """
         blocks = iter(blocks)
@@ -81,7 +93,14 @@ class TokenReduction:
         return self
 
     def transform(self, values: Array) -> Array:
-        """Reduced tokens (..., *shape) of tokens (..., *full_shape), an array or a tensor, which keeps its kind."""
+        """Reduced tokens.
+
+        Args:
+            values: Tokens (..., *full_shape), an array or a tensor.
+
+        Returns:
+            (..., *shape) of the same kind.
+        """
         _check_shape(values, self.full_shape)
         values = self._averaged(values)
         if self.width is None:
@@ -89,14 +108,21 @@ class TokenReduction:
         return (values - matched(self.center_, values)) @ matched(self.components_, values).T
 
     def inverse_transform(self, values: Array) -> Array:
-        """Tokens (..., *full_shape) of reduced ones (..., *shape)."""
+        """Approximate tokens (..., *full_shape) from reduced ones (..., *shape).
+
+        Args:
+            values: Reduced tokens (..., *shape), an array or a tensor.
+
+        Returns:
+            (..., *full_shape) of the same kind.
+        """
         _check_shape(values, self.shape)
         if self.width is not None:
             values = values @ matched(self.components_, values) + matched(self.center_, values)
         return values if self.side is None else values[..., self._cell_of_token(), :]
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All of it as arrays; what is kept as it is has no entry."""
+        """The reduction as arrays. A part that is not reduced has no entry."""
         state = {"full_shape": np.array(self.full_shape)}
         if self.side is not None:
             state["side"] = np.asarray(self.side)
@@ -107,7 +133,7 @@ class TokenReduction:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "TokenReduction":
-        """The reduction whose `state_dict` this is."""
+        """The reduction that has this `state_dict`."""
         narrowed = "components" in state
         side = int(state["side"]) if "side" in state else None
         reduction = cls(side, len(state["components"]) if narrowed else None)
@@ -123,13 +149,13 @@ class TokenReduction:
             return
         full = round(num_tokens**0.5)
         if full * full != num_tokens:
-            raise AxisError(f"expected tokens that form a square grid, got {num_tokens}; side=None keeps them apart")
+            raise AxisError(f"expected tokens that form a square grid, got {num_tokens}; side=None keeps all tokens")
         if full % self.side:
             sides = ", ".join(str(side) for side in range(1, full + 1) if full % side == 0)
             raise AxisError(f"expected a side that divides the {full} x {full} grid ({sides}), got {self.side}")
 
     def _averaged(self, values: Array) -> Array:
-        """(..., m, d) to (..., side^2, d), or as they are."""
+        """(..., m, d) to (..., side^2, d), or unchanged without a side."""
         if self.side is None:
             return values
         *lead, num_tokens, width = values.shape
@@ -138,14 +164,19 @@ class TokenReduction:
         return grid.mean((-4, -2)).reshape(*lead, self.side**2, width)
 
     def _cell_of_token(self) -> np.ndarray:
-        """(m,), to which cell each token belongs, row by row."""
+        """(m,) Cell to which each token belongs, row by row."""
         cell = round(self.full_shape[0] ** 0.5) // self.side
         line = np.arange(self.side).repeat(cell)
         return (line[:, None] * self.side + line).ravel()
 
 
 def matched(array: np.ndarray, values: Array) -> Array:
-    """The array as what `values` are: an array, or a tensor of their device and type."""
+    """Convert an array to the kind of `values`, which is an array or a tensor with a device and type.
+
+    Args:
+        array: Array to convert.
+        values: Array or tensor that decides the kind.
+    """
     return torch.from_numpy(array).to(values.device, values.dtype) if isinstance(values, torch.Tensor) else array
 
 

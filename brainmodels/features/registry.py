@@ -1,4 +1,8 @@
-"""Extractors by name."""
+"""Find an extractor by its name.
+
+extractor("gabor", scales=3)
+extractor("veca_small_patch16", weights="folder", num_cores=16)
+"""
 
 from typing import Any
 
@@ -27,14 +31,22 @@ def extractor(name: str, **options: Any) -> Extractor:
         extractor("vit_small_patch14_dinov2.lvd142m", weights="dinov2.safetensors")
         extractor("open_clip:ViT-bigG-14", weights="open_clip_model.safetensors", norm=False)
 
+    | name | extractor |
+    |---|---|
+    | "pixels", "grid", "gabor", "random_conv" | a control that needs no weights |
+    | a name of `veca.list_models()` | that VECA model |
+    | "veca" | any folder of a VECA model |
+    | "vit_nano_patch8" | the plain ViT that ships with this package |
+    | "open_clip:" and an architecture | the image tower of that CLIP model |
+    | any name of timm | that model |
+
     Args:
-        name: "pixels", "grid", "gabor" or "random_conv", which need no weights; a name of `veca.list_models()`, or
-            "veca" for any folder of such a model; "vit_nano_patch8", the plain ViT that ships with this package;
-            "open_clip:" and an architecture; or any name of timm.
-        options: of `Pixels`, `Grid`, `Gabor`, `RandomConv`, `veca_features`, `open_clip_features`, `timm_features`.
+        name: One of the names above.
+        options: Arguments of `Pixels`, `Grid`, `Gabor`, `RandomConv`, `veca_features`, `open_clip_features` or
+            `timm_features`.
 
     Raises:
-        BrainDataError: an unknown name, with the nearest known ones.
+        BrainDataError: An unknown name; the message lists the nearest known ones.
     """
     if name in CONTROLS:
         return CONTROLS[name](**options)

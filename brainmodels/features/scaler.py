@@ -1,4 +1,11 @@
-"""Features reduced and scaled to zero mean and unit variance, with statistics of the train images alone."""
+"""Scale features to zero mean and unit variance, with statistics from the train images alone.
+
+    scaler = TokenScaler("tokens", reduce=(4, 32)).fit(cache, train.image_ids)
+    z = scaler.transform(cache.get(test.image_ids, "tokens"))  # (n, 16, 32)
+    scaler.check_unseen(test.image_ids)                        # LeakageError if a test image took part
+
+A scaler remembers the images it was fitted on and the fingerprint of their features, and checks both.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,29 +20,33 @@ from .reduction import Array, TokenReduction, matched
 
 __all__ = ["TokenScaler"]
 
-_PREFIX = "reduction."  # of the entries of the reduction in a state
+_PREFIX = "reduction."  # prefix of the entries of the reduction in a state
 
 
 class TokenScaler:
-    """z = (r(x) - mean) / std for each feature; population std over the images it was fitted on.
+    """Standardised features: z = (r(x) - mean) / std for each feature, with the population std over the fitted images.
 
-    r reduces tokens where that is asked for: full-size tokens make small models slow. A feature that is constant over
-    those images has std 1, so that it becomes 0 and comes back as it was; `num_constant` counts those.
+    r reduces tokens if you ask for it, because tokens of full size make small models slow. A feature that is constant
+    over the fitted images has std 1. It becomes 0, and the inverse restores it; `num_constant` counts such features.
 
     Args:
         what: "tokens" or "pooled".
-        per: "feature", one mean and std for each of the d features of a token, over images and tokens; "element", one
-            for each of the m x d numbers. The same for pooled features.
-        reduce: (side, width) of reduced tokens: means over the cells of a side x side grid, then `width` principal
+        per: "feature" has one mean and std for each of the d features of a token, over images and tokens. "element" has
+            one for each of the m x d numbers. For pooled features the two agree.
+        reduce: Pair (side, width) of reduced tokens: means over the cells of a side x side grid, then `width` principal
             components (see `TokenReduction`). None for either leaves it as it is. Only for tokens scaled per feature.
 
     Attributes:
-        mean_, std_: fp32 (d,), or (m, d) with `per="element"`, of reduced tokens.
-        num_tokens: m after the transformation; None for pooled features, and where an older state did not record it.
-        reduction: the `TokenReduction`; None where nothing is reduced.
-        fitted_ids: of the images whose statistics these are.
-        fingerprint: of what made the features.
-        num_constant: see above.
+        mean_, std_: fp32 (d,), or (m, d) with `per="element"`: mean and std of reduced tokens.
+        num_tokens: Number of tokens after the transformation. None for pooled features, and if an older state did not
+            record it.
+        reduction: The `TokenReduction`. None if nothing is reduced.
+        fitted_ids: Ids of the images whose statistics these are.
+        fingerprint: Fingerprint of the features' extractor.
+        num_constant: Number of features that are constant over the fitted images.
+
+    Raises:
+        BrainDataError: An unknown choice, or `reduce` for features that cannot be reduced.
     """
 
     def __init__(self, what: str = "tokens", per: str = "feature", reduce: tuple[int | None, int | None] | None = None):
@@ -55,7 +66,7 @@ class TokenScaler:
 
     @property
     def token_width(self) -> int:
-        """Numbers of a token, or of a pooled vector, after the transformation."""
+        """Length of a token, or of a pooled vector, after the transformation."""
         self._check_fitted()
         return self.mean_.shape[-1]
 
@@ -66,17 +77,21 @@ class TokenScaler:
         return 1.0 if self.reduction is None else self.reduction.explained_
 
     def fit(self, source: FeatureSource, ids: Iterable[str], batch_size: int = 64) -> "TokenScaler":
-        """Learn the reduction and statistics of the features of these images, each counted once, batch by batch.
+        """Learn the reduction and the statistics from the features of some images, each counted once, batch by batch.
 
         Args:
-            source: of the features; read twice where principal components are asked for.
-            ids: of the train images.
-            batch_size: images in memory at a time.
+            source: Source of the features. It is read twice if there are principal components.
+            ids: Ids of the train images.
+            batch_size: Number of images in memory at a time.
+
+        Raises:
+            BrainDataError: No images, or more components than directions in which the tokens vary.
+            AxisError: Tokens that do not fit the reduction.
         """
         names = sorted(set(map(str, ids)))
         if not names:
             raise BrainDataError("expected ids of at least one image to fit on, got none")
-        self.fitted_ids = frozenset()  # a fit that fails leaves no mixture of two
+        self.fitted_ids = frozenset()  # so that a failed fit does not mix two sets of statistics
         if self.reduction is not None:
             self.reduction.fit(self._batches(source, names, batch_size))
         found = Moments.of(self._reduced_rows(source, names, batch_size))
@@ -91,7 +106,18 @@ class TokenScaler:
         return self
 
     def transform(self, values: Array) -> Array:
-        """Reduced and scaled features; `values` (..., d) or (..., m, d), an array or a tensor, which keeps its kind."""
+        """Reduced and scaled features.
+
+        Args:
+            values: Features (..., d) or (..., m, d), an array or a tensor.
+
+        Returns:
+            Scaled features of the same kind.
+
+        Raises:
+            AxisError: Values of another shape, or a tensor of integers.
+            BrainDataError: The scaler was not fitted.
+        """
         self._check_values(values)
         if self.reduction is not None:
             values = self.reduction.transform(values)
@@ -99,26 +125,38 @@ class TokenScaler:
         return (values - mean) / std
 
     def inverse_transform(self, values: Array) -> Array:
-        """Features from scaled ones; where they were reduced, an approximation of them (see `reduction_error`)."""
+        """Features from scaled ones. If they were reduced, the result is approximate (see `reduction_error`).
+
+        Args:
+            values: Scaled features (..., d) or (..., m, d), an array or a tensor.
+
+        Returns:
+            Features of the same kind.
+
+        Raises:
+            AxisError: Values of another shape, or a tensor of integers.
+            BrainDataError: The scaler was not fitted.
+        """
         self._check_values(values)
         mean, std = self._statistics(values)
         values = values * std + mean
         return values if self.reduction is None else self.reduction.inverse_transform(values)
 
     def reduction_error(self, source: FeatureSource, ids: Sequence[str], batch_size: int = 64) -> float:
-        """What the reduction alone loses of these images: |inverse(transform(x)) - x| / |x - mean|.
+        """Relative error that the reduction alone has: |inverse(transform(x)) - x| / |x - mean|.
 
-        The norms run over all numbers of all images, the mean is that of the train images. 0 is no loss; the mean in
-        place of every token would have 1. Even a perfect model of reduced tokens is this far from the features.
+        The norms run over all numbers of all images, and the mean is that of the train images. 0 means no loss. The
+        mean token in place of every token would have error 1. Even a perfect model of reduced tokens is this far from
+        the features.
 
         Args:
-            source: of the same features as those it was fitted on.
-            ids: of the images, such as the test images.
-            batch_size: images in memory at a time.
+            source: Source of the same features as those it was fitted on.
+            ids: Ids of the images, such as the test images.
+            batch_size: Number of images in memory at a time.
 
         Raises:
-            NormalizationError: features of another extractor.
-            BrainDataError: no images, or all of them equal the mean.
+            NormalizationError: Features of another extractor.
+            BrainDataError: No images, or images that all equal the mean.
         """
         self.check_features(source.fingerprint)
         lost, varied = 0.0, 0.0
@@ -132,7 +170,12 @@ class TokenScaler:
         return float(np.sqrt(lost / varied))
 
     def check_unseen(self, test_ids: Iterable[str]) -> None:
-        """Raise a `LeakageError` where an image that is tested on took part in the statistics."""
+        """Check that no test image took part in the statistics.
+
+        Raises:
+            LeakageError: A test image took part.
+            BrainDataError: The scaler was not fitted.
+        """
         self._check_fitted()
         common = self.fitted_ids & {str(name) for name in test_ids}
         if common:
@@ -142,7 +185,15 @@ class TokenScaler:
             )
 
     def check_features(self, fingerprint: str) -> None:
-        """Raise a `NormalizationError` where features are of another extractor than those it was fitted on."""
+        """Check that features come from the extractor that the scaler was fitted on.
+
+        Args:
+            fingerprint: Fingerprint of the features.
+
+        Raises:
+            NormalizationError: Another extractor.
+            BrainDataError: The scaler was not fitted.
+        """
         self._check_fitted()
         if fingerprint != self.fingerprint:
             fitted, given = self.fingerprint or "without a fingerprint", fingerprint or "one without"
@@ -151,7 +202,7 @@ class TokenScaler:
             )
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All of it as arrays, for `np.savez`."""
+        """The scaler as arrays, for `np.savez`."""
         self._check_fitted()
         texts = {"what": self.what, "per": self.per, "fingerprint": self.fingerprint}
         return {
@@ -166,7 +217,7 @@ class TokenScaler:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "TokenScaler":
-        """The scaler whose `state_dict` this is, or an opened npz of it."""
+        """The scaler that has this `state_dict`, given as a dict or an opened npz file."""
         scaler = cls(str(state["what"]), str(state["per"]))
         reduced = {key.removeprefix(_PREFIX): state[key] for key in state if key.startswith(_PREFIX)}
         scaler.reduction = TokenReduction.from_state_dict(reduced) if reduced else None
@@ -181,7 +232,7 @@ class TokenScaler:
         return (source.get(names[at : at + batch_size], self.what) for at in range(0, len(names), batch_size))
 
     def _reduced_rows(self, source: FeatureSource, names: Sequence[str], batch_size: int) -> Iterator[np.ndarray]:
-        """(rows, d) reduced, or (images, m, d) with `per="element"`: what the statistics are taken over."""
+        """(rows, d) reduced, or (images, m, d) with `per="element"`: what the statistics are computed over."""
         for values in self._batches(source, names, batch_size):
             if self.reduction is not None:
                 values = self.reduction.transform(values)

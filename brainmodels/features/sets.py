@@ -1,4 +1,9 @@
-"""Which features a model of the brain is given, by a word on the command line; a row of numbers for each image."""
+"""Choose features by a word of the command line, and turn them into one row of numbers for each image.
+
+features = FeatureSet.parse("veca@8")              # the shipped VECA model with 8 cores
+cache = FeatureCache("features", features.extractor, dataset.stimuli)
+X = feature_rows(cache, train.image_ids)           # fp32 (n, p)
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +17,18 @@ from . import Extractor, FeatureCache, extractor
 
 __all__ = ["FeatureSet", "feature_rows"]
 
-SHIPPED = "veca_nano_patch8"  # whose weights come with the package
-SIDE = 4  # cells a side of the grid on which tokens are averaged
-_BLOCK = 256  # images whose tokens are held at a time
+SHIPPED = "veca_nano_patch8"  # the model whose weights ship with the package
+SIDE = 4  # number of cells a side of the grid on which tokens are averaged
+_BLOCK = 256  # number of images whose tokens are in memory at a time
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """An extractor, and how it was asked for.
+    """An extractor, and the name under which tables show it.
 
     Attributes:
-        name: for tables.
-        extractor: that makes the features.
+        name: Name for tables.
+        extractor: Extractor that makes the features.
     """
 
     name: str
@@ -31,21 +36,23 @@ class FeatureSet:
 
     @classmethod
     def parse(cls, word: str) -> "FeatureSet":
-        """NAME, NAME@CORES, NAME=WEIGHTS or NAME@CORES=WEIGHTS.
+        """A feature set from a word: NAME, NAME@CORES, NAME=WEIGHTS or NAME@CORES=WEIGHTS.
 
-            veca                                      the model whose weights come with the package, all its cores
-            veca@8                                    the same with 8 cores
-            veca_small_patch16@16=runs/model          a folder of `save_pretrained`
-            vit_nano_patch8                           the plain ViT that was trained as veca was
-            vit_small_patch16_224=weights.safetensors a model of timm
-            veca_tiny_patch16=random                  random weights, which every score then says
-            pixels, grid, gabor, random_conv          need none
+        | word | features |
+        |---|---|
+        | veca | the model whose weights ship with the package, all its cores |
+        | veca@8 | the same with 8 cores |
+        | veca_small_patch16@16=runs/model | a folder of `save_pretrained` |
+        | vit_nano_patch8 | the plain ViT that was trained as veca was |
+        | vit_small_patch16_224=weights.safetensors | a model of timm |
+        | veca_tiny_patch16=random | random weights, which every score then mentions |
+        | pixels, grid, gabor, random_conv | controls that need no weights |
 
         Args:
-            word: as above.
+            word: A word in one of these forms.
 
         Raises:
-            BrainDataError: not in this form, or an extractor without weights.
+            BrainDataError: Another form, or an extractor without weights.
         """
         name, _, weights = word.partition("=")
         name, _, cores = name.partition("@")
@@ -62,19 +69,22 @@ class FeatureSet:
 
 
 def feature_rows(cache: FeatureCache, ids: Sequence[str], side: int = SIDE) -> np.ndarray:
-    """All that an extractor says about each image in one row, for a linear model: what there is, and where.
+    """All features of each image in one row, for a linear model.
 
-    The pooled vector, and beside it the tokens, averaged over the cells of a side x side grid where they form a square
-    of more cells than that; where its side is no multiple, cells share tokens, as in adaptive average pooling.
-    Extractors whose pooled vector already holds every token have no more to add.
+    A row holds the pooled vector and the tokens. Tokens are averaged over the cells of a side x side grid if they form
+    a square of more cells than that. If the square's side is no multiple, cells share tokens, as in adaptive average
+    pooling. If the pooled vector already holds every token, the row has nothing else.
 
     Args:
-        cache: with the features of these images.
-        ids: of the images.
-        side: cells of the grid.
+        cache: Cache with the features of these images.
+        ids: Ids of the images.
+        side: Number of cells a side of the grid.
 
     Returns:
         fp32 (len(ids), p).
+
+    Raises:
+        IdError: An id that is unknown or was not extracted.
     """
     blocks = [_rows(cache, ids[start : start + _BLOCK], side) for start in range(0, len(ids), _BLOCK)]
     return np.concatenate(blocks)

@@ -1,4 +1,10 @@
-"""Features of models of timm and of the image towers of open_clip. Weights as in `networks`: never downloaded."""
+"""Features of timm models and of the image towers of open_clip.
+
+    timm_features("vit_small_patch14_dinov2.lvd142m", weights="dinov2.safetensors", pooled="cls")
+    open_clip_features("open_clip:ViT-bigG-14", weights="open_clip_model.safetensors", norm=False)
+
+As in `networks`, weights are local files or random, and are never downloaded.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,15 +25,16 @@ __all__ = ["OpenCLIPFeatures", "TimmFeatures", "open_clip_features", "timm_featu
 
 
 class _Tower(NetworkFeatures):
-    """What timm's and open_clip's models share: tokens after some block, perhaps with others before the patches.
+    """Base of timm's and open_clip's models: tokens after some block, with or without the tokens before the patches.
 
     Args:
-        layer: block, or stage of a network of stages, after which tokens are taken; negative from the end.
-        tokens: "patches", row by row; "prefix+patches", the class token and its like before them; None for none.
-        pooled: "head", what the model itself pools after its last block; of the tokens of `layer` "cls", the first
-            before the patches, or "mean", that of the patches; None for none.
-        norm: apply the final norm to the tokens, where the model has one that fits.
-        options: of `NetworkFeatures`.
+        layer: Block whose tokens are used, or stage in a network of stages; negative from the end.
+        tokens: "patches" (row by row), "prefix+patches" (the class token and others before them), or None for no
+            tokens.
+        pooled: "head" is what the model itself pools after its last block. "cls" is the first token before the patches,
+            and "mean" the mean of the patches, both at `layer`. None for no pooled features.
+        norm: Whether to apply the final norm to the tokens, if the model has one that fits.
+        options: Further arguments of `NetworkFeatures`.
     """
 
     TOKENS = ("patches", "prefix+patches", None)
@@ -39,7 +46,7 @@ class _Tower(NetworkFeatures):
         self.tokens = check_choice("tokens", tokens, self.TOKENS)
         self.pooled = check_choice("pooled", pooled, self.POOLED)
         if not hasattr(model, "forward_intermediates"):
-            raise BrainDataError(f"expected a model that gives the output of single blocks, {self.name} does not")
+            raise BrainDataError(f"expected a model that returns the output of single blocks, {self.name} does not")
 
     @property
     def _with_prefix(self) -> bool:
@@ -50,23 +57,33 @@ class _Tower(NetworkFeatures):
         return {name: getattr(self, name) for name in names}
 
     def _assemble(self, maps: Tensor, prefix: Tensor | None, head: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Tokens and pooled from maps (B, d, rows, cols), tokens before them (B, n, d), and the head's vector."""
+        """Tokens and pooled features, from maps (B, d, rows, cols), prefix tokens (B, n, d) and the head's vector."""
         patches = maps.flatten(2).transpose(1, 2)
         if self._with_prefix and prefix is None:
-            raise BrainDataError(f"expected tokens before the patches, {self.name} has none: ask for tokens='patches'")
+            raise BrainDataError(f"expected tokens before the patches, {self.name} has none: pass tokens='patches'")
         tokens = torch.cat((prefix, patches), 1) if self.tokens == "prefix+patches" else patches
         pooled = {"head": head, "cls": prefix[:, 0] if self.pooled == "cls" else None, "mean": patches.mean(1)}
         return tokens if self.tokens else None, pooled.get(self.pooled)
 
 
 class TimmFeatures(_Tower):
-    """Features of a model of timm; size, mean and std are those of its data config. Arguments as in `_Tower`.
+    """Features of a timm model. Size, mean and std are those of its data config. Other arguments are as in `_Tower`.
 
     Args:
-        model: of `timm.create_model`.
-        name: of the model.
-        model_options: with which it was made, for the fingerprint.
-        size: side of the picture, pixels, for a model that takes others than its own.
+        model: Model from `timm.create_model`.
+        name: Name of the model.
+        layer: Block whose tokens are used, or stage in a network of stages; negative from the end.
+        tokens: "patches" (row by row), "prefix+patches" (the class token and others before them), or None for no
+            tokens.
+        pooled: "head" is what the model itself pools after its last block. "cls" is the first token before the patches,
+            and "mean" the mean of the patches, both at `layer`. None for no pooled features.
+        norm: Whether to apply the final norm to the tokens, if the model has one that fits.
+        size: Side of the picture in pixels, for a model that takes other sizes than its own.
+        model_options: Options with which the model was made. They are part of the fingerprint.
+        random_seed, dtype, value_map: As in `NetworkFeatures` and `Extractor`.
+
+    Raises:
+        BrainDataError: A model that does not return the output of single blocks, or an unknown choice.
     """
 
     libraries = ("timm",)
@@ -86,7 +103,9 @@ class TimmFeatures(_Tower):
         value_map: str = "identity",
     ):
         data = resolve_model_data_config(model)
-        built = getattr(getattr(model, "patch_embed", None), "img_size", None)  # its own where an option changed it
+        built = getattr(
+            getattr(model, "patch_embed", None), "img_size", None
+        )  # the model's own size, if an option changed it
         super().__init__(
             model,
             layer,
@@ -118,15 +137,21 @@ class TimmFeatures(_Tower):
 
 
 class OpenCLIPFeatures(_Tower):
-    """Features of the image tower of a CLIP model; "head" is the projected embedding, not normalised.
+    """Features of the image tower of a CLIP model.
 
-    `norm` decides between tokens before and after the last norm. open_clip's own `output_tokens` has given one or the
-    other by version and by `final_ln_after_pool`; papers on its tokens rarely say which they used.
+    Pooled features "head" are the projected embedding, not normalised. `norm` chooses between tokens before and after
+    the last norm. The option `output_tokens` of open_clip has given one or the other, depending on its version and on
+    `final_ln_after_pool`. Papers that use these tokens rarely say which they used.
 
     Args:
-        model: the tower, `visual` of open_clip's model.
+        model: Image tower, `visual` of open_clip's model.
         name: "open_clip:ARCHITECTURE".
-        mean, std: with which the weights were trained.
+        mean, std: Mean and std of each channel, with which the weights were trained.
+        layer, tokens, pooled, norm: As in `TimmFeatures`.
+        random_seed, dtype, value_map: As in `NetworkFeatures` and `Extractor`.
+
+    Raises:
+        BrainDataError: `norm` for a tower whose last norm belongs to its attention pooling, or an unknown choice.
     """
 
     libraries = ("open_clip_torch", "timm")
@@ -161,7 +186,9 @@ class OpenCLIPFeatures(_Tower):
             value_map=value_map,
         )
         if norm and getattr(model, "attn_pool", None) is not None:
-            raise BrainDataError(f"expected norm=False, the last norm of {name} is that of its attention pooling")
+            raise BrainDataError(
+                f"expected norm=False, because the last norm of {name} belongs to its attention pooling"
+            )
 
     def settings(self) -> dict[str, Any]:
         return self._tower_settings()
@@ -188,15 +215,20 @@ def timm_features(
     model_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TimmFeatures:
-    """Features of a model of timm.
+    """Features of a timm model by name.
 
     Args:
-        name: of `timm.list_models()`, a tag after a dot included: the tag brings size, mean and std.
-        weights: a file of weights in timm's names (safetensors, or a state dict of torch), classifier included where
-            the name has one; or "random".
-        seed: of random weights.
-        model_options: of `timm.create_model`, such as {"dynamic_img_size": True} to pass another `size`.
-        options: of `TimmFeatures`.
+        name: Name from `timm.list_models()`, with a tag after a dot. The tag decides size, mean and std.
+        weights: File of weights in timm's names (safetensors, or a state dict of torch), or "random". The classifier
+            must be in the file if the name has one.
+        seed: Seed of random weights.
+        model_options: Arguments of `timm.create_model`, such as {"dynamic_img_size": True} to pass another `size`.
+        options: Arguments of `TimmFeatures`.
+
+    Raises:
+        LayoutError: No such file, or weights that do not fit.
+        UnsafePickleError: A file of torch that holds more than tensors.
+        BrainDataError: No weights.
     """
     check_source(name, weights)
     given = dict(model_options or {})
@@ -216,17 +248,23 @@ def open_clip_features(
     seed: int = 0,
     **options: Any,
 ) -> OpenCLIPFeatures:
-    """Features of the image tower of a CLIP model.
+    """Features of the image tower of a CLIP model by name.
 
     Args:
-        name: "open_clip:" and one of `open_clip.list_models()`, with "-quickgelu" for weights trained so, which
-            OpenAI's were: the wrong activation is no error anywhere.
-        weights: a file of all weights of the model (safetensors, or a state dict of torch); or "random".
-        tag: under which open_clip knows these weights, for their mean and std; checks the activation too.
-        mean, std: of each channel. Needed where neither `tag` nor the architecture decides them: the weights of one
-            architecture were trained with several.
-        seed: of random weights.
-        options: of `OpenCLIPFeatures`.
+        name: "open_clip:" and a name from `open_clip.list_models()`. Add "-quickgelu" for weights that were trained so,
+            as OpenAI's were. The wrong activation raises no error.
+        weights: File with all weights of the model (safetensors, or a state dict of torch), or "random".
+        tag: Name that open_clip has for these weights. It decides mean and std, and checks the activation.
+        mean, std: Mean and std of each channel. Needed if neither `tag` nor the architecture decides them, because
+            weights of one architecture were trained with different ones.
+        seed: Seed of random weights.
+        options: Arguments of `OpenCLIPFeatures`.
+
+    Raises:
+        LayoutError: No such file, or weights that do not fit.
+        UnsafePickleError: A file of torch that holds more than tensors.
+        BrainDataError: No weights, an unknown name or tag, or mean and std that are not decided.
+        ImportError: open_clip_torch is not installed.
     """
     try:
         import open_clip
@@ -249,7 +287,7 @@ def open_clip_features(
 
 @contextmanager
 def _without_open_clip_warning() -> Iterator[None]:
-    """open_clip warns, through the root logger, that a model is random, before its weights are loaded here."""
+    """Silence a warning of open_clip's root logger: a model is random before its weights are loaded here."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "initialized randomly" not in record.getMessage()
@@ -262,7 +300,7 @@ def _without_open_clip_warning() -> Iterator[None]:
 
 
 def _clip_statistics(architecture: str, tag: str | None) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and std of the weights of this tag, or of all weights of the architecture where they agree."""
+    """Mean and std of the weights of this tag, or of all weights of the architecture if they agree."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -272,7 +310,9 @@ def _clip_statistics(architecture: str, tag: str | None) -> tuple[Sequence[float
     quick = (open_clip.get_model_config(architecture) or {}).get("quick_gelu", False)
     if tag and known[0].get("quick_gelu", False) != quick:
         other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
-        raise BrainDataError(f"expected the activation with which {tag} was trained, got the other: name {other}")
+        raise BrainDataError(
+            f"expected the activation with which {tag} was trained, got the other: use the name {other}"
+        )
     pairs = {(tuple(item["mean"]), tuple(item["std"])) for item in known if "mean" in item and "std" in item}
     if len(pairs) != 1:
         raise BrainDataError(

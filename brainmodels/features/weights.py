@@ -1,4 +1,8 @@
-"""Where weights come from: a file that the user names, loaded whole or not at all, or a seed."""
+"""Load weights from a file that the user names, complete or not at all, or draw them from a seed.
+
+model = seeded(0, lambda: timm.create_model("vit_tiny_patch16_224"))
+load_strictly(model, "weights.safetensors")
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,26 +19,40 @@ __all__ = ["check_source", "load_strictly", "seeded"]
 
 
 def check_source(name: str, weights: str | Path | None, pretrained: bool = False) -> None:
-    """Exactly one source of weights, and nothing random that was not asked for."""
+    """Check that there is exactly one source of weights, and that nothing is random by accident.
+
+    Args:
+        name: Name of the model, for messages.
+        weights: Path of the weights, "random", or None.
+        pretrained: Whether the weights that ship with the package are used.
+
+    Raises:
+        BrainDataError: No source, or two.
+        LayoutError: No such file.
+    """
     if (weights is None) == (not pretrained):
         if pretrained:
-            raise BrainDataError(f"expected weights or pretrained=True for {name}, got both, {weights}")
+            raise BrainDataError(f"expected either weights or pretrained=True for {name}, got both, {weights}")
         raise BrainDataError(
             f"expected weights for {name}, got none: pass weights= a local path, or weights='random' and a seed "
             "for a control; nothing is downloaded"
         )
     if weights == "":
-        raise BrainDataError(f"expected a path of weights for {name}, got ''; random ones are weights='random'")
+        raise BrainDataError(f"expected a path of weights for {name}, got ''; for random ones pass weights='random'")
     if weights not in (None, "random") and not Path(weights).exists():
         raise LayoutError(f"expected weights of {name} at {weights}, got no such file")
 
 
 def load_strictly(model: nn.Module, file: str | Path) -> None:
-    """Load all weights of a model, safetensors or a state dict that torch has saved.
+    """Load all weights of a model from safetensors, or from a state dict that torch has saved.
+
+    Args:
+        model: Model whose weights are set.
+        file: Path of the weights.
 
     Raises:
-        LayoutError: names or shapes differ.
-        UnsafePickleError: a file of torch that holds more than tensors.
+        LayoutError: Names or shapes differ.
+        UnsafePickleError: A file of torch that holds more than tensors.
     """
     file = Path(file)
     if file.suffix == ".safetensors":
@@ -47,8 +65,8 @@ def load_strictly(model: nn.Module, file: str | Path) -> None:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, OSError) as error:
         raise UnsafePickleError(
-            f"expected a state dict of tensors alone in {file}, got what can only be unpickled as code or not at all; "
-            f"convert it to safetensors where it comes from ({str(error).splitlines()[0]})"
+            f"expected a state dict of tensors alone in {file}, got a file that needs code to unpickle or is damaged; "
+            f"convert it to safetensors at its source ({str(error).splitlines()[0]})"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
@@ -60,7 +78,12 @@ def load_strictly(model: nn.Module, file: str | Path) -> None:
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` makes after `torch.manual_seed(seed)`; the caller's random numbers go on as if nothing was drawn."""
+    """What `build` returns after `torch.manual_seed(seed)`. The caller's random state does not change.
+
+    Args:
+        seed: Seed of the CPU's random generator.
+        build: Function that makes a module.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         return build()

@@ -1,6 +1,12 @@
-"""Metrics that say what they mean: every score carries its chance, interval, ceiling and conditions.
+"""Metrics of brain encoding and decoding. Each score carries its chance level, interval, noise ceiling and conditions.
 
-Numbers come from the modules (`encoding.voxel_r`, `retrieval.two_way`, ...); `Score` is what a report prints.
+    r = encoding.voxel_r(measured, predicted)    # (voxels,) plain numbers
+    metric("two_way[grid]").chance               # 0.5
+    score = score_images(metric("two_way[grid]"), values, split="shared1000")
+    print(score)  # two_way[grid] ↑ 0.901 [0.886, 0.916], chance 0.500, n 60 images, split shared1000/?, seed 0
+
+Functions such as `encoding.voxel_r` and `retrieval.two_way` return plain numbers. Functions whose names end in
+`_scores` return `Score` records, which a report prints.
 """
 
 from . import (
@@ -13,6 +19,7 @@ from . import (
     kid,
     nway,
     protocols,
+    published,
     retrieval,
     shape3d,
     slots,
@@ -40,6 +47,7 @@ __all__ = [
     "not_available",
     "nway",
     "protocols",
+    "published",
     "register",
     "retrieval",
     "score_images",

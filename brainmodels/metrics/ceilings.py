@@ -1,8 +1,14 @@
-"""What noise allows: reliability of responses from repeats of the same image.
+"""Reliability of responses, from repeated presentations of the same image: the best score that noise allows.
 
-Two measures, not to be mixed: a noise ceiling NC is a share of *variance* and bounds r^2 and R2; the largest
-correlation is its square root. Values are (trials, voxels), scaled within sessions: drift between sessions counts as
-noise. `rows` are the trials of each image, as `Responses.rows_of(ids)` gives them.
+    rho, half = split_half(values, responses.rows_of(ids))  # (voxels,), 1 with three repeats of each image
+    reliability = spearman_brown(rho, 3 / half)             # of the mean of all three
+    voxels = ceiling_mask(noise_ceiling(ncsnr, counts))     # (voxels,) booleans
+
+Responses `values` are (trials, voxels), scaled within sessions, so drift between sessions counts as noise. `rows` are
+the trials of each image, as `Responses.rows_of(ids)` returns them.
+
+There are two measures, and they must not be mixed. A noise ceiling NC is a share of variance and bounds r^2 and R2. The
+largest possible correlation is its square root.
 """
 
 from collections.abc import Sequence
@@ -26,18 +32,43 @@ __all__ = [
 
 
 def max_r(ceiling: np.ndarray) -> np.ndarray:
-    """Correlation of a perfect model with noisy responses, the square root of the noise ceiling."""
+    """Correlation that a perfect model reaches with noisy responses: the square root of the noise ceiling.
+
+    Args:
+        ceiling: (voxels,) Noise ceilings, shares of variance from 0 to 1.
+
+    Returns:
+        (voxels,) correlations.
+    """
     return np.sqrt(ceiling)
 
 
 def ceiling_mask(ceiling: np.ndarray, threshold: float = 0.1) -> np.ndarray:
-    """Mask (voxels,) of those whose noise ceiling reaches a threshold that was fixed beforehand; NaN does not."""
+    """Voxels whose noise ceiling reaches a threshold.
+
+    The threshold must be chosen before looking at any score.
+
+    Args:
+        ceiling: (voxels,) Noise ceilings; a voxel with NaN is left out.
+        threshold: Smallest noise ceiling of a voxel that is kept, a share of variance.
+
+    Returns:
+        (voxels,) booleans.
+    """
     with np.errstate(invalid="ignore"):
         return np.asarray(ceiling) >= threshold
 
 
 def mask_in_words(mask: np.ndarray, undefined: int = 0, threshold: float | None = None) -> str:
-    """What a score says of its voxels: the rule, how many were kept, how many have no value."""
+    """Text in which a score describes its voxels: the rule, the number kept, and the number without a value.
+
+        mask_in_words(mask, undefined=2, threshold=0.1)  # "NC >= 0.1: 812 of 1000 voxels, 2 undefined"
+
+    Args:
+        mask: (voxels,) Booleans, True for the voxels that were scored.
+        undefined: Number of voxels that have no value.
+        threshold: Smallest noise ceiling that was kept. None if no ceiling was used.
+    """
     rule = "" if threshold is None else f"NC >= {threshold:g}: "
     return f"{rule}{int(mask.sum())} of {len(mask)} voxels" + (f", {undefined} undefined" if undefined else "")
 
@@ -48,18 +79,21 @@ def split_half(
     """Correlation over images between the means of two disjoint halves of the repeats, averaged over random splits.
 
     Args:
-        values: (trials, voxels).
-        rows: trials of each image, two or more.
-        splits: random splits to average.
-        seed: of the splits.
+        values: (trials, voxels) Responses.
+        rows: Trials of each image, at least two for each.
+        splits: Number of random splits.
+        seed: Seed of the splits.
 
     Returns:
         rho (voxels,), and the number of repeats in a half: half of the smallest number of repeats, rounded down. The
         reliability of a mean of k repeats is `spearman_brown(rho, k / half)`.
+
+    Raises:
+        BrainDataError: An image has fewer than two trials, or there are no images.
     """
     counts = [len(group) for group in rows]
     if not counts or min(counts) < 2:
-        raise BrainDataError(f"expected images with two or more trials, got one with {min(counts, default=0)}")
+        raise BrainDataError(f"expected images with two or more trials, got an image with {min(counts, default=0)}")
     half = min(counts) // 2
     rng = np.random.default_rng(seed)
     total = np.zeros(values.shape[1])
@@ -72,24 +106,38 @@ def split_half(
 
 
 def spearman_brown(rho: np.ndarray, factor: float = 2.0) -> np.ndarray:
-    """Reliability of a mean of `factor` times as many repeats, f rho / (1 + (f - 1) rho).
+    """Reliability of a mean of `factor` times as many repeats (Spearman and Brown, 1910): f rho / (1 + (f - 1) rho).
 
-    With 2, the reliability of all repeats from that of halves, 2 rho / (1 + rho). A correlation with those responses
-    is normalised by its square root, r / sqrt(reliability), and r^2 by the reliability itself.
+    With factor 2 it turns the reliability of halves into that of all repeats, 2 rho / (1 + rho). To normalise a
+    correlation with those responses, divide it by the square root of the reliability. Divide r^2 by the reliability.
+
+    Args:
+        rho: (voxels,) Reliabilities.
+        factor: Ratio f of the two numbers of repeats.
+
+    Returns:
+        (voxels,) reliabilities, fp64.
     """
     rho = np.asarray(rho, dtype=np.float64)
     return factor * rho / (1 + (factor - 1) * rho)
 
 
 def explainable_variance(values: np.ndarray, rows: Sequence[np.ndarray], corrected: bool = True) -> np.ndarray:
-    """Variance over images of the mean over repeats, by the mean over repeats of the variance; (voxels,).
+    """Variance over images of the mean response, divided by the mean over repeats of the variance over images.
 
-    Corrected for the noise that is left in a mean of k repeats: EV - (1 - EV) / (k - 1) (Hsu et al., 2004).
+    The corrected value removes the noise that is left in a mean of k repeats: EV - (1 - EV) / (k - 1) (Hsu et al.,
+    2004).
 
     Args:
-        values: (trials, voxels).
-        rows: trials of each image, equally many and two or more for all.
-        corrected: subtract the bias.
+        values: (trials, voxels) Responses.
+        rows: Trials of each image, at least two and equally many for all images.
+        corrected: Whether to subtract the bias.
+
+    Returns:
+        (voxels,) fp64; NaN for a voxel that never varies.
+
+    Raises:
+        BrainDataError: The images have unequal numbers of repeats, or only one.
     """
     groups = trial_groups(rows, 2)
     if len(groups) != 1 or sum(map(len, groups.values())) != len(rows):
@@ -104,9 +152,23 @@ def explainable_variance(values: np.ndarray, rows: Sequence[np.ndarray], correct
 
 
 for _definition in (
-    Metric("ncsnr", "voxel", "none", None, None, "sqrt(max(0, total - noise variance) / noise variance), one trial"),
-    Metric("noise_ceiling", "voxel", "none", None, None, "ncsnr^2 / (ncsnr^2 + mean 1/k); of r^2 and R2, not of r"),
-    Metric("split_half", "voxel", "none", None, None, "correlation of half means, corrected by Spearman-Brown"),
-    Metric("explainable_variance", "voxel", "none", None, None, "var of the mean by mean var, corrected for k repeats"),
+    Metric(
+        "ncsnr",
+        "voxel",
+        "none",
+        None,
+        None,
+        "sqrt(max(0, total variance - noise variance) / noise variance), one trial",
+    ),
+    Metric("noise_ceiling", "voxel", "none", None, None, "ncsnr^2 / (ncsnr^2 + mean 1/k); bounds r^2 and R2, not r"),
+    Metric("split_half", "voxel", "none", None, None, "correlation of two half means, corrected by Spearman-Brown"),
+    Metric(
+        "explainable_variance",
+        "voxel",
+        "none",
+        None,
+        None,
+        "variance of the mean / mean variance, corrected for k repeats",
+    ),
 ):
     register(_definition)

@@ -1,6 +1,9 @@
-"""What a score would be without the brain: controls that every result stands beside.
+"""Control experiments: the score that remains when information about the brain is taken away.
 
-Each control calls the user's own training or evaluation with something taken away, and records what comes out.
+    runs = noise_input(evaluate, train_responses, n=100, seeds=(0, 1, 2))
+    runs.mean("two_way[grid]")  # mean over the three seeds; near chance if the model needs its input
+
+Each control calls your training or evaluation function with something removed and records the metrics it returns.
 """
 
 import logging
@@ -29,13 +32,13 @@ BOTTLENECK = (1, 2, 5, 10, 20, 30, 50, 100, "full")
 
 @dataclass(frozen=True)
 class Runs:
-    """Values of metrics over the settings of a control.
+    """Values of several metrics in all runs of a control.
 
     Attributes:
-        control: its name.
-        over: what the settings are, such as "seed" or "components".
-        settings: one a run.
-        values: by metric, one a run.
+        control: Name of the control.
+        over: What differs between the runs, such as "seed" or "components".
+        settings: The setting of each run.
+        values: The values of each metric by its name, one for each run.
     """
 
     control: str
@@ -44,11 +47,11 @@ class Runs:
     values: Mapping[str, tuple[float, ...]]
 
     def mean(self, name: str) -> float:
-        """Mean over runs of a metric."""
+        """Mean of one metric over the runs."""
         return float(np.mean(self.values[name]))
 
     def to_json(self) -> dict:
-        """All of it as JSON types."""
+        """All fields as JSON types."""
         values = {name: list(run) for name, run in self.values.items()}
         return {"control": self.control, "over": self.over, "settings": list(self.settings), "values": values}
 
@@ -56,24 +59,30 @@ class Runs:
 def shuffled_pairing(
     refit: Callable[[np.ndarray], Mapping[str, float]], n: int, seeds: Sequence[int] = (0, 1, 2)
 ) -> Runs:
-    """Train on wrong pairs, test on right ones: what is left is what the data sets have in common.
+    """Train on wrong pairs, test on right ones. What is left comes from what all stimuli have in common.
 
     Args:
-        refit: called with a permutation of 0 .. n - 1; trains a new model on stimulus i with response permutation[i],
-            tests it on correct pairs and returns its metrics.
-        n: number of training pairs.
-        seeds: of the permutations, one run each.
+        refit: Function that is called with a permutation of 0 .. n - 1. It trains a new model on stimulus i with
+            response permutation[i], tests it on correct pairs and returns the metrics by name.
+        n: Number of training pairs.
+        seeds: Seeds of the permutations, one run for each.
+
+    Raises:
+        BrainDataError: The runs return different metrics, or there are no runs.
     """
     orders = {seed: np.random.default_rng(seed).permutation(n) for seed in seeds}
     return _runs("shuffled_pairing", "seed", {seed: refit(order) for seed, order in orders.items()})
 
 
 def prior_only(evaluate: Callable[[int], Mapping[str, float]], seeds: Sequence[int] = (0, 1, 2)) -> Runs:
-    """The generator without brain input.
+    """Metrics of samples that the generator draws without brain input.
 
     Args:
-        evaluate: called with a seed; samples from the prior alone and returns the metrics.
-        seeds: one run each.
+        evaluate: Function that is called with a seed. It samples from the prior alone and returns the metrics by name.
+        seeds: Seeds of the samples, one run for each.
+
+    Raises:
+        BrainDataError: The runs return different metrics, or there are no runs.
     """
     return _runs("prior_only", "seed", {seed: evaluate(seed) for seed in seeds})
 
@@ -84,13 +93,18 @@ def noise_input(
     n: int,
     seeds: Sequence[int] = (0, 1, 2),
 ) -> Runs:
-    """The trained model on noise instead of responses, Gaussian with the mean and deviation of each training voxel.
+    """Give a trained model noise instead of responses: Gaussian, with the mean and deviation of each training voxel.
 
     Args:
-        evaluate: called with noise (n, voxels) fp32; decodes it as if it were the test responses, returns the metrics.
-        train: (images, voxels) training responses.
-        n: number of test images.
-        seeds: of the noise, one run each.
+        evaluate: Function that is called with noise (n, voxels) fp32. It decodes the noise as if it were the test
+            responses and returns the metrics by name.
+        train: (images, voxels) Training responses.
+        n: Number of test images.
+        seeds: Seeds of the noise, one run for each.
+
+    Raises:
+        AxisError: `train` does not have two axes.
+        BrainDataError: The runs return different metrics, or there are no runs.
     """
     if np.ndim(train) != 2:
         raise AxisError(f"expected training responses (images, voxels), got {np.shape(train)}")
@@ -109,18 +123,22 @@ def bottleneck_curve(
     components: Sequence[int | str] = BOTTLENECK,
     seed: int = 0,
 ) -> Runs:
-    """Metrics as the brain input is squeezed through k principal components (BrainBits; Mayo et al., 2024).
+    """Metrics with the brain input squeezed through k principal components (BrainBits; Mayo et al., 2024).
 
-    A curve that is flat says that the prior does the work: the model scores as well with one number of the brain as
-    with all of it.
+    A flat curve says that the prior does the work: the model scores as well with one number from the brain as with all.
 
     Args:
-        refit: called with train and test inputs of the same shapes as given but of rank k; trains a new model on the
-            first, tests it on the second and returns the metrics.
-        train, test: (images, voxels) brain inputs. Components and mean come from `train` alone.
-        components: numbers k, and "full" for the inputs as they are. Those that reach min(images, voxels) of `train`
-            are left out.
-        seed: of the randomised decomposition that large inputs get.
+        refit: Function that is called with train and test inputs of the given shapes, but of rank k. It trains a new
+            model on the first, tests it on the second and returns the metrics by name.
+        train, test: (images, voxels) Brain inputs. Components and mean come from `train` alone.
+        components: Numbers k of components; "full" passes the inputs unchanged. A number that reaches min(images,
+            voxels) of `train` is left out.
+        seed: Seed of the randomised decomposition, which large inputs get.
+
+    Raises:
+        AxisError: The inputs do not have two axes or differ in their voxels.
+        BrainDataError: A number of components is not positive, or the runs return different metrics.
+        ImportError: scikit-learn is not installed.
     """
     if np.ndim(train) != 2 or np.ndim(test) != 2 or train.shape[1] != test.shape[1]:
         raise AxisError(f"expected inputs (images, voxels) of equal voxels, got {np.shape(train)} and {np.shape(test)}")
@@ -144,18 +162,23 @@ def bottleneck_curve(
 
 
 def block_shuffle(labels: Sequence, blocks: Sequence[int] | None = None, seed: int = 0) -> np.ndarray:
-    """The control of a block design: labels change places among blocks, so that only time is left to tell them apart.
+    """Labels of a block design, moved between whole blocks, so that only time is left to tell the trials apart.
 
-    A decoder whose accuracy survives reads the time of a trial rather than its class. It says nothing where every class
-    has a single block, since the classes are then only renamed: no analysis separates time from class there.
+    A decoder whose accuracy survives this control reads the time of a trial, not its class. The control says nothing if
+    every class has a single block, because classes are then only renamed. No analysis can separate time from class
+    there, and a warning is logged.
 
     Args:
-        labels: of the trials, in the order of time.
-        blocks: of the trials; None takes every run of equal labels for one.
-        seed: of the permutation.
+        labels: (n,) Labels of the trials, in the order of time.
+        blocks: (n,) Blocks of the trials. None makes a block of each run of equal labels.
+        seed: Seed of the permutation.
 
     Returns:
-        (n,) labels; all trials of a block have one.
+        (n,) labels; all trials of a block have the same one.
+
+    Raises:
+        AxisError: `blocks` and `labels` differ in shape.
+        BrainDataError: A block has more than one label.
     """
     labels = np.asarray(labels)
     if blocks is None:
@@ -173,7 +196,11 @@ def block_shuffle(labels: Sequence, blocks: Sequence[int] | None = None, seed: i
 
 
 def all_at_chance(scores: Sequence[Score]) -> str | None:
-    """What a report must say when no score leaves its chance interval; None where one does, or none has an interval."""
+    """Text that a report must print if every score lies within its chance interval.
+
+    Returns:
+        The text, or None if a score leaves its interval or no score has one.
+    """
     judged = [score for score in scores if score.at_chance is not None]
     if not judged or not all(score.at_chance for score in judged):
         return None

@@ -1,4 +1,10 @@
-"""Classification of EEG: accuracy beside both chances, identification by prototypes, epochs that may be reported."""
+"""Classification of EEG: accuracy with its chance level, identification by prototypes, epochs that may be reported.
+
+    for score in classification_scores(logits, labels, objects=image_ids):
+        print(score)  # accuracy_top1@10 ↑ ..., chance 0.100 [...], ...; balanced_accuracy@10 ↑ ...
+
+Each score is printed beside k / C, the chance interval of permuted labels, and the rate of the majority class.
+"""
 
 from collections.abc import Sequence
 
@@ -24,12 +30,19 @@ TASKS = ("prototype_same_class", "prototype_shown_image")
 
 
 def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
-    """Whether the true class is within the first k, (samples,) booleans; a tie takes the middle rank.
+    """Whether the true class is among the first k. A tie takes the middle rank.
 
     Args:
-        scores: (samples, classes), higher is likelier.
-        labels: (samples,) true classes, from 0.
-        k: below the number of classes.
+        scores: (samples, classes) Scores; a higher one is likelier.
+        labels: (samples,) True classes, integers from 0.
+        k: Number of classes that count as a hit, from 1 to one less than the number of classes.
+
+    Returns:
+        (samples,) booleans.
+
+    Raises:
+        AxisError: Shapes do not match, or labels are not integers.
+        BrainDataError: `k` or a label is out of range, or a score is not finite.
     """
     scores, labels = _check(scores, labels)
     if not 1 <= k < scores.shape[1]:
@@ -38,7 +51,20 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray
 
 
 def confusion(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts (true class, predicted class)."""
+    """Number of samples for each true class (rows) and predicted class (columns).
+
+    Args:
+        scores: (samples, classes) Scores; the highest one is the prediction.
+        labels: (samples,) True classes, integers from 0.
+
+    Returns:
+        (classes, classes) integers.
+
+    Raises:
+        AxisError: Shapes do not match, or labels are not integers.
+        BrainDataError: A label is out of range, or a score is not finite.
+        ImportError: scikit-learn is not installed.
+    """
     scores, labels = _check(scores, labels)
     try:
         from sklearn.metrics import confusion_matrix
@@ -48,7 +74,10 @@ def confusion(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def majority_rate(labels: np.ndarray) -> float:
-    """Accuracy of always naming the most frequent class; k / C is not the only chance where classes are unbalanced."""
+    """Accuracy of always naming the most frequent class.
+
+    It is a second chance level beside k / C. The two differ where classes are unbalanced.
+    """
     return float(np.unique(np.asarray(labels), return_counts=True)[1].max() / len(labels))
 
 
@@ -61,16 +90,23 @@ def classification_scores(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """Top-k and balanced accuracy, with intervals over objects.
+    """Top-k accuracies and balanced accuracy, with intervals over objects.
+
+    The chance interval comes from permuted labels. Each note gives the rate of the majority class.
 
     Args:
-        scores: (samples, classes).
-        labels: (samples,) true classes, from 0.
-        objects: (samples,) what was shown, all its trials of one class; they are drawn, and their labels permuted,
-            together. None says one sample an object.
-        top: values of k; those that reach the number of classes are left out.
-        resamples, seed: of the bootstrap, and of as many permutations of the labels.
-        conditions: further fields of `Score`.
+        scores: (samples, classes) Scores; a higher one is likelier.
+        labels: (samples,) True classes, integers from 0.
+        objects: (samples,) What was shown. All samples of an object have one class, and are drawn and permuted
+            together. None makes each sample its own object.
+        top: Values of k. Those that reach the number of classes are left out.
+        resamples: Number of bootstrap samples, and of permutations of the labels.
+        seed: Seed of the bootstrap and of the permutations.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Shapes do not match, or labels are not integers.
+        BrainDataError: A label is out of range, a score is not finite, or an object has two classes.
     """
     scores, labels = _check(scores, labels)
     classes, rows, ranks = scores.shape[1], np.arange(len(labels)), rank_table(scores)
@@ -106,23 +142,30 @@ def prototype_accuracy(
     task: str,
     **options,
 ) -> list[Score]:
-    """Class of EEG embeddings by the nearest prototype, the mean of the unit features of the images of a class.
+    """Classify EEG embeddings by the nearest prototype: the mean of the unit features of all images of a class.
 
-    Two tasks that share a name in the literature (eeyhsong/NICE-EEG#19) and have two here: in "prototype_same_class"
-    the prototypes come from other images of the class, in "prototype_shown_image" from the very images that were shown.
+    The literature has two tasks under one name (eeyhsong/NICE-EEG#19). Here each has its own:
+
+    | task | prototypes come from |
+    |---|---|
+    | "prototype_same_class" | other images of the class |
+    | "prototype_shown_image" | the very images that were shown |
 
     Args:
-        embeddings: (samples, d) from EEG.
-        shown_ids: (samples,) ids of the images that were shown.
-        labels: (samples,) their classes, from 0.
-        gallery: (images, d) image features.
-        gallery_ids, gallery_labels: (images,) of the gallery; every class from 0 to the largest has an image.
-        task: one of `TASKS`; the ids must agree with it.
-        options: of `classification_scores`.
+        embeddings: (samples, d) Embeddings of EEG.
+        shown_ids: (samples,) Ids of the images that were shown.
+        labels: (samples,) Classes of the samples, integers from 0.
+        gallery: (images, d) Features of images.
+        gallery_ids, gallery_labels: (images,) Ids and classes of the gallery. Each class from 0 to the largest has an
+            image.
+        task: One of `TASKS`. The ids must agree with it.
+        options: Further arguments of `classification_scores`. The default of `objects` is `shown_ids`.
 
     Raises:
-        LeakageError: a shown image is in the gallery of "prototype_same_class".
-        IdError: a shown image is not in the gallery of "prototype_shown_image".
+        LeakageError: A shown image is in the gallery of "prototype_same_class".
+        IdError: A shown image is not in the gallery of "prototype_shown_image".
+        AxisError: Features and ids differ in number.
+        BrainDataError: An unknown task, or a class without an image in the gallery.
     """
     if task not in TASKS:
         raise BrainDataError(f"expected task {' or '.join(TASKS)}, got {task!r}")
@@ -146,14 +189,22 @@ def prototype_accuracy(
 
 
 def reported_epochs(validation: Sequence[float], test: Sequence[float], direction: str = "up") -> dict[str, float]:
-    """The test values that may be reported of a run: of the last epoch, and of the one that validation prefers.
+    """Test values of a training run that may be reported: that of the last epoch, and of the epoch that validation
+    prefers.
 
-    The best test epoch is not among them: choosing it on the test set is worth up to 10 points
+    The best test epoch is not among them. Choosing it on the test set is worth up to 10 points
     (eeyhsong/EEG-Conformer#51).
 
     Args:
-        validation, test: one value an epoch.
-        direction: "up" or "down", of the validation values.
+        validation, test: One value for each epoch.
+        direction: "up" if a higher validation value is better, else "down".
+
+    Returns:
+        The two test values, under "last" and "selected".
+
+    Raises:
+        AxisError: The two differ in length or are empty.
+        BrainDataError: An unknown direction.
     """
     if len(validation) != len(test) or not len(test):
         raise AxisError(f"expected one validation value for each test value, got {len(validation)} and {len(test)}")
@@ -165,14 +216,14 @@ def reported_epochs(validation: Sequence[float], test: Sequence[float], directio
 
 
 def _balanced(guesses: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the classes that occur of the accuracy within them."""
+    """Mean accuracy within each class that occurs."""
     counts = np.bincount(labels)
     right = np.bincount(labels, guesses == labels)
     return float(np.mean(right[counts > 0] / counts[counts > 0]))
 
 
 def _labels_of_objects(labels: np.ndarray, objects: Sequence | np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """For each sample the number of its object, and for each object its class."""
+    """Number of the object of each sample, and class of each object."""
     if objects is None:
         return np.arange(len(labels)), labels
     names, first, members = np.unique(np.asarray(objects), return_index=True, return_inverse=True)
@@ -180,14 +231,14 @@ def _labels_of_objects(labels: np.ndarray, objects: Sequence | np.ndarray | None
         raise AxisError(f"expected an object for each of {len(labels)} samples, got {len(members)}")
     wrong = np.flatnonzero(labels[first][members] != labels)
     if len(wrong):
-        raise BrainDataError(f"expected one class for all samples of an object, got more of {names[members[wrong[0]]]}")
+        raise BrainDataError(f"expected one class for each object, got several for {names[members[wrong[0]]]}")
     return members, labels[first]
 
 
 def _prototypes(gallery: np.ndarray, labels: np.ndarray) -> np.ndarray:
     counts = np.bincount(labels)
     if not counts.all():
-        raise BrainDataError(f"expected images of every class up to {len(counts) - 1}, got none of {counts.argmin()}")
+        raise BrainDataError(f"expected images of classes 0 to {len(counts) - 1}, got none of class {counts.argmin()}")
     sums = np.zeros((len(counts), gallery.shape[1]))
     np.add.at(sums, labels, _unit(gallery))
     return _unit(sums)
@@ -221,13 +272,18 @@ register(
         "up",
         None,
         None,
-        "share of samples with the true class within the first k, ties at the middle rank",
+        "share of samples whose true class is among the first k; ties take the middle rank",
     ),
     lambda k, classes: int(k) / int(classes),
 )
 register(
     Metric(
-        "balanced_accuracy@{classes:d}", "classification", "up", None, None, "accuracy in each class; mean over classes"
+        "balanced_accuracy@{classes:d}",
+        "classification",
+        "up",
+        None,
+        None,
+        "accuracy within each class, mean over classes",
     ),
     lambda classes: 1 / int(classes),
 )

@@ -1,10 +1,16 @@
-"""How well responses were predicted: measured y and predicted p, both (images, voxels), rows of the same images.
+"""Similarity of measured and predicted responses: correlation, R2, explained variance and errors of voxels and images.
 
-Functions with `axis` reduce it: axis=0 gives one value a voxel, over images; axis=1 one value an image, over voxels.
-Sums run in fp64, in batches, so that memory-mapped fp32 arrays are never copied whole.
+    voxel_r(measured, predicted)          # (voxels,) correlation over images
+    r2(measured, predicted, axis=0)       # (voxels,)
+    summarize(voxel_r(measured, predicted), mask)  # median, mean, quartiles over the voxels of the mask
 
-A voxel whose measured value never varies has no correlation: it is NaN, and every summary counts it. A prediction that
-never varies has correlation 0, so that predicting a constant where it is hard does not take a voxel out of the mean.
+Both arrays are (images, voxels), with rows of the same images. The argument `axis` names the axis that is reduced: 0
+gives one value for each voxel, over images; 1 gives one value for each image, over voxels. Sums run in fp64 and in
+batches, so memory-mapped fp32 arrays are never copied whole.
+
+A voxel whose measured value never varies has no correlation. Its value is NaN, and every summary counts it. A
+prediction that never varies has correlation 0. So a hard voxel is not removed from the mean by predicting a constant
+for it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,34 +41,50 @@ __all__ = [
     "voxel_r",
 ]
 
-_BATCH_NUMBERS = 2**21  # of one array, 16 MiB in fp64
+_BATCH_NUMBERS = 2**21  # numbers of one array in a batch, 16 MiB in fp64
 
 
 def voxel_r(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Pearson correlation over images, (voxels,)."""
+    """Pearson correlation over images.
+
+    Args:
+        measured, predicted: (images, voxels) Responses.
+
+    Returns:
+        (voxels,) fp64; NaN for a voxel whose measured value never varies.
+    """
     return pearson(measured, predicted, axis=0)
 
 
 def sample_r(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Pearson correlation over voxels, (images,).
+    """Pearson correlation over voxels.
 
-    Chance is not 0: where voxels have different means, the map of the means alone correlates with every response.
+    Chance is not 0. Where voxels have different means, the map of the means alone correlates with every response.
+
+    Args:
+        measured, predicted: (images, voxels) Responses.
+
+    Returns:
+        (images,) fp64.
     """
     return pearson(measured, predicted, axis=1)
 
 
 def pearson(measured: np.ndarray, predicted: np.ndarray, *, axis: int) -> np.ndarray:
-    """Pearson correlation along `axis`; NaN where measured is constant, 0 where predicted alone is."""
+    """Pearson correlation along `axis`; NaN where the measured values are constant, 0 where only the predicted are."""
     return _reduce(_pearson, measured, predicted, axis)
 
 
 def r2(measured: np.ndarray, predicted: np.ndarray, *, axis: int) -> np.ndarray:
-    """1 - sum (y - p)^2 / sum (y - mean y)^2 along `axis`, the mean over what is evaluated; bias counts against it."""
+    """Coefficients of determination along `axis`: 1 - sum (y - p)^2 / sum (y - mean y)^2.
+
+    The mean is that of the evaluated values. A constant bias lowers the result.
+    """
     return _reduce(lambda y, p: 1 - _over(np.square(y - p).sum(0), _centred_squares(y)), measured, predicted, axis)
 
 
 def ev(measured: np.ndarray, predicted: np.ndarray, *, axis: int) -> np.ndarray:
-    """Explained variance, 1 - var(y - p) / var(y) along `axis`; a constant bias costs nothing. It is not R2."""
+    """Explained variance along `axis`: 1 - var(y - p) / var(y). Unlike R2 it ignores a constant bias."""
     return _reduce(lambda y, p: 1 - _over(_centred_squares(y - p), _centred_squares(y)), measured, predicted, axis)
 
 
@@ -72,12 +94,19 @@ def mse(measured: np.ndarray, predicted: np.ndarray, *, axis: int) -> np.ndarray
 
 
 def cosine(measured: np.ndarray, predicted: np.ndarray, *, axis: int) -> np.ndarray:
-    """Cosine of the angle between y and p along `axis`; NaN where measured is all zero, 0 where predicted alone is."""
+    """Cosine of the angle between y and p along `axis`; NaN where y is all zero, 0 where only p is."""
     return _reduce(_cosine, measured, predicted, axis)
 
 
 def usable_voxels(measured: np.ndarray) -> np.ndarray:
-    """Mask (voxels,) of those that are finite for every image and not constant."""
+    """Voxels that are finite for every image and not constant.
+
+    Args:
+        measured: (images, voxels) Responses.
+
+    Returns:
+        (voxels,) booleans.
+    """
     _matrix("measured", measured)
     mask = np.empty(measured.shape[1], dtype=bool)
     for part in _parts(measured.shape, 0):
@@ -88,7 +117,15 @@ def usable_voxels(measured: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Summary:
-    """Values of voxels in a few numbers; voxels without a value are counted and in none of the others."""
+    """Values of voxels in a few numbers. Voxels without a value are counted, and left out of all other numbers.
+
+    Attributes:
+        n: Number of voxels with a value.
+        undefined: Number of voxels without a value.
+        median, mean, q25, q75: Median, mean and quartiles of the values.
+        share_above: Share of the voxels whose value is above `threshold`.
+        threshold: Value that `share_above` compares with.
+    """
 
     n: int
     undefined: int
@@ -101,7 +138,16 @@ class Summary:
 
 
 def summarize(values: np.ndarray, mask: np.ndarray | None = None, threshold: float = 0.1) -> Summary:
-    """Summary of values (voxels,) within a mask; `share_above` is the share of voxels above `threshold`."""
+    """Summary of the values of voxels.
+
+    Args:
+        values: (voxels,) Values; NaN means undefined.
+        mask: (voxels,) Booleans, True for the voxels to use. None uses all.
+        threshold: Value that `Summary.share_above` compares with.
+
+    Raises:
+        AxisError: Shapes do not match, or the mask is not boolean.
+    """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or (mask is not None and (mask.shape != values.shape or mask.dtype != bool)):
         got = f"{values.shape}" + ("" if mask is None else f" and a mask {mask.dtype} {mask.shape}")
@@ -119,12 +165,25 @@ def summarize(values: np.ndarray, mask: np.ndarray | None = None, threshold: flo
 def roi_summary(
     values: np.ndarray, rois: Mapping[str, np.ndarray], mask: np.ndarray | None = None, threshold: float = 0.1
 ) -> dict[str, Summary]:
-    """`summarize` of each region of `VoxelSpace.rois`, within a mask."""
+    """Summary of each region of interest.
+
+    Args:
+        values: (voxels,) Values; NaN means undefined.
+        rois: Masks (voxels,) of the regions by name, such as `VoxelSpace.rois`.
+        mask: (voxels,) Booleans, True for the voxels to use. None uses all.
+        threshold: Value that `Summary.share_above` compares with.
+    """
     return {name: summarize(values, roi if mask is None else roi & mask, threshold) for name, roi in rois.items()}
 
 
 def across_subjects(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over subjects and its standard error, s / sqrt(number of subjects); voxels are not subjects."""
+    """Mean over subjects and its standard error, s / sqrt(number of subjects).
+
+    Give one value for each subject: the voxels of one subject are not independent samples.
+
+    Raises:
+        BrainDataError: Fewer than two subjects, or values that are not finite.
+    """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise BrainDataError(f"expected finite values of two or more subjects, got {values}")
@@ -133,14 +192,16 @@ def across_subjects(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class NormalizedR2:
-    """Squared correlation as a share of the noise ceiling; 1 is the ceiling, and nothing is clipped there.
+    """Squared correlations as a share of the noise ceiling. 1 is the ceiling, and values above it are kept.
 
     Attributes:
-        ratios: (voxels,) r |r| / NC: a negative correlation keeps its sign. NaN outside the mask and where undefined.
-        total: sum r |r| / sum NC.
-        median: of the ratios.
-        n, negative: voxels counted, and how many of them have a negative r.
-        negative_share: sum r^2 / sum NC of the negative ones alone, what they take from `total`.
+        ratios: (voxels,) r |r| / NC, so a negative correlation keeps its sign. NaN outside the mask and where
+            undefined.
+        total: sum r |r| / sum NC over the mask.
+        median: Median of the ratios.
+        n: Number of voxels in the mask.
+        negative: Number of these voxels that have a negative r.
+        negative_share: sum r^2 / sum NC of the voxels with a negative r: what they subtract from `total`.
     """
 
     ratios: np.ndarray
@@ -152,14 +213,19 @@ class NormalizedR2:
 
 
 def nr2(r: np.ndarray, ceiling: np.ndarray, mask: np.ndarray | None = None) -> NormalizedR2:
-    """Correlations against their noise ceiling, r^2 / NC.
+    """Correlations relative to their noise ceiling, r^2 / NC.
 
-    The ceiling is one of variance: neither r / NC nor r^2 / NC^2 is a share of anything (brain-score/vision#2169).
+    The ceiling is a share of variance. Neither r / NC nor r^2 / NC^2 is a share of anything (brain-score/vision#2169).
 
     Args:
-        r: (voxels,) correlations.
-        ceiling: (voxels,) NC of the same responses, from `ceilings.noise_ceiling`; within the mask above 0.
-        mask: (voxels,) fixed beforehand, such as `ceilings.ceiling_mask`; None is where the ceiling is above 0.
+        r: (voxels,) Correlations.
+        ceiling: (voxels,) Noise ceilings NC of the same responses, from `noise_ceiling`; above 0 within the mask.
+        mask: (voxels,) Booleans that were fixed beforehand, such as `ceilings.ceiling_mask`. None takes all voxels
+            whose ceiling is above 0.
+
+    Raises:
+        AxisError: Shapes do not match.
+        BrainDataError: The mask is empty, or holds a voxel whose ceiling is not above 0.
     """
     r, ceiling = np.asarray(r, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
     if r.ndim != 1 or r.shape != ceiling.shape:
@@ -167,8 +233,8 @@ def nr2(r: np.ndarray, ceiling: np.ndarray, mask: np.ndarray | None = None) -> N
     mask = (ceiling > 0 if mask is None else mask) & np.isfinite(r)
     if not mask.any() or not (ceiling[mask] > 0).all():
         raise BrainDataError(
-            f"expected voxels with a noise ceiling above 0, got {int(np.sum(mask & ~(ceiling > 0)))} without among "
-            f"{int(mask.sum())}; mask them with ceiling_mask"
+            f"expected voxels with a noise ceiling above 0, got {int(np.sum(mask & ~(ceiling > 0)))} of "
+            f"{int(mask.sum())} without one; mask them with ceiling_mask"
         )
     ratios = np.full(r.shape, np.nan)
     signed = r * np.abs(r)
@@ -186,9 +252,17 @@ def nr2(r: np.ndarray, ceiling: np.ndarray, mask: np.ndarray | None = None) -> N
 
 
 def algonauts_score(r: np.ndarray, ceiling: np.ndarray) -> float:
-    """Median over vertices of max(r, 0)^2 / NC, as the Algonauts 2023 challenge scored.
+    """Score of the Algonauts 2023 challenge: the median over vertices of max(r, 0)^2 / NC.
 
-    As there, a ceiling of 0 counts as 1e-14 and a ratio above 1 as 1. An undefined r is an error, not a vertex less.
+    As in the challenge, a ceiling of 0 counts as 1e-14 and a ratio above 1 as 1. An undefined r raises an error; the
+    vertex is not left out.
+
+    Args:
+        r: (vertices,) Correlations.
+        ceiling: (vertices,) Noise ceilings NC.
+
+    Raises:
+        BrainDataError: Shapes do not match, or a value is not finite.
     """
     r, ceiling = np.asarray(r, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
     if r.ndim != 1 or r.shape != ceiling.shape or not (np.isfinite(r).all() and np.isfinite(ceiling).all()):
@@ -203,9 +277,18 @@ def algonauts_score(r: np.ndarray, ceiling: np.ndarray) -> float:
 def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
     """Linear centred kernel alignment of two representations of the same images (Kornblith et al., 2019, eq. 3).
 
-    ||X^T Y||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms of centred X (images, a) and Y (images, b), from the Gram
-    matrices (images, images). With more features than images unrelated representations are far above 0: compare with
-    permuted images.
+        ||X^T Y||^2 / (||X^T X|| ||Y^T Y||)
+
+    The norms are Frobenius norms of centred X and Y, computed from the Gram matrices (images, images). With more
+    features than images, unrelated representations score far above 0: compare with permuted images.
+
+    Args:
+        first: X (images, a).
+        second: Y (images, b).
+
+    Raises:
+        AxisError: The two have different numbers of images.
+        BrainDataError: A representation is constant or not finite.
     """
     for name, array in (("first", first), ("second", second)):
         _matrix(name, array)
@@ -255,7 +338,7 @@ def _reduce(
     predicted: np.ndarray,
     axis: int,
 ) -> np.ndarray:
-    """`function` of fp64 blocks that are reduced along their first axis."""
+    """Values of `function`, which gets fp64 blocks of y and p and reduces their first axis."""
     _matrix("measured", measured)
     _matrix("predicted", predicted)
     if measured.shape != predicted.shape:
@@ -288,7 +371,7 @@ def _matrix(name: str, array: np.ndarray) -> None:
 
 
 def _check_finite(y: np.ndarray, p: np.ndarray, axis: int) -> None:
-    """A voxel may be undefined where it was measured, for a value of its own; predictions and images may not."""
+    """Accept a voxel that is undefined as measured, for values of voxels; refuse it in predictions and whole images."""
     known = np.isfinite(y)
     if not np.isfinite(p[known]).all():
         raise BrainDataError("expected finite predictions wherever responses are finite, got NaN or infinite ones")

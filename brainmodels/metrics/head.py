@@ -1,9 +1,9 @@
-"""Talking heads: has the emotion the strength asked for, is it still the same person, does the motion look real?
+"""Talking heads: strength of the emotion, identity of the person, and smoothness of the motion.
 
-    intensity_scores(probe_of_model, probe_of_exact_renders)  # (clips, alphas)
-    identity_scores(distances, fps=25)  # (clips, T)
+    intensity_scores(probe_of_model, probe_of_exact_renders)  # (clips, alphas) -> intensity_slope, intensity_r2
+    identity_scores(distances, fps=25)                        # (clips, T) -> identity_drift, identity_drift_per_s
 
-Sync with the sound is in `brainmodels.metrics.sync`.
+Scores of lip sync are in `brainmodels.metrics.sync`.
 """
 
 from collections.abc import Sequence
@@ -37,25 +37,33 @@ def intensity_scores(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """Does twice the intensity look twice as strong? A probe's readings against the intensity asked for.
+    """Intensity that a probe reads from clips, against the intensity that was asked for.
 
-    `intensity_slope` is the slope of the readings over alpha, mean over clips, divided by the same slope on exact
-    renders of the same clips: 1 is exact. `intensity_r2` is the squared correlation of readings and alpha in each clip.
-    Intensity is linear in coefficients, not in pixels, and a probe saturates beyond what it was trained on: calibrate
-    it first, the note says what it makes of exact renders.
+    | score | definition |
+    |---|---|
+    | `intensity_slope` | mean slope of the readings over alpha, divided by that on exact renders; 1 is exact |
+    | `intensity_r2` | squared correlation of readings and alpha within each clip, mean over clips |
+
+    Calibrate the probe first: intensity is linear in coefficients, not in pixels, and a probe saturates beyond its
+    training range. The note gives the probe's own slope and r2 on exact renders.
 
     Args:
-        readings: (clips, alphas) of the probe on the model's clips.
-        exact: (clips, alphas) on exact renders.
-        alphas: asked for, the columns.
-        resamples, seed: of the bootstrap over clips.
-        conditions: further fields of `Score`.
+        readings: (clips, alphas) Readings of the probe on the model's clips.
+        exact: (clips, alphas) Readings of the probe on exact renders of the same clips.
+        alphas: Intensities that were asked for, one for each column; at least three.
+        resamples: Number of bootstrap samples over clips.
+        seed: Seed of the bootstrap.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Shapes do not match.
+        BrainDataError: A reading is not finite, or the probe's readings of exact renders do not rise with alpha.
     """
     readings, exact = (np.asarray(x, dtype=np.float64) for x in (readings, exact))
     if readings.ndim != 2 or readings.shape != exact.shape or readings.shape[1] != len(alphas) or len(alphas) < 3:
-        raise AxisError(f"expected readings (clips, {len(alphas)}) twice, got {readings.shape} and {exact.shape}")
+        raise AxisError(f"expected two arrays (clips, {len(alphas)}), got {readings.shape} and {exact.shape}")
     if not (np.isfinite(readings).all() and np.isfinite(exact).all()):
-        raise BrainDataError("expected finite readings, got others")
+        raise BrainDataError("expected finite readings, got NaN or infinite ones")
     asked = np.asarray(alphas, dtype=np.float64) - np.mean(alphas)
     slopes, reference = (x @ asked / (asked @ asked) for x in (readings, exact))
     if not reference.mean() > 0:
@@ -73,17 +81,21 @@ def intensity_scores(
 def identity_scores(
     distances: np.ndarray, fps: float, resamples: int = RESAMPLES, seed: int = 0, **conditions
 ) -> list[Score]:
-    """Does the person stay the same?
+    """How far a person's identity drifts over a clip.
 
     Args:
-        distances: (clips, T) distance in an identity space of each frame to the reference picture.
-        fps: frames per second.
-        resamples, seed: of the bootstrap over clips.
-        conditions: further fields of `Score`, such as `features` for the identity network.
+        distances: (clips, T) Distance of each frame to the reference picture, in an identity space.
+        fps: Frames per second.
+        resamples: Number of bootstrap samples over clips.
+        seed: Seed of the bootstrap.
+        conditions: Further fields of `Score`, such as `features` for the identity network.
 
     Returns:
-        `identity_drift`, the mean over the last second (or all of a shorter clip), and `identity_drift_per_s`, the
-        least-squares slope over the clip in distance per second.
+        `identity_drift`, the mean distance over the last second (or over all of a shorter clip), and
+        `identity_drift_per_s`, the least-squares slope over the clip in distance per second.
+
+    Raises:
+        AxisError: `distances` is not (clips, T) with two or more frames.
     """
     distances = np.asarray(distances, dtype=np.float64)
     if distances.ndim != 2 or distances.shape[1] < 2:
@@ -99,7 +111,15 @@ def identity_scores(
 
 
 def jerk(positions: np.ndarray, fps: float) -> float:
-    """Mean |third difference| x fps^3 of positions (T, ...), in units of the positions per second cubed."""
+    """Jerk of a motion: mean |third difference| x fps^3, in units of the positions per second cubed.
+
+    Args:
+        positions: (T, ...) Positions, at least four frames.
+        fps: Frames per second.
+
+    Raises:
+        AxisError: Fewer than four frames, or positions that are not finite.
+    """
     positions = np.asarray(positions, dtype=np.float64)
     if len(positions) < 4 or not np.isfinite(positions).all():
         raise AxisError(f"expected finite positions (T, ...) of four or more frames, got {positions.shape}")
@@ -114,13 +134,18 @@ def jerk_score(
     seed: int = 0,
     **conditions,
 ) -> Score:
-    """Mean jerk of rendered clips divided by that of the true ones: above 1 trembles, below 1 is smoothed.
+    """Mean jerk of rendered clips divided by that of the true clips: above 1 trembles, below 1 is smoothed.
 
     Args:
-        rendered, true: positions (T, ...) of the same clips in the same order, such as mouth openings or vertices.
-        fps: frames per second.
-        resamples, seed: of the bootstrap over clips.
-        conditions: further fields of `Score`.
+        rendered, true: Positions (T, ...) of the same clips in the same order, such as mouth openings or vertices.
+        fps: Frames per second.
+        resamples: Number of bootstrap samples over clips.
+        seed: Seed of the bootstrap.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: The clips differ in number or shape.
+        BrainDataError: The true positions do not move.
     """
     shapes = [(np.shape(a), np.shape(b)) for a, b in zip(rendered, true, strict=False)]
     if len(rendered) != len(true) or any(a != b for a, b in shapes):
@@ -140,13 +165,19 @@ def emotion_score(
     clusters: Sequence | np.ndarray | None = None,
     **conditions,
 ) -> Score:
-    """Share of clips in which a probe sees the emotion asked for; chance from permuted labels.
+    """Share of clips in which a probe sees the emotion that was asked for; the chance level comes from permuted labels.
 
     Args:
-        predicted, labels: (clips,) class numbers or names.
-        probe: name of the classifier, which becomes part of the name of the metric.
-        resamples, seed, clusters: of the bootstrap over clips and of the permutations.
-        conditions: further fields of `Score`.
+        predicted: (clips,) Class numbers or names that the probe sees.
+        labels: (clips,) Class numbers or names that were asked for.
+        probe: Name of the classifier. It becomes part of the metric's name.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of clips that are drawn together, such as their subject. None draws single clips.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Shapes do not match.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != labels.shape:
@@ -158,7 +189,9 @@ def emotion_score(
 
 
 def weighted_scores() -> list[Score]:
-    """Rows of what is published about talking heads and needs networks that cannot be shipped: never available here."""
+    """Rows of published metrics that need networks which cannot be shipped, such as SyncNet. They are never available
+    here.
+    """
     return [not_available(definition, f"weights {definition.needs_weights}, in its own tool") for definition in _GATED]
 
 

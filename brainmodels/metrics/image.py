@@ -1,11 +1,13 @@
-"""Decoded images against the real ones: pixels, structure, and what networks see in both.
+"""Similarity of decoded and real images: pixels, structure, and the features of several networks.
 
-for score in image_scores(real, decoded, ids, decoded_ids, weights={"alexnet": "alexnet.safetensors"}):
-    print(score)  # pixcorr ↑ 0.322 [...], ...; inception ↑ not available (needs weights inception_v3; pass path=...)
+    for score in image_scores(real, decoded, ids, decoded_ids, weights={"alexnet": "alexnet.safetensors"}):
+        print(score)
+    # pixcorr ↑ 0.322 [0.295, 0.349], chance ...
+    # inception ↑ not available (needs weights inception_v3; pass path=...)
 
-Both sets are (N, 3, H, W) in [0, 1], of any two sizes. What is blurred wins `pixcorr` and both SSIMs: pixel scores
-never stand alone. The Fréchet distance is not offered: at a thousand images it is biased by more than models differ.
-How far decoded images are from real ones as a distribution is `brainmodels.metrics.kid`.
+Both sets are (N, 3, H, W) in [0, 1]; their sizes may differ. Blurred images win `pixcorr` and both SSIMs, so do not
+report pixel scores alone. The Fréchet distance is not offered: at a thousand images its bias exceeds the differences
+between models. `brainmodels.metrics.kid` compares the two sets as distributions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,14 +38,14 @@ _GREY = (0.2125, 0.7154, 0.0721)
 
 @dataclass(frozen=True)
 class ImageProtocol:
-    """How images are resized before they are compared; always bilinear, the whole image, to a square.
+    """Sizes to which images are brought before they are compared. The whole image is resized to a square, bilinearly.
 
     Attributes:
-        name: as printed with every score.
-        first: side in pixels to which both sets are brought before anything else; None leaves them.
-        pixels: side for `pixcorr` and the SSIMs.
-        sizes: side for each slot of networks.
-        antialias: filter before sampling where an image shrinks.
+        name: Name of the protocol, printed with every score.
+        first: Side in pixels to which both sets are resized before anything else. None skips this step.
+        pixels: Side in pixels for `pixcorr` and the SSIMs.
+        sizes: Side in pixels for each slot of networks.
+        antialias: Whether to filter before sampling if an image shrinks.
     """
 
     name: str
@@ -75,22 +77,49 @@ _COLUMNS = (
 
 
 def pixcorr(real: np.ndarray | Tensor, decoded: np.ndarray | Tensor) -> np.ndarray:
-    """Pearson correlation of the pixels of each pair, all channels together, (N,), of images of one size."""
+    """Pearson correlation of the pixels of each pair, over all channels together.
+
+    Args:
+        real, decoded: (N, 3, H, W) Images of one size, in [0, 1].
+
+    Returns:
+        (N,) fp64.
+
+    Raises:
+        AxisError: Shapes differ or are not (N, 3, H, W).
+        NormalizationError: Values outside [0, 1].
+    """
     real, decoded = _pair(real, decoded)
     return pearson(real.flatten(1).numpy(), decoded.flatten(1).numpy(), axis=1)
 
 
 def ssim(real: np.ndarray | Tensor, decoded: np.ndarray | Tensor, variant: str = "2d") -> np.ndarray:
-    """Structural similarity of each pair in grey, (N,), of images of one size; scikit-image's.
+    """Structural similarity of each pair of grey images, computed by scikit-image.
 
-    Wang et al. (2004): Gaussian window sigma 1.5, radius 5, population covariance, K 0.01 and 0.03, range 1, a border
-    of 5 pixels left out; grey is .2125 R + .7154 G + .0721 B.
+    The settings are those of Wang et al. (2004):
+
+    | setting | value |
+    |---|---|
+    | window | Gaussian, sigma 1.5, radius 5 |
+    | covariance | population |
+    | constants | K 0.01 and 0.03, range 1 |
+    | border | 5 pixels left out |
+    | grey | .2125 R + .7154 G + .0721 B |
 
     Args:
-        real, decoded: (N, 3, H, W) in [0, 1].
-        variant: "2d"; or "columns", the mean over image columns of their one-dimensional SSIM. The second is what
-            `multichannel=True` meant for a grey image in scikit-image up to 0.19; since 0.20 the keyword is ignored
-            without a warning. One pair can score 0.55 by one and 0.37 by the other.
+        real, decoded: (N, 3, H, W) Images of one size, in [0, 1].
+        variant: "2d", or "columns", the mean over image columns of their one-dimensional SSIM. The second is what
+            `multichannel=True` meant for a grey image in scikit-image up to 0.19. Since 0.20 scikit-image ignores that
+            keyword without a warning. One pair can score 0.55 by one variant and 0.37 by the other.
+
+    Returns:
+        (N,) fp64.
+
+    Raises:
+        AxisError: Shapes differ or are not (N, 3, H, W).
+        NormalizationError: Values outside [0, 1].
+        BrainDataError: An unknown variant.
+        ImportError: scikit-image is not installed.
     """
     try:
         from skimage.metrics import structural_similarity
@@ -119,22 +148,31 @@ def image_scores(
     clusters: Sequence | np.ndarray | None = None,
     **conditions,
 ) -> list[Score]:
-    """Every image score; those whose network is absent say what they need.
+    """All image scores. A score whose network is absent says which weights it needs.
 
-    Pixels at 425, 2.2 MB an image, and features of one network at a time, up to 0.9 MB an image for AlexNet, are held
-    in memory for both sets.
+    Memory: pixels at side 425 take 2.2 MB an image, and the features of one network up to 0.9 MB an image (AlexNet).
+    Both sets are held in memory, one network at a time.
 
     Args:
-        real: (N, 3, H, W) in [0, 1].
-        decoded: (M, 3, h, w) in [0, 1], joined to the real ones by id.
-        real_ids, decoded_ids: whose image each row is.
-        weights: by slot (`brainmodels.metrics.slots.SLOTS`), a local file, or a callable from images (B, 3, S, S) in
-            [0, 1] to features, such as an extractor. A callable scores as `two_way[name]` or
+        real: (N, 3, H, W) Real images in [0, 1].
+        decoded: (M, 3, h, w) Decoded images in [0, 1]. They are matched to the real ones by id.
+        real_ids, decoded_ids: Ids of the images, one for each row.
+        weights: Weights by slot (`brainmodels.metrics.slots.SLOTS`): a local file, or a callable from images (B, 3, S,
+            S) in [0, 1] to features, such as an extractor. A callable scores as `two_way[name]` or
             `correlation_distance[name]`, and the slot's own columns stay not available.
         protocol: "mindeye2", "braindiffuser", or another `ImageProtocol`.
-        batch_size, device: of the networks.
-        resamples, seed, clusters: of the bootstrap over images and of the permutations.
-        conditions: further fields of `Score`.
+        batch_size: Number of images in a forward pass.
+        device: Device of the networks.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of images that are drawn together, such as their subject. None draws single images.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Images or features of a wrong shape, or ids and images that differ in number.
+        IdError: A real id repeats, or a real image was not decoded.
+        NormalizationError: Values outside [0, 1].
+        BrainDataError: An unknown slot or protocol.
     """
     real, decoded = _joined(real, decoded, real_ids, decoded_ids, 4)
     made = {"resamples": resamples, "seed": seed, "clusters": clusters} | conditions
@@ -155,10 +193,20 @@ def video_scores(
     clusters: Sequence | np.ndarray | None = None,
     **conditions,
 ) -> list[Score]:
-    """The image scores of each frame, mean over frames, names with the prefix "video_"; and whole clips identified.
+    """Image scores of each frame, averaged over frames, and identification of whole clips.
 
-    `video_clip_two_way[...]` takes the features of all frames of a clip as one vector. Videos are (N, T, 3, H, W) in
-    [0, 1], equally many frames in both; all else as in `image_scores`.
+    The names of the frame scores begin with "video_". `video_clip_two_way[...]` joins the features of all frames of a
+    clip into one vector.
+
+    Args:
+        real: (N, T, 3, H, W) Real clips in [0, 1].
+        decoded: (M, T, 3, h, w) Decoded clips in [0, 1], with as many frames. They are matched to the real ones by id.
+        real_ids, decoded_ids: Ids of the clips, one for each row.
+        weights, protocol, batch_size, device: As in `image_scores`.
+        resamples, seed, clusters, conditions: As in `image_scores`.
+
+    Raises:
+        AxisError: The clips have unequal numbers of frames, or as in `image_scores`.
     """
     real, decoded = _joined(real, decoded, real_ids, decoded_ids, 5)
     if real.shape[1] != decoded.shape[1]:
@@ -168,13 +216,20 @@ def video_scores(
 
 
 def examples(values: np.ndarray, direction: str, count: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
-    """Rows of images to show together: "random" ones, the "best" and the "worst" by a score.
+    """Rows of images to show together: "random" ones, and the "best" and "worst" by a score.
 
     Args:
-        values: (n,) one an image.
-        direction: "up" or "down", of the score.
-        count: of each kind, at most n.
-        seed: of the random ones; store it with the figure.
+        values: (n,) Score of each image.
+        direction: "up" if a higher score is better, else "down".
+        count: Number of images of each kind, at most n.
+        seed: Seed of the random rows. Store it with the figure.
+
+    Returns:
+        (count,) rows under "random", "best" and "worst".
+
+    Raises:
+        AxisError: Fewer than `count` values, or values that are not finite.
+        BrainDataError: An unknown direction.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not 1 <= count <= len(values) or not np.isfinite(values).all():
@@ -196,7 +251,7 @@ def _scores(
     prefix: str,
     made: dict,
 ) -> list[Score]:
-    """Scores of (N, T, 3, H, W)."""
+    """Scores of clips (N, T, 3, H, W)."""
     protocol = _protocol(protocol)
     unknown = [slot for slot in weights if slot not in SLOTS]
     if unknown:
@@ -246,7 +301,7 @@ def _pixel_scores(
 
 
 def _judged(prefix: str, name: str, judge: str, real: np.ndarray, decoded: np.ndarray, found: dict) -> list[Score]:
-    """Scores of one layer from features (N, T, d): each frame, mean over frames; and clips, where they are clips."""
+    """Scores of one layer, from features (N, T, d): mean over frames, and whole clips where they are clips."""
     tables = []
     for frame in range(real.shape[1]):
         r = correlation_matrix(real[:, frame], decoded[:, frame])
@@ -276,7 +331,7 @@ def _features(
 
 
 def _resized(images: Tensor, protocol: ImageProtocol, size: int) -> Tensor:
-    """Images (B, 3, H, W) at the size of a comparison, after the first step of the protocol."""
+    """Images (B, 3, H, W) at the side of a comparison, after the first step of the protocol."""
     for side in filter(None, (protocol.first, size)):
         if images.shape[2:] != (side, side):
             images = F.interpolate(
@@ -307,8 +362,8 @@ def _images(what: str, images: Any, axes: int) -> Tensor:
     layout = "(N, 3, H, W)" if axes == 4 else "(N, T, 3, H, W)"
     if images.ndim != axes or images.shape[-3] != 3 or not images.is_floating_point() or not images.numel():
         raise AxisError(
-            f"expected {what} images {layout} as floats in [0, 1], got {images.dtype} {tuple(images.shape)}; stored "
-            "pictures are uint8 with channels last: move that axis and divide by 255"
+            f"expected {what} images {layout} as floats in [0, 1], got {images.dtype} {tuple(images.shape)}; for "
+            "stored uint8 pictures with channels last, move that axis and divide by 255"
         )
     low, high = images.min().item(), images.max().item()
     if not (low >= 0 and high <= 1):

@@ -1,11 +1,11 @@
-"""Kernel inception distance: whether decoded pictures are distributed as real ones, whatever each of them shows.
+"""Kernel inception distance: the distance between the distributions of decoded and real pictures.
 
-score = kid_score(real, decoded, "grid", seed=0, features=extractor.fingerprint())
-print(score)  # kid[grid] ↓ 0.012 [-0.004, 0.031], n 982 decoded against 982 real images, ...
+    score = kid_score(real, decoded, "grid", seed=0, features=extractor.fingerprint())
+    print(score)  # kid[grid] ↓ 0.012 [-0.004, 0.031], n 982 decoded against 982 real images, ...
 
-Features are the caller's, (images, d), and name the column: with those of Inception-v3's average pool this is the
-measure of Binkowski, Sutherland, Arbel and Gretton (2018, "Demystifying MMD GANs"), with others it has their name.
-Unlike the Fréchet distance it has no bias at any number of independent images.
+You provide the features, (images, d), and their name becomes part of the metric's name. With the features of
+Inception-v3's average pool this is the measure of Binkowski, Sutherland, Arbel and Gretton (2018, "Demystifying MMD
+GANs"). Unlike the Fréchet distance it has no bias, at any number of independent images.
 """
 
 import numpy as np
@@ -24,12 +24,16 @@ def mmd2(real: np.ndarray, decoded: np.ndarray) -> float:
         k(x, y) = (<x, y> / d + 1)^3
         MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
-    Where the distributions are equal its mean is 0, so that single values are often negative (Gretton et al. 2012,
-    eq. 3; the kernel is that of Binkowski et al. 2018, section 4).
+    The estimate is eq. 3 of Gretton et al., 2012; the kernel is that of Binkowski et al., 2018, section 4. If the
+    distributions are equal its mean is 0, so single values are often negative.
 
     Args:
-        real: (n, d), n at least 2.
-        decoded: (m, d), m at least 2.
+        real: (n, d) Features x, n at least 2.
+        decoded: (m, d) Features y, m at least 2.
+
+    Raises:
+        AxisError: Fewer than two images, or features of different widths.
+        BrainDataError: Features that are not finite.
     """
     x, y = _features("real", real).astype(np.float64), _features("decoded", decoded).astype(np.float64)
     _check_widths(x, y)
@@ -45,34 +49,38 @@ def kid_score(
     seed: int = 0,
     **conditions,
 ) -> Score:
-    """`kid[name]`: mean of `mmd2` over subsets of both sets; the interval is the central 95 % of the subsets.
+    """Mean of `mmd2` over random subsets of both sets, with the central 95 % of the subsets as interval.
 
-    Each subset is drawn without replacement, from the real and from the decoded images independently; the order of the
-    rows does not matter. The interval says how one estimate from `subset_size` images scatters. It is wider than that
-    of the mean would be, and comparable only with intervals of the same size.
+    Each subset is drawn without replacement, from the real and from the decoded images independently. The order of the
+    rows does not matter. The interval shows how one estimate from `subset_size` images scatters. It is wider than an
+    interval of the mean, so compare it only with intervals of the same subset size.
 
-    A decoded image is not independent of the real one that it was decoded from. Where the two are equal, the expected
-    value is not 0 but 2 (U - D) / n: D is the mean of k(x_i, x_i), U that of k(x_i, x_j) over different images.
+    A decoded image depends on the real one that it was decoded from. If the two are equal, the expected value is 2 (U -
+    D) / n instead of 0. Here D is the mean of k(x_i, x_i), and U is the mean of k(x_i, x_j) over different images.
 
     Args:
-        real: (n, d) features of real images.
-        decoded: (m, d) features of decoded ones, by the same extractor.
-        name: of the extractor.
-        subset_size: images of each set in a subset, at least 2 and less than n and m.
-        subsets: how many, at least 2.
-        seed: of the draws.
-        conditions: further fields of `Score`, such as `features`, the extractor's fingerprint.
+        real: (n, d) Features of real images.
+        decoded: (m, d) Features of decoded images, from the same extractor.
+        name: Name of the extractor; the metric is `kid[name]`.
+        subset_size: Number of images of each set in a subset, at least 2 and less than n and m.
+        subsets: Number of subsets, at least 2.
+        seed: Seed of the subsets.
+        conditions: Further fields of `Score`, such as `features`, the extractor's fingerprint.
+
+    Raises:
+        AxisError: Fewer than two images, or features of different widths.
+        BrainDataError: `subset_size` or `subsets` is out of range, or features are not finite.
     """
     real, decoded = _features("real", real), _features("decoded", decoded)
     _check_widths(real, decoded)
     fewest = min(len(real), len(decoded))
     if not 2 <= subset_size < fewest:
         raise BrainDataError(
-            f"expected subsets of 2 to {fewest - 1} images, fewer than there are, got subset_size={subset_size} for "
-            f"{len(real)} real and {len(decoded)} decoded images; mmd2 takes all of them at once"
+            f"expected subsets of 2 to {fewest - 1} images, fewer than each set has, got subset_size={subset_size} for "
+            f"{len(real)} real and {len(decoded)} decoded images; mmd2 uses all images at once"
         )
     if subsets < 2:
-        raise BrainDataError(f"expected two or more subsets, which the interval is over, got {subsets}")
+        raise BrainDataError(f"expected two or more subsets, from which the interval is taken, got {subsets}")
     rng = np.random.default_rng(seed)
     values = np.array(
         [
@@ -104,15 +112,17 @@ def _features(what: str, features: np.ndarray) -> np.ndarray:
         raise AxisError(f"expected {what} features (images, d) of two or more images, got {features.shape}")
     undefined = int((~np.isfinite(features)).any(1).sum())
     if undefined:
-        raise BrainDataError(f"expected finite {what} features of {len(features)} images, got {undefined} without")
+        raise BrainDataError(
+            f"expected finite {what} features of {len(features)} images, got {undefined} images without"
+        )
     return features
 
 
 def _check_widths(real: np.ndarray, decoded: np.ndarray) -> None:
     if real.shape[1] != decoded.shape[1]:
         raise AxisError(
-            f"expected features of one extractor, got {real.shape[1]} numbers for a real and {decoded.shape[1]} for a "
-            "decoded image"
+            f"expected features from one extractor, got {real.shape[1]} numbers for a real image and "
+            f"{decoded.shape[1]} for a decoded one"
         )
 
 

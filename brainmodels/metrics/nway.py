@@ -1,6 +1,10 @@
-"""N-way top-K: does a classifier, shown what was decoded, rank the true class within K of N?
+"""N-way top-K accuracy: how often a classifier ranks the true class of a decoded object within K of N classes.
 
-The N - 1 other classes are drawn at random. Their expectation has a closed form, which is exact where draws are noisy.
+    for score in nway_scores(decoded_logits, real_logits, "convnext", labels):
+        print(score)  # 2way_top1[convnext] ↑ ..., chance 0.500, ...; 10way_top3[convnext] ↑ ...
+
+The other N - 1 classes are drawn at random. Their expectation has a closed form, which is exact, so no draws are
+needed.
 """
 
 from collections.abc import Sequence
@@ -18,24 +22,39 @@ __all__ = ["nway_draws", "nway_scores", "nway_topk"]
 def nway_topk(logits: np.ndarray, truth: np.ndarray, ways: int, k: int) -> np.ndarray:
     """Probability that the true class is within the first k of `ways` classes, the others drawn without replacement.
 
-    P = sum_{j < k} C(g, j) C(C - 1 - g, N - 1 - j) / C(C - 1, N - 1), where g of the C - 1 wrong classes score at least
-    as high as the true one: ties fail. It is the hypergeometric probability of fewer than k of these among N - 1.
+        P = sum_{j < k} C(g, j) C(C - 1 - g, N - 1 - j) / C(C - 1, N - 1)
+
+    This is the hypergeometric probability of fewer than k rivals among N - 1. Of the C - 1 wrong classes, g score at
+    least as high as the true one, so ties fail.
 
     Args:
-        logits: (n, C) of a classifier on decoded objects or images; any increasing scale.
-        truth: (n,) true classes, from 0.
-        ways: N, from 2 to C.
-        k: from 1 to N - 1.
+        logits: (n, C) Logits of a classifier on decoded objects or images, on any increasing scale.
+        truth: (n,) True classes, integers from 0.
+        ways: Number N of classes to choose from, from 2 to C.
+        k: Rank that still counts as a hit, from 1 to N - 1.
 
     Returns:
-        fp64 (n,); the score is their mean, chance k / N.
+        fp64 (n,). The score is their mean, and chance is k / N.
+
+    Raises:
+        AxisError: Shapes do not match, or classes are not integers.
+        BrainDataError: A logit is not finite, or a class, `ways` or `k` is out of range.
     """
     logits, truth = _check(logits, truth, ways, k)
     return _every_class(logits, ways, k)[np.arange(len(truth)), truth]
 
 
 def nway_draws(logits: np.ndarray, truth: np.ndarray, ways: int, k: int, draws: int = 50, seed: int = 0) -> np.ndarray:
-    """The same from random draws, for parity with code that samples; (n,) shares of the draws."""
+    """The same probability as `nway_topk`, estimated from random draws as published code does.
+
+    Args:
+        logits, truth, ways, k: As in `nway_topk`.
+        draws: Number of draws of the wrong classes for each row.
+        seed: Seed of the draws.
+
+    Returns:
+        (n,) shares of the draws.
+    """
     logits, truth = _check(logits, truth, ways, k)
     rng, hits = np.random.default_rng(seed), np.zeros(len(truth))
     for row, (scores, true) in enumerate(zip(logits, truth, strict=True)):
@@ -56,17 +75,23 @@ def nway_scores(
     clusters: Sequence | np.ndarray | None = None,
     **conditions,
 ) -> list[Score]:
-    """N-way top-K scores, with what the classifier itself can do.
+    """N-way top-K scores, each with the accuracy of the classifier itself.
 
     Args:
-        decoded: (n, C) logits on what was decoded.
-        real: (n, C) logits of the same classifier on the true images or objects, in the same order.
-        classifier: its name, which becomes part of the name of the metric.
-        labels: (n,) true classes; None takes what the classifier says of the real ones (Chen et al., 2023), and then
-            its mistakes count as truth.
-        protocols: pairs (N, K); those with N above C are left out.
-        resamples, seed, clusters: of the bootstrap and of the permutations.
-        conditions: further fields of `Score`.
+        decoded: (n, C) Logits of the classifier on what was decoded.
+        real: (n, C) Logits of the same classifier on the true images or objects, in the same order.
+        classifier: Name of the classifier. It becomes part of the metric's name.
+        labels: (n,) True classes. None takes the classifier's labels of the real ones (Chen et al., 2023), so its
+            mistakes count as truth.
+        protocols: Pairs (N, K). Those with N above C are left out.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of images that are drawn together, such as their subject. None draws single images.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Shapes do not match, or classes are not integers.
+        BrainDataError: A logit is not finite, or a class or protocol is out of range.
     """
     if np.shape(decoded) != np.shape(real):
         raise AxisError(f"expected logits of the same images, got {np.shape(decoded)} and {np.shape(real)}")
@@ -105,7 +130,9 @@ def _check(logits: np.ndarray, truth: np.ndarray, ways: int, k: int) -> tuple[np
         )
     classes = logits.shape[1]
     if not np.isfinite(logits).all() or (len(truth) and not 0 <= truth.min() <= truth.max() < classes):
-        raise BrainDataError(f"expected finite logits and classes from 0 to {classes - 1}, got others")
+        raise BrainDataError(
+            f"expected finite logits and classes from 0 to {classes - 1}, got NaN, infinite or larger ones"
+        )
     if not (1 <= k < ways <= classes):
         raise BrainDataError(f"expected 1 <= k < ways <= {classes}, got k {k} and ways {ways}")
     return logits, truth

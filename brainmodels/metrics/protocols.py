@@ -1,11 +1,11 @@
-"""Encoding evaluated whole: measured and predicted responses joined by image id, scored with interval and chance.
+"""All encoding scores of a test set, with intervals and chance. Responses and predictions are matched by image id.
 
-test = dataset.pairs("sim01", split, "test", average="repeats", transform=normalizer)
-for score in encoding_scores(test, predicted, predicted_ids, features=fingerprint, seed=0):
-    print(score)
+    test = dataset.pairs("sim01", split, "test", average="repeats", transform=normalizer)
+    for score in encoding_scores(test, predicted, predicted_ids, features=fingerprint, seed=0):
+        print(score)  # voxel_r ↑ 0.310 [0.280, 0.340], chance 0 [...], ceiling ..., n 60 images, ...
 
-`synbrain`, `neuroflow` and `braincorl` are the comparisons of those papers; their numbers are on other scales and
-never share a column.
+The module `published` repeats the comparisons of single papers. Their numbers are on other scales, so do not put them
+into one column with these.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..data import Pairs
 from ..data.reliability import noise_ceiling
-from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names
+from ..errors import AxisError, BrainDataError, IdError, near_names
 from .ceilings import ceiling_mask, mask_in_words, max_r
 from .encoding import cosine, ev, mse, nr2, r2, sample_r, usable_voxels, voxel_r
 from .record import Interval, Score
@@ -24,23 +24,34 @@ from .registry import metric
 from .retrieval import correlation_matrix, similarity
 from .statistics import RESAMPLES, bootstrap_weights, percentile_interval, permutation_chance, score_images
 
-__all__ = ["braincorl", "encoding_scores", "join", "neuroflow", "resampled_scores", "synbrain"]
+__all__ = [
+    "MatchedResponses",
+    "centred_interval",
+    "encoding_scores",
+    "image_score",
+    "join",
+    "resampled_scores",
+    "space_ncsnr",
+]
 
-_IMAGE_WISE = {"sample_r": sample_r, "mse": lambda y, p: mse(y, p, axis=1), "cosine": lambda y, p: cosine(y, p, axis=1)}
-_COLUMNS = 1024  # voxels at a time in the bootstrap
-_CONTEXT_DRAWS = 5  # of BraInCoRL
-_RIDGES = (
-    "its ridge baselines are two: as released (intercept penalised, folds averaged) and refit (intercept free, one fit "
-    "of the whole context)"
-)
+IMAGE_WISE = {"sample_r": sample_r, "mse": lambda y, p: mse(y, p, axis=1), "cosine": lambda y, p: cosine(y, p, axis=1)}
+_COLUMNS = 1024  # number of voxels that the bootstrap handles at a time
 
 
 def join(ids: Sequence[str], predicted_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
-    """Rows of predictions in the order of `ids`, found by id; (len(ids), ...).
+    """Predictions in the order of `ids`, found by image id.
+
+    Args:
+        ids: Ids of the images that need a prediction.
+        predicted_ids: Ids of the images, one for each row of `predicted`.
+        predicted: (images, ...) Predictions.
+
+    Returns:
+        (len(ids), ...) rows of `predicted`.
 
     Raises:
-        IdError: an image has no prediction, or two.
-        AxisError: predictions and their ids differ in number.
+        IdError: An image has no prediction, or two.
+        AxisError: Predictions and their ids differ in number.
     """
     names = [str(name) for name in predicted_ids]
     if len(names) != len(predicted):
@@ -65,25 +76,32 @@ def encoding_scores(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """Every encoding score of a test set: by voxel, by image, and against the noise ceiling.
+    """All encoding scores of a test set: by voxel, by image, and relative to the noise ceiling.
 
-    Intervals resample images, with all their trials; those of voxel scores are centred on the value, since resamples
-    of fewer distinct images are biased. Chance permutes which image a prediction belongs to. Where `ncsnr`
-    is known, voxels are masked by their ceiling and `nr2` is among the scores; where it is not, all finite voxels
+    Intervals resample images together with all their trials. Intervals of voxel scores are centred on the value,
+    because resamples of fewer distinct images are biased. Chance permutes which image a prediction belongs to. If
+    `ncsnr` is known, voxels are masked by their noise ceiling, and `nr2` is among the scores. If not, all finite voxels
     count, and each score says so.
 
     Args:
-        test: responses, averaged over repeats or single trials.
-        predicted: (images, voxels) in units of the responses.
-        predicted_ids: (images,) whose prediction each row is.
-        ncsnr: (voxels,) from train images or as published; None takes that of the space, if it has one.
-        threshold: smallest noise ceiling of a voxel that counts.
-        resamples, seed: of the bootstrap, and of as many permutations.
-        conditions: further fields of `Score`.
+        test: Test responses, averaged over repeats or single trials.
+        predicted: (images, voxels) Predictions in units of the responses.
+        predicted_ids: (images,) Ids of the images, one for each row of `predicted`.
+        ncsnr: (voxels,) Noise ceiling signal-to-noise ratios, from train images or as published. None takes those of
+            the voxel space, if it has them.
+        threshold: Smallest noise ceiling of a voxel that counts.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Shapes do not match.
+        IdError: An image has no prediction, or two.
+        BrainDataError: No voxel is left to score.
     """
-    case = _Case.of(test, predicted, predicted_ids)
-    ncsnr = _space_ncsnr(test) if ncsnr is None else np.asarray(ncsnr)
-    usable = usable_voxels(case.measured)
+    matched = MatchedResponses.of(test, predicted, predicted_ids)
+    ncsnr = space_ncsnr(test) if ncsnr is None else np.asarray(ncsnr)
+    usable = usable_voxels(matched.measured)
     ceiling = None
     if ncsnr is not None:
         if ncsnr.shape != usable.shape:
@@ -92,152 +110,46 @@ def encoding_scores(
     mask = usable if ceiling is None else usable & ceiling_mask(ceiling, threshold)
     if not mask.any():
         raise BrainDataError(
-            f"expected voxels to score, got none of {len(mask)}: {int((~usable).sum())} undefined, the others below a "
-            f"noise ceiling of {threshold:g}"
+            f"expected voxels to score, got none of {len(mask)}: {int((~usable).sum())} are undefined, the others are "
+            f"below a noise ceiling of {threshold:g}"
         )
     words = mask_in_words(mask, int((~usable).sum()), None if ceiling is None else threshold)
-    found = {"mask": words, "n_of": case.unit, "seed": seed} | conditions
+    found = {"mask": words, "n_of": matched.unit, "seed": seed} | conditions
     if ceiling is None:
         found["note"] = "; ".join(filter(None, [found.get("note"), "no noise ceiling: ncsnr unknown"]))
-    case, ceiling = case.select(mask), None if ceiling is None else ceiling[mask]
-    scores = _voxel_scores(case, ceiling, resamples, seed, found)
-    scores += [_image_score(name, case, resamples, seed, found) for name in _IMAGE_WISE]
+    matched, ceiling = matched.select(mask), None if ceiling is None else ceiling[mask]
+    scores = _voxel_scores(matched, ceiling, resamples, seed, found)
+    scores += [image_score(name, matched, resamples, seed, found) for name in IMAGE_WISE]
     return [score.under(test) for score in scores]
 
 
-def synbrain(
-    test: Pairs,
-    predicted: np.ndarray,
-    predicted_ids: Sequence[str],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    **conditions,
-) -> list[Score]:
-    """SynBrain's comparison (arXiv 2508.10298): each prediction against every single trial of its image, betas / 2000.
-
-    1000 images of three trials are 3000 comparisons; `mse`, `sample_r` and `cosine` over all voxels, nothing centred.
-
-    Args:
-        test: single trials, normaliser "div2000".
-        predicted: (images, voxels) in the same units.
-        predicted_ids: (images,).
-        resamples, seed: of the bootstrap, and of as many permutations.
-        conditions: further fields of `Score`.
-
-    Raises:
-        NormalizationError: the responses are on another scale.
-    """
-    _check_scale(test, "div2000")
-    if test.average != "none":
-        raise BrainDataError(f"expected single trials, average='none', got average={test.average!r}")
-    case = _Case.of(test, predicted, predicted_ids)
-    return _paper("protocol synbrain", test, case, resamples, seed, conditions)
-
-
-def neuroflow(
-    test: Pairs,
-    predicted: np.ndarray,
-    predicted_ids: Sequence[str],
-    train: Pairs,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    **conditions,
-) -> list[Score]:
-    """NeuroFlow's comparison (arXiv 2604.09817): session-z predictions mapped back, against the mean of the trials.
-
-    p * sd + mean, with the deviation (ddof 0) and mean of each voxel over the repeat-averaged train images in betas /
-    2000.
-
-    Args:
-        test: averaged repeats, normaliser "div2000".
-        predicted: (images, voxels), z-scored per session.
-        predicted_ids: (images,).
-        train: averaged repeats of the same subject and voxels, normaliser "div2000".
-        resamples, seed: of the bootstrap, and of as many permutations.
-        conditions: further fields of `Score`.
-
-    Raises:
-        NormalizationError: responses are on another scale.
-    """
-    for pairs in (test, train):
-        _check_scale(pairs, "div2000")
-        if pairs.average != "repeats":
-            raise BrainDataError(f"expected repeats averaged, average='repeats', got average={pairs.average!r}")
-    if (train.part, train.subject.id) != ("train", test.subject.id):
-        raise BrainDataError(
-            f"expected train images of {test.subject.id}, got {train.part} images of {train.subject.id}"
-        )
-    known = train.array().astype(np.float64)
-    if known.shape[1] != np.shape(predicted)[-1]:
-        raise AxisError(f"expected predictions of {known.shape[1]} voxels, got {np.shape(predicted)}")
-    mapped = np.asarray(predicted, dtype=np.float64) * known.std(0) + known.mean(0)
-    return _paper("protocol neuroflow", test, _Case.of(test, mapped, predicted_ids), resamples, seed, conditions)
-
-
-def braincorl(
-    test: Pairs,
-    predicted: Sequence[np.ndarray],
-    predicted_ids: Sequence[str],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    **conditions,
-) -> list[Score]:
-    """BraInCoRL's comparison (arXiv 2505.15813): `ev` on the shared images, mean over voxels and five context draws.
-
-    `ev` is not R2: a bias of a voxel costs nothing. Which voxels the paper's mean is over is not known; here it is over
-    all that vary, a region is chosen by `roi` of `test`. That repeats are averaged is inferred from the authors' other
-    code. The interval resamples images, the same for all draws, centred on the value as in `encoding_scores`; the
-    standard deviation over draws is in the note.
-
-    A row of ridge regression says in `decoder` which of two it is. "As released" penalises the intercept and averages
-    the coefficients of the folds without a refit, as in the paper's table; "refit" leaves the intercept free and is
-    fitted once more on the whole context with the penalty that was chosen. The first is the weaker baseline.
-
-    Args:
-        test: averaged repeats of the shared images.
-        predicted: (images, voxels) of each context draw, five or more, in units of the responses.
-        predicted_ids: (images,) whose prediction each row is, of every draw.
-        resamples, seed: of the bootstrap.
-        conditions: further fields of `Score`.
-    """
-    if test.average != "repeats":
-        raise BrainDataError(f"expected repeats averaged, average='repeats', got average={test.average!r}")
-    if len(predicted) < _CONTEXT_DRAWS:
-        raise BrainDataError(f"expected predictions of {_CONTEXT_DRAWS} context draws or more, got {len(predicted)}")
-    weights = bootstrap_weights(len(test), resamples, seed)
-    values, drawn = [], []
-    for draw in predicted:
-        case = _Case.of(test, draw, predicted_ids)
-        usable = usable_voxels(case.measured)
-        if not usable.any():
-            raise BrainDataError(f"expected voxels that vary over {len(test)} images, got none of {len(usable)}")
-        case = case.select(usable)
-        values.append(ev(case.measured, case.predicted, axis=0).mean())
-        drawn.append(np.nanmean(resampled_scores(case.measured, case.predicted, weights)["ev"], axis=-1))
-    value = float(np.mean(values))
-    words = f"protocol braincorl: mean over {len(values)} context draws, sd {np.std(values, ddof=1):.3g}; {_RIDGES}"
-    ncsnr, ceiling = _space_ncsnr(test), None
-    if ncsnr is None:
-        words = f"{words}; no noise ceiling: ncsnr unknown"
-    else:
-        ceiling = float(np.nanmean(noise_ceiling(ncsnr, [len(rows) for rows in test.trials])[usable]))
-    found = {"mask": mask_in_words(usable, int((~usable).sum())), "seed": seed, "ceiling": ceiling}
-    found["interval"] = _centred(np.mean(drawn, axis=0), value)
-    found["note"] = "; ".join(filter(None, [words, conditions.pop("note", "")]))
-    found |= conditions
-    return [Score(metric("ev_mean"), value, len(test), **found).under(test)]
-
-
 @dataclass(frozen=True)
-class _Case:
-    """Measured (samples, voxels), predicted (images, voxels), and which image each sample shows."""
+class MatchedResponses:
+    """Responses and predictions that were matched by image id.
+
+    Attributes:
+        measured: (samples, voxels) Responses.
+        predicted: (images, voxels) Predictions.
+        image: (samples,) Row of `predicted` that belongs to each sample.
+    """
 
     measured: np.ndarray
     predicted: np.ndarray
     image: np.ndarray
 
     @classmethod
-    def of(cls, test: Pairs, predicted: np.ndarray, predicted_ids: Sequence[str]) -> "_Case":
+    def of(cls, test: Pairs, predicted: np.ndarray, predicted_ids: Sequence[str]) -> "MatchedResponses":
+        """Match predictions to the responses of some pairs.
+
+        Args:
+            test: Responses, averaged over repeats or single trials.
+            predicted: (images, voxels) Predictions.
+            predicted_ids: (images,) Ids of the images, one for each row of `predicted`.
+
+        Raises:
+            AxisError: Shapes do not match.
+            IdError: An image has no prediction, or two.
+        """
         measured = test.array()
         if measured.ndim != 2 or np.ndim(predicted) != 2 or measured.shape[1] != np.shape(predicted)[1]:
             raise AxisError(
@@ -249,25 +161,30 @@ class _Case:
 
     @property
     def clusters(self) -> np.ndarray | None:
+        """Labels (samples,) of samples that are drawn together. None if each image has one sample."""
         return None if len(self.predicted) == len(self.measured) else self.image
 
     @property
     def unit(self) -> str:
+        """Name of what is averaged, for `Score.n_of`."""
         return "images" if self.clusters is None else f"trials of {len(self.predicted)} images"
 
-    def select(self, mask: np.ndarray) -> "_Case":
-        return _Case(self.measured[:, mask], self.predicted[:, mask], self.image)
+    def select(self, mask: np.ndarray) -> "MatchedResponses":
+        """The same with the voxels of a mask (voxels,) only."""
+        return MatchedResponses(self.measured[:, mask], self.predicted[:, mask], self.image)
 
 
-def _voxel_scores(case: _Case, ceiling: np.ndarray | None, resamples: int, seed: int, found: dict) -> list[Score]:
-    y, p = case.measured, case.predicted[case.image]
+def _voxel_scores(
+    matched: MatchedResponses, ceiling: np.ndarray | None, resamples: int, seed: int, found: dict
+) -> list[Score]:
+    y, p = matched.measured, matched.predicted[matched.image]
     values = {"voxel_r": voxel_r(y, p), "r2": r2(y, p, axis=0), "ev": ev(y, p, axis=0)}
-    drawn = resampled_scores(y, p, bootstrap_weights(len(y), resamples, seed, case.clusters))
+    drawn = resampled_scores(y, p, bootstrap_weights(len(y), resamples, seed, matched.clusters))
     limits = {} if ceiling is None else {"voxel_r": max_r(ceiling), "r2": ceiling, "ev": ceiling}
-    permuted = {"voxel_r": _permuted_r(case, resamples, seed)}
+    permuted = {"voxel_r": _permuted_r(matched, resamples, seed)}
 
     def score(name: str, value: float, of: str, average: Callable[[np.ndarray], np.ndarray], **more) -> Score:
-        interval, chance = _centred(average(drawn[of]), value), None
+        interval, chance = centred_interval(average(drawn[of]), value), None
         if of in permuted:
             chance = percentile_interval(average(permuted[of]), method=f"{resamples} permutations of the pairs")
         return Score(metric(name), value, len(y), interval=interval, chance_interval=chance, **(found | more))
@@ -288,41 +205,67 @@ def _voxel_scores(case: _Case, ceiling: np.ndarray | None, resamples: int, seed:
     return [*scores, total, median]
 
 
-def _centred(resampled: np.ndarray, value: float) -> Interval:
-    """The interval around `value`: resamples hold fewer distinct images, which costs every voxel a little."""
+def centred_interval(resampled: np.ndarray, value: float) -> Interval:
+    """Interval of resampled values, shifted to have its mean at `value`.
+
+    Resamples hold fewer distinct images, which lowers the score of every voxel a little.
+
+    Args:
+        resampled: (resamples,) Values of the score.
+        value: Value from all images.
+    """
     return percentile_interval(resampled - resampled.mean() + value, method="bootstrap over images, bias removed")
 
 
 def _median(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """`np.nanmedian`, which is slow, where there is something to leave out."""
+    """`np.nanmedian`, which is slow, only where there are NaN to leave out."""
     return (np.median if np.isfinite(values).all() else np.nanmedian)(values, axis=axis)
 
 
-def _image_score(name: str, case: _Case, resamples: int, seed: int, found: dict) -> Score:
-    """Mean over samples, clustered by image; chance from the score of every sample with every prediction."""
-    values = _IMAGE_WISE[name](case.measured, case.predicted[case.image])
-    table, rows = _all_pairs(name, case), np.arange(len(values))
+def image_score(name: str, matched: MatchedResponses, resamples: int, seed: int, found: dict) -> Score:
+    """Score of a metric of images, one of `IMAGE_WISE`, as a mean over samples.
+
+    Samples of one image are drawn together. Chance comes from the score of every sample with every prediction.
+
+    Args:
+        name: Name of the metric.
+        matched: Responses and predictions.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the permutations.
+        found: Further fields of `Score`.
+    """
+    values = IMAGE_WISE[name](matched.measured, matched.predicted[matched.image])
+    table, rows = _all_pairs(name, matched), np.arange(len(values))
     chance = permutation_chance(
-        lambda order: table[rows, order[case.image]].mean(), len(case.predicted), resamples, seed
+        lambda order: table[rows, order[matched.image]].mean(), len(matched.predicted), resamples, seed
     )
     found = {"chance": chance.mean, "chance_interval": chance.interval} | found
-    return score_images(metric(name), values, None, resamples, clusters=case.clusters, **found)
+    return score_images(metric(name), values, None, resamples, clusters=matched.clusters, **found)
 
 
-def _all_pairs(name: str, case: _Case) -> np.ndarray:
+def _all_pairs(name: str, matched: MatchedResponses) -> np.ndarray:
     """Score of every sample with every prediction, (samples, images)."""
     if name == "sample_r":
-        return correlation_matrix(case.measured, case.predicted)
+        return correlation_matrix(matched.measured, matched.predicted)
     if name == "cosine":
-        return similarity(case.measured, case.predicted)
-    y, p = case.measured.astype(np.float64), case.predicted.astype(np.float64)
+        return similarity(matched.measured, matched.predicted)
+    y, p = matched.measured.astype(np.float64), matched.predicted.astype(np.float64)
     centre = y.mean(0)  # keeps the three terms small
     y, p = y - centre, p - centre
     return (np.square(y).sum(1)[:, None] + np.square(p).sum(1) - 2 * y @ p.T) / y.shape[1]
 
 
 def resampled_scores(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """voxel_r, r2 and ev of every resample (see `bootstrap_weights`), (resamples, voxels) fp32, by weighted sums."""
+    """Scores of voxels in every resample, computed by weighted sums.
+
+    Args:
+        y: (samples, voxels) Measured responses.
+        p: (samples, voxels) Predictions.
+        weights: (resamples, samples) Weights from `bootstrap_weights`.
+
+    Returns:
+        fp32 (resamples, voxels) under "voxel_r", "r2" and "ev".
+    """
     out = {name: np.empty((len(weights), y.shape[1]), np.float32) for name in ("voxel_r", "r2", "ev")}
     total = weights.sum(1, keepdims=True)
     for start in range(0, y.shape[1], _COLUMNS):
@@ -342,15 +285,15 @@ def resampled_scores(y: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[
     return out
 
 
-def _permuted_r(case: _Case, permutations: int, seed: int) -> np.ndarray:
-    """voxel_r where predictions are dealt to other images, (permutations, voxels) fp32."""
+def _permuted_r(matched: MatchedResponses, permutations: int, seed: int) -> np.ndarray:
+    """voxel_r with predictions given to other images, (permutations, voxels) fp32."""
     rng = np.random.default_rng(seed)
-    y = case.measured - case.measured.mean(0, dtype=np.float64)
+    y = matched.measured - matched.measured.mean(0, dtype=np.float64)
     y = (y / np.linalg.norm(y, axis=0)).astype(np.float32)
-    p = case.predicted.astype(np.float64)
-    counts = np.bincount(case.image)[:, None]
+    p = matched.predicted.astype(np.float64)
+    counts = np.bincount(matched.image)[:, None]
     sums = np.zeros(p.shape, np.float32)
-    np.add.at(sums, case.image, y)  # the correlation needs a sum over the samples of each image only
+    np.add.at(sums, matched.image, y)  # the correlation needs a sum over the samples of each image only
     out = np.empty((permutations, p.shape[1]), np.float32)
     equal = bool((counts == counts[0]).all())
     flat = (p == p[:1]).all(0)
@@ -369,19 +312,7 @@ def _standardized(p: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (p / np.where(norm > 0, norm, 1)).astype(np.float32)
 
 
-def _paper(note: str, test: Pairs, case: _Case, resamples: int, seed: int, conditions: dict) -> list[Score]:
-    usable = usable_voxels(case.measured)
-    found = {"mask": mask_in_words(usable, int((~usable).sum())), "n_of": case.unit, "seed": seed, "note": note}
-    case = case.select(usable)
-    return [_image_score(name, case, resamples, seed, found | conditions).under(test) for name in _IMAGE_WISE]
-
-
-def _check_scale(pairs: Pairs, expected: str) -> None:
-    if pairs.normalizer != expected:
-        got = pairs.normalizer
-        raise NormalizationError(f"expected responses normalised by {expected!r}, as the paper's, got {got!r}")
-
-
-def _space_ncsnr(test: Pairs) -> np.ndarray | None:
+def space_ncsnr(test: Pairs) -> np.ndarray | None:
+    """Noise ceiling signal-to-noise ratios (voxels,) of the voxel space of some pairs. None if it has none."""
     ncsnr = getattr(test.subject.space, "ncsnr", None)
     return ncsnr if ncsnr is None or test.columns is None else ncsnr[test.columns]

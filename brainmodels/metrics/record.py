@@ -1,7 +1,10 @@
-"""What a score is: a number that carries how it was made, or says in words why there is none.
+"""The records of metrics and scores. A score carries the conditions it was measured under, or says why it has no value.
 
-score = Score(metric("voxel_r"), 0.31, n=60, interval=Interval(0.28, 0.34)).under(pairs, features="1a2b3c4d5e6f")
-print(score)  # voxel_r ↑ 0.310 [0.280, 0.340], chance 0, n 60 images, sim01, split shared/test 9f8e7d6c5b4a, ...
+    score = Score(metric("voxel_r"), 0.31, n=60, interval=Interval(0.28, 0.34)).under(pairs, features="1a2b3c4d5e6f")
+    print(score)
+    # voxel_r ↑ 0.310 [0.280, 0.340], chance 0, n 60 images, sim01, split shared/test 9f8e7d6c5b4a, ...
+
+`Metric` defines a metric, `Score` is one value of it, and `not_available` makes the row of a metric without a value.
 """
 
 import math
@@ -30,11 +33,17 @@ LEVELS = (
     "voxel",
     "classification",
 )
-DIRECTIONS = {"up": "↑", "down": "↓", "none": "·"}  # better is higher, is lower, or is neither
+DIRECTIONS = {"up": "↑", "down": "↓", "none": "·"}  # a higher value is better, a lower one, or neither
 
 
 class Interval(NamedTuple):
-    """From `low` to `high`, at a level of confidence, and what was drawn again to get it."""
+    """An interval of a value.
+
+    Attributes:
+        low, high: Ends of the interval.
+        level: Confidence level, a share.
+        method: Text that says what was drawn to get the interval.
+    """
 
     low: float
     high: float
@@ -50,16 +59,16 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """A definition, with everything needed to compare two numbers under its name.
+    """Definition of a metric, with everything that is needed to compare two of its values.
 
     Attributes:
-        name: as printed; what changes the number is part of it: the gallery in "top1@300", the network in
+        name: Name as printed. It contains what changes the number: the gallery in "top1@300", the network in
             "two_way[grid]".
-        level: one of `LEVELS`.
-        direction: "up" where higher is better, "down", or "none" for what describes and does not judge.
-        chance: value without information; None where it depends on the data.
-        needs_weights: name of the slot of network weights that a user must provide; None needs nothing.
-        protocol: the definition in a sentence: preprocessing, formula, what is averaged.
+        level: Kind of the metric, one of `LEVELS`.
+        direction: "up" if a higher value is better, "down" if a lower one is, "none" if the metric only describes.
+        chance: Value without information. None if it depends on the data.
+        needs_weights: Name of the slot of network weights that you must provide. None if the metric needs none.
+        protocol: Definition in a sentence: preprocessing, formula, and what is averaged.
     """
 
     name: str
@@ -82,7 +91,11 @@ class Metric:
         return f"{self.name} {DIRECTIONS[self.direction]}"
 
     def better(self, first: float, second: float) -> bool:
-        """Whether the first value is better than the second."""
+        """Whether the first value is better than the second.
+
+        Raises:
+            BrainDataError: The metric only describes.
+        """
         if self.direction == "none":
             raise BrainDataError(f"expected a metric that judges, got {self.name}, which only describes")
         return first > second if self.direction == "up" else first < second
@@ -90,28 +103,32 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """One number of one metric, and the conditions it was measured under. None is "unknown" or "does not apply".
+    """One value of one metric, with the conditions it was measured under. None means "unknown" or "does not apply".
 
     Attributes:
-        metric: its definition.
-        value: finite, or None where `available` is False.
-        n: number of what was averaged, `n_of`.
-        interval: of the value.
-        chance: value without information; of the metric where it is not given.
-        chance_interval: of the value without information, such as under permuted pairs.
-        ceiling: the best value that the noise of the data allows, on the scale of the value.
-        mask: which voxels, in words, with how many were kept and how many were undefined.
-        split, split_hash, part: which images.
-        normalizer: scale of the responses; the unit of `mse`.
-        transductive: the normaliser saw test trials.
-        repeats: how the repeats of a test image were used: "single", "avg_voxels" or "avg_outputs".
-        decoder: model, judge or control that made the prediction.
-        features: fingerprint of the feature extractor.
-        seed: of everything random.
-        subject, roi: whose responses, of which region.
-        versions: of the libraries that change numbers.
-        available: False where the metric could not be computed; `note` says why.
-        note: anything a reader must know.
+        metric: Definition of the metric.
+        value: Finite value. None if `available` is False.
+        n: Number of items that were averaged.
+        n_of: Name of these items, such as "images".
+        interval: Confidence interval of the value.
+        chance: Value without information. The default is the chance of the metric.
+        chance_interval: Interval of the value without information, such as under permuted pairs.
+        ceiling: Best value that the noise of the data allows, on the scale of the value.
+        mask: Text that says which voxels were scored, how many were kept and how many were undefined.
+        split, split_hash, part: Name and hash of the split of the images, and the part that was scored.
+        normalizer: Scale of the responses, which is the unit of `mse`.
+        transductive: Whether the normaliser saw test trials.
+        repeats: Use of the repeats of a test image: "single", "avg_voxels" or "avg_outputs".
+        decoder: Name of the model, judge or control that made the prediction.
+        features: Fingerprint of the feature extractor.
+        seed: Seed of all random generators.
+        subject, roi: Subject and region of the responses.
+        versions: Versions of the libraries that change numbers.
+        available: False if the metric could not be computed; `note` then says why.
+        note: Text that a reader must know.
+
+    Raises:
+        BrainDataError: An available score without a finite value, or an unavailable one without a note.
     """
 
     metric: Metric
@@ -141,8 +158,8 @@ class Score:
     def __post_init__(self):
         if self.available and (self.value is None or not math.isfinite(self.value)):
             raise BrainDataError(
-                f"expected a finite value of {self.metric.name}, got {self.value}; a metric without a value is "
-                "available=False with a note that says why"
+                f"expected a finite value of {self.metric.name}, got {self.value}; for a metric without a value pass "
+                "available=False and a note that says why"
             )
         if not self.available and not self.note:
             raise BrainDataError(f"expected a note that says why {self.metric.name} is not available, got none")
@@ -150,13 +167,18 @@ class Score:
             object.__setattr__(self, "chance", self.metric.chance)
 
     def under(self, pairs: "Pairs | None" = None, **conditions: Any) -> "Score":
-        """The same number with its conditions: those of a `Pairs`, and fields of this class by name."""
+        """The same score with more conditions.
+
+        Args:
+            pairs: Pairs that the score was computed from. Subject, split, part and normaliser are copied from them.
+            conditions: Fields of this class by name. They win over those of `pairs`.
+        """
         known = {} if pairs is None else _conditions(pairs)
         return replace(self, **(known | conditions))
 
     @property
     def at_chance(self) -> bool | None:
-        """Whether the value lies inside the chance interval; None where one of them is missing."""
+        """Whether the value lies inside the chance interval. None if value or interval is missing."""
         if not self.available or self.chance_interval is None:
             return None
         return self.value in self.chance_interval
@@ -167,12 +189,16 @@ class Score:
         return ", ".join(filter(None, [self._numbers(), self._place(), self._made_by(), self.note]))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON types: `json.dumps(score.to_json(), allow_nan=False)` always works."""
+        """All fields as JSON types. `json.dumps(score.to_json(), allow_nan=False)` always works."""
         return plain(asdict(self))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
-        """The score that `to_json` wrote; an unknown or missing field is a `BrainDataError`."""
+        """The score that `to_json` wrote.
+
+        Raises:
+            BrainDataError: A field is unknown or missing.
+        """
         names = {item.name for item in fields(cls)}
         if set(record) != names:
             wrong = sorted(set(record) ^ names)
@@ -204,17 +230,17 @@ class Score:
 
 
 def not_available(metric: Metric, needs: str) -> Score:
-    """The row of a metric that cannot be computed here. Nothing is computed in its place.
+    """Row of a metric that cannot be computed here. Nothing else is computed in its place.
 
     Args:
-        metric: which.
-        needs: what is missing, in words that end the sentence "needs ...".
+        metric: Definition of the metric.
+        needs: What is missing, in words that end the sentence "needs ...".
     """
     return Score(metric, None, n=0, available=False, note=f"needs {needs}; pass path=...")
 
 
 def _conditions(pairs: "Pairs") -> dict[str, Any]:
-    """What a `Pairs` knows about the numbers made from it."""
+    """What a `Pairs` knows about the numbers that were computed from it."""
     return {
         "subject": pairs.subject.id,
         "split": pairs.split.name,
@@ -227,7 +253,7 @@ def _conditions(pairs: "Pairs") -> dict[str, Any]:
 
 
 def _short(value: float) -> str:
-    """Three decimals near one, three digits elsewhere."""
+    """The value with three decimals near one, and with three digits elsewhere."""
     if value == 0:
         return "0"
     return f"{value:.3f}" if 0.01 <= abs(value) < 1000 else f"{value:.3g}"

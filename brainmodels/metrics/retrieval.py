@@ -1,13 +1,13 @@
-"""Which image belongs to which response: retrieval from a gallery, and identification among two.
+"""Retrieval of the right image from a gallery, and identification between two images.
 
-S = similarity(brain, image)  # (n, n), row i is brain i, column j is image j; pairs on the diagonal
-image_given_brain(S)          # 0.41: brain i finds its image among all n
-brain_given_image(S)          # 0.43: image j finds its brain among all n
-full_gallery(S)               # Scores with gallery in the name, interval and chance
-identification(real, decoded, "grid")  # two-way, as a Score
+    S = similarity(brain, image)  # (n, n), row i is brain i, column j is image j; pairs on the diagonal
+    image_given_brain(S)          # 0.41: share of brains that find their image among all n
+    brain_given_image(S)          # 0.43: share of images that find their brain among all n
+    full_gallery(S)               # Scores with gallery in the name, interval and chance
+    identification(real, decoded, "grid")  # two-way identification, as a Score
 
-Ties fail: candidates within 1e-12 of the true one share a rank, the middle one. What is tied with everything is at the
-middle of the gallery, never at its top.
+A tie at the top is not a hit. Candidates within 1e-12 of the true one share a rank, the middle one. A candidate that
+ties with all others therefore has the middle rank of the gallery.
 """
 
 from collections.abc import Sequence
@@ -41,20 +41,36 @@ _BATCH_NUMBERS = 2**21
 
 
 def similarity(brain: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Cosine of every brain-derived with every image feature, S[i, j] = cos(brain_i, image_j).
+    """Cosine similarity of every brain-derived with every image feature, S[i, j] = cos(brain_i, image_j).
 
     Args:
-        brain: (n, ...) features decoded from responses; flattened.
-        image: (m, ...) features of images, in the order of the brains where they are pairs.
+        brain: (n, ...) Features decoded from responses. They are flattened.
+        image: (m, ...) Features of images, in the order of the brains if they are pairs.
 
     Returns:
-        fp64 (n, m). A feature vector of zeros is similar to nothing, 0.
+        fp64 (n, m). The similarity of a feature vector of zeros is 0.
+
+    Raises:
+        AxisError: Features of different lengths.
+        BrainDataError: Features that are not finite.
     """
     return _cosines(brain, image, centred=False)
 
 
 def correlation_matrix(real: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """Pearson correlation over features, R[i, j] = r(real_i, decoded_j), fp64 (n, m); 0 where one is constant."""
+    """Pearson correlation over features of every real with every decoded image, R[i, j] = r(real_i, decoded_j).
+
+    Args:
+        real: (n, ...) Features of real images. They are flattened.
+        decoded: (m, ...) Features of decoded images.
+
+    Returns:
+        fp64 (n, m); 0 where one of the two is constant.
+
+    Raises:
+        AxisError: Features of different lengths.
+        BrainDataError: Features that are not finite.
+    """
     return _cosines(real, decoded, centred=True)
 
 
@@ -69,20 +85,31 @@ def brain_given_image(similarities: np.ndarray, k: int = 1) -> float:
 
 
 def mindeye_compat(similarities: np.ndarray, k: int = 1) -> dict[str, float]:
-    """The two directions under the names that code descending from MindEye gives them.
+    """The two directions under the names that code derived from MindEye uses.
 
-    Its shared helper transposes the matrix, so that `fwd` is `brain_given_image` and `bwd` is `image_given_brain`; the
-    columns "Image" and "Brain" of published tables may mean the opposite of what they say.
+    Its shared helper transposes the matrix, so "fwd" is `brain_given_image` and "bwd" is `image_given_brain`. The
+    columns "Image" and "Brain" of published tables may therefore mean the opposite of what they say.
+
+    Args:
+        similarities: (n, n) Similarities, rows brains, columns images, pairs on the diagonal.
+        k: Largest rank that counts as a hit.
     """
     return {"fwd": brain_given_image(similarities, k), "bwd": image_given_brain(similarities, k)}
 
 
 def ranks(similarities: np.ndarray, direction: str) -> np.ndarray:
-    """Rank of the true candidate for each query, (n,) from 1; ties take the middle rank.
+    """Ranks of the true candidates, from 1, one for each query. Ties take the middle rank.
 
     Args:
-        similarities: (n, n), rows brains, columns images, pairs on the diagonal.
+        similarities: (n, n) Similarities, rows brains, columns images, pairs on the diagonal.
         direction: "image_given_brain" or "brain_given_image".
+
+    Returns:
+        (n,) fp64.
+
+    Raises:
+        AxisError: `similarities` is not a square table of two or more pairs.
+        BrainDataError: An unknown direction, or similarities that are not finite.
     """
     queries = _queries(similarities, direction)
     truth = np.diagonal(queries)[:, None]
@@ -99,15 +126,21 @@ def full_gallery(
     clusters: Sequence | np.ndarray | None = None,
     **conditions,
 ) -> list[Score]:
-    """Protocol "full": the whole test set is the gallery, in both directions.
+    """Protocol "full": top-k, median rank and mean rank in both directions, with the whole test set as gallery.
 
-    Top-k, median and mean rank; intervals from resampled queries against the full gallery, chance from permuted pairs.
+    Intervals come from resampled queries against the full gallery, and chance from permuted pairs.
 
     Args:
-        similarities: (n, n).
-        top: values of k; those that reach the gallery are left out.
-        resamples, seed, clusters: of the bootstrap, and of as many permutations.
-        conditions: further fields of `Score`.
+        similarities: (n, n) Similarities, rows brains, columns images, pairs on the diagonal.
+        top: Values of k. Those that reach the gallery are left out.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of queries that are drawn together. None draws single queries.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: `similarities` is not a square table of two or more pairs.
+        BrainDataError: Similarities that are not finite.
     """
     conditions = {"note": "protocol full"} | conditions
     scores = []
@@ -129,21 +162,26 @@ def galleries_of_300(
 ) -> list[Score]:
     """Protocol "300x30": top-1 among 300 random test images, mean over 30 draws without replacement.
 
-    The interval is mean ± 1.96 sd / sqrt(30), as published: it is of the draws, which share images, and is narrower
-    than one of new images. Chance from permuted pairs, over the same draws.
+    The interval is mean ± 1.96 sd / sqrt(30), as published. It covers the draws, which share images, so it is narrower
+    than an interval for new images. Chance comes from permuted pairs, over the same draws.
 
     Args:
-        similarities: (n, n), n at least `gallery`.
-        gallery, draws: the protocol.
-        permutations: for the chance interval.
-        seed: of the draws and the permutations.
-        conditions: further fields of `Score`.
+        similarities: (n, n) Similarities, rows brains, columns images; n at least `gallery`.
+        gallery: Number of images in a draw.
+        draws: Number of draws.
+        permutations: Number of permutations for the chance interval.
+        seed: Seed of the draws and of the permutations.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        BrainDataError: Fewer images than `gallery`, or similarities that are not finite.
+        AxisError: `similarities` is not a square table of two or more pairs.
     """
     count = len(_queries(similarities, DIRECTIONS[0]))
     if not 1 < gallery <= count:
         raise BrainDataError(
             f"expected {gallery} or more test images, got {count}; a smaller gallery is another metric: use "
-            "full_gallery, or say gallery="
+            "full_gallery, or pass gallery="
         )
     rng = np.random.default_rng(seed)
     chosen = [rng.choice(count, gallery, replace=False) for _ in range(draws)]
@@ -168,20 +206,33 @@ def galleries_of_300(
 def two_way(correlations: np.ndarray) -> np.ndarray:
     """Two-way identification of each decoded image against all others, exhaustive.
 
-    s_j = #{i != j : R[i, j] < R[j, j]} / (n - 1): the share of wrong real images that correlate less with decoded
-    image j than the right one does. Strictly less; chance is 0.5.
+        s_j = #{i != j : R[i, j] < R[j, j]} / (n - 1)
+
+    s_j is the share of wrong real images that correlate less with decoded image j than the right one does. The
+    comparison is strict, and chance is 0.5.
 
     Args:
-        correlations: R (n, n), rows real, columns decoded, pairs on the diagonal.
+        correlations: R (n, n), rows real images, columns decoded images, pairs on the diagonal.
 
     Returns:
-        s (n,); the score is its mean.
+        s (n,). The score is its mean.
+
+    Raises:
+        AxisError: `correlations` is not a square table of two or more pairs.
+        BrainDataError: Correlations that are not finite.
     """
     return np.diagonal(two_way_pairs(correlations)).copy()
 
 
 def two_way_pairs(correlations: np.ndarray) -> np.ndarray:
-    """s of every possible pair, (n, n): [i, j] is s_j as if real image i were the right one of decoded image j."""
+    """Two-way identification of every possible pair.
+
+    Args:
+        correlations: R (n, n), rows real images, columns decoded images, pairs on the diagonal.
+
+    Returns:
+        (n, n). Entry [i, j] is s_j of `two_way` as if real image i were the right one for decoded image j.
+    """
     columns = _queries(correlations, "brain_given_image")  # (decoded, real)
     ordered = np.sort(columns, axis=1)
     below = np.stack([np.searchsorted(row, values - _TIE) for row, values in zip(ordered, columns, strict=True)])
@@ -201,11 +252,17 @@ def identification(
     """Two-way identification from features of real and decoded images, as a score.
 
     Args:
-        real, decoded: (n, ...) features of the same images in the same order; flattened.
-        features: name of the extractor, which becomes part of the name of the metric.
-        name: of the metric without its extractor.
-        resamples, seed, clusters: of the bootstrap over images and of the permutations.
-        conditions: further fields of `Score`.
+        real, decoded: (n, ...) Features of the same images in the same order. They are flattened.
+        features: Name of the extractor. It becomes part of the metric's name.
+        name: Name of the metric without its extractor.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of images that are drawn together. None draws single images.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: Real and decoded images differ in number, or features in length.
+        BrainDataError: Features that are not finite.
     """
     if len(real) != len(decoded):
         raise AxisError(f"expected features of the same images, got {len(real)} and {len(decoded)}")
@@ -215,7 +272,7 @@ def identification(
 
 
 def _cosines(first: np.ndarray, second: np.ndarray, centred: bool) -> np.ndarray:
-    """Cosines of rows, after the mean of each row is taken away where `centred`; sums in fp64 over blocks."""
+    """Cosines of rows, after each row's mean is subtracted if `centred`; sums in fp64 over blocks."""
     first, second = (np.asarray(array).reshape(len(array), -1) for array in (first, second))
     if first.shape[1] != second.shape[1]:
         raise AxisError(f"expected features of one length, got {first.shape[1]} and {second.shape[1]}")
@@ -239,7 +296,7 @@ def _cosines(first: np.ndarray, second: np.ndarray, centred: bool) -> np.ndarray
 
 
 def _queries(table: np.ndarray, direction: str) -> np.ndarray:
-    """The table with one query a row."""
+    """The table, turned so that each row is a query."""
     if direction not in DIRECTIONS:
         raise BrainDataError(f"expected direction {' or '.join(DIRECTIONS)}, got {direction!r}")
     table = np.asarray(table)
@@ -251,7 +308,14 @@ def _queries(table: np.ndarray, direction: str) -> np.ndarray:
 
 
 def rank_table(queries: np.ndarray) -> np.ndarray:
-    """Rank of every candidate for every query, as if it were the true one; fp64, shape of queries (n, candidates)."""
+    """Rank of every candidate for every query, as if it were the true one.
+
+    Args:
+        queries: (n, candidates) Similarities, one query in each row.
+
+    Returns:
+        fp64 (n, candidates), ranks from 1; ties take the middle rank.
+    """
     table = np.empty(queries.shape)
     for out, row in zip(table, queries, strict=True):
         ordered = np.sort(row)
@@ -282,7 +346,7 @@ def _median_rank(
 
 
 def _mean_top1(queries: np.ndarray, chosen: Sequence[np.ndarray], order: np.ndarray) -> float:
-    """Top-1, mean over draws, where the partner of query i is candidate order[i]; a tie at the top fails."""
+    """Top-1, mean over draws, if candidate order[i] is the partner of query i; a tie at the top fails."""
     hits = []
     for pick in chosen:
         block = queries[np.ix_(pick, order[pick])]
@@ -305,7 +369,7 @@ for _direction, _text in _TEXT.items():
             "up",
             None,
             None,
-            f"{_text}; share with the true one within the first k, ties at the middle rank",
+            f"{_text}; share whose true one is among the first k; ties take the middle rank",
         ),
         lambda k, gallery: int(k) / int(gallery),
     )
@@ -317,7 +381,7 @@ for _direction, _text in _TEXT.items():
                 "down",
                 None,
                 None,
-                f"{_text}; {_average} rank of the true one from 1, ties at the middle rank",
+                f"{_text}; {_average} rank of the true one, from 1; ties take the middle rank",
             ),
             lambda gallery: (int(gallery) + 1) / 2,
         )
@@ -328,6 +392,6 @@ register(
         "up",
         0.5,
         None,
-        "share of wrong real images that correlate strictly less with the decoded one than the right one; exhaustive",
+        "share of wrong real images that correlate strictly less with the decoded one than the right one; all pairs",
     )
 )

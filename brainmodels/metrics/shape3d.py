@@ -1,10 +1,11 @@
-"""Decoded point clouds against the true ones, at one scale: distances, coverage and colour.
+"""Distances between decoded and true point clouds, at one scale, and errors of their colours.
 
-for score in cloud_scores(true, decoded, seed=0):  # {id: (N, 3 or 6)}, {id: [cloud, ...]}
-    print(score)  # chamfer_l2[mean_of_5] ↓ ..., chamfer_l2[best_of_5] ↓ ..., fscore@0.01[mean_of_5] ↑ ...
+    for score in cloud_scores(true, decoded, seed=0):  # {id: (N, 3 or 6)}, {id: [cloud, ...]}
+        print(score)
+    # chamfer_l2[mean_of_5] ↓ ..., chamfer_l2[best_of_5] ↓ ..., fscore@0.01[mean_of_5] ↑ ...
 
-Each cloud is centred on the mean of its points and divided by its largest radius. Two samplings of one surface differ:
-every score carries, as its ceiling, what two samplings of a sphere with as many points reach.
+Each cloud is centred on the mean of its points and divided by its largest radius. Even two samplings of one surface
+differ. Every score therefore has a ceiling: what two samplings of a sphere with as many points reach.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,18 @@ TAUS = (0.01, 0.05)
 
 
 def normalize_cloud(cloud: np.ndarray) -> np.ndarray:
-    """Points minus their mean, divided by the largest distance from it; columns after the third stay, fp64."""
+    """Points minus their mean, divided by the largest distance from it.
+
+    Args:
+        cloud: (N, 3 or more) Points; columns after the third stay as they are.
+
+    Returns:
+        fp64, the shape of `cloud`.
+
+    Raises:
+        AxisError: `cloud` is not (N, 3 or more).
+        BrainDataError: Points that are not finite, or all in one place.
+    """
     cloud = _check(cloud).copy()
     cloud[:, :3] -= cloud[:, :3].mean(0)
     radius = np.linalg.norm(cloud[:, :3], axis=1).max()
@@ -46,26 +58,41 @@ def normalize_cloud(cloud: np.ndarray) -> np.ndarray:
 
 
 def chamfer_l2(first: np.ndarray, second: np.ndarray) -> float:
-    """mean_a min_b |a - b|^2 + mean_b min_a |a - b|^2, of points (N, 3) and (M, 3) as they are."""
+    """Squared chamfer distance: mean_a min_b |a - b|^2 + mean_b min_a |a - b|^2.
+
+    Args:
+        first, second: (N, 3) and (M, 3) Points, used as they are.
+    """
     return _measures(*_distances(first, second))["chamfer_l2"]
 
 
 def chamfer_l1(first: np.ndarray, second: np.ndarray) -> float:
-    """Half of mean_a min_b |a - b| + mean_b min_a |a - b|, plain distances."""
+    """Plain chamfer distance, which is half of mean_a min_b |a - b| + mean_b min_a |a - b|.
+
+    Args:
+        first, second: (N, 3) and (M, 3) Points, used as they are.
+    """
     return _measures(*_distances(first, second))["chamfer_l1"]
 
 
 def fscore(first: np.ndarray, second: np.ndarray, tau: float) -> float:
-    """2 P R / (P + R) of the shares of points closer than tau to the other cloud (Tatarchenko et al., 2019)."""
+    """F-score 2 P R / (P + R) of the shares of points that are closer than tau to the other cloud (Tatarchenko et al.,
+    2019).
+
+    Args:
+        first, second: (N, 3) and (M, 3) Points, used as they are.
+        tau: Distance in the units of the points.
+    """
     return _fscore(*_distances(first, second), tau)
 
 
 def color_error(true: np.ndarray, decoded: np.ndarray) -> float:
     """Mean |difference| of red, green and blue between each decoded point and the true point nearest to it.
 
+    The mean of signed differences, which is also in use, is zero for errors that cancel. It is not offered.
+
     Args:
-        true, decoded: (N, 6) and (M, 6): coordinates, then colours in [0, 1]. The mean of signed differences, which is
-            also in use, is zero for errors that cancel; it is not offered.
+        true, decoded: (N, 6) and (M, 6) Points: coordinates, then colours in [0, 1].
     """
     true, decoded = _check(true, colours=True), _check(decoded, colours=True)
     nearest = _tree(true).query(decoded[:, :3])[1]
@@ -73,7 +100,15 @@ def color_error(true: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def majority_color(cloud: np.ndarray, palette: np.ndarray) -> int:
-    """Row of the palette (colours, 3) that is the nearest for most points of a cloud (N, 6); of equals, the first."""
+    """Colour of the palette that is nearest for most points of a cloud.
+
+    Args:
+        cloud: (N, 6) Points: coordinates, then colours in [0, 1].
+        palette: (colours, 3) Colours in [0, 1].
+
+    Returns:
+        Row of the palette; of equally frequent colours, the first.
+    """
     palette = np.asarray(palette, dtype=np.float64)
     if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < 2:
         raise AxisError(f"expected a palette (colours, 3) of two or more, got {palette.shape}")
@@ -86,15 +121,16 @@ def majority_color(cloud: np.ndarray, palette: np.ndarray) -> int:
 def sphere_floor(
     points: int, other: int | None = None, normalized: bool = True, draws: int = 8, seed: int = 0
 ) -> Mapping[str, float]:
-    """What two independent uniform samplings of one sphere score against each other, by name of the metric.
+    """Scores of two independent uniform samplings of one sphere, by name of the metric.
 
     Args:
-        points: of the first.
-        other: of the second; None is as many.
-        normalized: centre and scale both as scored clouds are. The means of 8192 points of a sphere differ by about
-            0.015 of its radius, more than the smallest tau: this alone takes `fscore@0.01` from .18 to about .1.
-        draws: pairs of samplings that are averaged.
-        seed: of all.
+        points: Number of points of the first sampling.
+        other: Number of points of the second. None takes as many.
+        normalized: Whether to centre and scale both, as is done with scored clouds. The means of 8192 points of a
+            sphere differ by about 0.015 of its radius, more than the smallest tau. This alone lowers `fscore@0.01` from
+            .18 to about .1.
+        draws: Number of pairs of samplings that are averaged.
+        seed: Seed of all samplings.
     """
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
@@ -113,19 +149,24 @@ def cloud_scores(
     permutations: int = 0,
     **conditions,
 ) -> list[Score]:
-    """Distances of shapes, joined by object id.
+    """Distances between decoded and true clouds, which are matched by object id.
 
     Args:
-        true: by id, (N, 3 or more).
-        decoded: by id, k samples (M, 3 or more), k the same for all. With k above 1 there are two columns:
-            "[mean_of_k]", and "[best_of_k]", which needs the truth to choose and is no result of a decoder.
-        resamples, seed, clusters: of the bootstrap over objects.
-        permutations: of which decoded object belongs to which true one, for the chance interval; each takes as long as
-            the scores themselves. 0 leaves it out.
-        conditions: further fields of `Score`.
+        true: True cloud (N, 3 or more) of each object, by id.
+        decoded: List of k decoded clouds (M, 3 or more) of each object, by id; k is the same for all. If k is above 1
+            there are two columns, "[mean_of_k]" and "[best_of_k]". The second needs the truth to choose a sample, so it
+            is no result of a decoder.
+        resamples: Number of bootstrap samples over objects.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of objects that are drawn together. None draws single objects.
+        permutations: Number of permutations of the objects, for the chance interval. Each takes as long as the scores
+            themselves. 0 leaves the interval out.
+        conditions: Further fields of `Score`.
 
     Raises:
-        IdError: an object was not decoded.
+        IdError: An object was not decoded.
+        AxisError: The objects have unequal numbers of clouds, or clouds have a wrong shape.
+        BrainDataError: Points that are not finite, or all in one place.
     """
     ids, k = _joined(true, decoded)
     real = [normalize_cloud(true[name]) for name in ids]
@@ -165,13 +206,21 @@ def color_scores(
     clusters: Sequence | np.ndarray | None = None,
     **conditions,
 ) -> list[Score]:
-    """Colours of decoded clouds (M, 6) after both were normalised; means over the samples of an object.
+    """Colours of decoded clouds, after all clouds were normalised; means over the samples of an object.
 
     Args:
-        true, decoded: as for `cloud_scores`.
-        palette: (colours, 3) in [0, 1]; the majority colour of a cloud is that of most of its points.
-        resamples, seed, clusters: of the bootstrap over objects and of the permutations.
-        conditions: further fields of `Score`.
+        true: True cloud (N, 6) of each object, by id: coordinates, then colours in [0, 1].
+        decoded: List of decoded clouds (M, 6) of each object, by id; equally many for all.
+        palette: (colours, 3) Colours in [0, 1]. The majority colour of a cloud is that of most of its points.
+        resamples: Number of bootstrap samples over objects, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of objects that are drawn together. None draws single objects.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        IdError: An object was not decoded.
+        AxisError: The objects have unequal numbers of clouds, or clouds have a wrong shape.
+        BrainDataError: Points that are not finite, or colours outside [0, 1].
     """
     ids, _ = _joined(true, decoded)
     real = [normalize_cloud(true[name]) for name in ids]
@@ -192,7 +241,7 @@ def color_scores(
 
 
 def _samples(k: int, direction: str) -> list[tuple[str, Callable[[Sequence[float]], float]]]:
-    """Suffixes of the columns of k samples, and how each takes one value of them."""
+    """Suffixes of the columns of k samples, and the function that takes one value of the samples."""
     if k == 1:
         return [("", np.mean)]
     return [(f"[mean_of_{k}]", np.mean), (f"[best_of_{k}]", max if direction == "up" else min)]
@@ -221,7 +270,7 @@ def _tree(cloud: np.ndarray) -> Any:
 
 
 def _distances(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every point to the nearest of the other cloud: (N,) of the first, (M,) of the second."""
+    """Distances of every point to the nearest one of the other cloud: (N,) of the first, (M,) of the second."""
     first, second = _check(first), _check(second)
     return _tree(second).query(first[:, :3])[0], _tree(first).query(second[:, :3])[0]
 
@@ -272,8 +321,8 @@ register(
         "up",
         None,
         None,
-        "share of objects whose decoded points have the true majority colour; chance 1 / colours, beside the majority "
-        "class",
+        "share of objects whose decoded points have the true majority colour; chance 1 / colours; the note has the "
+        "majority class",
     ),
     lambda colors: 1 / int(colors),
 )

@@ -1,8 +1,11 @@
 """Networks that judge images and captions: named slots, each filled from a local file or by any callable.
 
-A slot is one architecture with one published set of weights, the one that tables of the literature mean. Files are
-loaded whole or not at all, and nothing is downloaded. A callable may fill any slot; it then names the column of its
-scores, so that no number of another network can stand under the name of a published one.
+    network = open_slot("alexnet", "alexnet.safetensors")
+    network.features(images)  # {"features.4": (B, 192, 31, 31), "features.11": ...}
+
+A slot is one architecture with one published set of weights, the one that tables in the literature mean. Files are
+loaded strictly, and nothing is downloaded. If a callable fills a slot, its own name is the name of its scores. Numbers
+of another network thus never appear under the name of a published one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +30,7 @@ __all__ = ["SLOTS", "Network", "open_slot", "open_text_slot"]
 SLOTS = {
     "alexnet": "torchvision AlexNet, IMAGENET1K_V1",
     "inception_v3": "torchvision Inception-v3, IMAGENET1K_V1",
-    "clip_vit_l14_openai": "OpenAI CLIP ViT-L/14, all of it in open_clip's names",
+    "clip_vit_l14_openai": "OpenAI CLIP ViT-L/14, image and text tower, in open_clip's names",
     "efficientnet_b1": "torchvision EfficientNet-B1, IMAGENET1K_V2",
     "swav_rn50": "SwAV ResNet-50, 800 epochs, as published: prefix 'module.', projection head and prototypes included",
 }
@@ -37,19 +40,19 @@ LAYERS = {
     "efficientnet_b1": ("avgpool",),
     "swav_rn50": ("module.avgpool",),
 }
-CLIP = "ViT-L-14-quickgelu"  # OpenAI trained with the quick approximation; the exact GELU is no error anywhere
+CLIP = "ViT-L-14-quickgelu"  # OpenAI trained with the quick approximation; the exact GELU raises no error
 EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)
 class Network:
-    """What fills a slot.
+    """The network in a slot.
 
     Attributes:
-        name: of the slot where `own`, else of the callable, which names the columns.
-        own: the network that the slot is named after.
-        features: images (B, 3, H, W) in [0, 1] to features by layer; or texts to (n, d).
-        fingerprint: twelve hexadecimal digits of the weights, or what the callable says of itself, or None.
+        name: Name of the slot if `own`, else of the callable. It names the columns of scores.
+        own: Whether this is the network that the slot is named after.
+        features: Function from images (B, 3, H, W) in [0, 1] to features by layer, or from texts to (n, d).
+        fingerprint: Twelve hexadecimal digits of the weights, or the fingerprint that a callable gives, or None.
     """
 
     name: str
@@ -62,15 +65,16 @@ def open_slot(slot: str, source: str | Path | Callable[[Tensor], Any], device: s
     """The network of an image slot.
 
     Args:
-        slot: one of `SLOTS`.
-        source: a file of weights, safetensors or a state dict of torch; or a callable that takes images (B, 3, S, S)
-            in [0, 1] at the size of the slot and gives features (B, ...), such as any extractor of
-            `brainmodels.features` (its pooled features, else its tokens).
-        device: of a network that is loaded; a callable gets images on it.
+        slot: Name of the slot, one of `SLOTS`.
+        source: File of weights, safetensors or a state dict of torch. Or a callable from images (B, 3, S, S) in [0, 1],
+            at the size of the slot, to features (B, ...), such as any extractor of `brainmodels.features`. Of an
+            extractor the pooled features are used, else its tokens.
+        device: Device of a network that is loaded. A callable gets its images there.
 
     Raises:
-        LayoutError: no such file, or weights that are not those of the slot.
-        BrainDataError: an unknown slot, or a callable without a name.
+        LayoutError: No such file, or weights that are not those of the slot.
+        UnsafePickleError: A file of torch that holds more than tensors.
+        BrainDataError: An unknown slot, or a callable without a name.
     """
     _check_slot(slot)
     if callable(source):
@@ -88,7 +92,18 @@ def open_slot(slot: str, source: str | Path | Callable[[Tensor], Any], device: s
 
 
 def open_text_slot(source: str | Path | Callable[[Sequence[str]], Any], device: str | torch.device = "cpu") -> Network:
-    """The text tower of the slot "clip_vit_l14_openai", or a callable that takes a list of texts and gives (n, d)."""
+    """The text tower that fills the slot "clip_vit_l14_openai".
+
+    Args:
+        source: File of weights, or a callable from a list of texts to (n, d).
+        device: Device of a network that is loaded.
+
+    Raises:
+        LayoutError: No such file, or weights that are not those of the slot.
+        UnsafePickleError: A file of torch that holds more than tensors.
+        BrainDataError: A callable without a name.
+        ImportError: open_clip_torch is not installed.
+    """
     slot = "clip_vit_l14_openai"
     if callable(source):
         return Network(_name_of(source), False, source, _fingerprint_of(source))
@@ -153,8 +168,8 @@ class _SwAV(nn.Module):
 def _build(slot: str) -> nn.Module:
     """The architecture of a slot.
 
-    Inception's published weights expect images in [-1, 1]. `transform_input` brings those that were normalised by the
-    ImageNet mean and std there; without it nothing fails and the number is wrong.
+    Inception's published weights expect images in [-1, 1]. `transform_input` converts images that were normalised by
+    the ImageNet mean and std. Without it nothing fails, and the number is wrong.
     """
     try:
         from torchvision import models
@@ -178,7 +193,7 @@ def _name_of(source: Callable) -> str:
     name = getattr(source, "name", None) or getattr(source, "__name__", None)
     if not isinstance(name, str) or name == "<lambda>" or "@" in name or name in SLOTS:
         raise BrainDataError(
-            f"expected a callable with a name of its own, which becomes the name of the metric, got {name or source!r}"
+            f"expected a callable with a name, which becomes the name of the metric, got {name or source!r}"
         )
     return name
 

@@ -1,7 +1,12 @@
-"""Intervals and chance: images drawn again, or clusters of images; pairs permuted.
+"""Confidence intervals from resampled images and chance levels from permuted pairs.
 
-Every bootstrap here is a matrix of weights (resamples, n), how often each image was drawn, so that a mean over images
-is one matrix product and two metrics of the same images share their resamples. Percentile intervals (Efron, 1979).
+    bootstrap_mean(values)                   # Interval of the mean of values (n,), 95 %
+    pairing_chance(scores).interval          # Interval of the mean if pairs are permuted
+    score_images(metric("two_way[grid]"), values, all_pairs)  # both, in a Score
+
+Each bootstrap is a matrix of weights (resamples, n) that says how often each image was drawn. A mean over images is
+then one matrix product, and two metrics of the same images share their resamples. Intervals are percentile intervals
+(Efron, 1979). Images of one cluster are drawn together.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,12 +36,12 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Chance:
-    """A statistic where pairs are permuted: its mean, its central interval, and how often it reached the real one.
+    """Distribution of a statistic when pairs are permuted.
 
     Attributes:
-        mean, sd: over permutations.
-        interval: central.
-        p_up: (1 + number of permutations at or above the real value) / (1 + permutations); None without a real value.
+        mean, sd: Mean and standard deviation over permutations.
+        interval: Central interval.
+        p_up: (1 + number of permutations at or above the real value) / (1 + permutations). None without a real value.
     """
 
     mean: float
@@ -47,7 +52,13 @@ class Chance:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over images of one score minus another, `interval` from the same resamples for both."""
+    """Mean over images of one score minus another.
+
+    Attributes:
+        value: The mean difference.
+        interval: Confidence interval, from the same resamples for both scores.
+        n: Number of images.
+    """
 
     value: float
     interval: Interval
@@ -55,23 +66,28 @@ class Difference:
 
     @property
     def distinct(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return 0.0 not in self.interval
 
 
 def bootstrap_weights(
     n: int, resamples: int = RESAMPLES, seed: int = 0, clusters: Sequence | np.ndarray | None = None
 ) -> np.ndarray:
-    """How often each of n images occurs in each resample, fp64 (resamples, n).
+    """Number of times that each of n images occurs in each resample.
 
     Args:
-        n: number of images.
-        resamples: number of bootstrap samples.
-        seed: the same seed, n and clusters give the same resamples.
-        clusters: (n,) labels of what is drawn as one, such as the object that several samples show; None draws images.
+        n: Number of images.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the draws. The same seed, n and clusters give the same resamples.
+        clusters: (n,) Labels of what is drawn together, such as the object that several samples show. None draws single
+            images.
+
+    Returns:
+        fp64 (resamples, n).
 
     Raises:
-        BrainDataError: fewer than two images, or two clusters.
+        BrainDataError: Fewer than two images or clusters.
+        AxisError: Images and cluster labels differ in number.
     """
     if clusters is None:
         members = np.arange(n)
@@ -90,7 +106,13 @@ def bootstrap_weights(
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95, method: str = "bootstrap over images") -> Interval:
-    """The central share `level` of values (resamples,)."""
+    """Interval that holds the central share `level` of values.
+
+    Args:
+        values: (resamples,) Values of a statistic.
+        level: Confidence level, a share.
+        method: Text that says what was drawn.
+    """
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), level, method)
 
@@ -102,10 +124,19 @@ def bootstrap_mean(
     clusters: Sequence | np.ndarray | None = None,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of the mean of values (n,), one an image.
+    """Confidence interval of a mean over images.
 
-    For identification and retrieval the values are the scores of single images against the full gallery: a gallery
-    that is resampled itself would hold duplicates of the true image as distractors.
+    For identification and retrieval, give the scores of single images against the full gallery. A resampled gallery
+    would hold duplicates of the true image as distractors.
+
+    Args:
+        values: (n,) Score of each image.
+        resamples, seed, clusters: As in `bootstrap_weights`; the draws are the same.
+        level: Confidence level, a share.
+
+    Raises:
+        AxisError: `values` is not (n,), or is empty.
+        BrainDataError: Values that are not finite, or fewer than two images or clusters.
     """
     values = _one_per_image(values)
     weights = bootstrap_weights(len(values), resamples, seed, clusters)
@@ -120,13 +151,16 @@ def bootstrap(
     clusters: Sequence | np.ndarray | None = None,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of any statistic of images.
+    """Confidence interval of any statistic of images.
 
     Args:
-        statistic: called with the indices of drawn images, with repetition; sorted.
-        n: number of images.
-        resamples, seed, clusters: as for `bootstrap_weights`, with the same draws.
-        level: of confidence.
+        statistic: Function that is called with the sorted indices of the drawn images, with repetition.
+        n: Number of images.
+        resamples, seed, clusters: As in `bootstrap_weights`; the draws are the same.
+        level: Confidence level, a share.
+
+    Raises:
+        BrainDataError: Fewer than two images or clusters.
     """
     weights = bootstrap_weights(n, resamples, seed, clusters).astype(np.int64)
     values = [float(statistic(np.repeat(np.arange(n), row))) for row in weights]
@@ -141,7 +175,17 @@ def paired_difference(
     clusters: Sequence | np.ndarray | None = None,
     level: float = 0.95,
 ) -> Difference:
-    """Mean of first - second, both (n,) scores of the same images in the same order."""
+    """Mean over images of first - second, with its interval.
+
+    Args:
+        first, second: (n,) Scores of the same images in the same order.
+        resamples, seed, clusters: As in `bootstrap_weights`; the draws are the same.
+        level: Confidence level, a share.
+
+    Raises:
+        AxisError: The two have different numbers of images.
+        BrainDataError: Values that are not finite, or fewer than two images or clusters.
+    """
     first, second = _one_per_image(first), _one_per_image(second)
     if len(first) != len(second):
         raise AxisError(f"expected scores of the same images, got {len(first)} and {len(second)}")
@@ -157,14 +201,16 @@ def permutation_chance(
     level: float = 0.95,
     observed: float | None = None,
 ) -> Chance:
-    """The distribution of a statistic when pairs are permuted.
+    """Distribution of a statistic when pairs are permuted.
 
     Args:
-        statistic: called with a permutation of 0 .. n - 1: image i is paired with prediction permutation[i].
-        n: number of pairs.
-        permutations, seed: how many, and from where.
-        level: of the interval.
-        observed: the real value, for `p_up`.
+        statistic: Function that is called with a permutation of 0 .. n - 1. Image i is paired with prediction
+            permutation[i].
+        n: Number of pairs.
+        permutations: Number of permutations.
+        seed: Seed of the permutations.
+        level: Confidence level of the interval, a share.
+        observed: Real value of the statistic, for `Chance.p_up`.
     """
     rng = np.random.default_rng(seed)
     values = np.array([float(statistic(rng.permutation(n))) for _ in range(permutations)])
@@ -177,8 +223,11 @@ def pairing_chance(scores: np.ndarray, permutations: int = RESAMPLES, seed: int 
     """Chance of a metric that is a mean over pairs, from its value for every possible pair.
 
     Args:
-        scores: (n, n), the score of image i paired with prediction j; the metric is the mean of the diagonal.
-        permutations, seed, level: as for `permutation_chance`.
+        scores: (n, n) Score of image i paired with prediction j. The metric is the mean of the diagonal.
+        permutations, seed, level: As in `permutation_chance`.
+
+    Raises:
+        AxisError: `scores` is not square.
     """
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1]:
         raise AxisError(f"expected scores (n, n) of all pairs, got {scores.shape}")
@@ -196,14 +245,20 @@ def score_images(
     clusters: Sequence | np.ndarray | None = None,
     **conditions,
 ) -> Score:
-    """The score of a metric that is a mean over images.
+    """Score of a metric that is a mean over images.
 
     Args:
-        metric: its definition.
-        values: (n,) one an image, finite.
-        all_pairs: (n, n) the value of image i with prediction j, for the chance interval; None leaves it out.
-        resamples, seed, clusters: of the bootstrap over images.
-        conditions: further fields of `Score`.
+        metric: Definition of the metric.
+        values: (n,) Finite value of each image.
+        all_pairs: (n, n) Value of image i with prediction j, for the chance interval. None leaves the interval out.
+        resamples: Number of bootstrap samples, and of permutations.
+        seed: Seed of the bootstrap and of the permutations.
+        clusters: (n,) Labels of images that are drawn together. None draws single images.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        AxisError: `values` is not (n,), or `all_pairs` is not square.
+        BrainDataError: Values that are not finite.
     """
     values = _one_per_image(values)
     interval = bootstrap_mean(values, resamples, seed, clusters) if len(values) > 1 else None

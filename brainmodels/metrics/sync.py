@@ -1,15 +1,16 @@
-"""Talking heads: do the lips follow the sound, and only the sound?
+"""Lip sync of talking heads: how well the mouth follows the sound, and how much it follows something else.
 
-Sync is reported on swapped audio, the expression of clip A with the sound of clip B: a renderer that reads the mouth
-from the expression is perfect on matched clips and fails there. `swap_leak` says how much of the mouth it takes from
-the expression.
-
-    pairing = swap_partners(openings)  # who lends whom the audio
+    pairing = swap_partners(openings)  # (expression, audio) pairs of clips
     clips = [SwappedClip(ids[a], ids[b], rendered, envelopes[b], openings[a]) for a, b in pairing.pairs]
-    sync_scores(clips, fps=25)
+    for score in sync_scores(clips, fps=25):
+        print(score)  # swap_leak ↓ ..., n 500 swapped clips, ...; mouth_audio_r ↑ ...
 
-All series are one number a frame at video rate, (T,). A mouth opening is the gap of the inner lips divided by the
-height of the face; the envelope of speech is `speech_envelope`.
+Sync is reported on swapped audio: the expression of clip A with the sound of clip B. A renderer that reads the mouth
+from the expression is perfect on matched clips and fails on swapped ones. `swap_leak` is the share of the mouth that
+comes from the expression.
+
+All series have one number for each frame, at video rate, (T,). A mouth opening is the gap of the inner lips divided by
+the height of the face. `speech_envelope` computes the envelope of speech.
 """
 
 import logging
@@ -37,12 +38,19 @@ __all__ = [
     "sync_scores",
 ]
 
-FLOOR = 0.03  # of the mean correlation of the two openings of a pair
+FLOOR = 0.03  # largest mean correlation of the openings of a pair that raises no warning
 _log = logging.getLogger(__name__)
 
 
 class Sync(NamedTuple):
-    """Mouth against sound: `r` at lag 0, the `best_r` and its lag; a positive lag says that the video is late."""
+    """Correlation of mouth and sound.
+
+    Attributes:
+        r: Correlation at lag 0.
+        best_r: Largest correlation over the lags.
+        best_lag: Lag of the largest correlation in frames; positive if the video is late.
+        best_lag_ms: The same lag in milliseconds.
+    """
 
     r: float
     best_r: float
@@ -51,13 +59,13 @@ class Sync(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """Where the mouth comes from.
+    """Where the mouth comes from: the new audio, or the old expression.
 
     Attributes:
-        leak: max(0, old) / (max(0, old) + max(0, new)); NaN where the mouth follows neither.
-        new, old: weights of the new audio and of the old expression in a joint regression of the mouth on both.
-        r_new, r_old: plain correlations with the two.
-        floor: correlation of the two with each other.
+        leak: max(0, old) / (max(0, old) + max(0, new)). NaN if the mouth follows neither.
+        new, old: Weights of the new audio and of the old expression in a joint regression of the mouth on both.
+        r_new, r_old: Plain correlations of the mouth with the two.
+        floor: Correlation of the two with each other.
     """
 
     leak: float
@@ -69,7 +77,12 @@ class Leak(NamedTuple):
 
 
 class Pairing(NamedTuple):
-    """Pairs (clip of the expression, clip of the audio), and the mean correlation of their openings."""
+    """Pairs of clips for swapped audio.
+
+    Attributes:
+        pairs: Pairs (clip of the expression, clip of the audio).
+        floor: Mean correlation of the openings of the pairs.
+    """
 
     pairs: list[tuple[int, int]]
     floor: float
@@ -77,14 +90,14 @@ class Pairing(NamedTuple):
 
 @dataclass(frozen=True)
 class SwappedClip:
-    """A clip rendered with the expression of one and the audio of another.
+    """A clip that was rendered with the expression of one clip and the audio of another.
 
     Attributes:
-        expression_of, audio_of: whose.
-        rendered: (T,) opening of the mouth that was rendered.
-        envelope: (T,) of the audio.
-        audio: (T,) opening that the audio calls for, in the clip it comes from; None takes the envelope.
-        expression: (T,) opening that the mouth part of the expression has.
+        expression_of, audio_of: Ids of the two clips.
+        rendered: (T,) Opening of the mouth that was rendered.
+        envelope: (T,) Envelope of the audio.
+        audio: (T,) Opening that the audio calls for, measured in the clip it comes from. None uses the envelope.
+        expression: (T,) Opening that the mouth part of the expression has.
     """
 
     expression_of: str
@@ -96,16 +109,20 @@ class SwappedClip:
 
 
 def speech_envelope(audio: np.ndarray, sample_rate: float, fps: float, frames: int) -> np.ndarray:
-    """Root mean square of a sound within each frame of its video, (frames,).
+    """Root mean square of a sound within each frame of its video.
 
     Args:
-        audio: (samples,) mono.
-        sample_rate: of the audio, Hz.
-        fps: of the video, Hz.
-        frames: of the video.
+        audio: (samples,) Mono audio.
+        sample_rate: Sample rate of the audio, Hz.
+        fps: Frame rate of the video, Hz.
+        frames: Number of frames of the video.
+
+    Returns:
+        (frames,) fp64.
 
     Raises:
-        AlignmentError: audio and video differ in length by more than one frame.
+        AlignmentError: Audio and video differ in length by more than one frame.
+        AxisError: Audio that is not mono, or not finite.
     """
     audio = np.asarray(audio, dtype=np.float64)
     if audio.ndim != 1 or not np.isfinite(audio).all():
@@ -114,7 +131,7 @@ def speech_envelope(audio: np.ndarray, sample_rate: float, fps: float, frames: i
     if frames < 1 or abs(seconds - video) > 1 / fps + 1e-9:
         raise AlignmentError(
             f"expected audio of {video:.3f} s for {frames} frames at {fps:g} Hz, got {seconds:.3f} s; cut both to the "
-            "same moments"
+            "same start and end"
         )
     edges = np.minimum(np.round(np.arange(frames + 1) * sample_rate / fps).astype(int), len(audio))
     edges[-1] = len(audio)
@@ -124,18 +141,24 @@ def speech_envelope(audio: np.ndarray, sample_rate: float, fps: float, frames: i
 
 
 def mouth_audio(opening: np.ndarray, envelope: np.ndarray, fps: float, max_lag: float = 0.4) -> Sync:
-    """Pearson correlation of mouth and sound at each lag up to `max_lag` seconds, over the frames that both have.
+    """Pearson correlation of mouth and sound at each lag, over the frames that both have.
 
     Args:
-        opening, envelope: (T,) at video rate.
-        fps: frames per second.
-        max_lag: seconds, either way.
+        opening: (T,) Mouth opening at video rate.
+        envelope: (T,) Envelope of the sound at video rate.
+        fps: Frames per second.
+        max_lag: Largest lag in seconds, either way.
+
+    Raises:
+        AlignmentError: The two differ in length.
+        AxisError: Too few frames for the largest lag.
+        BrainDataError: Values that are not finite.
     """
     opening, envelope = _series(opening, envelope)
     reach = round(max_lag * fps)
     if len(opening) < reach + 3:
         raise AxisError(f"expected {reach + 3} or more frames for lags up to {max_lag:g} s, got {len(opening)}")
-    lags = sorted(range(-reach, reach + 1), key=abs)  # of equals, the smallest wins
+    lags = sorted(range(-reach, reach + 1), key=abs)  # the smallest of equally good lags wins
     values = []
     for lag in lags:
         late, early = (opening[lag:], envelope[: len(envelope) - lag]) if lag >= 0 else (opening[:lag], envelope[-lag:])
@@ -145,16 +168,19 @@ def mouth_audio(opening: np.ndarray, envelope: np.ndarray, fps: float, max_lag: 
 
 
 def swap_partners(openings: np.ndarray, partners: int = 5, seed: int = 0) -> Pairing:
-    """Pair each clip, for its expression, with `partners` others, for their audio.
+    """Pair each clip, for its expression, with several others, for their audio.
 
-    Openings of short clips correlate by chance, which hides a leak or feigns one. Partners are i + s modulo the number
-    of clips, the same shifts s for all; shifts are added one by one such that the mean correlation of the openings of
-    all pairs comes closest to zero. Where it stays above 0.03 a warning is logged.
+    Openings of short clips correlate by chance, which can hide or imitate a leak. The partners of clip i are clips i +
+    s, modulo the number of clips, with the same shifts s for all. Shifts are added one by one, so that the mean
+    correlation of the openings over all pairs comes closest to zero. If it stays above 0.03, a warning is logged.
 
     Args:
-        openings: (clips, T) true mouth openings of clips of equal length.
-        partners: of each clip, fewer than the clips.
-        seed: of the first shift.
+        openings: (clips, T) True mouth openings of clips of equal length.
+        partners: Number of partners of each clip, less than the number of clips.
+        seed: Seed of the first shift.
+
+    Raises:
+        AxisError: `openings` is not (clips, T) with more clips than `partners`.
     """
     openings = np.asarray(openings, dtype=np.float64)
     count = len(openings)
@@ -175,10 +201,14 @@ def swap_partners(openings: np.ndarray, partners: int = 5, seed: int = 0) -> Pai
 
 
 def swap_leak(clips: Sequence[SwappedClip]) -> Leak:
-    """How much of the mouth comes from the expression where the audio is of another clip.
+    """How much of the mouth comes from the expression if the audio belongs to another clip.
 
-    The rendered opening is regressed on what the audio calls for and on what the expression has, jointly, all three
-    standardised within each clip and pooled over clips. The share of the second weight is the leak.
+    The rendered opening is regressed jointly on the opening that the audio calls for and on that of the expression. All
+    three are standardised within each clip and pooled over clips. The leak is the share of the second weight.
+
+    Raises:
+        BrainDataError: No clips, constant or identical openings, or values that are not finite.
+        AlignmentError: Series of a clip differ in length.
     """
     return _leak(_correlations(clips))
 
@@ -192,16 +222,22 @@ def sync_scores(
     seed: int = 0,
     **conditions,
 ) -> list[Score]:
-    """Sync on swapped audio and the leak; intervals resample the clips that lent their expression.
+    """Sync on swapped audio, and the leak. Intervals resample the clips that lent their expression.
 
     Args:
-        swapped: rendered clips.
-        fps: frames per second.
-        matched: pairs (rendered opening, envelope) of clips with their own audio, printed beside; matched sync alone
-            shows no leak.
-        max_lag: seconds.
-        resamples, seed: of the bootstrap.
-        conditions: further fields of `Score`.
+        swapped: Rendered clips with swapped audio.
+        fps: Frames per second.
+        matched: Pairs (rendered opening, envelope) of clips with their own audio. They are printed beside the swapped
+            ones, because matched sync alone shows no leak.
+        max_lag: Largest lag in seconds.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        conditions: Further fields of `Score`.
+
+    Raises:
+        BrainDataError: Expressions of fewer than two clips, constant openings, or values that are not finite.
+        AlignmentError: Series of a clip differ in length.
+        AxisError: Too few frames for the largest lag.
     """
     tables = _correlations(swapped)
     clusters = np.array([clip.expression_of for clip in swapped])
@@ -244,7 +280,7 @@ def _sync(
 
 
 def _correlations(clips: Sequence[SwappedClip]) -> np.ndarray:
-    """Of each clip: rendered with audio, rendered with expression, audio with expression; (clips, 3)."""
+    """Correlations (clips, 3): rendered with audio, rendered with expression, audio with expression."""
     rows = []
     for clip in clips:
         audio = clip.envelope if clip.audio is None else clip.audio
@@ -252,7 +288,7 @@ def _correlations(clips: Sequence[SwappedClip]) -> np.ndarray:
         _, expression = _series(clip.rendered, clip.expression)
         if np.ptp(audio) == 0 or np.ptp(expression) == 0:
             raise BrainDataError(
-                f"expected audio and expression that move the mouth, got a constant one in the pair of "
+                f"expected audio and expression that move the mouth, got a constant opening in the pair of "
                 f"{clip.expression_of} and {clip.audio_of}"
             )
         rows.append([_r(rendered, audio), _r(rendered, expression), _r(audio, expression)])
@@ -262,11 +298,11 @@ def _correlations(clips: Sequence[SwappedClip]) -> np.ndarray:
 
 
 def _leak(tables: np.ndarray) -> Leak:
-    """From correlations of standardised series, whose pooled correlation is their mean."""
+    """The leak from correlations of standardised series, whose pooled correlation is their mean."""
     r_new, r_old, floor = (float(x) for x in tables.mean(0))
     left = 1 - floor**2
     if left < 1e-6:
-        raise BrainDataError("expected audio and expression of different clips, got openings that are the same")
+        raise BrainDataError("expected audio and expression of different clips, got identical openings")
     new, old = (r_new - floor * r_old) / left, (r_old - floor * r_new) / left
     total = max(0.0, old) + max(0.0, new)
     return Leak(max(0.0, old) / total if total > 0 else float("nan"), new, old, r_new, r_old, floor)
@@ -285,7 +321,7 @@ def _series(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _r(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson correlation; 0 where one is constant."""
+    """Pearson correlation; 0 if one of the two is constant."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(pearson(first[None], second[None], axis=1)[0])

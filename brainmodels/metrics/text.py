@@ -1,12 +1,18 @@
-"""Decoded captions against those that people wrote: words in common, and embeddings of a text tower.
+"""Decoded captions against captions that people wrote: words in common, and embeddings of a text tower.
 
-for score in caption_scores(references, hypotheses, text_encoder="open_clip_model.safetensors"):
-    print(score)  # meteor_exact_stem ↑ 0.169 [...], meteor_exact_stem[max5] ↑ ..., caption_clip_two_way ↑ ...
+    for score in caption_scores(references, hypotheses, text_encoder="open_clip_model.safetensors"):
+        print(score)
+    # meteor_exact_stem ↑ 0.169 [...], meteor_exact_stem[max5] ↑ ..., caption_clip_two_way ↑ ...
 
-Texts are lower-cased, punctuation is removed, and what white space separates are the words. Every word score is given
-against the first caption and, where five were written, as the best over the five ("[max5]"); and where two images were
-decoded to the same words, once more over the first of each ("[distinct]"). BLEU, CIDEr and SPICE are left to their own
-tools, and so are the METEORs with synonyms: they give other numbers.
+Texts are lower-cased, punctuation is removed, and white space separates the words. Word scores come in variants:
+
+| name | compares with |
+|---|---|
+| meteor_exact_stem | the first caption |
+| meteor_exact_stem[max5] | the best of five captions, if each image has five |
+| meteor_exact_stem[distinct] | as the first, over one image for each distinct decoded text, if texts repeat |
+
+BLEU, CIDEr, SPICE and METEOR with synonyms are left to their own tools. They give other numbers.
 """
 
 import unicodedata
@@ -30,7 +36,7 @@ from .statistics import RESAMPLES, permutation_chance, score_images
 
 __all__ = ["caption_scores", "meteor_exact_stem", "rouge1", "rouge_l", "words"]
 
-_CAPTIONS = 5  # written about each image of COCO
+_CAPTIONS = 5  # number of captions of each image in COCO
 
 
 def words(text: str) -> list[str]:
@@ -42,21 +48,38 @@ def words(text: str) -> list[str]:
 def meteor_exact_stem(reference: str, hypothesis: str) -> float:
     """METEOR with exact and stem matches (Banerjee and Lavie, 2005; parameters of Lavie and Agarwal, 2007's code).
 
-    From the first word on, each word of the hypothesis takes the first free equal word of the reference; those left
-    over then do the same with Porter's stems. Of m matches, P = m / |hypothesis|, R = m / |reference|,
-    F = P R / (.9 P + .1 R), and the score is F (1 - .5 (chunks / m)^3), where a chunk is a run of matches that follow
-    each other in both texts. A perfect match of w words is one chunk and scores 1 - .5 / w^3, not 1.
+        P = m / |hypothesis|,  R = m / |reference|,  F = P R / (.9 P + .1 R)
+        score = F (1 - .5 (chunks / m)^3)
+
+    Words are matched in order. Each word of the hypothesis takes the first free equal word of the reference, and the
+    remaining words are then matched by their Porter stems. That makes m matches. A chunk is a run of matches that
+    follow each other in both texts. A perfect match of w words is one chunk, so it scores 1 - .5 / w^3, not 1.
+
+    Args:
+        reference: Caption that a person wrote.
+        hypothesis: Decoded caption.
+
+    Raises:
+        BrainDataError: A reference without words.
     """
     return _meteor(*_both(reference, hypothesis))
 
 
 def rouge1(reference: str, hypothesis: str) -> float:
-    """F1 of the words in common, each counted as often as in both (Lin, 2004)."""
+    """F1 of the words in common, each counted as often as in both texts (ROUGE-1; Lin, 2004).
+
+    Raises:
+        BrainDataError: A reference without words.
+    """
     return _rouge1(*_both(reference, hypothesis))
 
 
 def rouge_l(reference: str, hypothesis: str) -> float:
-    """F1 of the longest common subsequence of words (Lin, 2004)."""
+    """F1 of the longest common subsequence of words (ROUGE-L; Lin, 2004).
+
+    Raises:
+        BrainDataError: A reference without words.
+    """
     return _rouge_l(*_both(reference, hypothesis))
 
 
@@ -70,21 +93,25 @@ def caption_scores(
     permutations: int = 40,
     **conditions,
 ) -> list[Score]:
-    """Every caption score, joined by image id.
+    """All caption scores. References and hypotheses are matched by image id.
 
     Args:
-        references: by id, what people wrote; the first is the reference where one is asked for.
-        hypotheses: by id, what was decoded; one for each image of `references`.
-        text_encoder: a file for the slot "clip_vit_l14_openai", or a callable from a list of texts to (n, d), which
-            then names its scores: `caption_cosine[name]`, `caption_two_way[name]`. None: not available.
-        device: of the network.
-        resamples, seed: of the bootstrap over images.
-        permutations: of the pairs, for the chance of word scores; each takes as long as the scores themselves.
-        conditions: further fields of `Score`.
+        references: Captions that people wrote, by image id. The first one counts if a score uses a single reference.
+        hypotheses: Decoded captions by image id, one for each image of `references`.
+        text_encoder: File for the slot "clip_vit_l14_openai", or a callable from a list of texts to (n, d). The name of
+            a callable becomes part of its scores' names: `caption_cosine[name]`, `caption_two_way[name]`. None makes
+            these scores not available.
+        device: Device of the network.
+        resamples: Number of bootstrap samples over images.
+        seed: Seed of the bootstrap and of the permutations.
+        permutations: Number of permutations of the pairs, for the chance of word scores. Each takes as long as the
+            scores themselves.
+        conditions: Further fields of `Score`.
 
     Raises:
-        IdError: an image has no decoded caption.
-        BrainDataError: an image has no reference, or one without words.
+        IdError: An image has no decoded caption.
+        BrainDataError: An image has no reference, or one without words.
+        AxisError: Fewer than two images, or embeddings of a wrong shape.
     """
     ids = _check(references, hypotheses)
     said = [hypotheses[name] for name in ids]
@@ -208,7 +235,7 @@ def _meteor(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
 
 
 def _alignment(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs (position in the hypothesis, in the reference), in the order of the hypothesis."""
+    """Pairs (position in the hypothesis, position in the reference), in the order of the hypothesis."""
     free, open_words, matches = list(range(len(reference))), list(range(len(hypothesis))), []
     for form in (str, _stem):
         still = []
@@ -238,7 +265,7 @@ def _rouge_l(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
 
 
 def _f1(common: int, reference: Sequence[str], hypothesis: Sequence[str]) -> float:
-    """2 P R / (P + R) of P = common / |hypothesis| and R = common / |reference|."""
+    """2 P R / (P + R) with P = common / |hypothesis| and R = common / |reference|."""
     return 2 * common / (len(reference) + len(hypothesis))
 
 
@@ -248,7 +275,7 @@ _EMBEDDED = {
     "two_way": lambda real, decoded: two_way_pairs(correlation_matrix(real, decoded)),
 }
 
-_VARIANTS = "max5: best over five captions; distinct: first of each decoded caption"
+_VARIANTS = "max5: best of five captions; distinct: one image for each distinct decoded caption"
 _CLIP_TEXT = "text embeddings of CLIP ViT-L/14 of first and decoded caption"
 _CLIP_SLOT = "clip_vit_l14_openai"
 _IDENTIFIED = "two-way identification by Pearson correlation, ties fail"

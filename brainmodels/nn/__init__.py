@@ -1,4 +1,11 @@
-"""Parts that systems are built of: residual stacks, the transformer over tokens, flows, losses, tokens to pictures."""
+"""Building blocks that several systems share: residual stacks, a token transformer, flows, losses, and token decoders.
+
+    flow = SiT(num_tokens=256, token_width=1664, depth=8, num_heads=13)
+    loss = flow_matching_loss(flow, FlowPath("linear"), z_0, z_1)
+    decoder = ConvDecoder.fit(tokens, images)   # tokens (n, m, d) to pictures (n, 3, H, W)
+
+Modules state their shapes as (B, m, d): batch, tokens, token width.
+"""
 
 from .flow import FlowPath, flow_matching_loss, integrate
 from .gaussian import Posterior

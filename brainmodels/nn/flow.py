@@ -1,13 +1,15 @@
 """Flow matching between two paired sets of points: paths, the training loss, and solvers that run both ways.
 
-A path joins z_0 at time 0 to z_1 at time 1, z_t = a(t) z_0 + b(t) z_1. A network learns its velocity, and solving the
-ordinary differential equation dz/dt = v(z, t) from 0 to 1 turns points of the first set into points of the second;
-from 1 to 0, back. (Lipman et al., arXiv 2210.02747; Albergo and Vanden-Eijnden, arXiv 2209.15571.)
+    path = FlowPath("linear")
+    loss = flow_matching_loss(net, path, z_0, z_1, generator)
+    there = integrate(net, z_0, start=0, end=1, steps=20, solver="heun")
+    back = integrate(net, there, start=1, end=0, steps=20, solver="heun")
 
-path = FlowPath("linear")
-loss = flow_matching_loss(net, path, z_0, z_1, generator)
-there = integrate(net, z_0, start=0, end=1, steps=20, solver="heun")
-back = integrate(net, there, start=1, end=0, steps=20, solver="heun")
+A path z_t = a(t) z_0 + b(t) z_1 starts at z_0 (time 0) and ends at z_1 (time 1). A network learns its velocity. Solving
+the ordinary differential equation dz/dt = v(z, t) from 0 to 1 turns points of the first set into points of the second.
+Solving it from 1 to 0 turns them back. (Lipman et al., arXiv 2210.02747; Albergo and Vanden-Eijnden, arXiv 2209.15571.)
+
+Shapes: B pairs of points, "..." the axes of a point.
 """
 
 import math
@@ -26,7 +28,12 @@ Field = Callable[[Tensor, Tensor], Tensor]  # points (B, ...), times (B,) -> vel
 
 
 class Coefficients(NamedTuple):
-    """Of a path at some times: z_t = a z_0 + b z_1, dz_t/dt = da z_0 + db z_1. Tensors shaped as the times."""
+    """Coefficients of a path at some times: z_t = a z_0 + b z_1 and dz_t/dt = da z_0 + db z_1.
+
+    Attributes:
+        a, b: Weights of the two ends, shaped as the times.
+        da, db: Derivatives of the weights, shaped as the times.
+    """
 
     a: Tensor
     b: Tensor
@@ -35,7 +42,7 @@ class Coefficients(NamedTuple):
 
     @property
     def det(self) -> Tensor:
-        """a db - b da: where it is zero, a point and its velocity do not tell the ends of the path."""
+        """a db - b da. Where it is zero, a point and its velocity do not determine the ends of the path."""
         return self.a * self.db - self.b * self.da
 
 
@@ -61,7 +68,7 @@ PATHS = {"linear": _linear, "cos_sin": _cos_sin, "cos2_sin2": _cos2_sin2}
 
 @dataclass(frozen=True)
 class FlowPath:
-    """How z_0 becomes z_1.
+    """A path from z_0 to z_1.
 
     | name      | a               | b               |                                                          |
     |-----------|-----------------|-----------------|----------------------------------------------------------|
@@ -69,7 +76,13 @@ class FlowPath:
     | cos_sin   | cos(pi t / 2)   | sin(pi t / 2)   | an arc; longer than both ends halfway where they align   |
     | cos2_sin2 | cos^2(pi t / 2) | sin^2(pi t / 2) | the straight line, at rest at both ends                  |
 
-    Losses of different paths are not comparable, since their velocities differ in size.
+    Do not compare losses of different paths, because their velocities differ in size.
+
+    Attributes:
+        name: Name of the path, one of `PATHS`.
+
+    Raises:
+        BrainDataError: An unknown name.
     """
 
     name: str
@@ -79,31 +92,62 @@ class FlowPath:
             raise BrainDataError(f"expected a path of {', '.join(PATHS)}, got {self.name!r}")
 
     def coefficients(self, time: Tensor) -> Coefficients:
-        """a, b and their derivatives at times of any shape, in 0..1."""
+        """Coefficients a, b and their derivatives at times of any shape, from 0 to 1."""
         return PATHS[self.name](time)
 
     def point(self, z_0: Tensor, z_1: Tensor, time: Tensor) -> Tensor:
-        """z_t, (B, ...), of pairs of that shape at times (B,)."""
+        """Points on the path.
+
+        Args:
+            z_0, z_1: (B, ...) Ends of the path.
+            time: (B,) Times from 0 to 1.
+
+        Returns:
+            z_t (B, ...).
+
+        Raises:
+            AxisError: Shapes do not match.
+        """
         c = self._at(z_0, z_1, time)
         return c.a * z_0 + c.b * z_1
 
     def velocity(self, z_0: Tensor, z_1: Tensor, time: Tensor) -> Tensor:
-        """dz_t/dt, (B, ...), of pairs of that shape at times (B,)."""
+        """Velocities on the path.
+
+        Args:
+            z_0, z_1: (B, ...) Ends of the path.
+            time: (B,) Times from 0 to 1.
+
+        Returns:
+            dz_t/dt (B, ...).
+
+        Raises:
+            AxisError: Shapes do not match.
+        """
         c = self._at(z_0, z_1, time)
         return c.da * z_0 + c.db * z_1
 
     def endpoints(self, z_t: Tensor, velocity: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """(z_0, z_1) from points on the path and their velocities, (B, ...), at times (B,).
+        """Ends of the path, from points on it and their velocities.
+
+        Args:
+            z_t: (B, ...) Points.
+            velocity: (B, ...) Velocities at these points.
+            time: (B,) Times from 0 to 1.
+
+        Returns:
+            (z_0, z_1), both (B, ...).
 
         Raises:
-            BrainDataError: the path stands still there (|a db - b da| < 1e-3), as cos2_sin2 does at both ends.
+            BrainDataError: The path stands still (|a db - b da| < 1e-3), as cos2_sin2 does at both ends.
+            AxisError: Shapes do not match.
         """
         c = self._at(z_t, velocity, time)
         smallest = float(c.det.abs().min())
         if smallest < 1e-3:
             raise BrainDataError(
                 f"expected times at which path {self.name!r} moves, |a db - b da| >= 1e-3, got {smallest:.2g}; "
-                "stay away from its ends or take another path"
+                "choose times away from its ends, or another path"
             )
         return (c.db * z_t - c.b * velocity) / c.det, (c.a * velocity - c.da * z_t) / c.det
 
@@ -120,13 +164,21 @@ class FlowPath:
 def flow_matching_loss(
     field: Field, path: FlowPath, z_0: Tensor, z_1: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Mean over all numbers of (field(z_t, t) - dz_t/dt)^2, one time a pair drawn uniformly from 0..1; fp32 at least.
+    """Flow matching loss: the mean over all numbers of (field(z_t, t) - dz_t/dt)^2, computed in fp32 at least.
+
+    Each pair has one time, drawn uniformly from 0 to 1. (Lipman et al., arXiv 2210.02747.)
 
     Args:
-        field: the network, of points (B, ...) and times (B,).
-        path: between the ends.
-        z_0, z_1: pairs, (B, ...) both.
-        generator: of the times, on the device of `z_0`.
+        field: Network from points (B, ...) and times (B,) to velocities (B, ...).
+        path: Path between the ends.
+        z_0, z_1: (B, ...) Ends of the path.
+        generator: Random generator of the times, on the device of `z_0`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        AxisError: Shapes do not match.
     """
     dtype = torch.promote_types(z_0.dtype, torch.float32)
     z_0, z_1 = z_0.to(dtype), z_1.to(dtype)
@@ -136,7 +188,7 @@ def flow_matching_loss(
 
 
 class _Tableau(NamedTuple):
-    """An explicit Runge-Kutta method (Butcher): stage i sees time t + nodes[i] h and z + h sum_j stages[i][j] k_j."""
+    """Explicit Runge-Kutta method (Butcher): stage i sees time t + nodes[i] h and z + h sum_j stages[i][j] k_j."""
 
     nodes: tuple[float, ...]
     stages: tuple[tuple[float, ...], ...]
@@ -147,7 +199,7 @@ _EULER = _Tableau((0,), ((),), (1,))
 _HEUN = _Tableau((0, 1), ((), (1,)), (1 / 2, 1 / 2))
 _MIDPOINT = _Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1))
 _RK4 = _Tableau((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
-_METHODS = {  # of all steps but the last, of the last
+_METHODS = {  # methods of all steps but the last, and of the last
     "euler": (_EULER, _EULER),
     "heun": (_HEUN, _HEUN),
     "heun_euler_last": (_HEUN, _EULER),
@@ -162,22 +214,28 @@ def integrate(
 ) -> Tensor:
     """Solve dz/dt = field(z, t) from time `start` to time `end`, in either direction, in uniform steps.
 
-    Orders of the error: euler 1, heun and midpoint 2, rk4 4. "heun_euler_last" ends with a step of Euler, as the code
-    that NeuroFlow released does: the way back is then not the mirror image of the way there. The equation is
-    reversible, none of the solvers is exactly: a round trip errs too, the less the more steps it has.
+    | solver | order of the error |
+    |---|---|
+    | euler | 1 |
+    | heun, midpoint | 2 |
+    | rk4 | 4 |
+    | heun_euler_last | heun, but the last step is euler's, as in the code that NeuroFlow released |
+
+    With "heun_euler_last" the way back is not the mirror image of the way there. The equation is reversible, but none
+    of the solvers is exactly reversible. A round trip therefore has an error, which falls with the number of steps.
 
     Args:
-        field: velocities (B, ...) of points (B, ...) in the dtype of `z` and times (B,), in fp32 at least.
-        z: points at time `start`, (B, ...). The state is kept in float64 (float32 on devices that lack it).
-        start, end: times; going down is going back.
-        steps: of equal length, at least 1.
-        solver: one of `SOLVERS`.
+        field: Network from points (B, ...), in the dtype of `z`, and times (B,), fp32 at least, to velocities (B, ...).
+        z: (B, ...) Points at time `start`. The state is kept in float64 (float32 on devices that lack it).
+        start, end: Times of start and end. `end` may be smaller, which solves backwards.
+        steps: Number of steps of equal length, at least 1.
+        solver: Name of the solver, one of `SOLVERS`.
 
     Returns:
-        Points at time `end`, shape and dtype of `z`.
+        Points at time `end`, with the shape and dtype of `z`.
 
     Raises:
-        BrainDataError: unknown solver, or less than one step.
+        BrainDataError: An unknown solver, or less than one step.
     """
     first, last = _method(solver, steps)
     state = z.to(torch.float32 if z.device.type == "mps" else torch.float64)
@@ -198,7 +256,11 @@ def integrate(
 
 
 def function_evaluations(solver: str, steps: int) -> int:
-    """How often `integrate` calls the field."""
+    """Number of times that `integrate` calls the field.
+
+    Raises:
+        BrainDataError: An unknown solver, or less than one step.
+    """
     first, last = _method(solver, steps)
     return (steps - 1) * len(first.nodes) + len(last.nodes)
 

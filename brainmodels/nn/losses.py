@@ -1,4 +1,7 @@
-"""Losses that more than one system uses. Each says what it sums and what it averages: their weights depend on it."""
+"""Losses that several systems use. Each states what it sums and what it averages, because its weight depends on that.
+
+loss = squared_error(predicted, target) + weight * softclip(brain_tokens, image_tokens)
+"""
 
 import torch
 from torch import Tensor
@@ -7,14 +10,20 @@ from ..errors import AxisError
 
 __all__ = ["TEMPERATURE", "softclip", "softclip_floor", "squared_error"]
 
-TEMPERATURE = 0.125  # of SoftCLIP in SynBrain and NeuroFlow
+TEMPERATURE = 0.125  # SoftCLIP temperature of SynBrain and NeuroFlow
 
 
 def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Squared error summed over all but the first axis, mean over the batch; at least fp32.
+    """Squared error, summed over all axes but the first and averaged over the batch, in fp32 at least.
+
+    Args:
+        predicted, target: (B, ...) Tensors of one shape.
+
+    Returns:
+        A scalar.
 
     Raises:
-        AxisError: the shapes differ.
+        AxisError: The shapes differ.
     """
     if predicted.shape != target.shape:
         raise AxisError(f"expected a prediction {tuple(target.shape)}, as the target, got {tuple(predicted.shape)}")
@@ -23,23 +32,25 @@ def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def softclip(brain: Tensor, image: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Contrast of brain with image tokens whose targets are soft: images that look alike are not pushed apart.
+    """Contrastive loss of brain and image tokens with soft targets, so that similar images are not pushed apart.
 
-    With cosines c of flattened tokens, the target of row i is p_i = softmax_j c(image_i, image_j) / T, and the loss is
-    the mean of the cross-entropies of p_i with softmax_j c(brain_i, image_j) / T and with softmax_j c(image_i, brain_j)
-    / T, over rows. Its least value is the entropy of the targets, not zero, and grows with the batch: subtract
-    `softclip_floor` before comparing, and never compare over batch sizes.
+        p_i = softmax_j c(image_i, image_j) / T
+        loss = mean_i of 1/2 CE(p_i, softmax_j c(brain_i, image_j) / T) + 1/2 CE(p_i, softmax_j c(image_i, brain_j) / T)
+
+    Here c is the cosine of flattened tokens and CE the cross-entropy. The smallest possible loss is the entropy of the
+    targets. It is above zero and grows with the batch, so subtract `softclip_floor` before you compare losses, and
+    never compare different batch sizes.
 
     Args:
-        brain: (B, m, d) or (B, n).
-        image: the same shape; no gradient reaches the targets.
-        temperature: T.
+        brain: (B, m, d) or (B, n) Brain tokens.
+        image: Image tokens of the same shape. No gradient reaches the targets.
+        temperature: Temperature T.
 
     Returns:
         A scalar, computed in fp32 at least, also under autocast.
 
     Raises:
-        AxisError: the shapes differ.
+        AxisError: The shapes differ.
     """
     if brain.shape != image.shape:
         raise AxisError(f"expected brain tokens {tuple(image.shape)}, as the image tokens, got {tuple(brain.shape)}")
@@ -52,10 +63,18 @@ def softclip(brain: Tensor, image: Tensor, temperature: float = TEMPERATURE) -> 
 
 
 def softclip_floor(image: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """The SoftCLIP loss of the image tokens against themselves, (B, m, d) or (B, n): the least it can be."""
+    """Smallest possible `softclip`: the loss of the image tokens against themselves.
+
+    Args:
+        image: (B, m, d) or (B, n) Image tokens.
+        temperature: Temperature T.
+
+    Returns:
+        A scalar.
+    """
     return softclip(image.detach(), image.detach(), temperature)
 
 
 def _unit_rows(tokens: Tensor) -> Tensor:
-    rows = tokens.flatten(1).to(torch.promote_types(tokens.dtype, torch.float32))
+    rows = tokens.flatten(1).to(torch.promote_types(tokens.dtype, torch.float32))  # (B, m d)
     return torch.nn.functional.normalize(rows, dim=-1)

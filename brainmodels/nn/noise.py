@@ -1,7 +1,12 @@
-"""Variation in predicted responses: noise in a latent, and noise fitted to how measured trials differ.
+"""Variation between predicted trials: noise in a latent, or noise fitted to the differences of measured trials.
 
-Noise in the latent is not trial noise: it moves responses far less than repeats differ, and without their pattern over
-voxels. Where the variance of trials must be right take "residual".
+    residual = ResidualNoise.fit(train_responses, train_ids)
+    trials = draw_responses(decode, latents, num_trials=3, noise="residual", residual=residual)  # (n, 3, V)
+
+Noise in the latent differs from the noise of trials. It changes responses far less than repeats differ, and without
+their pattern over voxels. Choose "residual" if the variance of trials must be right.
+
+Shapes: n images, m tokens, d token width, V voxels, r rank.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,13 +26,16 @@ NOISES = ("none", "unit", "posterior", "residual")
 
 @torch.no_grad()
 def mean_sigma(posteriors: Iterable[Posterior]) -> Tensor:
-    """Mean standard deviation of the posteriors of training trials, (m, d) fp32: the scale of "posterior" noise.
+    """Mean standard deviation of the posteriors of training trials: the scale of "posterior" noise.
 
     Args:
-        posteriors: of batches of any size; every trial counts the same.
+        posteriors: Posteriors of batches of any size. Every trial counts the same.
+
+    Returns:
+        (m, d) fp32.
 
     Raises:
-        AxisError: there is no trial.
+        AxisError: There is no trial.
     """
     total, count = 0.0, 0
     for posterior in posteriors:
@@ -40,13 +48,13 @@ def mean_sigma(posteriors: Iterable[Posterior]) -> Tensor:
 
 @dataclass(frozen=True)
 class ResidualNoise:
-    """The variation of responses between trials as a Gaussian: covariance = factors.T @ factors + diag(spread^2).
+    """Gaussian model of the variation between trials: covariance = factors.T @ factors + diag(spread^2).
 
     Attributes:
-        factors: (r, V) fp32, patterns that voxels share.
-        spread: (V,) fp32, standard deviation of what is left to each voxel alone.
-        around: "repeats" where it was fitted around the mean response to an image; "predictions" where no image was
-            repeated, so that the errors of the model are part of it, which a report must say.
+        factors: (r, V) Patterns that voxels share, fp32.
+        spread: (V,) Standard deviation of the rest, which each voxel has alone, fp32.
+        around: "repeats" if it was fitted around the mean response to an image. "predictions" if no image was repeated.
+            The model's errors are then part of the noise, which a report must say.
     """
 
     factors: Tensor
@@ -62,23 +70,24 @@ class ResidualNoise:
         rank: int = 10,
         seed: int = 0,
     ) -> "ResidualNoise":
-        """Estimate it on training trials.
+        """Estimate the noise from training trials.
 
-        Residuals of an image with k > 1 trials are taken around their mean and scaled by sqrt(k / (k - 1)), which makes
-        their variance unbiased; images with one trial do not count, unless there are no others. The factors are those
-        of probabilistic PCA (Tipping and Bishop 1999, eq. 7 and 8) on voxels scaled to variance 1; the variance of each
+        Residuals of an image with k > 1 trials are taken around their mean and scaled by sqrt(k / (k - 1)). That makes
+        their variance unbiased. Images with one trial count only if there are no others. The factors are those of
+        probabilistic PCA (Tipping and Bishop 1999, eq. 7 and 8) on voxels scaled to variance 1. The variance of each
         voxel is kept exactly.
 
         Args:
-            responses: (n, V), in the units of the predictions.
-            image_ids: (n,).
-            predictions: (n, V) without noise; used where no image is repeated.
-            rank: r.
-            seed: of the randomised decomposition.
+            responses: (n, V) Responses in the units of the predictions.
+            image_ids: (n,) Ids of the images.
+            predictions: (n, V) Predictions without noise. Used if no image is repeated.
+            rank: Number r of factors.
+            seed: Seed of the randomised decomposition.
 
         Raises:
-            AxisError: shapes do not match, or `rank` is not below the number of residuals and of voxels.
-            BrainDataError: neither repeats nor predictions.
+            AxisError: Shapes do not match, or `rank` is not below the number of residuals and of voxels.
+            BrainDataError: Neither repeats nor predictions.
+            ImportError: scikit-learn is not installed.
         """
         try:
             from sklearn.utils.extmath import randomized_svd
@@ -90,7 +99,7 @@ class ResidualNoise:
             raise AxisError(f"expected rank of 1 to below {min(count, voxels)} ({count} residuals), got {rank}")
         deviation = np.sqrt(np.square(residuals).mean(0, dtype=np.float64))  # (V,)
         residuals /= np.where(deviation > 0, deviation, 1).astype(np.float32)
-        _, singular, patterns = randomized_svd(residuals, rank, random_state=seed)
+        _, singular, patterns = randomized_svd(residuals, rank, random_state=seed)  # (r,), (r, V)
         eigenvalues = singular.astype(np.float64) ** 2 / count
         floor = (np.count_nonzero(deviation) - eigenvalues.sum()) / (voxels - rank)
         factors = np.sqrt(np.maximum(eigenvalues - floor, 0))[:, None] * patterns * deviation
@@ -98,12 +107,23 @@ class ResidualNoise:
         return cls(torch.tensor(factors, dtype=torch.float32), torch.tensor(spread, dtype=torch.float32), around)
 
     def sample(self, predicted: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One draw (n, V) for predicted responses (n, V), to be added to them."""
+        """One draw of the noise, to be added to predicted responses.
+
+        Args:
+            predicted: (n, V) Predicted responses.
+            generator: Random generator of the noise, on any device.
+
+        Returns:
+            (n, V).
+
+        Raises:
+            AxisError: Another number of voxels.
+        """
         if predicted.ndim != 2 or predicted.shape[1] != len(self.spread):
             expected = f"(n, {len(self.spread)}), the voxels of the fitted noise"
             raise AxisError(f"expected predicted responses {expected}, got {tuple(predicted.shape)}")
-        shared = _normal(predicted.new_empty(len(predicted), len(self.factors)), generator)
-        own = _normal(predicted, generator)
+        shared = _normal(predicted.new_empty(len(predicted), len(self.factors)), generator)  # (n, r)
+        own = _normal(predicted, generator)  # (n, V)
         return shared @ self.factors.to(predicted) + own * self.spread.to(predicted)
 
 
@@ -118,25 +138,31 @@ def draw_responses(
     residual: ResidualNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Responses of latents, with noise: the whole stack of draws, never their mean.
+    """Noisy responses for latents. All draws are returned, never their mean.
+
+    | noise | adds |
+    |---|---|
+    | "none" | nothing |
+    | "unit" | N(0, I) to the latent; sensible only if sigma is near 1 |
+    | "posterior" | sigma * N(0, I) to the latent |
+    | "residual" | a draw of `residual` to the responses |
 
     Args:
-        decode: latents (n, m, d) to responses (n, V).
-        latents: (n, m, d).
-        num_trials: draws of each image. The first draws do not change when more are asked for.
-        noise: "none"; "unit" adds N(0, I) to the latent and "posterior" sigma * N(0, I); "residual" adds a draw of
-            `residual` to the responses. Unit noise makes sense only where sigma is near 1.
-        noise_scale: factor of the noise.
-        sigma: (m, d), of `mean_sigma`.
-        residual: of `ResidualNoise.fit`.
-        generator: of all noise, on any device.
+        decode: Function from latents (n, m, d) to responses (n, V).
+        latents: (n, m, d) Latents.
+        num_trials: Number of draws for each image. The first draws stay the same if you ask for more.
+        noise: Kind of the noise, one of the above.
+        noise_scale: Factor of the noise.
+        sigma: (m, d) Result of `mean_sigma`.
+        residual: Result of `ResidualNoise.fit`.
+        generator: Random generator of all noise, on any device.
 
     Returns:
         (n, num_trials, V).
 
     Raises:
-        BrainDataError: several trials without noise, an unknown noise, or one whose scale is missing.
-        AxisError: shapes do not match.
+        BrainDataError: Several trials without noise, an unknown noise, or one whose scale is missing.
+        AxisError: Shapes do not match.
     """
     if noise not in NOISES:
         raise BrainDataError(f"expected noise of {', '.join(NOISES)}, got {noise!r}{near_names(noise, NOISES)}")
@@ -147,27 +173,27 @@ def draw_responses(
         if noise == wanted and value is None:
             raise BrainDataError(f"expected {name}, fitted to training trials, for noise={noise!r}, got None")
     if noise in ("unit", "posterior"):
-        spread = torch.ones_like(latents[0]) if noise == "unit" else sigma.to(latents)
+        spread = torch.ones_like(latents[0]) if noise == "unit" else sigma.to(latents)  # (m, d)
         if spread.shape != latents.shape[1:]:
             raise AxisError(f"expected sigma {tuple(latents.shape[1:])}, got {tuple(spread.shape)}")
         drawn = (latents + noise_scale * spread * _normal(latents, generator) for _ in range(num_trials))
-        return torch.stack([decode(draw) for draw in drawn], 1)
-    predicted = decode(latents)
+        return torch.stack([decode(draw) for draw in drawn], 1)  # (n, num_trials, V)
+    predicted = decode(latents)  # (n, V)
     if noise == "none":
-        return predicted.unsqueeze(1)
+        return predicted.unsqueeze(1)  # (n, 1, V)
     draws = [residual.sample(predicted, generator) for _ in range(num_trials)]
-    return torch.stack([predicted + noise_scale * draw for draw in draws], 1)
+    return torch.stack([predicted + noise_scale * draw for draw in draws], 1)  # (n, num_trials, V)
 
 
 def _residuals(
     responses: np.ndarray, image_ids: Sequence[str], predictions: np.ndarray | None
 ) -> tuple[np.ndarray, str]:
-    """What is left of responses (n, V) without their image, (n', V), and what was taken for it."""
+    """Responses (n, V) minus their image's part, (n', V), and the name of what was subtracted."""
     responses = np.asarray(responses, np.float32)
     if responses.ndim != 2 or len(responses) != len(image_ids):
         raise AxisError(f"expected responses ({len(image_ids)}, V), a row for each id, got {tuple(responses.shape)}")
     _, image, counts = np.unique(np.asarray(image_ids, str), return_inverse=True, return_counts=True)
-    trials = counts[image]  # (n,) of the image of each row
+    trials = counts[image]  # (n,) number of trials of each row's image
     if (trials > 1).any():
         sums = np.zeros((len(counts), responses.shape[1]))
         np.add.at(sums, image, responses)
@@ -182,6 +208,6 @@ def _residuals(
 
 
 def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """N(0, I) of the shape, dtype and device of a tensor, drawn where the generator is: one seed, the same noise."""
+    """N(0, I) like a tensor, drawn on the generator's device, so that one seed gives the same noise everywhere."""
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)

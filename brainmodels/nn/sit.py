@@ -1,10 +1,15 @@
-"""A transformer over tokens whose blocks are conditioned on a time: SynBrain's mapper and NeuroFlow's flow.
+"""A transformer over tokens whose blocks depend on a time: SynBrain's mapper and NeuroFlow's flow.
+
+    flow = SiT(num_tokens=256, token_width=1664, depth=8, num_heads=13)
+    flow(tokens, time)  # (B, 256, 1664), all zeros in a new model
+
+Each block computes
 
     x <- x + g1 * attention((1 + s1) * norm(x) + b1)
     x <- x + g2 * mlp((1 + s2) * norm(x) + b2)         (b1, s1, g1, b2, s2, g2) = linear(silu(c)),  c = embed(t)
 
-Scalable interpolant transformer (Ma et al., arXiv 2401.08740) on tokens instead of image patches, without classes. The
-linear of the modulation and the last layer begin at zero, so a new model returns zeros.
+This is the scalable interpolant transformer (Ma et al., arXiv 2401.08740), on tokens instead of image patches, and
+without classes. The linear layer of the modulation and the last layer begin at zero, so a new model returns zeros.
 
 Shapes: B batch, m tokens, d token width, W model width.
 """
@@ -20,31 +25,36 @@ from ..errors import AxisError, BrainDataError
 
 __all__ = ["SiT", "TimeEmbedding", "sincos_positions"]
 
-BASE = 10_000.0  # longest period of the sinusoids, over 2 pi
+BASE = 10_000.0  # longest period of the sinusoids, divided by 2 pi
 TIME_SINUSOIDS = 256
 
 
 class SiT(nn.Module):
-    """Tokens (B, m, d) and a time to tokens (B, m, d).
+    """Transformer from tokens (B, m, d) and a time to tokens (B, m, d).
 
-    With m = 256, d = W = 1664, 13 heads it has 410.86 M numbers at depth 8 and 610.32 M at depth 12, with 0.43 M of the
-    fixed position code.
+    With m = 256, d = W = 1664 and 13 heads, the 0.43 M of the fixed position code included, its size is
+
+    | depth | numbers |
+    |---|---|
+    | 8 | 410.86 M |
+    | 12 | 610.32 M |
 
     Args:
-        num_tokens: m.
-        token_width: d; where it is not W, a linear at either end changes one into the other.
-        width: W, even and divisible by `num_heads`; None is d.
-        depth: number of blocks.
-        num_heads: of the attention.
-        mlp_ratio: hidden width of the MLPs over W.
-        conditioning: "adaln" modulates by time; "plain" has no time and norms with weights, which can express the same
-            functions as "adaln" at one fixed time.
+        num_tokens: Number m of tokens.
+        token_width: Width d of a token. If it is not W, a linear at either end changes one into the other.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
+        width: Model width W, even and divisible by `num_heads`. None is d.
+        mlp_ratio: Hidden width of the MLPs divided by W.
+        conditioning: "adaln" modulates by time. "plain" has no time, and its norms have weights, so it can express the
+            same functions as "adaln" at one fixed time.
 
     Attributes:
-        checkpointing: recompute each block in the backward pass instead of keeping its activations. False.
+        checkpointing: Whether to recompute each block in the backward pass instead of keeping its activations. Default:
+            False.
 
     Raises:
-        BrainDataError: W is odd or not divisible by the number of heads.
+        BrainDataError: W is odd or not divisible by the number of heads, or an unknown conditioning.
     """
 
     def __init__(
@@ -76,17 +86,18 @@ class SiT(nn.Module):
         self._initialise()
 
     def forward(self, tokens: Tensor, time: Tensor | None = None) -> Tensor:
-        """
+        """Transform tokens at a time.
+
         Args:
-            tokens: (B, m, d).
-            time: (B,) in 0..1, used as it is; None is time 0, the one step of SynBrain's mapper.
+            tokens: (B, m, d) Tokens.
+            time: (B,) Times from 0 to 1, used as they are. None is time 0, the one step of SynBrain's mapper.
 
         Returns:
             (B, m, d).
 
         Raises:
-            AxisError: tokens or times have another shape.
-            BrainDataError: a time for a model without one.
+            AxisError: Tokens or times have another shape.
+            BrainDataError: A time for a model without one.
         """
         if tokens.ndim != 3 or tokens.shape[1:] != (self.num_tokens, self.token_width):
             expected = f"(B, {self.num_tokens}, {self.token_width})"
@@ -98,11 +109,11 @@ class SiT(nn.Module):
                 x = checkpoint(block, x, condition, use_reentrant=False)
             else:
                 x = block(x, condition)
-        x = self.norm(x)
+        x = self.norm(x)  # (B, m, W)
         if self.conditioned:
             shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, -1)  # (B, 1, W)
             x = (1 + scale) * x + shift
-        return self.out(x)
+        return self.out(x)  # (B, m, d)
 
     def _condition(self, tokens: Tensor, time: Tensor | None) -> Tensor | None:
         if not self.conditioned:
@@ -129,19 +140,25 @@ class SiT(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Times (B,) to (B, W): 128 cosines and 128 sines of geometric frequencies from 1 down, then an MLP with SiLU."""
+    """Embedding of times (B,) as vectors (B, W).
+
+    128 cosines and 128 sines of geometric frequencies from 1 down are followed by an MLP with SiLU.
+
+    Args:
+        width: Width W of the vectors.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(TIME_SINUSOIDS, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, time: Tensor) -> Tensor:
-        angles = _angles(time.to(torch.promote_types(time.dtype, torch.float32)), TIME_SINUSOIDS // 2)
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].weight.dtype))
+        angles = _angles(time.to(torch.promote_types(time.dtype, torch.float32)), TIME_SINUSOIDS // 2)  # (B, 128)
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].weight.dtype))  # (B, W)
 
 
 class _Block(nn.Module):
-    """Attention and MLP, each behind a norm, and where `conditioned` shifted, scaled and gated by the condition."""
+    """Residual attention and MLP behind norms; if `conditioned`, both are shifted, scaled and gated."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float, conditioned: bool):
         super().__init__()
@@ -161,12 +178,20 @@ class _Block(nn.Module):
 
 
 def sincos_positions(num_tokens: int, width: int) -> Tensor:
-    """The fixed code of positions 0..m-1, (m, W): W/2 sines, then W/2 cosines, of geometric frequencies from 1 down."""
-    angles = _angles(torch.arange(num_tokens, dtype=torch.float64), width // 2)
-    return torch.cat([angles.sin(), angles.cos()], -1).to(torch.get_default_dtype())
+    """Fixed code of the positions 0..m-1: W/2 sines, then W/2 cosines, of geometric frequencies from 1 down.
+
+    Args:
+        num_tokens: Number m of positions.
+        width: Width W of the code, even.
+
+    Returns:
+        (m, W).
+    """
+    angles = _angles(torch.arange(num_tokens, dtype=torch.float64), width // 2)  # (m, W / 2)
+    return torch.cat([angles.sin(), angles.cos()], -1).to(torch.get_default_dtype())  # (m, W)
 
 
 def _angles(values: Tensor, count: int) -> Tensor:
-    """values (n,) times frequencies 10000^(-i / count), i < count: (n, count)."""
+    """Angles (n, count): values (n,) times frequencies 10000^(-i / count), for i < count."""
     steps = torch.arange(count, dtype=values.dtype, device=values.device)
     return values[:, None] * BASE ** (-steps / count)

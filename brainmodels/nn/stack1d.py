@@ -1,7 +1,10 @@
 """Residual convolutions along one axis, down and up: the body of BrainVAE (SynBrain) and NeuroVAE (NeuroFlow).
 
-Both follow the autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752) with one spatial axis. The channels
-are tokens, the length is their width. Shapes: B batch, C channels, L length.
+    down = DownStack1d(1, channels=(64, 128), num_blocks=2, num_down=1)
+    down(x)  # (B, 1, 1024) to (B, 128, 512)
+
+Both stacks follow the autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752), with one spatial axis. The
+channels are tokens, and the length is the width of a token. Shapes: B batch, C channels, L length.
 """
 
 import math
@@ -16,12 +19,23 @@ __all__ = ["Attention1d", "DownStack1d", "ResBlock1d", "UpStack1d", "group_norm"
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of gcd(C, 32) groups, or of one channel a group below 32 channels; eps 1e-6."""
+    """GroupNorm with eps 1e-6.
+
+    Args:
+        channels: Number C of channels. There are gcd(C, 32) groups, or C groups below 32 channels.
+    """
     return nn.GroupNorm(channels if channels < 32 else math.gcd(channels, 32), channels, eps=1e-6)
 
 
 class ResBlock1d(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), kernels of 3; a 1 x 1 shortcut where the channels change."""
+    """Residual block: x + conv(silu(norm(conv(silu(norm(x)))))), with kernels of 3.
+
+    It maps (B, in_channels, L) to (B, channels, L), with a 1 x 1 shortcut if the channels change.
+
+    Args:
+        in_channels: Number of input channels.
+        channels: Number of output channels.
+    """
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
@@ -36,11 +50,15 @@ class ResBlock1d(nn.Module):
         self.shortcut = nn.Identity() if in_channels == channels else nn.Conv1d(in_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.body(x)
+        return self.shortcut(x) + self.body(x)  # (B, channels, L)
 
 
 class Attention1d(nn.Module):
-    """x plus attention of one head over its positions, (B, C, L) to the same; scores are scaled by C^-0.5."""
+    """Residual attention of one head over positions, (B, C, L) to the same; scores are scaled by C^-0.5.
+
+    Args:
+        channels: Number C of channels.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -50,20 +68,23 @@ class Attention1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).mT.unsqueeze(1).chunk(3, -1)  # (B, 1, L, C)
-        return x + self.out(scaled_dot_product_attention(q, k, v).squeeze(1).mT)
+        return x + self.out(scaled_dot_product_attention(q, k, v).squeeze(1).mT)  # (B, C, L)
 
 
 class DownStack1d(nn.Sequential):
-    """Levels of residual blocks that shorten the signal, the middle with attention, GroupNorm and SiLU.
+    """Levels of residual blocks that shorten the signal, then a middle with attention, GroupNorm and SiLU.
 
-    (B, in_channels, L) to (B, channels[-1], L / 2^num_down). After each of the first `num_down` levels, a convolution
-    with kernel 7 and stride 2 halves the length.
+    It maps (B, in_channels, L) to (B, channels[-1], L / 2^num_down). After each of the first `num_down` levels, a
+    convolution with kernel 7 and stride 2 halves the length.
 
     Args:
-        in_channels: of the input.
-        channels: of each level.
-        num_blocks: residual blocks a level.
-        num_down: levels that are followed by halving; fewer than levels.
+        in_channels: Number of input channels.
+        channels: Number of channels of each level.
+        num_blocks: Number of residual blocks in a level.
+        num_down: Number of levels that are followed by halving, less than the number of levels.
+
+    Raises:
+        BrainDataError: Not fewer halvings than levels.
     """
 
     def __init__(self, in_channels: int, channels: Sequence[int], num_blocks: int, num_down: int):
@@ -78,14 +99,19 @@ class DownStack1d(nn.Sequential):
 
 
 class UpStack1d(nn.Sequential):
-    """The way back: the middle, then the levels in reverse, the first `num_up` of which are followed by doubling.
+    """The reverse of `DownStack1d`: the middle, then the levels in reverse, of which the first `num_up` double the
+    length.
 
-    (B, channels[-1], L) to (B, channels[0], L * 2^num_up).
+    It maps (B, channels[-1], L) to (B, channels[0], L * 2^num_up).
 
     Args:
-        channels: of the levels, in the order of the stack that goes down.
-        num_blocks: residual blocks a level, one more than on the way down in both papers.
-        num_up: levels that are followed by a transposed convolution with kernel 7 and stride 2; fewer than levels.
+        channels: Number of channels of each level, in the order of the downward stack.
+        num_blocks: Number of residual blocks in a level. In both papers it is one more than on the way down.
+        num_up: Number of levels that are followed by a transposed convolution with kernel 7 and stride 2. Less than the
+            number of levels.
+
+    Raises:
+        BrainDataError: Not fewer doublings than levels.
     """
 
     def __init__(self, channels: Sequence[int], num_blocks: int, num_up: int):

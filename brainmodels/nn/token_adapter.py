@@ -1,7 +1,9 @@
-"""From one space of tokens to another, learned on images alone: how a generator for other tokens can be used.
+"""Map tokens of one extractor to those of another, learned on images alone, to use a generator for the other tokens.
 
-adapter = TokenAdapter.fit(veca_tokens, clip_tokens, steps=20_000, device="cuda")  # rows of the same images
-pixels = AdaptedGenerator(adapter, unclip, "sdxl_unclip", fingerprint="...")(decoded_tokens)
+    adapter = TokenAdapter.fit(veca_tokens, clip_tokens, steps=20_000, device="cuda")  # rows of the same images
+    pixels = AdaptedGenerator(adapter, unclip, "sdxl_unclip", fingerprint="...")(decoded_tokens)  # (n, 3, H, W)
+
+Shapes: n images, m1 and d1 number and width of the tokens that come in, m2 and d2 of those that go out, W model width.
 """
 
 from collections.abc import Callable
@@ -27,9 +29,12 @@ class AdapterSize:
     """Sizes of a `TokenAdapter`.
 
     Attributes:
-        num_tokens, token_width: of the tokens that come in, (m1, d1).
-        to_tokens, to_width: of those that go out, (m2, d2).
-        width, depth, heads: of the transformer between them.
+        num_tokens, token_width: Number m1 and width d1 of the tokens that come in.
+        to_tokens, to_width: Number m2 and width d2 of the tokens that go out.
+        width, depth, heads: Width W, number of blocks and number of heads of the transformer between them.
+
+    Raises:
+        BrainDataError: W is odd or not divisible by the number of heads.
     """
 
     num_tokens: int
@@ -46,13 +51,21 @@ class AdapterSize:
 
 
 class TokenAdapter(TokenMap):
-    """Tokens (n, m1, d1) to tokens (n, m2, d2) of another extractor, in that extractor's units.
+    """Map from tokens (n, m1, d1) to tokens (n, m2, d2) of another extractor, in the units of that extractor.
 
-    A linear map of features, one over tokens (the identity at first where m1 = m2), a position code, and blocks of a
-    pre-norm transformer over the m2 tokens. The target is standardised by feature too, so that none outweighs others.
+    1. A linear map of features.
+    2. A linear map over tokens, at first the identity if m1 = m2.
+    3. A position code.
+    4. Blocks of a pre-norm transformer over the m2 tokens.
+    5. A linear map to the features of the target.
+
+    The target is also standardised by feature, so that no feature outweighs the others.
+
+    Args:
+        size: Sizes of all layers.
 
     Attributes:
-        name: says both shapes.
+        name: Text with both shapes.
     """
 
     kind = "token_adapter"
@@ -86,22 +99,24 @@ class TokenAdapter(TokenMap):
         device: str | torch.device = "cpu",
         progress: bool = False,
     ) -> Self:
-        """Least squares in standardised targets.
+        """Train an adapter by least squares in standardised targets.
 
         Args:
-            tokens: (n, m1, d1), of training images only.
-            targets: (n, m2, d2), of the same images in the same order.
-            size: None takes the default size for these shapes.
-            noise: largest sd of the noise on the tokens that come in, in units of their sd; drawn uniformly from 0 for
-                each image. About the error of the tokens that will be decoded from a brain.
-            steps, batch_size, lr: of AdamW, whose rate falls along a cosine.
-            seed: of weights, order and noise.
-            device: where it trains and stays.
-            progress: show a bar.
+            tokens: (n, m1, d1) Tokens of training images only.
+            targets: (n, m2, d2) Tokens of the same images in the same order.
+            size: Sizes of all layers. None takes the default for these shapes.
+            noise: Largest sd of the noise on the tokens that come in, in units of their sd. The sd is drawn uniformly
+                from 0 for each image. Choose about the error of the tokens that will be decoded from a brain.
+            steps: Number of training steps.
+            batch_size: Number of images in a step.
+            lr: Highest learning rate of AdamW. It falls along a cosine.
+            seed: Seed of the weights, the order of images and the noise.
+            device: Device on which the adapter trains and stays.
+            progress: Whether to show a bar.
 
         Raises:
-            AxisError: the shapes do not fit each other or the size.
-            BrainDataError: values that are not finite.
+            AxisError: The shapes do not fit each other or the size.
+            BrainDataError: Values that are not finite, or a size, noise or number of steps that is out of range.
         """
         if tokens.ndim != 3 or targets.ndim != 3 or len(tokens) != len(targets):
             raise AxisError(
@@ -123,21 +138,25 @@ class TokenAdapter(TokenMap):
 
     def _map(self, tokens: Tensor) -> Tensor:
         x = self.mix(self.embed(tokens).mT).mT + self.positions  # (B, m2, W)
-        return self.out(self.blocks(x)) * self.to_std + self.to_mean
+        return self.out(self.blocks(x)) * self.to_std + self.to_mean  # (B, m2, d2)
 
 
 class AdaptedGenerator:
-    """`TokensToImage` by a generator for other tokens, such as an unCLIP pipeline that the user holds.
+    """`TokensToImage` through a generator for other tokens, such as an unCLIP pipeline that the user provides.
 
     Args:
-        adapter: to the tokens of the generator.
-        generator: from tokens (n, m2, d2) to images (n, 3, H, W), floats in [0, 1]; all n at once, in parts of its own.
-        name: of the generator.
-        fingerprint: of its weights and sampling; any text that changes where an image would.
+        adapter: Map to the tokens of the generator.
+        generator: Function from tokens (n, m2, d2) to images (n, 3, H, W), floats in [0, 1]. It gets all n at once and
+            may split them.
+        name: Name of the generator.
+        fingerprint: Fingerprint of the generator's weights and sampling: any text that changes when an image would.
 
     Attributes:
-        name: of both parts.
-        fingerprint: twelve hexadecimal digits of both.
+        name: Name of adapter and generator.
+        fingerprint: Twelve hexadecimal digits of adapter and generator.
+
+    Raises:
+        BrainDataError: An empty name or fingerprint.
     """
 
     def __init__(self, adapter: TokenAdapter, generator: Callable[[Tensor], Tensor], name: str, fingerprint: str):
@@ -154,13 +173,19 @@ class AdaptedGenerator:
         return json_digest(["adapted_generator", self.adapter.fingerprint, self.name, self._generator_fingerprint])
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """(n, 3, H, W) fp32 in [0, 1] of tokens (n, m1, d1).
+        """Generate images.
+
+        Args:
+            tokens: (n, m1, d1) Tokens.
+
+        Returns:
+            (n, 3, H, W) fp32 in [0, 1].
 
         Raises:
-            AxisError: the generator gave another shape or another number of images.
-            NormalizationError: it gave values outside [0, 1], or none.
+            AxisError: Tokens of another shape, or a generator that returned another shape or number of images.
+            NormalizationError: The generator returned values outside [0, 1], or NaN.
         """
-        images = self.generator(self.adapter(tokens))
+        images = self.generator(self.adapter(tokens))  # (n, m2, d2) to (n, 3, H, W)
         if not isinstance(images, Tensor) or images.ndim != 4 or tuple(images.shape[:2]) != (len(tokens), 3):
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise AxisError(f"expected images ({len(tokens)}, 3, height, width) of {self.name}, got {got}")

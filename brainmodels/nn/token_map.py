@@ -1,4 +1,11 @@
-"""What is learned from the tokens of images alone, before any brain comes in: the base of decoders and adapters."""
+"""The base of decoders and adapters, which learn from the tokens of images alone, before any brain data.
+
+    model = SomeTokenMap.fit(tokens, ...)  # a subclass, such as ConvDecoder or TokenAdapter
+    model.save("decoder")                  # weights.safetensors and config.json
+    SomeTokenMap.load("decoder").fingerprint
+
+Shapes: n images, m tokens, d token width.
+"""
 
 import json
 import logging
@@ -27,22 +34,22 @@ _log = logging.getLogger(__name__)
 Tokens = np.ndarray | Tensor  # (n, m, d) of any float type; arrays may be memory-mapped
 
 FORMAT = 1
-CHUNK = 64  # images at a time, where all of a set is gone through
-WARMUP = 30  # steps in which the learning rate rises
+CHUNK = 64  # number of images at a time, in loops over a whole set
+WARMUP = 30  # number of steps in which the learning rate rises
 
 
 class TokenMap(nn.Module):
     """A map of tokens (n, m, d) that standardises them itself, trains on images alone, and is saved as a folder.
 
-    A subclass gives `kind`, `size_type` and `_map`. After `fit` and `load` it is in evaluation mode and frozen.
+    A subclass defines `kind`, `size_type` and `_map`. After `fit` and `load` the map is frozen and in evaluation mode.
 
     Args:
-        size: a frozen dataclass with `num_tokens` and `token_width`, from which the layers are built.
+        size: Frozen dataclass with `num_tokens` and `token_width`, from which the layers are built.
 
     Attributes:
-        size: see above.
-        mean, std: (d,), of the training tokens over images and tokens.
-        trained: how it was trained, and the mean loss of the last tenth of the steps; empty for a new one.
+        size: As given.
+        mean, std: (d,) Mean and std of the training tokens, over images and tokens.
+        trained: How it was trained, and the mean loss of the last tenth of the steps. Empty for a new map.
     """
 
     kind: ClassVar[str]
@@ -61,16 +68,23 @@ class TokenMap(nn.Module):
         return json_digest([self.kind, to_json(self.size), weights_hash(self)])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """What the map makes of tokens (n, m, d), on its own device; 64 at a time, so that n may be large.
+        """Apply the map on its own device, 64 images at a time, so that n may be large.
+
+        Args:
+            tokens: (n, m, d) Tokens.
 
         Raises:
-            AxisError: tokens of another shape.
+            AxisError: Tokens of another shape.
         """
         check_shape(tokens, (self.size.num_tokens, self.size.token_width), self.kind)
         return torch.cat([self._map(self._standardised(part)) for part in tokens.split(CHUNK)])
 
     def save(self, folder: str | Path) -> None:
-        """Write `weights.safetensors` and `config.json`, each whole or not at all; what was there is replaced."""
+        """Writes `weights.safetensors` and `config.json`, each complete or not at all. Earlier files are replaced.
+
+        Args:
+            folder: Folder to write to. It is created if needed.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {
@@ -88,12 +102,16 @@ class TokenMap(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """What `save` has written.
+        """Load what `save` has written.
+
+        Args:
+            folder: Folder that `save` has written.
+            device: Device of the map.
 
         Raises:
-            LayoutError: a file is missing or of another kind, weights are missing or left over, or the two files are
-                not of one save.
-            BrainDataError: an unknown key of the size.
+            LayoutError: A file is missing or of another kind, weights are missing or left over, or the two files belong
+                to different saves.
+            BrainDataError: An unknown key of the size.
         """
         file = Path(folder) / "config.json"
         try:
@@ -118,7 +136,7 @@ class TokenMap(nn.Module):
         return model.to(device).eval().requires_grad_(False)
 
     def _map(self, tokens: Tensor) -> Tensor:
-        """The map of a batch of standardised tokens."""
+        """The map of a batch of standardised tokens (B, m, d)."""
         raise NotImplementedError
 
     def _standardised(self, tokens: Tensor) -> Tensor:
@@ -174,7 +192,12 @@ class TokenMap(nn.Module):
 
 
 def read(values: Tokens, rows: Tensor | slice) -> Tensor:
-    """Some rows as an fp32 tensor on the CPU, the only ones that are read of an array on disk."""
+    """Some rows as an fp32 tensor on the CPU. Only these rows are read from an array on disk.
+
+    Args:
+        values: (n, m, d) Array or tensor.
+        rows: Row numbers, or a slice.
+    """
     if isinstance(values, Tensor):
         return values[rows].cpu().float()
     picked = values[rows.numpy() if isinstance(rows, Tensor) else rows]
@@ -182,13 +205,32 @@ def read(values: Tokens, rows: Tensor | slice) -> Tensor:
 
 
 def check_shape(tokens: Tokens, shape: tuple[int, ...], what: str) -> None:
-    """Raise an `AxisError` unless tokens are (n, *shape)."""
+    """Check the shape of tokens.
+
+    Args:
+        tokens: Tokens to check.
+        shape: Expected shape (m, d) of one image's tokens.
+        what: Name of the tokens' user, for the message.
+
+    Raises:
+        AxisError: Tokens are not (n, *shape).
+    """
     if tuple(tokens.shape[1:]) != shape:
         raise AxisError(f"expected tokens of {what} (n, {', '.join(map(str, shape))}), got {tuple(tokens.shape)}")
 
 
 def statistics(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Mean and population std of each feature over images and tokens, (d,); a constant feature has std 1."""
+    """Mean and population std of each feature, over images and tokens. A constant feature has std 1.
+
+    Args:
+        tokens: (n, m, d) Tokens.
+
+    Returns:
+        Two fp32 tensors (d,).
+
+    Raises:
+        BrainDataError: Values that are not finite.
+    """
     count = tokens.shape[0] * tokens.shape[1]
     mean = sum(part.sum((0, 1)) for part in _parts(tokens)) / count
     std = (sum((part - mean).square().sum((0, 1)) for part in _parts(tokens)) / count).sqrt()
@@ -208,7 +250,7 @@ def _parts(tokens: Tokens) -> Iterator[Tensor]:
 
 
 def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of each step: permutations of all, one after the other, each without its incomplete last batch."""
+    """Rows of each step: one permutation of all rows after another, each without its incomplete last batch."""
     size = min(batch_size, count)
     order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):

@@ -1,11 +1,17 @@
-"""From tokens to pixels: the picture in a bank that is nearest, or one drawn by convolutions.
+"""Turn tokens into pictures: the nearest picture of a bank, or one drawn by convolutions.
 
-draw = ConvDecoder.fit(tokens, images, noise=0.5, device="cuda")  # of training images
-pixels = draw(decoded_tokens)                                    # (n, 3, H, W) in [0, 1]
+    draw = ConvDecoder.fit(tokens, images, noise=0.5, device="cuda")  # tokens and pictures of training images
+    pixels = draw(decoded_tokens)                                    # (n, 3, H, W) in [0, 1]
 
-There is no public generator for VECA tokens. `NearestImage` needs no training and shows what it found, not what was
-seen; `ConvDecoder` draws what the tokens say of the layout and blurs the rest; `TokenAdapter` leads to a generator for
-other tokens. Cores and other tokens without a grid go through the first or the last. Every score of pixels says which.
+There is no public generator for VECA tokens. These are the choices:
+
+| class | draws | tokens without a grid, such as cores |
+|---|---|---|
+| `NearestImage` | the nearest picture of a bank: what it found, not what was seen; needs no training | yes |
+| `ConvDecoder` | the layout that the tokens describe; the rest is blurred | no |
+| `TokenAdapter` | what a generator for other tokens makes of them | yes |
+
+Every score of pixels names the choice. Shapes: n images, N images of a bank, m tokens, d token width.
 """
 
 import math
@@ -28,43 +34,43 @@ from .token_map import TokenMap, Tokens, check_shape, read
 
 __all__ = ["Blend", "ConvDecoder", "DecoderSize", "NearestImage", "TokensToImage"]
 
-BLOCK = 2**24  # numbers of a bank in memory at a time
+BLOCK = 2**24  # count of numbers of a bank that are in memory at a time
 NORM_GROUPS = 8
 
 
 class TokensToImage(Protocol):
-    """From tokens to pictures.
+    """Any map from tokens to pictures.
 
     Attributes:
-        name: printed with every score of the pictures.
-        fingerprint: twelve hexadecimal digits that change with weights, bank and settings; printed too.
+        name: Name that is printed with every score of the pictures.
+        fingerprint: Twelve hexadecimal digits that change with weights, bank and settings. They are printed too.
     """
 
     name: str
     fingerprint: str
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """(n, 3, H, W) fp32 in [0, 1] of tokens (n, m, d)."""
+        """Pictures (n, 3, H, W) fp32 in [0, 1], drawn from tokens (n, m, d)."""
 
 
 class NearestImage:
-    """The image of a bank whose tokens have the highest cosine with those given, all m x d numbers together.
+    """The picture of a bank whose tokens have the highest cosine with the given ones, over all m x d numbers together.
 
     Args:
-        tokens: (N, m, d) of the bank, which should be training images; an array may be memory-mapped and fp16.
-        images: (N, H, W, 3) uint8, the same images.
-        ids: of the same images.
-        centre: subtract the mean of the bank from both sides first. Without it the cosines of any two images are
-            alike: tokens have a large part in common.
+        tokens: (N, m, d) Tokens of the bank, which should be training images. An array may be memory-mapped and fp16.
+        images: (N, H, W, 3) Pictures of the same images, uint8.
+        ids: (N,) Ids of the same images.
+        centre: Whether to subtract the mean of the bank from both sides first. Tokens have a large part in common, so
+            without this the cosines of any two images are alike.
 
     Attributes:
-        ids: (N,) of the bank.
-        name: says the size of the bank, on which every score depends.
+        ids: (N,) Ids of the bank.
+        name: Text with the size of the bank, on which every score depends.
 
     Raises:
-        AxisError: lengths or shapes do not fit.
-        IdError: ids repeat.
-        BrainDataError: tokens of the bank have no direction, or are not finite.
+        AxisError: Lengths or shapes do not fit.
+        IdError: Ids repeat.
+        BrainDataError: Tokens of the bank have no direction, or are not finite.
     """
 
     def __init__(self, tokens: Tokens, images: np.ndarray, ids: Sequence[str], centre: bool = True):
@@ -89,7 +95,7 @@ class NearestImage:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with ids, tokens and pictures of the bank, and with `centre`."""
+        """Twelve hexadecimal digits that change with `centre` and with ids, tokens and pictures of the bank."""
         parts = [slice(start, start + self._step) for start in self._starts()]
         tokens, images = (read(self.tokens, part) for part in parts), (self.images[part] for part in parts)
         content = hex_digest(chain(tokens, images))
@@ -97,16 +103,31 @@ class NearestImage:
         return json_digest(["nearest_image", self.centre, shapes, self.ids.tolist(), content])
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """(n, 3, H, W) fp32 in [0, 1] of tokens (n, m, d), on their device."""
-        found = np.array(self.images[self._nearest(tokens).cpu().numpy()])
-        return torch.from_numpy(found).to(tokens.device).permute(0, 3, 1, 2).float() / 255
+        """Nearest pictures of the bank.
+
+        Args:
+            tokens: (n, m, d) Tokens.
+
+        Returns:
+            (n, 3, H, W) fp32 in [0, 1], on the device of the tokens.
+
+        Raises:
+            AxisError: Tokens of another shape.
+            BrainDataError: Tokens that are not finite.
+        """
+        found = np.array(self.images[self._nearest(tokens).cpu().numpy()])  # (n, H, W, 3)
+        return torch.from_numpy(found).to(tokens.device).permute(0, 3, 1, 2).float() / 255  # (n, 3, H, W)
 
     def ids_of(self, tokens: Tensor) -> list[str]:
-        """Ids of the nearest images; of equally near ones, the first in the bank."""
+        """Ids of the nearest images. Of equally near ones, the first in the bank is taken.
+
+        Args:
+            tokens: (n, m, d) Tokens.
+        """
         return self.ids[self._nearest(tokens).cpu().numpy()].tolist()
 
     def _nearest(self, tokens: Tensor) -> Tensor:
-        """(n,) rows of the bank, which is read once, a block at a time."""
+        """Rows (n,) of the bank. The bank is read once, one block at a time."""
         check_shape(tokens, tuple(self.tokens.shape[1:]), self.name)
         query = tokens.float().flatten(1) - self._mean.to(tokens.device)  # (n, m d)
         if not query.isfinite().all():
@@ -115,7 +136,7 @@ class NearestImage:
         row = torch.zeros(len(query), dtype=torch.long, device=query.device)
         for start in self._starts():
             part = (self._part(start) / self._norms[start : start + self._step, None]).to(query.device)
-            value, index = (query @ part.T).max(1)  # the norm of the query does not change which is best
+            value, index = (query @ part.T).max(1)  # (n,); the norm of the query does not change which is best
             row = torch.where(value > best, start + index, row)
             best = torch.maximum(value, best)
         return row
@@ -124,7 +145,7 @@ class NearestImage:
         return range(0, len(self.ids), self._step)
 
     def _part(self, start: int) -> Tensor:
-        """(step, m d) of the bank, centred."""
+        """A block (step, m d) of the bank, centred."""
         return read(self.tokens, slice(start, start + self._step)).flatten(1) - self._mean
 
     def _check_directions(self) -> None:
@@ -133,20 +154,23 @@ class NearestImage:
             row = int(bad.int().argmax())
             raise BrainDataError(
                 f"expected finite tokens that differ from {'their mean' if self.centre else 'zero'}, got a distance of "
-                f"{float(self._norms[row]):.3g} for {self.ids[row]}, {int(bad.sum())} such of {len(self.ids)}"
+                f"{float(self._norms[row]):.3g} for {self.ids[row]} ({int(bad.sum())} of {len(self.ids)} images fail)"
                 + ("; a bank needs two different images, or centre=False" if self.centre else "")
             )
 
 
 @dataclass(frozen=True)
 class DecoderSize:
-    """Sizes of a `ConvDecoder`; the default turns 16 x 16 tokens into 128 pixels a side.
+    """Sizes of a `ConvDecoder`. The default turns 16 x 16 tokens into 128 pixels a side.
 
     Attributes:
-        num_tokens, token_width: m, a square number, and d.
-        widths: channels before the first doubling of the grid and after each.
-        cell: pixels a side that each place of the last grid draws (Shi et al., arXiv 1609.05158). Larger is coarser
-            and cheaper.
+        num_tokens, token_width: Number m of tokens, a square number, and their width d.
+        widths: Number of channels before the first doubling of the grid, and after each doubling.
+        cell: Number of pixels a side that each place of the last grid draws (Shi et al., arXiv 1609.05158). A larger
+            cell is coarser and cheaper.
+
+    Raises:
+        BrainDataError: `num_tokens` is not a square number, or there are no widths, or a cell is below 1 pixel.
     """
 
     num_tokens: int
@@ -157,7 +181,7 @@ class DecoderSize:
     def __post_init__(self):
         if math.isqrt(self.num_tokens) ** 2 != self.num_tokens:
             raise BrainDataError(
-                f"expected a square number of tokens, row by row, got {self.num_tokens}; bring tokens without a grid, "
+                f"expected a square number of tokens, row by row, got {self.num_tokens}; map tokens without a grid, "
                 "such as cores, to one by a TokenAdapter, or take NearestImage"
             )
         if not self.widths or self.cell < 1:
@@ -165,34 +189,44 @@ class DecoderSize:
 
     @classmethod
     def small(cls, num_tokens: int, token_width: int) -> "DecoderSize":
-        """For processors: eight pixels a side for each token, 8 x 8 tokens to 64 pixels."""
+        """A size for CPUs: eight pixels a side for each token, so 8 x 8 tokens become 64 pixels.
+
+        Args:
+            num_tokens: Number m of tokens, a square number.
+            token_width: Width d of a token.
+        """
         return cls(num_tokens, token_width, (64, 32), 4)
 
     @property
     def grid(self) -> int:
-        """Tokens a side."""
+        """Number of tokens a side."""
         return math.isqrt(self.num_tokens)
 
     @property
     def patch(self) -> int:
-        """Pixels a side of what belongs to one token."""
+        """Number of pixels a side that belong to one token."""
         return self.cell * 2 ** (len(self.widths) - 1)
 
     @property
     def pixels(self) -> int:
-        """Side of the picture."""
+        """Side of the picture in pixels."""
         return self.grid * self.patch
 
 
 class ConvDecoder(TokenMap):
-    """Tokens of a square grid, row by row, to a square picture.
+    """Convolutional decoder from tokens of a square grid, row by row, to a square picture.
 
-    A 1 x 1 convolution to the first width; for each further width the grid is doubled (nearest) and goes through two
-    3 x 3 convolutions with GroupNorm and SiLU; a last one draws the cells. To that, what a linear map draws of each
-    token on its own is added, which learns fast where little is trained. Then a sigmoid.
+    1. A 1 x 1 convolution changes the token width to the first width.
+    2. For each further width, the grid is doubled (nearest), and two 3 x 3 convolutions with GroupNorm and SiLU follow.
+    3. A last convolution draws the cells.
+    4. What a linear map draws from each single token is added. It learns fast, which helps if training is short.
+    5. A sigmoid ends the decoder.
+
+    Args:
+        size: Sizes of all layers.
 
     Attributes:
-        name: says the side of the picture.
+        name: Text with the side of the picture.
     """
 
     kind = "conv_decoder"
@@ -202,7 +236,7 @@ class ConvDecoder(TokenMap):
         super().__init__(size)
         self.name = f"{self.kind}[{size.pixels}px]"
         width = size.widths[0]
-        layers = [nn.Conv2d(size.token_width, width, 1)]
+        layers = [nn.Conv2d(size.token_width, width, 1)]  # (B, d, side, side) to (B, width, side, side)
         for after in size.widths[1:]:
             layers += [nn.Upsample(scale_factor=2), *_convolution(width, after), *_convolution(after, after)]
             width = after
@@ -227,24 +261,29 @@ class ConvDecoder(TokenMap):
         feature_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         progress: bool = False,
     ) -> Self:
-        """Mean absolute error of pixels, and what `feature_loss` adds.
+        """Train a decoder on the mean absolute error of pixels, plus what `feature_loss` adds.
 
         Args:
-            tokens: (n, m, d), of training images only.
-            images: (n, H, W, 3) uint8, the same images in the same order, of the side that the size draws.
-            size: None is the default size for these tokens.
-            noise: largest sd of the noise on tokens, in units of their sd; drawn uniformly from 0 for each image.
-                Decoded tokens err, and a decoder that has only seen exact ones draws their errors: give about the
-                root mean squared error of decoding in standardised tokens.
-            steps, batch_size, lr: of AdamW, whose rate falls along a cosine.
-            seed: of weights, order and noise.
-            device: where it trains and stays.
-            feature_loss: from drawn and true images, (B, 3, H, W) in [0, 1], to a scalar that is added.
-            progress: show a bar.
+            tokens: (n, m, d) Tokens of training images only.
+            images: (n, H, W, 3) Pictures of the same images in the same order, uint8, with the side that the size
+                draws.
+            size: Sizes of all layers. None takes the default for these tokens.
+            noise: Largest sd of the noise on the tokens, in units of their sd. The sd is drawn uniformly from 0 for
+                each image. A decoder that has only seen exact tokens draws the errors of decoded ones. Choose about the
+                root mean squared error of decoding, in standardised tokens.
+            steps: Number of training steps.
+            batch_size: Number of images in a step.
+            lr: Highest learning rate of AdamW. It falls along a cosine.
+            seed: Seed of the weights, the order of images and the noise.
+            device: Device on which the decoder trains and stays.
+            feature_loss: Function from drawn and true images, (B, 3, H, W) in [0, 1], to a scalar that is added to the
+                loss.
+            progress: Whether to show a bar.
 
         Raises:
-            AxisError: the shapes do not fit each other or the size.
-            BrainDataError: tokens that are not of a square grid, or not finite.
+            AxisError: The shapes do not fit each other or the size.
+            BrainDataError: Tokens that form no square grid or are not finite, or a noise or number of steps out of
+                range.
         """
         _check_images(images)
         if tokens.ndim != 3 or not len(tokens) == len(images) > 0:
@@ -272,22 +311,25 @@ class ConvDecoder(TokenMap):
     def _map(self, tokens: Tensor) -> Tensor:
         side = self.size.grid
         x = tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (B, d, side, side), channels last in memory
-        return (self.body(x) + self.linear(x)).float().sigmoid()
+        return (self.body(x) + self.linear(x)).float().sigmoid()  # (B, 3, pixels, pixels)
 
 
 class Blend:
-    """Two pictures of one kind of tokens laid over each other: share * low + (1 - share) * semantic, by pixel.
+    """Weighted mean of two pictures of the same tokens, by pixel: share * low + (1 - share) * semantic.
 
-    Published pixel scores are often of such blends: NeuroFlow "++" takes 0.65 of its own image and 0.35 of a blurry
-    one that MindEye2 made.
+    Published pixel scores often come from such blends. NeuroFlow "++" takes 0.65 of NeuroFlow's image and 0.35 of a
+    blurry one that MindEye2 made.
 
     Args:
-        low: of the layout; its picture is resized, bilinear and antialiased, to that of `semantic`.
-        semantic: of the content.
-        share: of `low`, 0 to 1.
+        low: Map that draws the layout. Its picture is resized (bilinear, antialiased) to that of `semantic`.
+        semantic: Map that draws the content.
+        share: Share of `low`, from 0 to 1.
 
     Attributes:
-        name, fingerprint: of both and the share.
+        name, fingerprint: Name and fingerprint of both maps and the share.
+
+    Raises:
+        BrainDataError: A share outside 0 to 1.
     """
 
     def __init__(self, low: TokensToImage, semantic: TokensToImage, share: float = 0.35):
@@ -301,12 +343,19 @@ class Blend:
         return json_digest(["blend", self.share, self.low.fingerprint, self.semantic.fingerprint])
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """(n, 3, H, W) fp32 in [0, 1] of tokens (n, m, d), of the size of `semantic`."""
+        """Draw and blend pictures.
+
+        Args:
+            tokens: (n, m, d) Tokens.
+
+        Returns:
+            (n, 3, H, W) fp32 in [0, 1], of the size of `semantic`.
+        """
         semantic = self.semantic(tokens)
         low = self.low(tokens).to(semantic.device)
         if low.shape[2:] != semantic.shape[2:]:
             low = F.interpolate(low, semantic.shape[2:], mode="bilinear", antialias=True)
-        return (self.share * low + (1 - self.share) * semantic).clamp(0, 1)  # rounding may pass the ends
+        return (self.share * low + (1 - self.share) * semantic).clamp(0, 1)  # rounding may leave [0, 1]
 
 
 def _convolution(channels: int, after: int) -> list[nn.Module]:

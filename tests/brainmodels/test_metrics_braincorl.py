@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from brainmodels.errors import AxisError, BrainDataError, IdError
-from brainmodels.metrics.protocols import braincorl
+from brainmodels.metrics.published import scores_as_in_braincorl
 from brainmodels.metrics.statistics import bootstrap
 from tests.brainmodels.made import made_dataset
 
@@ -34,7 +34,7 @@ def by_hand(y, p):
 
 def test_by_hand(study):
     _, test, ids, draws = study
-    (score,) = braincorl(test, draws[:5], ids, resamples=200, seed=1, decoder="refit", note="simulated")
+    (score,) = scores_as_in_braincorl(test, draws[:5], ids, resamples=200, seed=1, decoder="refit", note="simulated")
     y = test.array().astype(float)
     values = [by_hand(y, draw[::-1]) for draw in draws[:5]]
     assert score.value == pytest.approx(np.mean(values), rel=1e-9) and 0.2 < score.value < 0.8
@@ -43,14 +43,14 @@ def test_by_hand(study):
     assert f"mean over 5 context draws, sd {np.std(values, ddof=1):.3g};" in score.note
     for words in ("protocol braincorl", "intercept penalised", "intercept free", "ncsnr unknown", "; simulated"):
         assert words in score.note
-    more = braincorl(test, draws, ids, resamples=20)[0]
+    more = scores_as_in_braincorl(test, draws, ids, resamples=20)[0]
     assert more.value == pytest.approx(np.mean([by_hand(y, draw[::-1]) for draw in draws]), rel=1e-9)
 
 
 def test_the_interval_draws_the_same_images_for_all_draws(study):
     _, test, ids, draws = study
     y = test.array().astype(float)
-    (score,) = braincorl(test, draws[:5], ids, resamples=200, seed=1)
+    (score,) = scores_as_in_braincorl(test, draws[:5], ids, resamples=200, seed=1)
 
     def again(rows):
         return np.mean([by_hand(y[rows], draw[::-1][rows]) for draw in draws[:5]])
@@ -66,7 +66,7 @@ def test_the_ceiling_is_the_mean_over_voxels(study):
     ncsnr = np.linspace(0, 2, len(person.space))
     known = dataset.with_subject(replace(person, space=replace(person.space, ncsnr=ncsnr)))
     pairs = known.pairs("subj01", "made", "test", average="repeats")
-    (score,) = braincorl(pairs, draws[:5], ids, resamples=20)
+    (score,) = scores_as_in_braincorl(pairs, draws[:5], ids, resamples=20)
     assert score.ceiling == pytest.approx(np.mean(ncsnr**2 / (ncsnr**2 + 1 / 3)))
     assert "ncsnr" not in score.note
 
@@ -74,10 +74,10 @@ def test_the_ceiling_is_the_mean_over_voxels(study):
 def test_bad_input(study):
     dataset, test, ids, draws = study
     with pytest.raises(BrainDataError, match="5 context draws or more, got 4"):
-        braincorl(test, draws[:4], ids)
+        scores_as_in_braincorl(test, draws[:4], ids)
     with pytest.raises(BrainDataError, match="repeats averaged"):
-        braincorl(dataset.pairs("subj01", "made", "test"), draws, ids)
+        scores_as_in_braincorl(dataset.pairs("subj01", "made", "test"), draws, ids)
     with pytest.raises(IdError, match="got none"):
-        braincorl(test, [draw[1:] for draw in draws], ids[1:])
+        scores_as_in_braincorl(test, [draw[1:] for draw in draws], ids[1:])
     with pytest.raises(AxisError, match="predictions"):
-        braincorl(test, [*draws[:4], draws[4][:, 1:]], ids)
+        scores_as_in_braincorl(test, [*draws[:4], draws[4][:, 1:]], ids)

@@ -10,7 +10,7 @@ from scipy.stats import pearsonr
 
 from brainmodels.data import BrainDataset
 from brainmodels.errors import AxisError, BrainDataError, IdError, NormalizationError
-from brainmodels.metrics import encoding, protocols
+from brainmodels.metrics import encoding, protocols, published
 from brainmodels.metrics.encoding import ev, nr2, pearson, r2, sample_r, usable_voxels, voxel_r
 from brainmodels.metrics.statistics import bootstrap, bootstrap_mean
 from tests.brainmodels.made import made_dataset
@@ -252,7 +252,7 @@ def test_permuted_correlations_against_recomputing(repeats):
     image = np.repeat(np.arange(8), 3) if repeats == "equal" else np.repeat(np.arange(8), [1, 2, 3, 1, 2, 3, 1, 2])
     y, p = rng.normal(size=(len(image), 5)), rng.normal(size=(8, 5))
     p[:, 2] = 1.5
-    case = protocols._Case(y, p, image)
+    case = protocols.MatchedResponses(y, p, image)
     found = protocols._permuted_r(case, 7, seed=11)
     orders = np.random.default_rng(11)
     for row in found:
@@ -301,7 +301,7 @@ def test_predictions_are_joined_by_id(planted):
 def test_synbrain_compares_with_every_trial(planted):
     dataset, ids, clean = planted
     trials = dataset.pairs("subj01", "made", "test")
-    found = by_name(protocols.synbrain(trials, clean, ids, resamples=20))
+    found = by_name(published.scores_as_in_synbrain(trials, clean, ids, resamples=20))
     assert set(found) == {"mse", "sample_r", "cosine"} and found["mse"].n == 90
     rows = {name: row for row, name in enumerate(ids)}
     values = [[], [], []]
@@ -312,7 +312,7 @@ def test_synbrain_compares_with_every_trial(planted):
         assert found[name].value == pytest.approx(np.mean(expected), rel=1e-6)
         assert "synbrain" in found[name].note and found[name].repeats == "single"
     with pytest.raises(BrainDataError, match="single trials"):
-        protocols.synbrain(dataset.pairs("subj01", "made", "test", average="repeats"), clean, ids)
+        published.scores_as_in_synbrain(dataset.pairs("subj01", "made", "test", average="repeats"), clean, ids)
 
 
 def test_neuroflow_maps_predictions_back(planted):
@@ -320,14 +320,14 @@ def test_neuroflow_maps_predictions_back(planted):
     test, train = (dataset.pairs("subj01", "made", part, average="repeats") for part in ("test", "train"))
     known = train.array().astype(float)
     z = (clean - known.mean(0)) / known.std(0)
-    found = by_name(protocols.neuroflow(test, z, ids, train, resamples=20))
+    found = by_name(published.scores_as_in_neuroflow(test, z, ids, train, resamples=20))
     assert found["mse"].value < 1e-12 and found["sample_r"].value == pytest.approx(1) and found["mse"].n == 30
     with pytest.raises(BrainDataError, match="train images"):
-        protocols.neuroflow(test, z, ids, test)
+        published.scores_as_in_neuroflow(test, z, ids, test)
 
 
 def test_paper_protocols_refuse_other_scales(planted):
     dataset, ids, clean = planted
     other = dataset.with_subject(replace(dataset.subject("subj01"), normalizer="psc"))
     with pytest.raises(NormalizationError, match="div2000"):
-        protocols.synbrain(other.pairs("subj01", "made", "test"), clean, ids)
+        published.scores_as_in_synbrain(other.pairs("subj01", "made", "test"), clean, ids)

@@ -117,7 +117,7 @@ def test_a_callable_names_its_columns():
     row = by_name(image_scores(real, decoded, ids(8), ids(8), {"alexnet": Extractor()}, SMALL))["two_way[named]"]
     assert row.features == "0123456789ab"
     for wrong in (lambda images: images, type("Slot", (), {"name": "alexnet", "__call__": lambda self, x: x})()):
-        with pytest.raises(BrainDataError, match="name of its own"):
+        with pytest.raises(BrainDataError, match="callable with a name"):
             open_slot("alexnet", wrong)
 
 

@@ -107,7 +107,7 @@ def test_bad_input():
         kid_score(x, x, "raw", subset_size=10)
     with pytest.raises(BrainDataError, match="two or more subsets"):
         kid_score(x, x, "raw", subset_size=5, subsets=1)
-    with pytest.raises(AxisError, match="3 numbers for a real and 2"):
+    with pytest.raises(AxisError, match="3 numbers for a real image and 2 for a decoded one"):
         mmd2(x, x[:, :2])
     with pytest.raises(AxisError, match=r"decoded features \(images, d\)"):
         mmd2(x, x[0])

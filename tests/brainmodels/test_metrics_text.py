@@ -138,7 +138,7 @@ def test_embeddings_of_a_callable_name_their_columns():
     assert found["caption_two_way[letters]"].value == pytest.approx(np.mean(s))
     for name in ("caption_clip_cosine", "caption_clip_two_way"):
         assert not found[name].available and "clip_vit_l14_openai" in found[name].note
-    with pytest.raises(BrainDataError, match="name of its own"):
+    with pytest.raises(BrainDataError, match="callable with a name"):
         caption_scores(CAPTIONS, said, lambda texts: letters(texts), resamples=50)
     with pytest.raises(AxisError, match="embeddings"):
 
