@@ -9,7 +9,7 @@ A missed number is reported as missed; the baseline does not move. A verdict nam
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .floors import Case, memory_limit
+from .floors import AttentionCase, memory_limit
 from .record import markdown_table, microseconds
 
 __all__ = ["GRID", "ROTATED", "SHAPES", "judge", "judge_backbone", "verdict_table"]
@@ -123,7 +123,7 @@ def _judge_forward(summary: Sequence[Row]) -> Row:
 
 
 def _judge_memory(shape: tuple[int, int, int], row: Row | None) -> Row:
-    case = Case(*shape)
+    case = AttentionCase(*shape)
     limit = memory_limit(case)
     quantity = f"peak memory of fwd+bwd, {_name(shape)}"
     required = f"<= q, k, v, o, their gradients and 32 MB: {limit / 1e6:.0f} MB"

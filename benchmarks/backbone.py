@@ -64,7 +64,7 @@ def settings_of(args: argparse.Namespace, cuda: bool) -> BenchSettings:
         runs=args.runs or (100 if cuda else 5),
         case_seconds=args.max_seconds,
         longest_run=args.longest_run or (3.0 if cuda else 20.0),
-        budget_seconds=args.seconds or (3600.0 if cuda else 240.0),
+        time_limit=args.seconds or (3600.0 if cuda else 240.0),
         out=args.out.parent,
         name=args.out.stem,
         figure=args.figure,

@@ -24,7 +24,7 @@ from brainmodels.systems.synbrain.estimator import SynBrain
 from brainmodels.training.recipe import TrainingStage
 
 __all__ = [
-    "Case",
+    "BrainCase",
     "Fitted",
     "Row",
     "Settings",
@@ -89,7 +89,7 @@ class Fitted:
     seconds: float
 
 
-class Case:
+class BrainCase:
     """One subject of a split: responses z-scored within sessions, and tokens of the images.
 
     Args:
@@ -177,14 +177,14 @@ class Workshop:
         cache.extract(ids, progress=False, verify=False)
         return cache
 
-    def case(self, seed: int, tuning: str = "linear", subject: str = "sim01", split: Split | None = None) -> Case:
+    def case(self, seed: int, tuning: str = "linear", subject: str = "sim01", split: Split | None = None) -> BrainCase:
         """A subject on the tokens of the backbone."""
         dataset = self.dataset(seed, tuning)
         split = dataset.split("shared") if split is None else split
         ids = sorted(split.ids("train", subject) | split.ids("val", subject) | split.test)
 
-        def make() -> Case:
-            return Case(dataset, subject, split, self.cache(dataset, ids), REDUCE, self.settings.resamples)
+        def make() -> BrainCase:
+            return BrainCase(dataset, subject, split, self.cache(dataset, ids), REDUCE, self.settings.resamples)
 
         return self.once(("case", seed, tuning, subject, split.hash), make)
 
@@ -200,7 +200,7 @@ class Workshop:
         names = [name for name in ("stage1", "stage2", "adapt1", "adapt2") if hasattr(recipe, name)]
         return replace(recipe, **{name: self.settings.shortened(getattr(recipe, name)) for name in names})
 
-    def fit(self, system: type, recipe: Any, case: Case) -> Fitted:
+    def fit(self, system: type, recipe: Any, case: BrainCase) -> Fitted:
         """A system on the single trials of a case; the nano recipes have no early stop, so none are held out."""
 
         def make() -> Fitted:
@@ -209,7 +209,7 @@ class Workshop:
 
         return self.once(("fit", system, recipe, case), make)
 
-    def both(self, case: Case) -> dict[str, Fitted]:
+    def both(self, case: BrainCase) -> dict[str, Fitted]:
         """Both systems by their names."""
         recipes = {SynBrain: self.synbrain(), NeuroFlow: self.neuroflow()}
         return {system.__name__: self.fit(system, recipe, case) for system, recipe in recipes.items()}
@@ -220,7 +220,7 @@ def timed(model: Any) -> Fitted:
     return Fitted(model, sum(stage["seconds"] for stage in model.meta_["stages"]))
 
 
-def encoding_row(case: Case, name: str, predicted: np.ndarray, rois: bool = False) -> Row:
+def encoding_row(case: BrainCase, name: str, predicted: np.ndarray, rois: bool = False) -> Row:
     """Scores of predicted responses (n, V) to the test images."""
     return scored_row(name, judge(case.study, predicted, name, "tokens"), rois)
 
@@ -231,7 +231,7 @@ def scored_row(name: str, found: Encoded, rois: bool = False) -> Row:
     return row | ({region: f"{value:.2f}" for region, (value, _, _) in found.rois.items()} if rois else {})
 
 
-def decoding_row(case: Case, name: str, decoded: np.ndarray, tokens: np.ndarray | None = None) -> Row:
+def decoding_row(case: BrainCase, name: str, decoded: np.ndarray, tokens: np.ndarray | None = None) -> Row:
     """Identification among the test images from decoded tokens (n, m, d) on the scale of the systems."""
     own = case.tokens(case.test.image_ids) if tokens is None else tokens
     options = {"resamples": case.study.resamples, "seed": 0}

@@ -26,7 +26,7 @@ from brainmodels.systems.synbrain.model import synthesize
 from brainmodels.systems.synbrain.recipes import MapperSize
 from brainmodels.systems.synbrain.recipes import tiny as synbrain_tiny
 
-from .brain_cases import Case, Row, Workshop, decoding_row, encoding_row, scored_row, timed, top1
+from .brain_cases import BrainCase, Row, Workshop, decoding_row, encoding_row, scored_row, timed, top1
 
 __all__ = ["STUDIES", "Table"]
 
@@ -85,11 +85,11 @@ _LATENTS = (
 )
 
 
-def _gallery(case: Case) -> str:
+def _gallery(case: BrainCase) -> str:
     return f"from averaged responses to the tokens of {len(case.test)} test images (chance {1 / len(case.test):.2g})."
 
 
-def _decoding(case: Case, neuroflow: NeuroFlow) -> list[Row]:
+def _decoding(case: BrainCase, neuroflow: NeuroFlow) -> list[Row]:
     shape = case.tokens(case.test.image_ids).shape
     linear = case.linear_decoder.predict(case.study.measured).reshape(shape)
     return [
@@ -98,7 +98,7 @@ def _decoding(case: Case, neuroflow: NeuroFlow) -> list[Row]:
     ]
 
 
-def _latents(case: Case, name: str, fit: Any) -> Row:
+def _latents(case: BrainCase, name: str, fit: Any) -> Row:
     model, ids = fit.model, case.test.image_ids
     of = model.encode if isinstance(model, SynBrain) else model.latents
     tokens = case.tokens(ids)
@@ -144,7 +144,7 @@ def nonlinear(workshop: Workshop, seed: int) -> list[Table]:
     ids = dataset.stimuli.ids
     planted = planted_features(dataset, ids)
     tokens = np.pad(planted, ((0, 0), (0, 1)))[:, None]
-    case = Case(dataset, "sim01", dataset.split("shared"), ArrayFeatures(tokens, ids), None, settings.resamples)
+    case = BrainCase(dataset, "sim01", dataset.split("shared"), ArrayFeatures(tokens, ids), None, settings.resamples)
     size = {"num_tokens": 1, "token_width": tokens.shape[2], "reduce": None}
     fits = {
         "SynBrain": workshop.fit(SynBrain, workshop.synbrain(**size, **_SYNBRAIN_PLANTED), case),
@@ -200,23 +200,23 @@ def _few(workshop: Workshop, seed: int, count: int) -> Table:
 _SESSIONS = "Session means and deviations are of all train trials of the subject."
 
 
-def _hour(workshop: Workshop, seed: int, count: int) -> Case:
+def _hour(workshop: Workshop, seed: int, count: int) -> BrainCase:
     """sim02 with its first images, all of them to train on; test images are those of the split "shared"."""
     dataset = workshop.dataset(seed)
     trials, test = dataset.subject("sim02").responses.trials, dataset.split("shared").test
     return workshop.case(seed, "linear", "sim02", first_250_images(trials, test, count, percent=0))
 
 
-def _adapted(source: SynBrain, case: Case) -> Any:
+def _adapted(source: SynBrain, case: BrainCase) -> Any:
     return timed(source.adapt(case.source, case.train, subject=case.subject, validation=0.0))
 
 
-def _taught(source: NeuroFlow, case: Case, train: str) -> Any:
+def _taught(source: NeuroFlow, case: BrainCase, train: str) -> Any:
     model = deepcopy(source).add_subject(case.source, case.train, subject=case.subject, train=train, validation=0.0)
     return replace(timed(model), seconds=sum(stage["seconds"] for stage in model.meta_["added"][-1]["stages"]))
 
 
-def _zero_shot(source: SynBrain, case: Case) -> np.ndarray:
+def _zero_shot(source: SynBrain, case: BrainCase) -> np.ndarray:
     """The other subject's networks as they are, at the new number of voxels, in the new voxels' mean and spread."""
     values = case.train.array()
     tokens = torch.from_numpy(source.scaler_.transform(case.source.get(case.test.image_ids, "tokens")))

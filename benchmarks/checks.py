@@ -25,7 +25,7 @@ from veca_kernels import core_to_patch_attention, patch_to_core_attention
 
 from veca.bench.timing import OUT_OF_MEMORY, short_error
 
-from .floors import Case
+from .floors import AttentionCase
 from .peers import Peer, chain
 from .rotation import angle_tables, rotate
 
@@ -59,7 +59,7 @@ class Check:
 class Buffers:
     """Random inputs of one op at one shape: equal values in every layout, and copies to rotate through."""
 
-    def __init__(self, case: Case, op: str, device: torch.device, count: int) -> None:
+    def __init__(self, case: AttentionCase, op: str, device: torch.device, count: int) -> None:
         self.case, self.op, self.device, self.count = case, op, device, count
         self._sets: dict[str, list[BufferSet]] = {}
 
@@ -103,7 +103,7 @@ def _copy(buffers: BufferSet) -> BufferSet:
 class Oracle:
     """The fp64 answer for two (image, head) pairs of the first buffer set, and the error values may have."""
 
-    def __init__(self, case: Case, op: str, buffers: Buffers) -> None:
+    def __init__(self, case: AttentionCase, op: str, buffers: Buffers) -> None:
         self.case, self.op = case, op
         self.pairs = sorted({(0, 0), (case.B - 1, case.H - 1)})
         self.rows = min(case.P, _FULL_ROWS) if op == "full" else None

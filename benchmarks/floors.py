@@ -27,7 +27,7 @@ __all__ = [
     "H200",
     "OPS",
     "PASSES",
-    "Case",
+    "AttentionCase",
     "Cost",
     "Floor",
     "Machine",
@@ -44,7 +44,7 @@ HALVES = {"read": ("read",), "write": ("write",), "whole": ("read", "write"), "f
 
 
 @dataclass(frozen=True)
-class Case:
+class AttentionCase:
     """One shape: B images, P patches, C cores, H heads of D channels.
 
     `tables` is the dtype of the angle tables that rotate the patches' q and k; None does not rotate.
@@ -117,7 +117,7 @@ class Floor:
     regime: str
 
 
-def cost(case: Case, op: str, pass_: str) -> Cost:
+def cost(case: AttentionCase, op: str, pass_: str) -> Cost:
     """Bytes, FLOP and exponentials of one pass (op "read", "write" or "full"; pass "fwd" or "bwd"), angles left out."""
     patch, core = case.patch_bytes, case.core_bytes
     lse = 4 * case.B * case.H * case.C
@@ -136,7 +136,7 @@ def cost(case: Case, op: str, pass_: str) -> Cost:
     return Cost(table[op, pass_], matmuls * 2 * pairs * case.D, pairs)
 
 
-def floor(case: Case, op: str, pass_: str, machine: Machine) -> Floor:
+def floor(case: AttentionCase, op: str, pass_: str, machine: Machine) -> Floor:
     """The floor of an op ("whole" included) and a pass ("fwd+bwd" included) on a machine.
 
     A sum of passes takes the regime of its longest part.
@@ -156,18 +156,18 @@ def floor(case: Case, op: str, pass_: str, machine: Machine) -> Floor:
     return Floor(seconds, "L" if seconds < 2 * machine.launch * len(parts) else max(parts)[1])
 
 
-def flops(case: Case, op: str, pass_: str) -> int:
+def flops(case: AttentionCase, op: str, pass_: str) -> int:
     """FLOP of an op and a pass, sums included: what a prediction of the time needs."""
     return sum(cost(case, *elementary).flops for elementary in _elementary(op, pass_))
 
 
-def score_bytes(case: Case, op: str) -> int:
+def score_bytes(case: AttentionCase, op: str) -> int:
     """Bytes of the (queries x keys) matrix in the working dtype, which an unfused chain writes and reads."""
     keys = case.P if op == "full" else 2 * case.C if op == "whole" else case.C
     return case.element_bytes * case.B * case.H * case.P * keys
 
 
-def memory_limit(case: Case) -> int:
+def memory_limit(case: AttentionCase) -> int:
     """Bytes a training step of the op may hold: q, k, v, o and their four gradients, plus 32 MB."""
     return 8 * (case.patch_bytes + case.core_bytes) + 32_000_000
 

@@ -26,7 +26,7 @@ from veca.bench.timing import Budget, Contender, Timing, measure, num_buffer_set
 
 from . import acceptance
 from .checks import Buffers, Oracle, verify
-from .floors import Case
+from .floors import AttentionCase
 from .kernels import contender
 from .peers import Absent, Peer, peers
 from .record import JsonLines
@@ -52,7 +52,7 @@ def joint_launches(joint: bool) -> Iterator[None]:
         forget_plans()
 
 
-def two_sdpa_calls(case: Case, device: torch.device) -> Peer:
+def two_sdpa_calls(case: AttentionCase, device: torch.device) -> Peer:
     """Read and write on slices of the joint tensors, their outputs joined; q and k turned where the case rotates."""
     turn = rotation(case, device, unturned=case.C) if case.tables else (lambda x: x)
     cores = case.C
@@ -79,22 +79,22 @@ def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:
     return statistics.median(samples)
 
 
-def measure_call(peer: Peer, buffers: Buffers, pass_: str, budget: Budget) -> dict[str, float]:
+def measure_call(peer: Peer, buffers: Buffers, pass_: str, limits: Budget) -> dict[str, float]:
     """Microseconds on the host, in eager mode and in a graph; what fails says so under "reason"."""
     job: Contender = contender(peer, buffers, pass_)
     found: dict[str, object] = {}
     for mode in ("eager", "graph"):
-        timing = measure({"call": job}, mode, budget)["call"]
+        timing = measure({"call": job}, mode, limits)["call"]
         if isinstance(timing, Timing):
             found[f"{mode}_us"] = timing.median * 1e6
         else:
             found["reason"] = f"{mode}: {timing}"
     with job.context():
-        found["host_us"] = host_seconds(job.make(), budget.runs) * 1e6
+        found["host_us"] = host_seconds(job.make(), limits.runs) * 1e6
     return found
 
 
-def run(case: Case, budget: Budget, sink: JsonLines, deadline: float) -> None:
+def run(case: AttentionCase, limits: Budget, sink: JsonLines, deadline: float) -> None:
     device = torch.device("cuda")
     buffers = Buffers(case, "whole", device, num_buffer_sets(3 * (case.patch_bytes + case.core_bytes), device))
     oracle = Oracle(case, "whole", buffers)
@@ -115,7 +115,7 @@ def run(case: Case, budget: Budget, sink: JsonLines, deadline: float) -> None:
                 continue
             for pass_ in ("fwd", "fwd+bwd"):
                 try:
-                    sink.append(row | {"pass": pass_} | measure_call(peer, buffers, pass_, budget))
+                    sink.append(row | {"pass": pass_} | measure_call(peer, buffers, pass_, limits))
                 except Exception as error:
                     sink.append(row | {"pass": pass_, "reason": short_error(error), "status": "error"})
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch, patches, cores = acceptance.SHORT
     shape = args.batch or batch, args.patches or patches, args.cores or cores
     for tables in args.tables:
-        case = Case(*shape, tables=None if tables == "none" else tables)
+        case = AttentionCase(*shape, tables=None if tables == "none" else tables)
         run(case, Budget(runs=args.runs, screening=min(11, args.runs), max_seconds=0.3), sink, deadline)
     print(host_table(sink.rows))
     return 1 if any(row["status"] in ("wrong", "error") for row in sink.rows) else 0

@@ -29,7 +29,7 @@ from veca.bench.timing import OUT_OF_MEMORY, Budget, Contender, Timing, measure,
 
 from . import acceptance
 from .checks import Buffers, BufferSet, Check, Oracle, verify
-from .floors import OPS, PASSES, Case, Machine, floor, flops, score_bytes
+from .floors import OPS, PASSES, AttentionCase, Machine, floor, flops, score_bytes
 from .machine import as_row, machine_for
 from .peers import FAMILIES, Absent, Peer, peers
 from .record import JsonLines, environment, microseconds
@@ -52,18 +52,18 @@ class Entrant:
 class Plan:
     """What to measure: shapes, passes, timers, peers and limits."""
 
-    cases: tuple[Case, ...]
+    cases: tuple[AttentionCase, ...]
     ops: tuple[str, ...]
     passes: tuple[str, ...]
     modes: tuple[str, ...]
     families: tuple[str, ...]
     layouts: tuple[str, ...]
-    budget: Budget
+    limits: Budget
     longest_run: float  # seconds a run may take by its floor; beyond that a contender is skipped
     seconds: float  # seconds for everything
 
 
-def cases_of(preset: str, dtypes: Sequence[str], tables: Sequence[str | None] = (None,)) -> tuple[Case, ...]:
+def cases_of(preset: str, dtypes: Sequence[str], tables: Sequence[str | None] = (None,)) -> tuple[AttentionCase, ...]:
     """The shapes of a preset, the most telling first, since a run may end before all are measured."""
     if preset == "acceptance":
         shapes = acceptance.SHAPES
@@ -75,7 +75,7 @@ def cases_of(preset: str, dtypes: Sequence[str], tables: Sequence[str | None] = 
         shapes = [shape for shape in acceptance.GRID if shape not in acceptance.SHAPES]
     else:
         shapes = [(1, *PC) for PC in ((4096, 64), (196, 64), (1024, 64), (196, 16), (1024, 16), (4096, 16))]
-    return tuple(Case(*shape, dtype=dtype, tables=t) for shape in shapes for dtype in dtypes for t in tables)
+    return tuple(AttentionCase(*shape, dtype=dtype, tables=t) for shape in shapes for dtype in dtypes for t in tables)
 
 
 def run(plan: Plan, device: torch.device, sink: JsonLines) -> None:
@@ -103,7 +103,7 @@ def run(plan: Plan, device: torch.device, sink: JsonLines) -> None:
             torch.cuda.empty_cache()
 
 
-def _groups(case: Case, plan: Plan, device: torch.device) -> Iterator[tuple[str, ...]]:
+def _groups(case: AttentionCase, plan: Plan, device: torch.device) -> Iterator[tuple[str, ...]]:
     """Ops that are timed together: on a CPU the whole op is interleaved with the full attention it replaces.
 
     Full attention has no cores: it is measured beside the case with 64 of them, or beside the first.
@@ -119,7 +119,7 @@ def _groups(case: Case, plan: Plan, device: torch.device) -> Iterator[tuple[str,
 
 
 def _run_group(
-    case: Case, ops: Sequence[str], plan: Plan, device: torch.device, machine: Machine, sink: JsonLines
+    case: AttentionCase, ops: Sequence[str], plan: Plan, device: torch.device, machine: Machine, sink: JsonLines
 ) -> None:
     """Check and time everyone who can compute these ops at one shape."""
     entrants = [entrant for op in ops for entrant in _admitted(case, op, plan, device, machine, sink)]
@@ -127,7 +127,7 @@ def _run_group(
         _wake(device)
     for pass_, mode in itertools.product(plan.passes, plan.modes):
         able = {f"{e.peer.op}: {e.peer.label}": e for e in entrants if _takes_part(e.peer, pass_, device)}
-        for key, timing in _timings(able, pass_, mode, plan.budget):
+        for key, timing in _timings(able, pass_, mode, plan.limits):
             entrant = able[key]
             if isinstance(timing, Timing):
                 limit = floor(case, entrant.peer.op, pass_, machine)
@@ -138,20 +138,20 @@ def _run_group(
                 _append(sink, case, entrant.peer, status, pass_, mode, {"reason": f"{pass_}, {mode}: {timing}"})
 
 
-def _timings(able: dict[str, Entrant], pass_: str, mode: str, budget: Budget) -> Iterator[tuple[str, Timing | str]]:
+def _timings(able: dict[str, Entrant], pass_: str, mode: str, limits: Budget) -> Iterator[tuple[str, Timing | str]]:
     """Each contender with its timing, as soon as it is there; on a CPU all take turns and come at once.
 
     On CUDA a peer whose check took twice as long as the fastest peer's gets the runs of a screening.
     """
     contenders = {key: contender(e.peer, e.buffers, pass_) for key, e in able.items()}
     if mode == "cpu":
-        yield from measure(contenders, mode, budget).items()
+        yield from measure(contenders, mode, limits).items()
         return
     fastest = min((e.check.seconds for e in able.values() if not e.peer.ours), default=0.0)
-    few = dataclasses.replace(budget, runs=budget.screening)
+    few = dataclasses.replace(limits, runs=limits.screening)
     for key, entrant in able.items():
-        hopeless = not entrant.peer.ours and entrant.check.seconds > budget.factor * fastest
-        yield from measure({key: contenders[key]}, mode, few if hopeless else budget).items()
+        hopeless = not entrant.peer.ours and entrant.check.seconds > limits.factor * fastest
+        yield from measure({key: contenders[key]}, mode, few if hopeless else limits).items()
 
 
 def _wake(device: torch.device, seconds: float = 0.05) -> None:
@@ -171,7 +171,7 @@ def _takes_part(peer: Peer, pass_: str, device: torch.device) -> bool:
 
 
 def _admitted(
-    case: Case, op: str, plan: Plan, device: torch.device, machine: Machine, sink: JsonLines
+    case: AttentionCase, op: str, plan: Plan, device: torch.device, machine: Machine, sink: JsonLines
 ) -> Iterator[Entrant]:
     """The peers that passed the numerical check; the others leave a row that says why they are out."""
     if device.type == "cuda" and (case.tables or {"flex", "chain-compiled"} & set(plan.families)):
@@ -222,7 +222,7 @@ def _call(peer: Peer, buffer_set: BufferSet, pass_: str) -> Callable[[], object]
     return lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
 
 
-def _too_much(case: Case, peer: Peer, plan: Plan, device: torch.device, machine: Machine) -> str | None:
+def _too_much(case: AttentionCase, peer: Peer, plan: Plan, device: torch.device, machine: Machine) -> str | None:
     """Why a contender is not even tried: it would not fit, or a single run would take too long."""
     tensors = 8 * (case.patch_bytes + case.core_bytes) + 4 * case.patch_bytes * (len(plan.layouts) - 1)
     needed = tensors + peer.score_matrices * score_bytes(case, peer.op)
@@ -257,7 +257,7 @@ def _fields(timing: Timing, check: Check) -> dict[str, object]:
 
 def _append(
     sink: JsonLines,
-    case: Case,
+    case: AttentionCase,
     peer: Peer | Absent,
     status: str,
     pass_: str | None = None,
@@ -303,7 +303,7 @@ def plan_of(args: argparse.Namespace, cuda: bool) -> Plan:
         wanted = getattr(args, name)
         if wanted:
             cases = tuple(dict.fromkeys(dataclasses.replace(case, **{field: n}) for case in cases for n in wanted))
-    budget = Budget(
+    limits = Budget(
         runs=args.runs or (100 if cuda else 11),
         screening=11 if cuda else 2,
         max_seconds=args.max_seconds or (1.0 if cuda else 0.3),
@@ -315,7 +315,7 @@ def plan_of(args: argparse.Namespace, cuda: bool) -> Plan:
         modes=tuple(args.modes or (["graph", "eager"] if cuda else ["cpu"])),
         families=tuple(args.peers),
         layouts=tuple(args.layouts or (["token-major", "head-major"] if cuda else ["token-major"])),
-        budget=budget,
+        limits=limits,
         longest_run=args.longest_run or (0.5 if cuda else 4.0),
         seconds=args.seconds or (3600.0 if cuda else 90.0),
     )

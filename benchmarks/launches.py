@@ -21,7 +21,7 @@ from veca.bench.timing import short_error
 
 from . import acceptance
 from .checks import Buffers
-from .floors import Case
+from .floors import AttentionCase
 from .peers import Absent, Peer, peers
 from .record import JsonLines
 from .summary import launches_table
@@ -62,7 +62,7 @@ def trace(call: Callable[[], object]) -> list[dict[str, Any]]:
     return profile(call)
 
 
-def record_launches(case: Case, op: str, device: torch.device, sink: JsonLines) -> None:
+def record_launches(case: AttentionCase, op: str, device: torch.device, sink: JsonLines) -> None:
     """One row per peer and pass of an op."""
     buffers = Buffers(case, op, device, 1)
     inputs, grad = buffers.get("token-major")[0].inputs, buffers.get("token-major")[0].grad
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch, patches, cores = acceptance.LONG
     shape = args.batch or batch, args.patches or patches, args.cores or cores
     for tables, op in ((None, "whole"), ("float32", "whole"), (None, "read"), (None, "write")):
-        record_launches(Case(*shape, tables=tables), op, torch.device("cuda"), sink)
+        record_launches(AttentionCase(*shape, tables=tables), op, torch.device("cuda"), sink)
     print(launches_table(sink.rows))
     return 0
 

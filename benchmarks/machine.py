@@ -33,8 +33,8 @@ def measured_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     source = torch.randn(_COPIED[device.type], device=device).to(dtype)
     target = torch.empty_like(source)
     contenders = {"copy": Contender(lambda: [lambda: target.copy_(source)], torch.no_grad, kept=True)}
-    budget = Budget(runs=20, screening=5, max_seconds=1.0)
-    timing = measure(contenders, "eager" if cuda else "cpu", budget)["copy"]
+    limits = Budget(runs=20, screening=5, max_seconds=1.0)
+    timing = measure(contenders, "eager" if cuda else "cpu", limits)["copy"]
     if not isinstance(timing, Timing):
         raise RuntimeError(f"the copy that fixes the bandwidth of {device} failed: {timing}")
     size = f"{source.nbytes / 1e6:.0f} MB"

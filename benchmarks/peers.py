@@ -33,7 +33,7 @@ from veca_kernels import (
     patch_to_core_attention,
 )
 
-from .floors import Case
+from .floors import AttentionCase
 from .rotation import angle_tables, refused_tables, rotation
 
 __all__ = ["FAMILIES", "Absent", "Peer", "chain", "fold", "fold_candidates", "peers"]
@@ -88,7 +88,7 @@ class Absent:
 
 def peers(
     op: str,
-    case: Case,
+    case: AttentionCase,
     device: torch.device,
     families: Sequence[str] = FAMILIES,
     layouts: Sequence[str] = ("token-major",),
@@ -119,7 +119,7 @@ def peers(
             yield _turned(peer, case, device) if turned else peer
 
 
-def _turned(peer: Peer, case: Case, device: torch.device) -> Peer:
+def _turned(peer: Peer, case: AttentionCase, device: torch.device) -> Peer:
     """A peer's half with the rotation it needs beforehand: of k for the read, of q for the write."""
     turn, attend = rotation(case, device), peer.call
     if peer.op == "read":
@@ -156,7 +156,7 @@ def fold(attention: Attention, pieces: int, q: Tensor, k: Tensor, v: Tensor) -> 
     return out.reshape(batch, patches, heads, -1).transpose(1, 2)
 
 
-def fold_candidates(case: Case, workers: int) -> list[int]:
+def fold_candidates(case: AttentionCase, workers: int) -> list[int]:
     """Piece counts worth trying: the smallest divisor of P with two blocks a worker, its half and its double.
 
     Empty where the device is full without folding or pieces would fall under 256 patches.
@@ -172,7 +172,7 @@ def fold_candidates(case: Case, workers: int) -> list[int]:
     return [s for s in divisors if s in (chosen // 2, chosen, chosen * 2)]
 
 
-def _veca(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _veca(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op == "full" or (case.tables is not None and op != "whole"):
         return
     rope = None if case.tables is None else angle_tables(case.P, case.D, case.tables, device)
@@ -195,7 +195,7 @@ def _veca(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> 
             yield Peer(name, "veca", op, "packed", packed)
 
 
-def _triton_reason(case: Case, device: torch.device) -> str:
+def _triton_reason(case: AttentionCase, device: torch.device) -> str:
     """Why our kernels cannot take the case, in their own words; empty if they can."""
     from veca_kernels.support import triton_support
 
@@ -205,7 +205,7 @@ def _triton_reason(case: Case, device: torch.device) -> str:
     return triton_support((probe,), case.C)[1]
 
 
-def _sdpa(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _sdpa(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op == "whole":
         return
     attend = F.scaled_dot_product_attention
@@ -238,13 +238,15 @@ def _only_backend(backend: SDPBackend) -> Iterator[None]:
         yield
 
 
-def _chain(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _chain(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op in ("read", "write"):
         for layout in layouts:
             yield Peer("chain", "chain", op, layout, chain, score_matrices=5)
 
 
-def _compiled_chain(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _compiled_chain(
+    op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]
+) -> Iterator[Peer | Absent]:
     """The chain under Inductor, whose pattern matcher would otherwise turn it into SDPA."""
     if op not in ("read", "write"):
         return
@@ -256,7 +258,7 @@ def _compiled_chain(op: str, case: Case, device: torch.device, layouts: Sequence
         yield Peer("chain-compiled", "chain-compiled", op, layout, compiled, score_matrices=5)
 
 
-def _flex(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _flex(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     """FlexAttention on each half, and as one call with the core-periphery mask on the whole."""
     if op == "full":
         return
@@ -294,7 +296,7 @@ def _lazy(build: Callable[[], object]) -> Callable[[], object]:
     return functools.cache(build)
 
 
-def _xformers(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _xformers(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op not in ("read", "write"):
         return
     if reason := _xformers_reason(device):

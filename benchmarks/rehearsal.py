@@ -211,8 +211,8 @@ def _shrink_modules(driver: Any) -> None:
     from veca.bench import models, peak, run, timing
 
     timing._MOST_REPEATS = timing._WARMUP_CALLS = 1
-    budget = timing.Budget(runs=2, screening=2, max_seconds=0.1)
-    timing.Budget = run.Budget = lambda *limits, **named: budget
+    few = timing.Budget(runs=2, screening=2, max_seconds=0.1)
+    timing.Budget = run.Budget = lambda *limits, **named: few
 
     from . import backbone, host_times, kernels, launches, machine, tiles, warm
 
@@ -239,9 +239,11 @@ def _shrink_modules(driver: Any) -> None:
 
 
 def _few(warm: Any) -> list[dict[str, Any]]:
-    from .floors import Case
+    from .floors import AttentionCase
 
-    return [{"case": Case(1, 40, 16), "layout": layout} for layout in ("token-major", "halves")] + [{"test": 0}]
+    return [{"case": AttentionCase(1, 40, 16), "layout": layout} for layout in ("token-major", "halves")] + [
+        {"test": 0}
+    ]
 
 
 def _profile(call: Callable[[], object]) -> list[dict[str, Any]]:

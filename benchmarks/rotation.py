@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .floors import Case
+from .floors import AttentionCase
 
 __all__ = ["angle_tables", "refused_tables", "rotate", "rotation"]
 
@@ -40,7 +40,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
 
-def rotation(case: Case, device: torch.device, unturned: int = 0) -> Callable[[Tensor], Tensor]:
+def rotation(case: AttentionCase, device: torch.device, unturned: int = 0) -> Callable[[Tensor], Tensor]:
     """What a peer calls on q or k of the patches; with `unturned` on those of cores and patches together."""
     cos, sin = angle_tables(case.P, case.D, case.tables, device, unturned)
     turn = _compiled() if device.type == "cuda" else rotate
@@ -52,7 +52,7 @@ def _compiled() -> Callable[..., Tensor]:
     return torch.compile(rotate, dynamic=False, fullgraph=True)
 
 
-def refused_tables(case: Case) -> str:
+def refused_tables(case: AttentionCase) -> str:
     """Why our op does not take tables of this dtype with inputs of that one, in its own words; empty if it does."""
     from veca_kernels import core_periphery_attention
 

@@ -26,7 +26,7 @@ from veca.bench.timing import num_buffer_sets, short_error
 
 from . import acceptance
 from .checks import Buffers, Oracle, verify
-from .floors import Case, Machine, floor
+from .floors import AttentionCase, Machine, floor
 from .launches import profile
 from .machine import machine_for
 from .peers import Absent, Peer, peers
@@ -86,7 +86,7 @@ def _numbers(tile: str) -> tuple[int, ...]:
     return numbers
 
 
-def measure_tile(case: Case, tile: str, kernels: Sequence[str], runs: int, machine: Machine) -> Iterator[dict]:
+def measure_tile(case: AttentionCase, tile: str, kernels: Sequence[str], runs: int, machine: Machine) -> Iterator[dict]:
     """A row for each kernel: its times, or why there are none."""
     device = torch.device("cuda")
     fixed = {"kind": "tile", **dataclasses.asdict(case), "tile": tile}
@@ -110,7 +110,7 @@ def measure_tile(case: Case, tile: str, kernels: Sequence[str], runs: int, machi
         yield fixed | row | {"floor_us": limit.seconds * 1e6, "regime": limit.regime, "check_share": share}
 
 
-def _times(case: Case, device: torch.device, runs: int) -> tuple[dict[str, list[float]], float]:
+def _times(case: AttentionCase, device: torch.device, runs: int) -> tuple[dict[str, list[float]], float]:
     """Microseconds of every launch by kernel, and the share of the error that is allowed."""
     count = num_buffer_sets(3 * (case.patch_bytes + case.core_bytes), device)
     buffers = Buffers(case, "whole", device, count)
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shape = (batch or longest[0], patches or longest[1], cores or longest[2], args.heads, args.head_dim)
     machine = machine_for(torch.device("cuda"), getattr(torch, args.dtype))
     for tables, tile in itertools.product(args.tables, args.tiles):
-        case = Case(*shape, dtype=args.dtype, tables=None if tables == "none" else tables)
+        case = AttentionCase(*shape, dtype=args.dtype, tables=None if tables == "none" else tables)
         if time.monotonic() > deadline:
             row = {"kind": "tile", **dataclasses.asdict(case), "tile": tile, "status": "skipped"}
             reason = f"the {args.seconds:.0f} s for this run were used up"

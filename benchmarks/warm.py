@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import acceptance
-from .floors import Case
+from .floors import AttentionCase
 from .record import JsonLines
 
 __all__ = ["calls_of_suite", "compile_call"]
@@ -32,14 +32,14 @@ def calls_of_suite(tests: bool = True) -> list[dict[str, Any]]:
     """What must be compiled: the benchmark's shapes, the tiles that are compared, the cases of the GPU tests."""
     shapes = dict.fromkeys((*acceptance.ROTATED, *acceptance.SHAPES))
     calls = [
-        {"case": Case(*shape, tables=tables), "layout": layout}
+        {"case": AttentionCase(*shape, tables=tables), "layout": layout}
         for shape, tables, layout in itertools.product(
             shapes, (None, "float32", "float16"), ("token-major", "packed", "halves")
         )
         if not (layout == "halves" and tables)
     ]
     calls += [
-        {"case": Case(*acceptance.LONG, tables=tables), "layout": "token-major", "tile": tile}
+        {"case": AttentionCase(*acceptance.LONG, tables=tables), "layout": "token-major", "tile": tile}
         for tables, tile in itertools.product((None, "float32", "float16"), TILES)
     ]
     if tests:

@@ -34,14 +34,14 @@ from ..model.backbone import VECA
 from ..model.features import Features
 from ..zoo.registry import create_model, list_models
 
-__all__ = ["LINEAR_BACKBONES", "Case", "Prepared", "agrees_with_formula", "build_model", "prepare"]
+__all__ = ["LINEAR_BACKBONES", "BackboneCase", "Prepared", "agrees_with_formula", "build_model", "prepare"]
 
 LINEAR_BACKBONES = ("xcit_small_12_p16_224", "efficientvit_b2", "davit_tiny", "pvt_v2_b2_li", "mambaout_tiny")
 _IMAGE_SETS = 2  # batches that take turns
 
 
 @dataclass(frozen=True)
-class Case:
+class BackboneCase:
     """One model doing one thing at one size. `num_cores` None is a model without cores."""
 
     model: str
@@ -89,7 +89,7 @@ class Prepared:
         cost: their shares, where the formula of `veca.inspect.cost` agrees with the count; else None.
     """
 
-    case: Case
+    case: BackboneCase
     model: nn.Module
     device: torch.device
     flops: int
@@ -127,7 +127,7 @@ class Prepared:
             return peak_bytes(self.calls[0], self.device)
 
 
-def prepare(case: Case, device: torch.device, counts: dict[tuple[Any, ...], int] | None = None) -> Prepared:
+def prepare(case: BackboneCase, device: torch.device, counts: dict[tuple[Any, ...], int] | None = None) -> Prepared:
     """Build a model and count its FLOPs.
 
     Args:

@@ -27,7 +27,7 @@ from ..inspect.cost import break_even_side
 from ..report.machine import describe_machine
 from ..zoo.registry import list_models
 from .alone import measure_alone
-from .models import Case, Prepared, agrees_with_formula, build_model, prepare
+from .models import BackboneCase, Prepared, agrees_with_formula, build_model, prepare
 from .peak import matmul_peak
 from .settings import PATCH, BenchSettings
 from .table import bench_table
@@ -79,8 +79,8 @@ def run_bench(settings: BenchSettings, progress: bool = True, commit: str | None
         for key, group in itertools.groupby(cases, lambda case: (case.mode, case.pass_, case.size)):
             group = list(group)
             bar.set_description(f"{key[2]} px, {key[1]}, {key[0]}")
-            if time.monotonic() - started > settings.budget_seconds:
-                reason = f"the {settings.budget_seconds:g} s of this run were used up"
+            if time.monotonic() - started > settings.time_limit:
+                reason = f"the {settings.time_limit:g} s of this run were used up"
                 rows = [_row(case, "skipped", reason) for case in group]
             else:
                 rows = _measure(group, device, settings, limits)
@@ -117,7 +117,7 @@ def _check_values(settings: BenchSettings) -> None:
             raise ValueError(f"expected sizes in multiples of {PATCH} pixels from {2 * PATCH} on, got {size}")
     if min(settings.budgets) < 1:
         raise ValueError(f"expected budgets of at least 1 core, got {settings.budgets}")
-    for name in ("runs", "case_seconds", "longest_run", "budget_seconds", "batch"):
+    for name in ("runs", "case_seconds", "longest_run", "time_limit", "batch"):
         value = getattr(settings, name)
         if value is not None and value <= 0:
             raise ValueError(f"expected {name} above 0, got {value}")
@@ -148,7 +148,9 @@ class _Limits:
     longest_run: float  # seconds
     peak: float  # FLOP/s
     memory: float  # bytes
-    reached: dict[tuple[Any, ...], tuple[Case, float, int | None]] = field(default_factory=dict)  # FLOP/s, bytes
+    reached: dict[tuple[Any, ...], tuple[BackboneCase, float, int | None]] = field(
+        default_factory=dict
+    )  # FLOP/s, bytes
     counts: dict[tuple[Any, ...], int] = field(default_factory=dict)  # FLOPs, of `prepare`
 
     def note(self, prepared: Prepared, seconds: float, peak_bytes: int | None) -> None:
@@ -170,13 +172,15 @@ class _Limits:
         return None
 
 
-def _measure(group: Sequence[Case], device: torch.device, settings: BenchSettings, limits: _Limits) -> list[Row]:
+def _measure(
+    group: Sequence[BackboneCase], device: torch.device, settings: BenchSettings, limits: _Limits
+) -> list[Row]:
     """One row a case. On CUDA one model at a time is held, on a CPU all that take turns."""
     if device.type == "cuda" and len(group) > 1:
         return [row for case in group for row in _measure([case], device, settings, limits)]
     torch.compiler.reset()  # sizes share a recompile limit, past which torch falls back to eager silently
-    rows: dict[Case, Row] = {}
-    ready: dict[Case, Prepared] = {}
+    rows: dict[BackboneCase, Row] = {}
+    ready: dict[BackboneCase, Prepared] = {}
     for case in group:
         try:
             prepared = prepare(case, device, limits.counts)
@@ -188,8 +192,8 @@ def _measure(group: Sequence[Case], device: torch.device, settings: BenchSetting
         else:
             ready[case] = prepared
     contenders = {case: Contender(lambda p=p: p.calls, p.context, kept=True) for case, p in ready.items()}
-    budget = Budget(settings.runs, min(_LEAST_RUNS, settings.runs), settings.case_seconds)
-    timings = measure(contenders, "eager" if device.type == "cuda" else "cpu", budget)
+    timed = Budget(settings.runs, min(_LEAST_RUNS, settings.runs), settings.case_seconds)
+    timings = measure(contenders, "eager" if device.type == "cuda" else "cpu", timed)
     for case, timing in timings.items():
         if not isinstance(timing, Timing):
             rows[case] = _failure(case, timing)
@@ -202,25 +206,25 @@ def _measure(group: Sequence[Case], device: torch.device, settings: BenchSetting
         limits.note(ready[case], timing.median, held)
         rows[case] = _row(case) | _fields(ready[case], timing, held, limits.peak)
         if settings.alone and device.type == "cpu" and case.mode == "eager":
-            rows[case] |= _alone(ready[case], Budget(budget.screening, 1, budget.max_seconds))
+            rows[case] |= _alone(ready[case], Budget(timed.screening, 1, timed.max_seconds))
     return [rows[case] for case in group]
 
 
-def _alone(prepared: Prepared, budget: Budget) -> Row:
-    timing = measure_alone(prepared.case, prepared.flops, budget)
+def _alone(prepared: Prepared, limits: Budget) -> Row:
+    timing = measure_alone(prepared.case, prepared.flops, limits)
     if not isinstance(timing, Timing):
         _log.warning("%s at %d px, alone: %s", prepared.case.model, prepared.case.size, timing)
         return {}
     return {"alone_s": timing.median, "alone_runs": timing.runs}
 
 
-def _row(case: Case, status: str = "ok", reason: str = "") -> Row:
+def _row(case: BackboneCase, status: str = "ok", reason: str = "") -> Row:
     names = {"kind": "backbone", "model": case.model, "num_cores": case.num_cores, "size": case.size}
     names |= {"patches": _patches(case), "batch": case.batch, "pass": case.pass_, "mode": case.mode}
     return names | {"dtype": case.dtype, "status": status, "reason": reason}
 
 
-def _failure(case: Case, message: str) -> Row:
+def _failure(case: BackboneCase, message: str) -> Row:
     if any(sign in message for sign in _NO_MEMORY):
         return _row(case, "out of memory", message)
     _log.warning("%s at %d px: %s", case.model, case.size, message)
@@ -253,11 +257,11 @@ def _work(prepared: Prepared) -> int:
     return passes * prepared.flops * prepared.case.batch
 
 
-def _patches(case: Case) -> int:
+def _patches(case: BackboneCase) -> int:
     return (case.size // PATCH) ** 2
 
 
-def _cases(settings: BenchSettings, device: torch.device, dtype: str) -> list[Case]:
+def _cases(settings: BenchSettings, device: torch.device, dtype: str) -> list[BackboneCase]:
     """Eager cases first, then smallest sizes first, models in the order asked for."""
     cases = []
     for mode, pass_ in itertools.product(settings.modes, settings.passes):
@@ -265,7 +269,7 @@ def _cases(settings: BenchSettings, device: torch.device, dtype: str) -> list[Ca
         for size, model in itertools.product(sorted(set(sizes)), settings.models):
             batch = settings.batch or _batch(size, device)
             for num_cores in settings.budgets if model in list_models() else (None,):
-                cases.append(Case(model, num_cores, size, batch, pass_, mode, dtype))
+                cases.append(BackboneCase(model, num_cores, size, batch, pass_, mode, dtype))
     return list(dict.fromkeys(cases))
 
 

@@ -31,7 +31,7 @@ class BenchSettings:
         alone: on a CPU, time every eager case once more in a fresh process of its own. The tables then show ratios
             as a range: both models alone, and both after others have run.
         longest_run: seconds; a case whose run is predicted to take longer is skipped.
-        budget_seconds: after this many, what is left is skipped.
+        time_limit: after this many, what is left is skipped.
         out: folder of the files.
         name: stem of the files.
         figure: draw the curves, which needs matplotlib.
@@ -50,7 +50,7 @@ class BenchSettings:
     case_seconds: float = 4.0
     alone: bool = True
     longest_run: float = 30.0
-    budget_seconds: float = 600.0
+    time_limit: float = 600.0
     out: Path = Path("out/bench")
     name: str = "bench"
     figure: bool = True

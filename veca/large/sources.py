@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["ImageSource", "open_image"]
+__all__ = ["StripReader", "open_image"]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of PIL, by number of channels
 _READ_BYTES = 2**24  # of a TIFF file at once
 
 
-class ImageSource:
+class StripReader:
     """One image, read by strips of rows.
 
     Attributes:
@@ -56,7 +56,7 @@ class ImageSource:
             yield strip.to(like.dtype)
 
 
-class _ArraySource(ImageSource):
+class _ArrayReader(StripReader):
     """A tensor, or whatever has shape, dtype and slices: numpy, memmap, zarr, h5py."""
 
     def __init__(self, array: Any, channels_last: bool, dtype: np.dtype):
@@ -73,7 +73,7 @@ class _ArraySource(ImageSource):
             yield strip.permute(2, 0, 1) if self.channels_last else strip
 
 
-class _TiffSource(ImageSource):
+class _TiffReader(StripReader):
     """The first page of a TIFF file, decoded tile row by tile row."""
 
     def __init__(self, path: Path, page: Any):
@@ -90,7 +90,7 @@ class _TiffSource(ImageSource):
         return _file_identity(self.path)
 
 
-class _FileArray(_ArraySource):
+class _FileReader(_ArrayReader):
     """Pixels of a file, which is known by its name, size and date."""
 
     def __init__(self, path: Path, array: np.ndarray):
@@ -107,7 +107,7 @@ def open_image(
     layout: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> ImageSource:
+) -> StripReader:
     """An image by strips.
 
     Args:
@@ -129,7 +129,7 @@ def open_image(
     return image
 
 
-def _open(source: Any, channels: int, layout: str | None) -> ImageSource:
+def _open(source: Any, channels: int, layout: str | None) -> StripReader:
     if layout not in (None, "CHW", "HWC"):
         raise ValueError(f"expected layout 'CHW', 'HWC' or None, got {layout!r}")
     if isinstance(source, str | os.PathLike):
@@ -137,7 +137,7 @@ def _open(source: Any, channels: int, layout: str | None) -> ImageSource:
             raise ValueError(f"expected layout=None for a file, which knows its own, got {layout!r}")
         return _open_file(Path(source), channels)
     if isinstance(source, Image.Image):
-        return _ArraySource(_pil_pixels(source, channels), True, np.dtype(np.uint8))
+        return _ArrayReader(_pil_pixels(source, channels), True, np.dtype(np.uint8))
     if not all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
         raise TypeError(f"expected a tensor, an array, a PIL image or a file name, got {type(source).__name__}")
     dtype = _numpy_dtype(source.dtype)
@@ -150,15 +150,15 @@ def _open(source: Any, channels: int, layout: str | None) -> ImageSource:
     shape = tuple(source.shape)
     if len(shape) != 3 or shape[layout.index("C")] != channels or 0 in shape:
         raise ValueError(f"expected one image of {channels} channels in layout {layout!r}, got shape {shape}")
-    return _ArraySource(source, layout == "HWC", dtype)
+    return _ArrayReader(source, layout == "HWC", dtype)
 
 
-def _open_file(path: Path, channels: int) -> ImageSource:
+def _open_file(path: Path, channels: int) -> StripReader:
     if not path.is_file():
         raise FileNotFoundError(f"expected an image file, found none at {path}")
     if path.suffix.lower() not in (".tif", ".tiff"):
         with Image.open(path) as image:
-            return _FileArray(path, _pil_pixels(image, channels))
+            return _FileReader(path, _pil_pixels(image, channels))
     tifffile = _tifffile()
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
@@ -172,8 +172,8 @@ def _open_file(path: Path, channels: int) -> ImageSource:
         raise TypeError(f"expected {path.name} to hold unsigned integers or floats, got {page.dtype}")
     if memmappable:
         pixels = tifffile.memmap(path, page=0, mode="r")
-        return _FileArray(path, pixels.reshape(*pixels.shape[:2], channels))
-    return _TiffSource(path, page)
+        return _FileReader(path, pixels.reshape(*pixels.shape[:2], channels))
+    return _TiffReader(path, page)
 
 
 def _pil_pixels(image: Image.Image, channels: int) -> np.ndarray:

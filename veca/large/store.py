@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .sources import ImageSource
+from .sources import StripReader
 
-__all__ = ["DirectoryResidual", "MemoryResidual", "PatchFile", "Progress", "fingerprint"]
+__all__ = ["DirectoryStore", "MemoryStore", "PatchFile", "Progress", "fingerprint"]
 
 Progress = tuple[int, Tensor, Tensor]  # blocks that are done, cores (1, C, E) and raw coordinates after them
 
 
-class MemoryResidual:
+class MemoryStore:
     """One tensor, updated in place.
 
     Args:
@@ -50,7 +50,7 @@ class MemoryResidual:
         pass
 
 
-class DirectoryResidual:
+class DirectoryStore:
     """Two memory-mapped files, each block reading one and writing the other, and the state after the last block.
 
     Whatever a killed run leaves behind, the state names a file that is complete.
@@ -141,7 +141,7 @@ class PatchFile:
         os.replace(self._partial, self.path)
 
 
-def fingerprint(model: nn.Module, image: ImageSource, device: torch.device, **options: Any) -> dict[str, Any]:
+def fingerprint(model: nn.Module, image: StripReader, device: torch.device, **options: Any) -> dict[str, Any]:
     """Plain values, equal for two calls that compute the same numbers."""
     weights = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():

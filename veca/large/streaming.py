@@ -28,15 +28,15 @@ from ..model.block import join
 from ..model.features import Features
 from ..model.padding import fit_to_patches
 from .pieces import Pieces
-from .sources import ImageSource, open_image
-from .store import DirectoryResidual, MemoryResidual, PatchFile, fingerprint
+from .sources import StripReader, open_image
+from .store import DirectoryStore, MemoryStore, PatchFile, fingerprint
 
 __all__ = ["stream_features"]
 
 _STRIP_PATCHES = 4096  # embedded at once: 13 MB of fp32 pixels at patch 16
 
 Work = Callable[[slice, Tensor, Tensor | None], Tensor]  # patches (1, n, E), where to put the result if given
-Residual = MemoryResidual | DirectoryResidual
+Store = MemoryStore | DirectoryStore
 
 
 @torch.no_grad()
@@ -92,11 +92,11 @@ def stream_features(
     num_patches = math.prod(pieces.grid_size)
     chunks = [slice(start, min(start + chunk_patches, num_patches)) for start in range(0, num_patches, chunk_patches)]
     if workdir is None:
-        store = MemoryResidual((num_patches, model.embed_dim), pieces.dtype, weight.device, residual)
+        store = MemoryStore((num_patches, model.embed_dim), pieces.dtype, weight.device, residual)
     else:
         workdir = Path(workdir)
         run = fingerprint(model, image, weight.device, chunk_patches=chunk_patches, num_cores=pieces.num_cores)
-        store = DirectoryResidual(workdir, (num_patches, model.embed_dim), pieces.dtype, run)
+        store = DirectoryStore(workdir, (num_patches, model.embed_dim), pieces.dtype, run)
         out = workdir / "patches.npy" if out is None else out
 
     state = store.load()
@@ -123,7 +123,7 @@ def _check(model: VECA, chunk_patches: int, residual: str) -> None:
         raise ValueError(f"expected residual 'host' or 'device', got {residual!r}")
 
 
-def _grid_size(model: VECA, image: ImageSource) -> tuple[int, int]:
+def _grid_size(model: VECA, image: StripReader) -> tuple[int, int]:
     """(rows, cols) of the patches, by the model's own rule for odd sizes, which sees no pixel."""
     weight = model.patch_embed.proj.weight
     pixels = torch.empty(1, weight.shape[1], image.height, image.width, device="meta", dtype=weight.dtype)
@@ -131,7 +131,7 @@ def _grid_size(model: VECA, image: ImageSource) -> tuple[int, int]:
     return height // model.patch_embed.patch_size[0], width // model.patch_embed.patch_size[1]
 
 
-def _embed(model: VECA, image: ImageSource, target: Tensor) -> None:
+def _embed(model: VECA, image: StripReader, target: Tensor) -> None:
     """The patches of the image into `target` (P, E), by strips of whole rows of patches."""
     patch_height = model.patch_embed.patch_size[0]
     patches_across = -(-image.width // model.patch_embed.patch_size[1])
@@ -146,7 +146,7 @@ def _embed(model: VECA, image: ImageSource, target: Tensor) -> None:
 
 
 def _run_blocks(
-    pieces: Pieces, store: Residual, state: tuple[int, Tensor, Tensor], chunks: list[slice], progress: bool
+    pieces: Pieces, store: Store, state: tuple[int, Tensor, Tensor], chunks: list[slice], progress: bool
 ) -> tuple[Tensor, Tensor]:
     """All blocks that are not done: final cores (1, C, E) and raw coordinates (1, C, 2)."""
     device = pieces.cores.device
@@ -173,7 +173,7 @@ def _run_blocks(
 
 def _finish(
     pieces: Pieces,
-    store: Residual,
+    store: Store,
     cores: Tensor,
     raw_xy: Tensor,
     chunks: list[slice],

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["RowPieces"]
+__all__ = ["RowSlices"]
 
 
-class RowPieces:
+class RowSlices:
     """One parameter as pieces of its rows, each a parameter on the same memory.
 
     Move the parameter to its device before; a later move would leave the pieces behind.
@@ -34,12 +34,12 @@ class RowPieces:
         self.name = name
         self.parameter = parameter
         self.edges = edges
-        self.pieces = [nn.Parameter(parameter.data[start:stop]) for start, stop in self._spans()]
+        self.slices = [nn.Parameter(parameter.data[start:stop]) for start, stop in self._spans()]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, piece), first rows first."""
-        for (start, stop), piece in zip(self._spans(), self.pieces, strict=True):
-            yield f"{self.name}[{start}:{stop}]", piece
+        for (start, stop), part in zip(self._spans(), self.slices, strict=True):
+            yield f"{self.name}[{start}:{stop}]", part
 
     def take_gradients(self, num_active: int) -> None:
         """Hand the gradient of the parameter to the pieces within the first `num_active` rows, none to the others.
@@ -50,17 +50,17 @@ class RowPieces:
         if num_active not in self.edges:
             raise ValueError(f"expected a number of active rows among the edges {self.edges}, got {num_active}")
         gradient: Tensor | None = self.parameter.grad
-        for (start, stop), piece in zip(self._spans(), self.pieces, strict=True):
-            if piece.untyped_storage().data_ptr() != self.parameter.untyped_storage().data_ptr():
+        for (start, stop), part in zip(self._spans(), self.slices, strict=True):
+            if part.untyped_storage().data_ptr() != self.parameter.untyped_storage().data_ptr():
                 raise RuntimeError(f"{self.name} has moved since the optimiser was built; build it after the move")
             active = gradient is not None and stop <= num_active
-            piece.grad = gradient[start:stop] if active else None
+            part.grad = gradient[start:stop] if active else None
 
     def drop_gradients(self) -> None:
         """Let go of the gradients, the parameter's own included."""
         self.parameter.grad = None
-        for piece in self.pieces:
-            piece.grad = None
+        for part in self.slices:
+            part.grad = None
 
     def _spans(self) -> list[tuple[int, int]]:
         return list(zip(self.edges[:-1], self.edges[1:], strict=True))

@@ -66,8 +66,8 @@ class DistillationTask(nn.Module):
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tokens:
         """What the teacher gives for images (B, 3, height, width)."""
-        pieces = images.split(largest_batch(images, self.teacher_pixels))
-        parts = zip(*(tokens_of(self.teacher, piece) for piece in pieces), strict=True)
+        chunks = images.split(largest_batch(images, self.teacher_pixels))
+        parts = zip(*(tokens_of(self.teacher, chunk) for chunk in chunks), strict=True)
         targets = (torch.cat(part).float() for part in parts)
         return Tokens(*(F.layer_norm(x, x.shape[-1:]) if self.standardize else x for x in targets))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..model.backbone import VECA
-from .bank import RowPieces
+from .bank import RowSlices
 from .budgets import BudgetSampler
 from .normuon import NorMuon
 
@@ -37,10 +37,10 @@ def parameter_groups(
             coordinate heads, the second linear of the last MLP and the classifier. The fused qkv weights have a group
             with `splits=3`.
         edges: rows at which a budget may end, from 0 to M: cores and coordinates are cut there (see
-            `RowPieces`); None keeps them whole.
+            `RowSlices`); None keeps them whole.
 
     Returns:
-        Dicts with `params`, `names`, `weight_decay`, `muon`, `splits`, and `pieces` (the `RowPieces` in this
+        Dicts with `params`, `names`, `weight_decay`, `muon`, `splits`, and `pieces` (the `RowSlices` in this
         group). No group is empty.
     """
     if decay not in _DECAYS:
@@ -61,13 +61,13 @@ def parameter_groups(
                 "weight_decay": weight_decay if decays else 0.0,
                 "muon": name in splits,
                 "splits": splits.get(name, 1),
-                "pieces": [],
+                "slices": [],
             },
         )
         named = [(name, parameter)]
         if name in bank:
-            group["pieces"].append(RowPieces(name, parameter, edges))
-            named = list(group["pieces"][-1].named_parameters())
+            group["slices"].append(RowSlices(name, parameter, edges))
+            named = list(group["slices"][-1].named_parameters())
         group["names"] += [name for name, _ in named]
         group["params"] += [parameter for _, parameter in named]
     return list(groups.values())
@@ -90,7 +90,7 @@ class ElasticOptimizer:
 
     Attributes:
         optimizers: the torch optimisers inside, one or two.
-        pieces: the `RowPieces` of the cores and of their coordinates.
+        pieces: the `RowSlices` of the cores and of their coordinates.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ElasticOptimizer:
         if edges is None and sizes:
             edges = BudgetSampler(sizes[0]).edges
         groups = parameter_groups(module, weight_decay, decay, kind == "normuon", edges)
-        self.pieces = [pieces for group in groups for pieces in group.pop("pieces")]
+        self.slices = [slices for group in groups for slices in group.pop("slices")]
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._names = {p: name for group in groups for name, p in zip(group.pop("names"), group["params"], strict=True)}
         muon: list[dict[str, Any]] = []
@@ -138,8 +138,8 @@ class ElasticOptimizer:
         Args:
             num_cores: the largest budget that the gradients come from; None means all cores.
         """
-        for pieces in self.pieces:
-            pieces.take_gradients(len(pieces.parameter) if num_cores is None else num_cores)
+        for slices in self.slices:
+            slices.take_gradients(len(slices.parameter) if num_cores is None else num_cores)
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -147,8 +147,8 @@ class ElasticOptimizer:
         """Drop all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
-        for pieces in self.pieces:
-            pieces.drop_gradients()
+        for slices in self.slices:
+            slices.drop_gradients()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the optimisers remember, whole tensors called "<parameter>.<what>"; nothing before the first step."""
