@@ -7,14 +7,12 @@ A missed number is reported as missed; the baseline does not move. A verdict nam
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from .floors import AttentionCase, memory_limit
-from .record import markdown_table, microseconds
+from .record import Row, markdown_table, microseconds
 
 __all__ = ["GRID", "ROTATED", "SHAPES", "judge", "judge_backbone", "verdict_table"]
 
-Row = dict[str, Any]
 LONG, WIDE, SHORT = (1, 65536, 64), (64, 4096, 64), (1, 4096, 64)  # (B, P, C)
 MIDDLE = (8, 16384, 64)
 SHAPES = (SHORT, LONG, WIDE)

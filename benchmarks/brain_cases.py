@@ -23,10 +23,11 @@ from brainmodels.systems.synbrain import recipes as synbrain_recipes
 from brainmodels.systems.synbrain.estimator import SynBrain
 from brainmodels.training.recipe import TrainingStage
 
+from .record import Row
+
 __all__ = [
     "BrainCase",
     "Fitted",
-    "Row",
     "Settings",
     "Workshop",
     "decoding_row",
@@ -39,7 +40,6 @@ __all__ = [
 BUDGET = 64  # cores
 REDUCE = (4, 32)  # from 64 x 192 patch tokens to the 16 x 32 of the nano recipes
 _CPU = "cpu"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

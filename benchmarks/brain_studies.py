@@ -26,7 +26,8 @@ from brainmodels.systems.synbrain.model import synthesize
 from brainmodels.systems.synbrain.recipes import MapperSize
 from brainmodels.systems.synbrain.recipes import tiny as synbrain_tiny
 
-from .brain_cases import BrainCase, Row, Workshop, decoding_row, encoding_row, scored_row, timed, top1
+from .brain_cases import BrainCase, Workshop, decoding_row, encoding_row, scored_row, timed, top1
+from .record import Row
 
 __all__ = ["STUDIES", "Table"]
 

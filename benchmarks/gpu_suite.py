@@ -21,15 +21,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from .acceptance import verdict_table
-from .record import RESULTS, commit, slug
+from .record import RESULTS, Row, commit, slug
 from .suite_jobs import ALWAYS, PARTS, Job, jobs_of, names_of
 from .suite_process import planned, run_job
 from .suite_results import collect, finish, free_stem, join, joinable, replaces_measurements, write
 
-Row = dict[str, Any]
 _ENVIRONMENT_SECONDS = 60.0  # a cold import of torch included; the run goes on without it
 Run = Callable[..., Row]
 

@@ -6,17 +6,17 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JsonLines", "environment", "markdown_table", "read_rows", "slug", "today"]
+__all__ = ["JsonLines", "Row", "environment", "markdown_table", "read_rows", "slug", "today"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "triton", "timm", "xformers", "numpy")
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]  # one line of a results file, or one of a table
 
 
 class JsonLines:

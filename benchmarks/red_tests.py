@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .record import Row
+
 __all__ = ["concerns", "mark_red"]
 
-Row = dict[str, Any]
 # Facts of a row: "dtype", "rotated", "mode", "impl", "model" (True for a backbone), "huge" (more than 2^31 elements).
 RULES: tuple[tuple[str, Mapping[str, Sequence[Any]]], ...] = (
     (r"test_gpu\.py::.*\bsdpa\b", {"impl": ["veca-sdpa"]}),

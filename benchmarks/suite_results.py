@@ -7,17 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .acceptance import judge, judge_backbone, verdict_table
-from .record import ROOT, markdown_table, read_rows, slug, today
+from .record import ROOT, Row, markdown_table, read_rows, slug, today
 from .red_tests import mark_red
 from .suite_jobs import ALWAYS, Job
 from .summary import host_table, launches_table, notes, summarize_rows, summary_table, tile_table
 
 __all__ = ["collect", "finish", "free_stem", "join", "joinable", "markdown", "read_tests", "write"]
 
-Row = dict[str, Any]
 _SAME = ("device", "torch", "triton", "python")
 
 

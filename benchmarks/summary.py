@@ -9,11 +9,10 @@ wherever one of our own implementations failed its numerical check.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .record import markdown_table, microseconds
+from .record import Row, markdown_table, microseconds
 
 __all__ = ["detail_table", "host_table", "launches_table", "notes", "summarize_rows", "summary_table", "tile_table"]
 
-Row = dict[str, Any]
 Key = tuple[Any, ...]  # shape, op, pass, mode
 Table = dict[Key, list[Row]]
 SHAPE = ("dtype", "B", "P", "C", "H", "D", "tables")  # tables: dtype of the angles, None where nothing rotates

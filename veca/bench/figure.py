@@ -6,7 +6,6 @@ What is neither VECA nor a plain ViT takes further colours of Okabe and Ito; eac
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ..report.curves import BLUES, GREY, STYLE, VERMILLION, draw_line, label_ends, log_ticks, resolution_axis
+from .table import Row
 
 __all__ = ["draw_curves"]
 
@@ -21,7 +21,6 @@ _REDS = (VERMILLION, "#a34700")
 _OTHERS = ("#009e73", "#cc79a7", "#b8860b", "#6a4c93", "#7f7f7f", "#5b9a2f")
 _MARKERS = "osD^vP*X<>"
 
-Row = Mapping[str, Any]
 Line = tuple[str, str, str, dict[int, float]]  # name, colour, marker, pixels -> value
 
 

@@ -30,12 +30,10 @@ from .alone import measure_alone
 from .models import BackboneCase, Prepared, agrees_with_formula, build_model, prepare
 from .peak import matmul_peak
 from .settings import PATCH, BenchSettings
-from .table import bench_table
+from .table import Row, bench_table
 from .timing import OUT_OF_MEMORY, Budget, Contender, Timing, measure, short_error
 
-__all__ = ["Row", "check_bench", "run_bench"]
-
-Row = dict[str, Any]
+__all__ = ["check_bench", "run_bench"]
 
 _log = logging.getLogger(__name__)
 _PATCHES_A_BATCH, _MOST_IMAGES = 32768, 64

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["bench_table", "compared_rows", "losses"]
+__all__ = ["Row", "bench_table", "compared_rows", "losses"]
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # one line of bench.jsonl
 _HEADER = (
     *("px", "model", "cores", "M params", "batch", "patches", "time", "20-80 %", "runs", "alone", "images/s"),
     *("patches/s", "peak memory", "GFLOPs model", "block", "attention", "% of peak", "x time", "x memory"),
