@@ -1,4 +1,4 @@
-"""The cores: learned tokens at learned positions. The first C of them already make a working model.
+"""The cores are learned tokens at learned positions. A model also works with only the first C of them.
 
 Shapes: B images, M cores in the bank, C active cores (a prefix), E embedding dim. Positions: (x, y).
 """

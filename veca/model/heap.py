@@ -1,8 +1,8 @@
 """Keep freed memory in the process: CPU inference in a fresh process is then as fast as after another model.
 
-Pieces of an image free and allocate the same 20 MB again and again. glibc returns the free end of the heap to the
-system when it exceeds twice the largest block that was mapped separately and freed. The system clears such memory
-when it is touched again. Without this module:
+Pieces of an image free and allocate the same 20 MB again and again. The C library (glibc) returns the free end of the
+heap to the system when it is large. The limit is twice the largest block that was mapped separately and freed. The
+system clears such memory when it is touched again. Without this module:
 
     forward of VECA-S at 1024 px              3.7 s
     of it, page faults                        0.5 s
