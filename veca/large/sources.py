@@ -1,4 +1,4 @@
-"""Images too large to be held as floats: their rows are read, and normalised, a strip at a time."""
+"""Images too large for memory as floats: their rows are read and normalised a strip at a time."""
 
 import hashlib
 import os
@@ -14,17 +14,17 @@ from torch import Tensor
 
 __all__ = ["StripReader", "open_image"]
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of PIL, by number of channels
-_READ_BYTES = 2**24  # of a TIFF file at once
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> PIL's mode
+_READ_BYTES = 2**24  # bytes of a TIFF file that are read at once
 
 
 class StripReader:
     """One image, read by strips of rows.
 
     Attributes:
-        height, width: in pixels.
-        dtype: of the pixels as they are stored.
-        mean, std: of each channel; None where the pixels are normalised already.
+        height, width: size in pixels.
+        dtype: dtype of the pixels as they are stored.
+        mean, std: mean and deviation of each channel; None where the pixels are already normalised.
     """
 
     height: int
@@ -34,7 +34,10 @@ class StripReader:
     std: Sequence[float] | None = None
 
     def strips(self, rows: int) -> Iterator[Tensor]:
-        """Tensors (channels, n, width) from top to bottom as stored, n = `rows` but for the last."""
+        """Yield the pixels as stored, from top to bottom, in tensors (channels, n, width).
+
+        n is `rows`, except in the last strip, which may have fewer.
+        """
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
@@ -45,7 +48,7 @@ class StripReader:
         return {"pixels": digest.hexdigest(), "height": self.height, "width": self.width, "dtype": str(self.dtype)}
 
     def normalised_strips(self, rows: int, like: Tensor) -> Iterator[Tensor]:
-        """As `strips`, on the device and in the dtype of `like`, normalised as `stream_features` says."""
+        """Yield `strips`, normalised as in `stream_features`, on the device and in the dtype of `like`."""
         whole = torch.promote_types(like.dtype, torch.float32)
         levels = 1 if self.dtype.kind == "f" else np.iinfo(self.dtype).max
         for strip in self.strips(rows):
@@ -57,7 +60,7 @@ class StripReader:
 
 
 class _ArrayReader(StripReader):
-    """A tensor, or whatever has shape, dtype and slices: numpy, memmap, zarr, h5py."""
+    """A tensor, or any object with shape, dtype and slices: numpy, memmap, zarr, h5py."""
 
     def __init__(self, array: Any, channels_last: bool, dtype: np.dtype):
         self.array = array
@@ -91,7 +94,7 @@ class _TiffReader(StripReader):
 
 
 class _FileReader(_ArrayReader):
-    """Pixels of a file, which is known by its name, size and date."""
+    """The pixels of a file, identified by its name, size and date."""
 
     def __init__(self, path: Path, array: np.ndarray):
         super().__init__(array, channels_last=True, dtype=array.dtype)
@@ -108,20 +111,25 @@ def open_image(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> StripReader:
-    """An image by strips.
+    """Open an image to be read by strips.
 
     Args:
-        source: a tensor, an array or the name of an image file.
-        channels: how many the image must have.
-        layout, mean, std: these and `source` as in `stream_features`.
+        source: a tensor, an array, a PIL image or the name of an image file, as in `stream_features`.
+        channels: number of channels that the image must have.
+        layout, mean, std: as in `stream_features`.
+
+    Raises:
+        TypeError: an unknown kind of source, or pixels that are neither unsigned integers nor floats.
+        ValueError: another shape, layout or number of channels, or a missing or wrong mean or std.
+        FileNotFoundError: no such file.
+        ImportError: a TIFF file without tifffile installed.
     """
     image = _open(source, channels, layout)
     if (mean is None) != (std is None):
         raise ValueError(f"expected mean and std, or neither, got mean={mean} and std={std}")
     if mean is None and image.dtype.kind != "f":
         raise ValueError(
-            f"expected mean and std for pixels of dtype {image.dtype}, got None; a model was trained with its own "
-            "model.mean and model.std"
+            f"expected mean and std for pixels of dtype {image.dtype}, got None; pass model.mean and model.std"
         )
     if mean is not None and (len(mean) != channels or len(std) != channels or min(std) <= 0):
         raise ValueError(f"expected {channels} means and {channels} positive stds, got mean={mean} and std={std}")
@@ -162,7 +170,7 @@ def _open_file(path: Path, channels: int) -> StripReader:
     tifffile = _tifffile()
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
-        memmappable = page.is_memmappable  # asks the open file
+        memmappable = page.is_memmappable  # reads the open file
     if page.axes not in ("YXS", "YX") or page.samplesperpixel != channels:
         raise ValueError(
             f"expected {path.name} to hold pixels (Y, X, {channels} samples) in its first page, got axes "
@@ -193,7 +201,7 @@ def _tifffile() -> ModuleType:
 
 
 def _tile_rows(page: Any) -> Iterator[np.ndarray]:
-    """The pixels of a page in rows of tiles, (n, width, channels)."""
+    """Yield the pixels of a page by rows of tiles, (n, width, channels)."""
     height, width = page.imagelength, page.imagewidth
     band, band_top = None, 0
     for tile, (_, _, top, left, _), _ in page.segments(buffersize=_READ_BYTES):
@@ -202,7 +210,7 @@ def _tile_rows(page: Any) -> Iterator[np.ndarray]:
                 yield band
             rows = min(page.tilelength if page.is_tiled else page.rowsperstrip, height - top)
             band, band_top = np.zeros((rows, width, page.samplesperpixel), page.dtype), top
-        if tile is not None:  # tiles that a sparse file leaves out are zeros
+        if tile is not None:  # tiles that are absent from a sparse file are zeros
             tile = tile[0, : len(band), : width - left]
             band[: len(tile), left : left + tile.shape[1]] = tile
     if band is not None:
@@ -210,7 +218,7 @@ def _tile_rows(page: Any) -> Iterator[np.ndarray]:
 
 
 def _regroup(bands: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """The same rows in strips of `rows`, the last one as long as it gets."""
+    """Yield the same rows in strips of `rows`; the last strip may have fewer."""
     held, count = [], 0
     for band in bands:
         while len(band):
