@@ -136,7 +136,7 @@ def test_predictions_use_what_the_model_reached_at_its_last_size(tiny):
     assert status == "skipped" and reason == "2 s a run predicted from its rate at 32 px, limit 1 s"
     limits.note(small, 1e-9, peak_bytes=251_000)  # four times the patches
     status, reason = limits.refuse(large)
-    assert status == "out of memory" and "0.001 GB predicted from the peak at 32 px, 0.001 GB there" in reason
+    assert status == "out of memory" and "0.001 GB predicted from the peak at 32 px, 0.001 GB available" in reason
 
 
 def test_time_that_is_used_up_leaves_rows(tmp_path, tiny):

@@ -1,6 +1,6 @@
-"""One case in a process of its own: what a user of one model gets, before another has prepared the allocator.
+"""Timing of one case in a fresh process, where no other model has prepared the memory allocator.
 
-Run as a module, it reads what `measure_alone` sends and writes the timing, both as JSON.
+Run as a module, this file reads the request of `measure_alone` and writes the timing, both as JSON.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ def measure_alone(case: BackboneCase, flops: int, limits: Budget) -> Timing | st
     """Time a case on the CPU in a fresh process with as many threads as this one.
 
     Args:
-        case: what is timed.
-        flops: of its forward pass, which need not be counted again.
-        limits: how many runs and seconds it gets.
+        case: the case to time.
+        flops: FLOPs of its forward pass, so that the process need not count them.
+        limits: limits on runs and seconds.
 
     Returns:
         The timing, or the last line that the process wrote before it failed.

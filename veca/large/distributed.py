@@ -266,6 +266,4 @@ def _check_no_dropping(model: VECA) -> None:
     for name, module in model.named_modules():
         rate = getattr(module, "drop_prob", 0.0) or (module.p if isinstance(module, nn.Dropout) else 0.0)
         if rate:
-            raise ValueError(
-                f"expected drop path and dropout of 0 in training, got a rate of {rate} in {name}"
-            )
+            raise ValueError(f"expected drop path and dropout of 0 in training, got a rate of {rate} in {name}")
