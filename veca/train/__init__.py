@@ -1,4 +1,4 @@
-"""Training: nested budgets, distillation, supervised tasks, and one loop for all."""
+"""Training: nested budgets, distillation, supervised tasks, and one loop for all of them."""
 
 from .bank import RowSlices
 from .batches import ImageBatches, SceneBatches, Source
