@@ -1,6 +1,6 @@
-"""What the host pays for a call, beside what the GPU needs: our op and two SDPA calls, eager and in a graph.
+"""Host time and GPU time of a call: our op and two SDPA calls, eager and in a graph.
 
-    python -m benchmarks.host_times                  # (1, 4096), where launches decide
+    python -m benchmarks.host_times                  # (1, 4096), where the time of launches matters most
 
     host    Time until the call returns, which Python and the driver take.
     eager   CUDA events around each call, which see the larger of host and GPU.
@@ -34,12 +34,12 @@ from .rotation import rotation
 from .summary import host_table
 from .tiles import forget_plans
 
-_BATCH = 20  # calls between two synchronisations: short of the queue at which launches wait
+_BATCH = 20  # calls between two synchronisations: fewer than fill the queue, so that launches do not wait
 
 
 @contextmanager
 def joint_launches(joint: bool) -> Iterator[None]:
-    """Read and write in one launch, or in one each."""
+    """A context in which read and write use one launch together, or one each."""
     from veca_kernels.triton import launch
 
     before = launch.JOINT
@@ -53,7 +53,7 @@ def joint_launches(joint: bool) -> Iterator[None]:
 
 
 def two_sdpa_calls(case: AttentionCase, device: torch.device) -> Peer:
-    """Read and write on slices of the joint tensors, their outputs joined; q and k turned where the case rotates."""
+    """Read and write by SDPA on slices of the joint tensors, with their outputs joined. Rotated cases turn q and k."""
     turn = rotation(case, device, unturned=case.C) if case.tables else (lambda x: x)
     cores = case.C
 
@@ -67,7 +67,7 @@ def two_sdpa_calls(case: AttentionCase, device: torch.device) -> Peer:
 
 
 def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:
-    """The median of `runs` batches, divided by the calls in them."""
+    """Seconds on the host per call: the median of `runs` batches, divided by the number of calls in a batch."""
     samples = []
     for _ in range(runs):
         torch.cuda.synchronize()
@@ -80,7 +80,7 @@ def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:
 
 
 def measure_call(peer: Peer, buffers: Buffers, pass_: str, limits: Budget) -> dict[str, float]:
-    """Microseconds on the host, in eager mode and in a graph; what fails says so under "reason"."""
+    """Microseconds of a call on the host, in eager mode and in a graph. The reason of a failure is under "reason"."""
     job: Contender = contender(peer, buffers, pass_)
     found: dict[str, object] = {}
     for mode in ("eager", "graph"):
@@ -138,12 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--batch", type=int, help="default, as for patches and cores: 1, 4,096 and 64")
-    add("--patches", type=int)
-    add("--cores", type=int)
+    add("--batch", type=int, help="number of images; default 1")
+    add("--patches", type=int, help="number of patches; default 4,096")
+    add("--cores", type=int, help="number of cores; default 64")
     add("--tables", nargs="+", choices=("none", "float32", "float16"), default=["none", "float32"])
-    add("--runs", type=int, default=50)
-    add("--seconds", type=float, default=300.0, help="for everything, then the rest is skipped")
+    add("--runs", type=int, default=50, help="number of runs")
+    add("--seconds", type=float, default=300.0, help="seconds for the whole run, then skip the rest")
     add("--out", type=Path, help="JSON lines file, appended to")
     return parser
 
