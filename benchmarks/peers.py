@@ -82,7 +82,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Absent:
-    """A peer that cannot run here, with the reason."""
+    """A peer that cannot run on this machine, and the reason."""
 
     name: str
     family: str

@@ -29,7 +29,7 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def append(self, row: Row) -> None:
-        """Append a row to the list and the file."""
+        """Append a row to list and file."""
         self.rows.append(dict(row))
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:

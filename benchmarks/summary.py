@@ -150,7 +150,7 @@ def notes(rows: Iterable[Row]) -> list[str]:
 
 
 def _best_peer(peers: Table, key: Key, accept: Callable[[Row], bool]) -> tuple[str | None, float | None]:
-    """Name and time of the fastest peer. For "whole", the sum of the fastest halves counts as a peer too."""
+    """Find name and time of the fastest peer. For "whole", the sum of the fastest halves counts as a peer too."""
     shape, op, pass_, mode = _any_tables(key)
 
     def fastest(op: str) -> Row | None:

@@ -153,9 +153,8 @@ class _Limits:
     longest_run: float  # seconds
     peak: float  # FLOP/s
     memory: float  # bytes
-    reached: dict[tuple[Any, ...], tuple[BackboneCase, float, int | None]] = field(
-        default_factory=dict
-    )  # FLOP/s, bytes
+    # by contestant: its last case, the rate that it reached in FLOP/s, the bytes that it took
+    reached: dict[tuple[Any, ...], tuple[BackboneCase, float, int | None]] = field(default_factory=dict)
     counts: dict[tuple[Any, ...], int] = field(default_factory=dict)  # FLOPs that `prepare` has counted
 
     def note(self, prepared: Prepared, seconds: float, peak_bytes: int | None) -> None:

@@ -223,9 +223,9 @@ class CoreAttention(nn.Module):
             # The rotation writes into the projection's buffer before any view of it exists. In inference it copies
             # no patch row; in training autograd copies the gradient. Projection and rotation, forward and backward,
             # B=4, P=4096, C=64, E=384, fp32, one core of an AMD EPYC, torch 2.15, 2026-11-22:
-            #     without rotation                                          0.51 s           104 MB
-            #     in place, as here                                         0.56 s           166 MB more
-            #     concatenation, two projections, or write into the view    0.65 to 0.67 s   241 MB more
+            #     without rotation                                          0.51 s            104 MB
+            #     in place, as here                                         0.56 s            166 MB
+            #     concatenation, two projections, or write into the view    0.65 to 0.67 s    241 MB
             width = 2 * self.num_heads * self.head_dim
             core_qk = qkv[:, :num_cores, :width].clone().unflatten(-1, (2, *shape[1:]))  # (B, C, 2, H, D)
             core_qk = rotate(core_qk, *core_rope)

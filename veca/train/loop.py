@@ -48,7 +48,7 @@ def train(
     validate: Callable[[nn.Module], dict[str, Any]] | None = None,
     stop_at: int | None = None,
 ) -> Path:
-    """Train a task, or go on training it.
+    """Train a task. A run that was stopped goes on.
 
     `task(batch, num_cores)` returns a dict of loss terms, and the loss is their sum. `task.backbone` is a VECA, whose
     budget changes from step to step, or a model without cores, which gets num_cores=None. On a CPU denormal numbers
