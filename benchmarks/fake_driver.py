@@ -229,7 +229,7 @@ def uninstall() -> None:
     """Undo `install`, and drop the binaries that were made for the fake device."""
     driver = _installed.pop()
     triton.compiler.compile = driver._compile
-    triton.runtime.driver.set_active(None)  # Triton then finds the real driver when it needs one
+    triton.runtime.driver.set_active(None)  # Triton looks for a real one when it needs it
     support.emulate(None)
     plan.clear()
     for binary in driver.binaries:

@@ -181,7 +181,7 @@ def fingerprint(model: nn.Module, image: StripReader, device: torch.device, **op
         "device": device.type,
         **options,
     }
-    return json.loads(json.dumps(run, default=str))  # in the form in which a state file returns it
+    return json.loads(json.dumps(run, default=str))  # as a state file gives it back
 
 
 def _sync(path: Path) -> None:
