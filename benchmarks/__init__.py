@@ -1,1 +1,1 @@
-"""What is measured, and against whom. Imports everything, is imported by tests alone."""
+"""Benchmarks of this project and its peers. They may import everything, and only tests import them."""

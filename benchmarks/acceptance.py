@@ -1,31 +1,34 @@
-"""The numbers this project promises, judged from measured rows: met, missed or not measured. No torch here.
+"""Verdicts on the numbers that this project promises: met, missed or not measured. This file does not import torch.
 
-Attention is judged in bf16, H = 12, D = 64, by the median of the whole op under CUDA graphs. "Rotated" is the op as
-every VECA calls it, with patch_rope, and counts with the angle tables that make it fastest. The backbone is judged by
-bf16 inference, the CPU by wall clock.
-A missed number is reported as missed; the baseline does not move. A verdict names the red tests that concern it.
+Attention is judged in bf16 by the median of the whole op under CUDA graphs:
+
+    shape       H = 12 heads of D = 64 channels
+    "rotated"   the op with patch_rope, as every VECA calls it, with the angle tables that make it fastest
+    backbone    bf16 inference
+    CPU         wall clock
+
+A missed number is reported as missed, and the baseline does not change. A verdict names the failed tests that concern
+it.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from .floors import Case, memory_limit
-from .record import markdown_table, microseconds
+from .floors import AttentionCase, memory_limit
+from .record import Row, markdown_table, microseconds
 
 __all__ = ["GRID", "ROTATED", "SHAPES", "judge", "judge_backbone", "verdict_table"]
 
-Row = dict[str, Any]
 LONG, WIDE, SHORT = (1, 65536, 64), (64, 4096, 64), (1, 4096, 64)  # (B, P, C)
 MIDDLE = (8, 16384, 64)
 SHAPES = (SHORT, LONG, WIDE)
 ROTATED = (LONG, WIDE, SHORT, MIDDLE)
-HUGE = (64, 65536)  # (B, P) that takes longer than all others together
+HUGE = (64, 65536)  # (B, P); it takes longer than all others together
 GRID = tuple(
     sorted(
         ((B, P, C) for C in (64, 16, 128, 256) for P in (196, 1024, 4096, 16384, 65536) for B in (1, 8, 64)),
         key=lambda shape: (shape[:2] == HUGE, shape[2] != 64, shape[2], shape[0] * shape[1]),
     )
-)  # the cheapest first, C = 64 before the others: what a limited time leaves out is named
+)  # the cheapest first, C = 64 before the others; a run names the shapes that its time leaves out
 FLOOR_FACTOR = 1.4
 SDPA_FACTOR = 1.6
 PEER_FACTOR = 0.95
@@ -37,7 +40,7 @@ BACKBONE = ("veca_base_patch16", 4096)  # model, pixels
 
 
 def judge(summary: Sequence[Row], device: str) -> list[Row]:
-    """Verdicts on summary rows (see `summary.summarize_rows`) of a "cuda" or a "cpu" run."""
+    """Judge the summary rows (see `summary.summarize_rows`) of a "cuda" or a "cpu" run."""
     if device == "cpu":
         return [_judge_cpu(summary, dtype) for dtype in ("float32", "bfloat16")]
     training = {shape: _find(summary, shape, "fwd+bwd") for shape in (SHORT, LONG, WIDE)}
@@ -59,7 +62,7 @@ def judge(summary: Sequence[Row], device: str) -> list[Row]:
 
 
 def judge_backbone(rows: Iterable[Row]) -> Row:
-    """The verdict on the backbone: a forward at 4096 px as a share of the matmul peak."""
+    """Judge the backbone by a forward at 4096 px, as a share of the matmul peak."""
     judged = [
         row
         for row in rows
@@ -76,6 +79,7 @@ def judge_backbone(rows: Iterable[Row]) -> Row:
 
 
 def verdict_table(verdicts: Iterable[Row]) -> str:
+    """The verdicts as a Markdown table."""
     return markdown_table(verdicts, ("quantity", "required", "measured", "verdict", "baseline"))
 
 
@@ -103,7 +107,7 @@ def _judge_ratio(quantity: str, factor: float, row: Row | None, against: str) ->
 
 
 def _judge_forward(summary: Sequence[Row]) -> Row:
-    """Forward against the best peer: every benchmark shape counts, and an unmeasured one is not met."""
+    """Judge forward against the best peer. Every shape of the grid counts, and an unmeasured one is not met."""
     rows = {shape: _find(summary, shape, "fwd") for shape in GRID}
     ratios = {shape: row["peer_ratio"] for shape, row in rows.items() if row and row["peer_ratio"] is not None}
     quantity = "forward against the best peer, every benchmark shape"
@@ -123,7 +127,7 @@ def _judge_forward(summary: Sequence[Row]) -> Row:
 
 
 def _judge_memory(shape: tuple[int, int, int], row: Row | None) -> Row:
-    case = Case(*shape)
+    case = AttentionCase(*shape)
     limit = memory_limit(case)
     quantity = f"peak memory of fwd+bwd, {_name(shape)}"
     required = f"<= q, k, v, o, their gradients and 32 MB: {limit / 1e6:.0f} MB"
@@ -165,7 +169,7 @@ def _find(
     dtype: str = "bfloat16",
     rotated: bool = False,
 ) -> Row | None:
-    """The whole op's row; of several angle tables the fastest one's."""
+    """The row of the whole op. With several angle tables it is the fastest one."""
     wanted = (dtype, *shape, 12, 64, "whole", pass_, mode)
     names = ("dtype", "B", "P", "C", "H", "D", "op", "pass", "mode")
     found = (row for row in summary if tuple(row[name] for name in names) == wanted)

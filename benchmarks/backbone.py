@@ -1,13 +1,13 @@
-"""The published table of the backbone: `veca bench` with its cases fixed.
+"""The published table of the backbone: `veca bench` with fixed cases.
 
     python -m benchmarks.backbone                                     # this machine's defaults
     python -m benchmarks.backbone --preset judged                     # the models of the required number, 4096 px
     python -m benchmarks.backbone --models veca_base_patch16 vit_base_patch16_224 --sizes 1024 4096 --passes train
 
-VECA-small and VECA-base stand beside a plain ViT and a rotating ViT, as in DINOv3, of their size. VECA-small stands
-beside the linear backbones of timm too. Sizes go from 224 px, where VECA loses, to 4096 px; passes are inference and
-training steps.
-Everything is measured by `veca.bench`, which says how. A preset is a selection that fits a part of the GPU suite.
+VECA-small and VECA-base are compared with a plain ViT of their size, and with a ViT that rotates as in DINOv3.
+VECA-small is also compared with the linear backbones of timm. Sizes go from 224 px, where VECA loses, to 4096 px.
+Passes are inference and training steps. `veca.bench` measures and says how. A preset is a selection that fits a part of
+the GPU suite.
 """
 
 import argparse
@@ -26,7 +26,9 @@ __all__ = ["settings_of"]
 
 SMALL = ("veca_small_patch16", "vit_small_patch16_224", "vit_small_patch16_dinov3", *LINEAR_BACKBONES)
 BASE = ("veca_base_patch16", "vit_base_patch16_224", "vit_base_patch16_dinov3")
-CPU = tuple(name for name in SMALL if not name.endswith("dinov3"))  # as published; on a GPU the rotating ViT joins
+CPU = tuple(
+    name for name in SMALL if not name.endswith("dinov3")
+)  # the published table has the other ViT on a GPU only
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ PRESETS = {
 
 
 def settings_of(args: argparse.Namespace, cuda: bool) -> BenchSettings:
-    """The cases of the table on this kind of device, with what the command line changes."""
+    """The cases of the table on this kind of device, changed by the command line."""
     default = Preset(CPU, (224, 256, 384, 512, 768), ("inference",))
     if cuda:
         sizes = (224, 256, 384, 512, 1024, 2048, 4096)
@@ -64,7 +66,7 @@ def settings_of(args: argparse.Namespace, cuda: bool) -> BenchSettings:
         runs=args.runs or (100 if cuda else 5),
         case_seconds=args.max_seconds,
         longest_run=args.longest_run or (3.0 if cuda else 20.0),
-        budget_seconds=args.seconds or (3600.0 if cuda else 240.0),
+        time_limit=args.seconds or (3600.0 if cuda else 240.0),
         out=args.out.parent,
         name=args.out.stem,
         figure=args.figure,
@@ -91,14 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--compiled-sizes", type=int, nargs="+", help="sizes of the compiled modes; default: --sizes")
     add("--passes", nargs="+", choices=("inference", "train"), help="default: both on CUDA, inference on CPU")
     add("--modes", nargs="+", choices=("eager", "blocks", "compiled"), help="default: all on CUDA, eager on CPU")
-    add("--cores", type=int, default=64)
+    add("--cores", type=int, default=64, help="number of active cores of a VECA")
     add("--runs", type=int, help="runs of a case; default 100 on CUDA, 5 on CPU")
-    add("--max-seconds", type=float, default=4.0, help="seconds of a case after which fewer runs have to do")
-    add("--longest-run", type=float, help="skip a case whose run is predicted to take longer; 3 s, CPU 20 s")
-    add("--seconds", type=float, help="seconds for everything; the rest is skipped; CUDA 3600, CPU 240")
-    add("--threads", type=int, help="CPU threads")
+    add("--max-seconds", type=float, default=4.0, help="seconds for the runs of a case; slow cases get fewer runs")
+    add("--longest-run", type=float, help="skip cases with a longer predicted run; default 3 s on CUDA, 20 s on CPU")
+    add("--seconds", type=float, help="seconds for the whole run, then skip the rest; default CUDA 3600, CPU 240")
+    add("--threads", type=int, help="number of CPU threads")
     add("--figure", action="store_true", help="also draw the curves, which needs matplotlib")
-    add("--out", type=Path, default=Path("out/backbone.jsonl"), help="rows; the table goes beside them as .md")
+    add("--out", type=Path, default=Path("out/backbone.jsonl"), help="file of rows; the table goes beside it as .md")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the studies of `brain_models` share: simulated subjects, both systems and baselines on them, rows of scores."""
+"""Parts shared by the studies of `brain_models`: simulated subjects, models and baselines on them, rows of scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +23,11 @@ from brainmodels.systems.synbrain import recipes as synbrain_recipes
 from brainmodels.systems.synbrain.estimator import SynBrain
 from brainmodels.training.recipe import TrainingStage
 
+from .record import Row
+
 __all__ = [
-    "Case",
+    "BrainCase",
     "Fitted",
-    "Row",
     "Settings",
     "Workshop",
     "decoding_row",
@@ -39,7 +40,6 @@ __all__ = [
 BUDGET = 64  # cores
 REDUCE = (4, 32)  # from 64 x 192 patch tokens to the 16 x 32 of the nano recipes
 _CPU = "cpu"
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Settings:
     """Size of all studies.
 
     Attributes:
-        seeds: of simulated subjects; scenes of seed 0 trained the backbone and are refused.
-        voxels: of the first subject.
-        images, test: train and test images, each shown three times.
-        counts: images of a new subject; decoders are augmented at the largest.
-        steps: factor of the lengths of the nano recipes.
-        resamples: of intervals.
+        seeds: seeds of the simulated subjects. Seed 0 is refused, because its scenes trained the backbone.
+        voxels: number of voxels of the first subject.
+        images, test: numbers of train and test images, each shown three times.
+        counts: numbers of images of a new subject. Decoders are augmented at the largest.
+        steps: factor of the numbers of steps of the nano recipes.
+        resamples: number of resamples for intervals.
         workdir: folder of cached features.
     """
 
@@ -71,35 +71,38 @@ class Settings:
 
     @property
     def preset(self) -> Preset:
-        """`small`, with these numbers of voxels and images; sessions of fewer images would be too short to scale."""
+        """The preset `small` with these numbers of voxels and images.
+
+        A session has at least 20 images, because its statistics scale the responses.
+        """
         small = PRESETS["small"]
         voxels, sessions = (self.voxels, round(0.88 * self.voxels)), min(small.sessions, max(self.images // 20, 1))
         return replace(small, voxels=voxels, own=self.images, shared=self.test, sessions=sessions)
 
     def shortened(self, stage: TrainingStage) -> TrainingStage:
-        """The stage with its length times `steps`."""
+        """The stage with its number of steps multiplied by `steps`."""
         return replace(stage, steps=max(round(self.steps * stage.steps), 2))
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model, and the seconds that its stages trained."""
+    """A fitted model, and the training time of its stages in seconds."""
 
     model: Any
     seconds: float
 
 
-class Case:
+class BrainCase:
     """One subject of a split: responses z-scored within sessions, and tokens of the images.
 
     Args:
-        dataset: simulated.
-        subject: id.
-        split: any. Statistics of sessions are those of the train images of the data set's own, also where this one
-            trains on fewer: so few may leave a session without any.
-        source: of tokens.
-        reduce: of the tokens, as in a recipe.
-        resamples: of intervals.
+        dataset: simulated data set.
+        subject: id of the subject.
+        split: split into train and test images. The statistics of the sessions always come from the train images of
+            the data set's split "shared", because a smaller split may leave a session without train images.
+        source: source of the tokens.
+        reduce: reduction of the tokens, as in a recipe.
+        resamples: number of resamples for intervals.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class Case:
         self.study = Study.of(self.pairs("train", "repeats"), self.test, singles, 0.1, resamples, 0)
 
     def pairs(self, part: str, average: str):
-        """Responses of a part of the split."""
+        """The responses of a part of the split."""
         return self.dataset.pairs(self.subject, self.split, part, average, self.normalizer)
 
     @property
@@ -128,11 +131,11 @@ class Case:
 
     @cached_property
     def scaler(self) -> TokenScaler:
-        """As the systems have it: fitted on the train images."""
+        """The scaler of the tokens, fitted on the train images as in the systems."""
         return TokenScaler(reduce=self.reduce).fit(self.source, np.unique(self.train.image_ids))
 
     def tokens(self, ids: Sequence[str], source: FeatureSource | None = None) -> np.ndarray:
-        """Tokens as the systems see them, fp32 (n, m, d)."""
+        """Tokens in the form in which the systems get them, fp32 (n, m, d)."""
         return self.scaler.transform((source or self.source).get(ids, "tokens"))
 
     def rows(self, pairs: Any) -> np.ndarray:
@@ -141,50 +144,50 @@ class Case:
 
     @cached_property
     def baselines(self) -> dict[str, np.ndarray]:
-        """Responses to the test images that baselines predict, on the same tokens, from averaged responses."""
+        """Responses to the test images that the baselines predict. They are fitted to averaged responses."""
         X, X_test, Y = self.rows(self.study.train), self.rows(self.test), self.study.measured_train
         models = {"mean map": MeanMap(), "nearest neighbour": NearestNeighbor(), "ridge": Ridge(device=_CPU)}
         return {name: model.fit(X, Y).predict(X_test) for name, model in models.items()}
 
     @cached_property
     def linear_decoder(self) -> LinearDecoder:
-        """From averaged responses to the same tokens."""
+        """A linear decoder from averaged responses to the same tokens."""
         return LinearDecoder(device=_CPU).fit(self.study.measured_train, self.rows(self.study.train))
 
 
 class Workshop:
-    """Subjects and fitted models, each made once in a process however many studies use it."""
+    """Subjects and fitted models. Each is made once in a process and shared by all studies."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self._kept: dict[tuple, Any] = {}
 
     def once(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """What `make` makes, made at the first call with this key."""
+        """The result of `make()`, computed at the first call with this key."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
 
     def dataset(self, seed: int, tuning: str = "linear") -> SimulatedDataset:
-        """Two subjects of a seed."""
+        """The two simulated subjects of a seed."""
         options = {"seed": seed, "tuning": tuning, "n_subjects": 2}
         return self.once(("data", *options.values()), lambda: simulate(self.settings.preset, **options))
 
     def cache(self, dataset: BrainDataset, ids: Sequence[str], budget: int = BUDGET) -> FeatureCache:
-        """Tokens of the backbone with shipped weights, computed for these images where they are not there yet."""
+        """Tokens of the backbone with shipped weights, computed for those of the images that the cache lacks."""
         made = extractor(SHIPPED, pretrained=True, num_cores=budget)
         cache = FeatureCache(self.settings.workdir / "features", made, dataset.stimuli)
         cache.extract(ids, progress=False, verify=False)
         return cache
 
-    def case(self, seed: int, tuning: str = "linear", subject: str = "sim01", split: Split | None = None) -> Case:
+    def case(self, seed: int, tuning: str = "linear", subject: str = "sim01", split: Split | None = None) -> BrainCase:
         """A subject on the tokens of the backbone."""
         dataset = self.dataset(seed, tuning)
         split = dataset.split("shared") if split is None else split
         ids = sorted(split.ids("train", subject) | split.ids("val", subject) | split.test)
 
-        def make() -> Case:
-            return Case(dataset, subject, split, self.cache(dataset, ids), REDUCE, self.settings.resamples)
+        def make() -> BrainCase:
+            return BrainCase(dataset, subject, split, self.cache(dataset, ids), REDUCE, self.settings.resamples)
 
         return self.once(("case", seed, tuning, subject, split.hash), make)
 
@@ -200,8 +203,8 @@ class Workshop:
         names = [name for name in ("stage1", "stage2", "adapt1", "adapt2") if hasattr(recipe, name)]
         return replace(recipe, **{name: self.settings.shortened(getattr(recipe, name)) for name in names})
 
-    def fit(self, system: type, recipe: Any, case: Case) -> Fitted:
-        """A system on the single trials of a case; the nano recipes have no early stop, so none are held out."""
+    def fit(self, system: type, recipe: Any, case: BrainCase) -> Fitted:
+        """Fit a system to the single trials of a case. No trials are held out, since nano recipes do not stop early."""
 
         def make() -> Fitted:
             model = system(recipe, device=_CPU)
@@ -209,29 +212,29 @@ class Workshop:
 
         return self.once(("fit", system, recipe, case), make)
 
-    def both(self, case: Case) -> dict[str, Fitted]:
-        """Both systems by their names."""
+    def both(self, case: BrainCase) -> dict[str, Fitted]:
+        """Both fitted systems, by name."""
         recipes = {SynBrain: self.synbrain(), NeuroFlow: self.neuroflow()}
         return {system.__name__: self.fit(system, recipe, case) for system, recipe in recipes.items()}
 
 
 def timed(model: Any) -> Fitted:
-    """A fitted model with the seconds of its stages."""
+    """A fitted model with the training time of its stages."""
     return Fitted(model, sum(stage["seconds"] for stage in model.meta_["stages"]))
 
 
-def encoding_row(case: Case, name: str, predicted: np.ndarray, rois: bool = False) -> Row:
+def encoding_row(case: BrainCase, name: str, predicted: np.ndarray, rois: bool = False) -> Row:
     """Scores of predicted responses (n, V) to the test images."""
     return scored_row(name, judge(case.study, predicted, name, "tokens"), rois)
 
 
 def scored_row(name: str, found: Encoded, rois: bool = False) -> Row:
-    """A row of an `Encoded`."""
+    """One row with the scores of an `Encoded`."""
     row = {"model": name, "voxel r, median": shown(found.score("voxel_r")), "nr2": shown(found.score("nr2"))}
     return row | ({region: f"{value:.2f}" for region, (value, _, _) in found.rois.items()} if rois else {})
 
 
-def decoding_row(case: Case, name: str, decoded: np.ndarray, tokens: np.ndarray | None = None) -> Row:
+def decoding_row(case: BrainCase, name: str, decoded: np.ndarray, tokens: np.ndarray | None = None) -> Row:
     """Identification among the test images from decoded tokens (n, m, d) on the scale of the systems."""
     own = case.tokens(case.test.image_ids) if tokens is None else tokens
     options = {"resamples": case.study.resamples, "seed": 0}
@@ -248,12 +251,12 @@ _DIRECTIONS = {
 
 
 def top1(brain: np.ndarray, image: np.ndarray) -> str:
-    """Top-1 of images given brains, features (n, ...) of both in one order."""
+    """Top-1 identification of images from brain features; both are features (n, ...) in the same order."""
     scores = full_gallery(similarity(brain, image), top=(1,), resamples=200)
     return shown(scores[0])
 
 
 def shown(score: Score, digits: int = 2) -> str:
-    """Value and interval."""
+    """A score as text, with its interval."""
     low, high = score.interval[:2]
     return f"{score.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

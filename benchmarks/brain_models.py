@@ -1,11 +1,11 @@
-"""What laboratories ask of SynBrain and NeuroFlow beyond one score, on simulated subjects whose truth is known.
+"""Studies of SynBrain and NeuroFlow on simulated subjects, whose true responses are known.
 
     python -m benchmarks.brain_models systems --seeds 1 3 4
     python -m benchmarks.brain_models solvers nonlinear fewshot variance augment budgets bottleneck
 
-Every study prints its tables and appends them to the page of --out. Features are the patch tokens of the shipped VECA
-nano at 64 cores, averaged and projected to 16 tokens of width 32, unless a study says otherwise; models are the `nano`
-recipes.
+Every study prints its tables and appends them to the page of --out. Models are those of the `nano` recipes. Unless a
+study says otherwise, features are the patch tokens of the shipped VECA nano at 64 cores. They are averaged and
+projected to 16 tokens of width 32.
 """
 
 import argparse
@@ -79,15 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     default = Settings()
     add = parser.add_argument
     add("studies", nargs="+", choices=tuple(STUDIES))
-    add("--seeds", nargs="+", type=int, default=list(default.seeds), help="of simulated subjects, 1 or more")
+    add("--seeds", nargs="+", type=int, default=list(default.seeds), help="seeds of simulated subjects, 1 or more")
     add("--voxels", type=int, default=default.voxels, help="of the first subject")
     add("--images", type=int, default=default.images, help="train images")
     add("--test", type=int, default=default.test, help="test images")
     add("--counts", nargs="+", type=int, default=list(default.counts), help="images of a new subject")
     add("--steps", type=float, default=default.steps, help="factor of the lengths of all trainings")
-    add("--resamples", type=int, default=default.resamples, help="of intervals")
+    add("--resamples", type=int, default=default.resamples, help="number of resamples for intervals")
     add("--workdir", type=Path, default=default.workdir, help="folder of cached features")
-    add("--threads", type=int, help="of torch")
+    add("--threads", type=int, help="number of torch's threads")
     add("--out", type=Path, help="page to append to")
     return parser
 

@@ -1,4 +1,4 @@
-"""The studies of `brain_models`: each takes a workshop and a seed and returns tables."""
+"""The studies of `brain_models`. Each takes a workshop and a seed and returns tables."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -26,12 +26,14 @@ from brainmodels.systems.synbrain.model import synthesize
 from brainmodels.systems.synbrain.recipes import MapperSize
 from brainmodels.systems.synbrain.recipes import tiny as synbrain_tiny
 
-from .brain_cases import Case, Row, Workshop, decoding_row, encoding_row, scored_row, timed, top1
+from .brain_cases import BrainCase, Workshop, decoding_row, encoding_row, scored_row, timed, top1
+from .record import Row
 
 __all__ = ["STUDIES", "Table"]
 
-# Of the study `nonlinear`: wider than tiny, longer, and with less of a bottleneck. SynBrain's were chosen among five by
-# validation images (nr2 0.77, tiny 0.56). Of NeuroFlow three were tried, with tiny's widths (best 0.67), not this one.
+# Sizes for the study `nonlinear`: wider than tiny, longer, and with less of a bottleneck. SynBrain's were chosen from
+# five by validation images (nr2 0.77; tiny has 0.56). For NeuroFlow three others were tried with tiny's widths (best
+# 0.67); this size was not part of a selection.
 _SYNBRAIN_PLANTED = {
     "vae": replace(synbrain_tiny().vae, channels=(32, 32, 64), hidden=256),
     "mapper": MapperSize(width=128, depth=3, heads=4),
@@ -53,7 +55,7 @@ SOLVED = ("euler", "midpoint", "heun", "rk4")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a title, with what must be said beside it."""
+    """Rows under a title, with a note."""
 
     title: str
     rows: Sequence[Row]
@@ -61,7 +63,7 @@ class Table:
 
 
 def systems(workshop: Workshop, seed: int) -> list[Table]:
-    """Both systems beside the baselines, on a subject that is linear in the planted features and on one that is not."""
+    """Compare both systems with the baselines, on a subject that is linear in the planted features and on another."""
     tables = []
     for tuning in ("linear", "nonlinear"):
         case = workshop.case(seed, tuning)
@@ -85,11 +87,11 @@ _LATENTS = (
 )
 
 
-def _gallery(case: Case) -> str:
+def _gallery(case: BrainCase) -> str:
     return f"from averaged responses to the tokens of {len(case.test)} test images (chance {1 / len(case.test):.2g})."
 
 
-def _decoding(case: Case, neuroflow: NeuroFlow) -> list[Row]:
+def _decoding(case: BrainCase, neuroflow: NeuroFlow) -> list[Row]:
     shape = case.tokens(case.test.image_ids).shape
     linear = case.linear_decoder.predict(case.study.measured).reshape(shape)
     return [
@@ -98,7 +100,7 @@ def _decoding(case: Case, neuroflow: NeuroFlow) -> list[Row]:
     ]
 
 
-def _latents(case: Case, name: str, fit: Any) -> Row:
+def _latents(case: BrainCase, name: str, fit: Any) -> Row:
     model, ids = fit.model, case.test.image_ids
     of = model.latents
     tokens = case.tokens(ids)
@@ -112,7 +114,7 @@ def _latents(case: Case, name: str, fit: Any) -> Row:
 
 
 def solvers(workshop: Workshop, seed: int) -> list[Table]:
-    """NeuroFlow by the path of its flow and by what solves it: what a round trip loses, and what scores make of it."""
+    """NeuroFlow by the path and the solver of its flow: errors of a round trip, and scores."""
     case, recipe = workshop.case(seed), workshop.neuroflow()
     ids, rows = case.test.image_ids, []
     for path in PATHS:
@@ -134,9 +136,9 @@ def solvers(workshop: Workshop, seed: int) -> list[Table]:
 
 
 def nonlinear(workshop: Workshop, seed: int) -> list[Table]:
-    """A subject that ridge cannot reach: tokens are the planted features, to which the responses are not linear.
+    """A subject on which ridge fails: tokens are the planted features, and responses are not linear in them.
 
-    The 133 planted numbers and a zero are one token, for widths must be even.
+    The 133 planted numbers and a zero are one token, because widths must be even.
     """
     settings = workshop.settings
     preset = replace(settings.preset, own=3 * settings.images)
@@ -144,7 +146,7 @@ def nonlinear(workshop: Workshop, seed: int) -> list[Table]:
     ids = dataset.stimuli.ids
     planted = planted_features(dataset, ids)
     tokens = np.pad(planted, ((0, 0), (0, 1)))[:, None]
-    case = Case(dataset, "sim01", dataset.split("shared"), ArrayFeatures(tokens, ids), None, settings.resamples)
+    case = BrainCase(dataset, "sim01", dataset.split("shared"), ArrayFeatures(tokens, ids), None, settings.resamples)
     size = {"num_tokens": 1, "token_width": tokens.shape[2], "reduce": None}
     fits = {
         "SynBrain": workshop.fit(SynBrain, workshop.synbrain(**size, **_SYNBRAIN_PLANTED), case),
@@ -163,7 +165,7 @@ def nonlinear(workshop: Workshop, seed: int) -> list[Table]:
 
 
 def fewshot(workshop: Workshop, seed: int) -> list[Table]:
-    """A new subject with few images: the models of another subject, taught, against models made anew."""
+    """A new subject with few images: adapted models of another subject, against models trained from scratch."""
     return [_few(workshop, seed, count) for count in workshop.settings.counts]
 
 
@@ -200,24 +202,24 @@ def _few(workshop: Workshop, seed: int, count: int) -> Table:
 _SESSIONS = "Session means and deviations are of all train trials of the subject."
 
 
-def _hour(workshop: Workshop, seed: int, count: int) -> Case:
-    """sim02 with its first images, all of them to train on; test images are those of the split "shared"."""
+def _hour(workshop: Workshop, seed: int, count: int) -> BrainCase:
+    """The subject sim02 with its first images, all for training. Test images are those of the split "shared"."""
     dataset = workshop.dataset(seed)
     trials, test = dataset.subject("sim02").responses.trials, dataset.split("shared").test
     return workshop.case(seed, "linear", "sim02", first_250_images(trials, test, count, percent=0))
 
 
-def _adapted(source: SynBrain, case: Case) -> Any:
+def _adapted(source: SynBrain, case: BrainCase) -> Any:
     return timed(source.adapt(case.source, case.train, subject=case.subject, validation=0.0))
 
 
-def _taught(source: NeuroFlow, case: Case, train: str) -> Any:
+def _taught(source: NeuroFlow, case: BrainCase, train: str) -> Any:
     model = deepcopy(source).add_subject(case.source, case.train, subject=case.subject, train=train, validation=0.0)
     return replace(timed(model), seconds=sum(stage["seconds"] for stage in model.meta_["added"][-1]["stages"]))
 
 
-def _zero_shot(source: SynBrain, case: Case) -> np.ndarray:
-    """The other subject's networks as they are, at the new number of voxels, in the new voxels' mean and spread."""
+def _zero_shot(source: SynBrain, case: BrainCase) -> np.ndarray:
+    """Predictions of the other subject's networks without training, in the mean and spread of the new voxels."""
     values = case.train.array()
     tokens = torch.from_numpy(source.scaler_.transform(case.source.get(case.test.image_ids, "tokens")))
     guess = synthesize(source.vae_, source.mapper_, tokens, values.shape[1])[:, 0].cpu().numpy()
@@ -225,7 +227,7 @@ def _zero_shot(source: SynBrain, case: Case) -> np.ndarray:
 
 
 def augment(workshop: Workshop, seed: int) -> list[Table]:
-    """Decoders of a new subject's hour, and of as much again, two and four times as much that SynBrain draws."""
+    """Decoders of a new subject's first hour, with up to four times as many pairs that SynBrain draws."""
     count = max(workshop.settings.counts)
     case, source = _hour(workshop, seed, count), workshop.both(workshop.case(seed))["SynBrain"].model
     model = workshop.once(("adapted", seed, count), lambda: _adapted(source, case)).model
@@ -262,7 +264,7 @@ def augment(workshop: Workshop, seed: int) -> list[Table]:
 
 
 def variance(workshop: Workshop, seed: int) -> list[Table]:
-    """How much draws of both systems differ, by kind of noise, against repeats and against the planted noise."""
+    """Variance between draws of both systems, by kind of noise, against repeats and against the planted noise."""
     case = workshop.case(seed)
     truth, rois = case.dataset.truth[case.subject], case.dataset.subject(case.subject).space.rois
     planted = (1 - truth.ceiling(1)) * case.train.array().var(0, ddof=1, dtype=np.float64)
@@ -283,7 +285,7 @@ def variance(workshop: Workshop, seed: int) -> list[Table]:
 
 
 def budgets(workshop: Workshop, seed: int) -> list[Table]:
-    """NeuroFlow and ridge trained on tokens of one core budget or of all, tested at every budget."""
+    """NeuroFlow and ridge trained on tokens of one budget or of all budgets, and tested at every budget."""
     case, recipe = workshop.case(seed), workshop.neuroflow()
     shown, tested = list(np.unique(case.train.image_ids)), list(case.test.image_ids)
     sources = {n: workshop.cache(case.dataset, [*shown, *tested], n) for n in BUDGETS}

@@ -1,10 +1,10 @@
-"""What training a brain model costs: time of 1,000 steps and peak memory of both stages, by recipe and memory tier.
+"""Time of 1,000 steps and peak memory of training a brain model, for both stages, by recipe and memory tier.
 
-Random responses and tokens, which change neither. Every row runs in a process of its own, after two steps that are not
-counted; on a CPU the peak is that of the process, on a GPU that of its allocator.
+    python -m benchmarks.brain_training                                    # recipe nano, on a CPU
+    python -m benchmarks.brain_training --recipes veca paper --device cuda # the paper's sizes, four tiers of memory
 
-python -m benchmarks.brain_training                                    # recipe nano, on a CPU
-python -m benchmarks.brain_training --recipes veca paper --device cuda # the paper's sizes, four tiers of memory
+Responses and tokens are random, which changes neither time nor memory. Every tier of a recipe runs in a fresh process,
+after two steps that are not counted. On a CPU the peak is that of the process, on a GPU that of the allocator.
 """
 
 import argparse
@@ -38,11 +38,11 @@ TIERS = {  # trials of a micro-batch, recomputed activations
     "micro-batch of 2, recomputed": (2, True),
 }
 _WARM = 2
-_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of a unit of ru_maxrss
+_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
 
 
 class _Noise:
-    """Trials of one subject, as `train_stage` takes them."""
+    """Random trials of one subject, in the form that `train_stage` takes."""
 
     def __init__(self, voxels: int, tokens: tuple[int, int], trials: int):
         generator = torch.Generator().manual_seed(0)
@@ -79,7 +79,7 @@ def tasks(system: str, recipe: Any, voxels: int, device: torch.device) -> dict[s
 
 
 def measure(system: str, name: str, tier: str, voxels: int, steps: int, device: str, threads: int | None) -> list[dict]:
-    """Rows of both stages; one that does not fit the memory says so."""
+    """Rows of both stages. The row of a stage that needs too much memory says so."""
     if threads:
         torch.set_num_threads(threads)
     micro, recompute = TIERS[tier]
@@ -130,10 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--systems", nargs="+", choices=("neuroflow", "synbrain"), default=("neuroflow", "synbrain"))
     add("--recipes", nargs="+", choices=("nano", "tiny", "veca", "veca_cores", "paper"), default=("nano",))
     add("--tiers", nargs="+", choices=tuple(TIERS), default=None)
-    add("--voxels", type=int, help="1,500 on a CPU, 15,724 on a GPU unless given")
-    add("--steps", type=int, default=30)
+    add("--voxels", type=int, help="number of voxels; default 1,500 on a CPU, 15,724 on a GPU")
+    add("--steps", type=int, default=30, help="number of timed steps")
     add("--device", default="cpu")
-    add("--threads", type=int, help="of torch on a CPU")
+    add("--threads", type=int, help="number of torch's threads on a CPU")
     add("--out", type=Path, help="append the rows to this JSON lines file")
     return parser
 

@@ -1,15 +1,15 @@
-"""The quick numerical check before any timing: the call that will be timed, against the fp64 definition.
+"""The numerical check before any timing. It compares the call that will be timed with the fp64 definition.
 
-The contender runs at the full shape; two (image, head) pairs of its output and gradients are compared, which
-loses nothing since images and heads are independent. Of full attention only the first rows are compared.
+The contender runs at the full shape. Two (image, head) pairs of its output and gradients are compared, which is enough
+because images and heads are independent. Of full attention only the first rows are compared.
 
 A value passes if
 
     max |x - ref| <= 2 (max |composed - ref| + eps max |ref|)
     rms(x - ref)  <= max(0.005 rms(ref), 2 rms(composed - ref))
 
-where `composed` is a plain chain in the dtype under test: in bf16 its own RMS error passes 0.005 from about a
-thousand patches on. In fp32 the bounds are 1e-5 max |ref| and 1e-5 rms(ref). NaN never passes.
+where `composed` is a plain chain in the dtype under test. In bf16 the RMS error of the chain itself exceeds 0.005 from
+about a thousand patches on. In fp32 the bounds are 1e-5 max |ref| and 1e-5 rms(ref). NaN never passes.
 """
 
 import math
@@ -25,7 +25,7 @@ from veca_kernels import core_to_patch_attention, patch_to_core_attention
 
 from veca.bench.timing import OUT_OF_MEMORY, short_error
 
-from .floors import Case
+from .floors import AttentionCase
 from .peers import Peer, chain
 from .rotation import angle_tables, rotate
 
@@ -47,19 +47,19 @@ class BufferSet:
 
 @dataclass(frozen=True)
 class Check:
-    """Whether a contender computes the op; `share` is its worst error over the error allowed."""
+    """Whether a contender computes the op. `share` is its worst error divided by the allowed error."""
 
     status: str  # "ok", "wrong", "error", or "skipped" when out of memory
     share: float
     message: str
-    peak_bytes: int | None = None  # beyond the inputs, forward and backward; CUDA only
-    seconds: float = 0.0  # of the second forward and backward, launches included; CUDA only
+    peak_bytes: int | None = None  # peak of forward and backward beyond the inputs; CUDA only
+    seconds: float = 0.0  # time of the second forward and backward with launches; CUDA only
 
 
 class Buffers:
-    """Random inputs of one op at one shape: equal values in every layout, and copies to rotate through."""
+    """Random inputs of one op at one shape, with equal values in every layout, in several copies to be used in turn."""
 
-    def __init__(self, case: Case, op: str, device: torch.device, count: int) -> None:
+    def __init__(self, case: AttentionCase, op: str, device: torch.device, count: int) -> None:
         self.case, self.op, self.device, self.count = case, op, device, count
         self._sets: dict[str, list[BufferSet]] = {}
 
@@ -101,9 +101,9 @@ def _copy(buffers: BufferSet) -> BufferSet:
 
 
 class Oracle:
-    """The fp64 answer for two (image, head) pairs of the first buffer set, and the error values may have."""
+    """The fp64 values for two (image, head) pairs of the first buffer set, and the error that is allowed."""
 
-    def __init__(self, case: Case, op: str, buffers: Buffers) -> None:
+    def __init__(self, case: AttentionCase, op: str, buffers: Buffers) -> None:
         self.case, self.op = case, op
         self.pairs = sorted({(0, 0), (case.B - 1, case.H - 1)})
         self.rows = min(case.P, _FULL_ROWS) if op == "full" else None
@@ -120,11 +120,11 @@ class Oracle:
                 self._composed.append(_with_gradients(self._chain(), q, k, v, grad))
 
     def compare(self, out: Tensor, grads: Sequence[Tensor]) -> tuple[float, str]:
-        """The worst error over the allowed error, and what it is; `grads` may be empty.
+        """The worst error divided by the allowed error, and a message that names it.
 
         Args:
-            out: (B, H, queries, D), of the whole batch.
-            grads: dq, dk, dv, shaped like q, k, v.
+            out: output of the whole batch, (B, H, queries, D).
+            grads: dq, dk and dv, shaped like q, k and v, or nothing.
         """
         worst, message = 0.0, ""
         values = dict(zip(_NAMES, (out, *grads), strict=False))
@@ -138,7 +138,7 @@ class Oracle:
         return worst, message
 
     def _share(self, x: Tensor, expected: Tensor, composed: Tensor) -> tuple[float, str]:
-        """Error over allowed error of one value, by maximum and by RMS; inf for NaN."""
+        """Error divided by the allowed error of one value: the larger ratio of maximum and RMS; inf for NaN."""
         error, rms = _errors(x, expected)
         largest = expected.abs().max().item()
         if self.fp32:
@@ -158,7 +158,7 @@ class Oracle:
         return self._compose(chain, chain)
 
     def _compose(self, read: Callable[..., Tensor], write: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The op from its halves: the dense T x T mask of the definition would not fit."""
+        """The op from its halves, because the dense T x T mask of the definition would need too much memory."""
         if self.op == "full":
             return read
         if self.op == "read":
@@ -175,19 +175,19 @@ class Oracle:
         return whole
 
     def _turn(self, x: Tensor) -> Tensor:
-        """Patches' q or k, rotated by the tables the contenders get: those of a low precision are exact here."""
+        """The patches' q or k, rotated by the contenders' tables. Values of low-precision tables count as exact."""
         if self.case.tables is None:
             return x
         return rotate(x, *angle_tables(self.case.P, self.case.D, self.case.tables, x.device))
 
 
 def verify(peer: Peer, oracle: Oracle, buffers: Buffers) -> Check:
-    """Run a peer as it will be timed and compare; whatever it raises is a failed check with that reason."""
+    """Run a peer as it will be timed, and compare. An exception is a failed check with its message as the reason."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             share, message, peak, seconds = _run(peer, oracle, buffers)
-        except Exception as error:  # a peer may refuse a shape in any way it likes
+        except Exception as error:  # peers refuse shapes by exceptions of many types
             reasons = dict.fromkeys(str(w.message).split(" (Triggered")[0].strip() for w in caught)
             message = "; ".join((short_error(error), *reasons))[:600]
             status = "skipped" if OUT_OF_MEMORY in message else "error"
@@ -224,14 +224,14 @@ def _forward_backward(peer: Peer, buffers: BufferSet) -> tuple[Tensor, Sequence[
 
 
 def _errors(x: Tensor, expected: Tensor) -> tuple[float, float]:
-    """The largest error, and the RMS error relative to the RMS of what was expected."""
+    """The largest error, and the RMS error relative to the RMS of the expected values."""
     difference = x.double() - expected
     return difference.abs().max().item(), (difference.norm() / expected.norm()).item()
 
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """For many small fp64 products: on a busy CPU their threads mostly wait for each other."""
+    """One thread for many small fp64 products, whose threads mostly wait for each other on a busy CPU."""
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if device.type == "cpu" else threads)

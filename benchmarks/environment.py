@@ -1,8 +1,8 @@
-"""Device, versions and measured rates as rows, each more complete than the one before.
+"""Device, versions and measured rates as rows. Each row is more complete than the one before.
 
     python -m benchmarks.environment --device cuda --out environment.json
 
-The first row is on disk before torch is imported, which may take half a minute on a machine that has just started.
+The first row is on disk before torch is imported. The import may take half a minute on a machine that has just started.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from .record import PACKAGES, JsonLines, commit, cpu_name, environment, today, v
 
 
 def first_record(device: str) -> dict[str, object]:
-    """What is known without torch; the driver names the GPU where its tool is installed."""
+    """The facts that are known without torch. The name of the GPU comes from nvidia-smi, if it is installed."""
     name = cpu_name() if device == "cpu" else _gpu_name()
     versions = {package: version(package) for package in PACKAGES}
     return {"date": today(), "device": name, "python": platform.python_version(), "commit": commit(), **versions}

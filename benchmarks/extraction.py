@@ -1,10 +1,10 @@
-"""Features of stimuli at several sizes: VECA-small and timm's ViT-S/16 through the same extractor and the same cache.
+"""Rate of feature extraction at several sizes, of VECA-small and of timm's ViT-S/16, by the same extractor and cache.
 
-Random weights, which change no time. Each pass reads the pictures, resizes, runs the backbone and writes fp16 features
-to the disk, as a study does; passes of the two alternate in one process, medians.
+    python -m benchmarks.extraction
+    python -m benchmarks.extraction --sizes 512 1024 --images 4 --passes 5
 
-python -m benchmarks.extraction
-python -m benchmarks.extraction --sizes 512 1024 --images 4 --passes 5
+Weights are random, which does not change the time. Each pass reads the pictures, resizes them, runs the backbone and
+writes fp16 features to the disk, as a study does. Passes of the two models alternate in one process. Rates are medians.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def pair(size: int) -> tuple[Extractor, Extractor]:
 
 
 def seconds(model: Extractor, stimuli: StimulusSet, device: str) -> float:
-    """One extraction of all stimuli into a new cache."""
+    """Seconds that one extraction of all stimuli into a new cache takes."""
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(folder, model, stimuli)
         start = time.perf_counter()
@@ -45,7 +45,7 @@ def seconds(model: Extractor, stimuli: StimulusSet, device: str) -> float:
 
 
 def compare(size: int, args: argparse.Namespace) -> dict[str, object]:
-    """A row: images a second of both, and how many times VECA's rate is the ViT's."""
+    """A row with the images a second of both models, and VECA's rate divided by the ViT's."""
     pictures = np.random.default_rng(0).integers(0, 256, (args.images, size, size, 3), np.uint8)
     stimuli = StimulusSet([f"noise:{number}" for number in range(args.images)], ArrayImages(pictures))
     models = pair(size)
@@ -74,11 +74,11 @@ def main(words: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--sizes", type=int, nargs="+", default=(256, 512, 768, 1024))
-    add("--images", type=int, default=4)
-    add("--passes", type=int, default=3)
+    add("--sizes", type=int, nargs="+", default=(256, 512, 768, 1024), help="sides of the pictures in pixels")
+    add("--images", type=int, default=4, help="number of pictures")
+    add("--passes", type=int, default=3, help="number of timed passes")
     add("--device", default="cpu")
-    add("--threads", type=int, help="of torch on a CPU")
+    add("--threads", type=int, help="number of torch's threads on a CPU")
     add("--out", type=Path, help="append the rows to this JSON lines file")
     return parser
 

@@ -1,13 +1,16 @@
-"""A Triton driver for a GPU that is not here: kernels are compiled, launched and never run.
+"""A Triton driver for a GPU that the machine does not have. Kernels are compiled and launched, but not run.
 
     from benchmarks.fake_driver import install
     driver = install()                                      # from now on CPU tensors stand for CUDA tensors
     core_periphery_attention(q, k, v, 64, impl="triton")    # the path of a GPU, up to the launch
     print([launch.kernel for launch in driver.launches])
 
-`fake_driver(...)` is the same as a context manager. Outputs are not written: they hold what the memory held before.
-The launcher checks every argument against the binary that would run. It raises AssertionError for a pointer of
-another dtype, an address that is not aligned as the binary expects, an integer that does not fit, and another constant.
+`fake_driver(...)` is the same as a context manager. Outputs are not written, so their values have no meaning. The
+launcher checks every argument against the binary that would run. It raises AssertionError for these arguments:
+
+    a pointer of another dtype, or an address that is not aligned as the binary expects
+    an integer that does not fit the type of the argument
+    a constant with another value
 
 Works with Triton 3.6 to 3.9, without TRITON_INTERPRET. On a machine with a GPU, run it in a separate process.
 """
@@ -29,7 +32,7 @@ from veca_kernels.triton import plan
 
 __all__ = ["FakeDriver", "Launch", "fake_driver", "install", "uninstall"]
 
-# Multiprocessors and bytes of shared memory a block may use.
+# Number of multiprocessors, and bytes of shared memory that a block may use.
 FACTS = {"sm_80": (108, 163 << 10), "sm_90": (132, 227 << 10), "sm_100": (148, 227 << 10), "sm_120": (170, 99 << 10)}
 _DTYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
 _RANGES = {"i32": (-(2**31), 2**31), "i64": (-(2**63), 2**63)}
@@ -37,7 +40,7 @@ _RANGES = {"i32": (-(2**31), 2**31), "i64": (-(2**63), 2**63)}
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: name of the kernel, its flat grid, types and values of its arguments in the kernel's order."""
+    """One launch: name of the kernel, number of programs, and types and values of its arguments in order."""
 
     kernel: str
     programs: int
@@ -50,7 +53,7 @@ class FakeDriver(DriverBase):
 
     Attributes:
         launches: All launches so far, where `record` is set.
-        binaries: What was compiled so far, one entry a compilation.
+        binaries: All binaries so far, one for each compilation.
     """
 
     def __init__(self, arch: str, compiles: bool, record: bool, check: bool) -> None:
@@ -91,7 +94,7 @@ class FakeDriver(DriverBase):
         return 0
 
     def compile(self, src: Any, target: Any = None, options: Any = None, **rest: Any) -> Any:
-        """Triton's own compilation, or a stand-in that can be launched only."""
+        """Compile by Triton, or make a stand-in that can only be launched."""
         if self.compiles:
             binary = self._compile(src, target=target, options=options, **rest)
         else:
@@ -104,7 +107,7 @@ class FakeDriver(DriverBase):
 
 
 class _Utils:
-    """What Triton asks of the CUDA driver before the first launch of a binary."""
+    """The functions of the CUDA driver that Triton calls before the first launch of a binary."""
 
     def __init__(self, multiprocessors: int, shared: int) -> None:
         self.properties = {"max_shared_mem": shared, "multiprocessor_count": multiprocessors, "warpSize": 32}
@@ -120,7 +123,7 @@ class _Utils:
 
 
 class _Uncompiled:
-    """A binary that was never made, with the surface of Triton's CompiledKernel that launching needs."""
+    """A stand-in for a binary, with the attributes of Triton's CompiledKernel that a launch needs."""
 
     module, function, packed_metadata = None, 0, ()
 
@@ -136,7 +139,7 @@ def _do_nothing(*arguments: Any) -> None:
 
 
 class _Launcher:
-    """Checks and notes what it is asked to launch, and calls the launch hooks as Triton's launchers do."""
+    """Checks and records launches, and calls the launch hooks as Triton's launchers do."""
 
     def __init__(self, src: Any, driver: FakeDriver) -> None:
         self.src, self.driver = src, driver
@@ -172,7 +175,7 @@ class _Launcher:
             leave(launch_metadata)
 
     def _check(self, kind: Any, value: Any, path: tuple[int, ...]) -> None:
-        """One argument against the type, the alignment or the constant that the binary was made for."""
+        """Check one argument against the type, the alignment or the constant of the binary."""
         where = f"{self.src.fn.__name__}, argument {self.src.fn.arg_names[path[0]]} {path[1:]}"
         if isinstance(kind, tuple):
             assert isinstance(value, tuple) and len(value) == len(kind), f"{where}: {value!r} for {kind}"
@@ -198,13 +201,13 @@ _installed: list[FakeDriver] = []
 
 
 def install(arch: str = "sm_90", *, compiles: bool = True, record: bool = True, check: bool = True) -> FakeDriver:
-    """Make a driver that runs nothing Triton's active one, and let CPU tensors take the path of a GPU.
+    """Make a driver that runs nothing Triton's active driver, and let CPU tensors take the code path of a GPU.
 
     Args:
-        arch: The GPU to compile for: "sm_80", "sm_90", "sm_100" or "sm_120".
-        compiles: Really compile each kernel; False replaces binaries by stand-ins, for measurements of host time.
-        record: Keep every launch, with its arguments, in `launches`.
-        check: Hold every argument of a launch against the binary.
+        arch: GPU to compile for: "sm_80", "sm_90", "sm_100" or "sm_120".
+        compiles: Compile each kernel. False replaces binaries by stand-ins, for measurements of host time.
+        record: Keep every launch with its arguments in `launches`.
+        check: Check every argument of a launch against the binary.
 
     Returns:
         The driver.
@@ -223,7 +226,7 @@ def install(arch: str = "sm_90", *, compiles: bool = True, record: bool = True, 
 
 
 def uninstall() -> None:
-    """Undo `install`, and forget the binaries that were made for the fake device."""
+    """Undo `install`, and drop the binaries that were made for the fake device."""
     driver = _installed.pop()
     triton.compiler.compile = driver._compile
     triton.runtime.driver.set_active(None)  # Triton looks for a real one when it needs it
@@ -231,7 +234,7 @@ def uninstall() -> None:
     plan.clear()
     for binary in driver.binaries:
         binary.src.fn.device_caches.pop(0, None)
-        binary.module = None  # else Triton 3.9 asks a driver to unload it
+        binary.module = None  # otherwise Triton 3.9 asks a driver to unload it
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""Arithmetic floors: the least time any correct kernel needs for a pass. Nothing here imports torch.
+"""Arithmetic floors: the least time that any correct kernel needs for a pass. This file does not import torch.
 
     floor = max(bytes / bandwidth, flops / matmul rate, exps / exponential rate)
 
-bytes counts every input once in and every output once out, s bytes an element; lse is 4 bytes a row:
+Every input counts once as read and every output once as written, with s bytes for each element. lse has 4 bytes for
+each row:
 
     pass        bytes                          matmuls (2 B H P C D FLOP each)
     read  fwd   s (2 BPHD + 2 BCHD) + lse      2
@@ -12,10 +13,11 @@ bytes counts every input once in and every output once out, s bytes an element; 
     full  fwd   s 4 BPHD                       2     with P keys instead of C
     full  bwd   s 8 BPHD                       5
 
-"whole" is read and write, "fwd+bwd" both passes: floors add up, since each pass needs the one before.
+"whole" is read and write, "fwd+bwd" is both passes. Floors add up, because each pass needs the result of the one
+before.
 
-A rotated op rotates the patches' k for the read and their q for the write. Its floor moves the same patch tensors,
-and the angle tables of P D/2 cosines and as many sines once in every pass. The two halves of "whole" share that one
+A rotated op rotates the patches' k for the read and their q for the write. Its floor moves the same patch tensors. It
+also reads the angle tables, P D/2 cosines and as many sines, once in every pass. The two halves of "whole" share that
 reading, and so do images and heads. The multiplications of the rotation are left out.
 """
 
@@ -27,7 +29,7 @@ __all__ = [
     "H200",
     "OPS",
     "PASSES",
-    "Case",
+    "AttentionCase",
     "Cost",
     "Floor",
     "Machine",
@@ -44,10 +46,10 @@ HALVES = {"read": ("read",), "write": ("write",), "whole": ("read", "write"), "f
 
 
 @dataclass(frozen=True)
-class Case:
-    """One shape: B images, P patches, C cores, H heads of D channels.
+class AttentionCase:
+    """One shape of the op: B images, P patches, C cores, H heads of D channels.
 
-    `tables` is the dtype of the angle tables that rotate the patches' q and k; None does not rotate.
+    `tables` is the dtype of the angle tables that rotate the patches' q and k. None does not rotate.
     """
 
     B: int
@@ -80,7 +82,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one elementary pass must move and compute."""
+    """Bytes, FLOP and exponentials of one elementary pass."""
 
     bytes: int
     flops: int
@@ -89,7 +91,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of a device: copy in B/s (read plus written), matmul in FLOP/s, exponentials/s, launch in s."""
+    """Rates of a device.
+
+    Attributes:
+        name: name of the device.
+        bandwidth: copy rate in B/s, bytes read plus written.
+        matmul: matmul rate in FLOP/s.
+        exps: exponentials a second.
+        launch: seconds of a launch.
+        source: how the rates are known.
+    """
 
     name: str
     bandwidth: float
@@ -111,14 +122,27 @@ H200 = Machine(
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds, and what sets them: M memory, T matmul, E exponentials, L launches (under two a pass)."""
+    """Seconds of a floor, and what limits it.
+
+    The regime is M for memory, T for matmul, E for exponentials. It is L for launches where the floor is shorter than
+    two launches for each pass.
+    """
 
     seconds: float
     regime: str
 
 
-def cost(case: Case, op: str, pass_: str) -> Cost:
-    """Bytes, FLOP and exponentials of one pass (op "read", "write" or "full"; pass "fwd" or "bwd"), angles left out."""
+def cost(case: AttentionCase, op: str, pass_: str) -> Cost:
+    """Bytes, FLOP and exponentials of one elementary pass, without the angle tables.
+
+    Args:
+        case: the shape.
+        op: "read", "write" or "full".
+        pass_: "fwd" or "bwd".
+
+    Raises:
+        ValueError: another op or pass.
+    """
     patch, core = case.patch_bytes, case.core_bytes
     lse = 4 * case.B * case.H * case.C
     table = {
@@ -136,10 +160,19 @@ def cost(case: Case, op: str, pass_: str) -> Cost:
     return Cost(table[op, pass_], matmuls * 2 * pairs * case.D, pairs)
 
 
-def floor(case: Case, op: str, pass_: str, machine: Machine) -> Floor:
-    """The floor of an op ("whole" included) and a pass ("fwd+bwd" included) on a machine.
+def floor(case: AttentionCase, op: str, pass_: str, machine: Machine) -> Floor:
+    """The floor of an op and a pass on a machine.
 
-    A sum of passes takes the regime of its longest part.
+    A sum of passes has the regime of its longest part.
+
+    Args:
+        case: the shape.
+        op: one of `OPS`.
+        pass_: one of `PASSES`.
+        machine: rates of the device.
+
+    Raises:
+        ValueError: another op or pass.
     """
     parts = []
     for elementary_op, elementary_pass in _elementary(op, pass_):
@@ -156,19 +189,19 @@ def floor(case: Case, op: str, pass_: str, machine: Machine) -> Floor:
     return Floor(seconds, "L" if seconds < 2 * machine.launch * len(parts) else max(parts)[1])
 
 
-def flops(case: Case, op: str, pass_: str) -> int:
-    """FLOP of an op and a pass, sums included: what a prediction of the time needs."""
+def flops(case: AttentionCase, op: str, pass_: str) -> int:
+    """FLOP of an op and a pass, to predict its time; `op` and `pass_` as in `floor`."""
     return sum(cost(case, *elementary).flops for elementary in _elementary(op, pass_))
 
 
-def score_bytes(case: Case, op: str) -> int:
-    """Bytes of the (queries x keys) matrix in the working dtype, which an unfused chain writes and reads."""
+def score_bytes(case: AttentionCase, op: str) -> int:
+    """Bytes of the (queries x keys) matrix in the working dtype. An unfused chain writes and reads this matrix."""
     keys = case.P if op == "full" else 2 * case.C if op == "whole" else case.C
     return case.element_bytes * case.B * case.H * case.P * keys
 
 
-def memory_limit(case: Case) -> int:
-    """Bytes a training step of the op may hold: q, k, v, o and their four gradients, plus 32 MB."""
+def memory_limit(case: AttentionCase) -> int:
+    """Bytes that a training step of the op may take: q, k, v, o and their four gradients, plus 32 MB."""
     return 8 * (case.patch_bytes + case.core_bytes) + 32_000_000
 
 

@@ -1,4 +1,4 @@
-"""Everything that is measured on a GPU, in three parts of less than nine minutes each.
+"""All measurements on a GPU, in three parts of less than nine minutes each.
 
     python -m benchmarks.gpu_suite --parts numerics    # tests, tiles, angle tables
     python -m benchmarks.gpu_suite --parts kernels     # the op against its peers, in graphs and in eager mode
@@ -7,10 +7,10 @@
     python -m benchmarks.gpu_suite --rehearse --out out/rehearsal # every job on a CPU, tiny, with a fake GPU
     python -m benchmarks.gpu_suite --dry-run           # prints the commands, runs none
 
-Writes benchmarks/results/<gpu>-<date>.json and .md, again every ten seconds. A later call with the same --out joins
-its results to them where device, versions and commit agree. Every job is a separate process with a time limit. One
-that fails or hangs costs its own numbers only. Needs torch, triton, timm, einops, tqdm, pytest and
-pytest-xdist; peers beyond torch are optional and named where they are absent.
+It writes benchmarks/results/<gpu>-<date>.json and .md, again every ten seconds. A later call with the same --out joins
+its results to them if device, versions and commit agree. Every job is a separate process with a time limit. A job that
+fails or hangs loses only its own numbers. The suite needs torch, triton, timm, einops, tqdm, pytest and pytest-xdist.
+Other peers than torch are optional, and the result names those that are absent.
 """
 
 import argparse
@@ -21,21 +21,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from .acceptance import verdict_table
-from .record import RESULTS, commit, slug
+from .record import RESULTS, Row, commit, slug
 from .suite_jobs import ALWAYS, PARTS, Job, jobs_of, names_of
 from .suite_process import planned, run_job
 from .suite_results import collect, finish, free_stem, join, joinable, replaces_measurements, write
 
-Row = dict[str, Any]
-_ENVIRONMENT_SECONDS = 60.0  # a cold import of torch included; the run goes on without it
+_ENVIRONMENT_SECONDS = 60.0  # with a cold import of torch; the run goes on if the job takes longer
 Run = Callable[..., Row]
 
 
 class Call:
-    """One call of the suite: its jobs, what they have written, and the file all of it goes to."""
+    """One call of the suite: its jobs, their results so far, and the file of the results."""
 
     def __init__(self, args: argparse.Namespace, parts: dict[str, list[Job]]) -> None:
         self.out, self.rehearsal = args.out.resolve(), args.rehearse
@@ -46,7 +44,7 @@ class Call:
         self.base: Row | None = None
 
     def save(self, running: Row | None = None) -> Row:
-        """Write everything known now, joined to an earlier call's result where there is one."""
+        """Write all results so far, joined to the result of an earlier call if there is one."""
         done = [*self.done, running] if running else self.done
         result = collect(self.jobs, done, self.commit, self.rehearsal)
         if self.stem is None:
@@ -56,7 +54,7 @@ class Call:
         return result
 
     def _place(self, result: Row) -> None:
-        """The newest file of this device that this call may join, or a new one."""
+        """Choose the newest file of this device that this call may join, or a new file."""
         self.out.mkdir(parents=True, exist_ok=True)
         device = "rehearsal" if self.rehearsal else result["environment"].get("device") or "unknown device"
         found = sorted(self.out.glob(f"{slug(device)}-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -70,7 +68,11 @@ class Call:
 
 
 def run_parts(call: Call, parts: dict[str, list[Job]], minutes: float, run: Run) -> Row | None:
-    """Run all jobs; time that one leaves over goes to the later ones of its part. None where there is no device."""
+    """Run all jobs. Time that a job does not use goes to the later jobs of its part.
+
+    Returns:
+        The result, or None if there is no device.
+    """
     measured = False
     result = None
     for jobs in parts.values():
@@ -85,7 +87,7 @@ def run_parts(call: Call, parts: dict[str, list[Job]], minutes: float, run: Run)
             tick = (lambda row=started: call.save(row)) if measured else (lambda: None)
             try:
                 call.done.append(run(job, limit, tick))
-            except BaseException:  # an interrupt keeps what is on disk
+            except BaseException:  # after an interrupt, too, all results so far are written
                 if measured:
                     call.save(started)
                 raise
@@ -101,7 +103,7 @@ def run_parts(call: Call, parts: dict[str, list[Job]], minutes: float, run: Run)
 
 
 def join_files(paths: Sequence[Path], out: Path) -> int:
-    """Join results of several calls; of a job that several have, the last one counts."""
+    """Join the results of several calls. If several have the same job, the last one counts."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     whole = results[0]
     for path, later in zip(paths[1:], results[1:], strict=True):
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None, run: Run = run_job) -> int:
         names_of(args.parts)
     except ValueError as error:
         parser.error(str(error))
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # lets the running job be killed with us
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running job is killed, too
     prefix = ("-m",)
     if args.rehearse:
         from .rehearsal import PREFIX, shrink
@@ -157,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parts", nargs="+", default=[], help=f"{parts}, or names of jobs; default: all three")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--commit", help="the commit that runs, for a copy of the tree without git")
-    parser.add_argument("--minutes", type=float, default=8.5, help="for each part")
+    parser.add_argument("--minutes", type=float, default=8.5, help="minutes for each part")
     parser.add_argument("--join", nargs="+", type=Path, metavar="JSON", help="join these results and run nothing")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny shapes and a fake GPU")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")

@@ -1,12 +1,12 @@
-"""What a call costs on the host: Python and torch up to the launches, with a Triton driver that runs nothing.
+"""The time of a call on the host: Python and torch up to the launches, with a Triton driver that runs nothing.
 
     python -m benchmarks.host_path                    # a table, beside two SDPA calls in the same process
     python -m benchmarks.host_path --out rows.jsonl
 
-Needs no GPU. CPU tensors stand for CUDA tensors, binaries are replaced by stand-ins, and nothing is computed. The
-two SDPA calls are on tensors of one token, where computing takes no time. Times are CPU times of the calling thread
-in microseconds, since other programs disturb wall clocks more. Contenders take turns, and each run is the mean of
-several calls. The driver call itself and the switch to another device are not part of it.
+It needs no GPU. CPU tensors stand for CUDA tensors, stand-ins replace the binaries, and nothing is computed. The two
+SDPA calls are on tensors of one token, where computing takes no time. Times are CPU times of the calling thread in
+microseconds, because other programs disturb wall clocks more. Contenders take turns, and each run is the mean of
+several calls. The times do not include the driver call itself and the switch to another device.
 """
 
 import argparse
@@ -35,7 +35,11 @@ Call = Callable[[], object]
 
 
 def contenders() -> dict[str, tuple[Call, str]]:
-    """name -> (call, name of the SDPA row it is compared with). Call them inside `fake_driver(compiles=False)`."""
+    """The calls to time, and what they are compared with. They must run inside `fake_driver(compiles=False)`.
+
+    Returns:
+        name -> (call, name of the SDPA call it is compared with).
+    """
     qkv = torch.randn(B, C + P, 3, H, D, dtype=torch.bfloat16)
     leaf, grad = qkv.clone().requires_grad_(), torch.randn(B, C + P, H, D, dtype=torch.bfloat16)
     rope = (torch.rand(P, D // 2), torch.rand(P, D // 2))
@@ -61,9 +65,9 @@ def contenders() -> dict[str, tuple[Call, str]]:
 
 
 def measure(calls: dict[str, Call], runs: int, calls_per_run: int) -> dict[str, list[float]]:
-    """Microseconds per call of `runs` runs of every contender, which take turns."""
+    """Microseconds per call in each of `runs` runs of every contender. Contenders take turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for run in range(-2, runs):  # two rounds warm up and leave plans
+    for run in range(-2, runs):  # two rounds warm up and make the plans
         for name, call in calls.items():
             start = time.thread_time()
             for _ in range(calls_per_run):
@@ -74,14 +78,14 @@ def measure(calls: dict[str, Call], runs: int, calls_per_run: int) -> dict[str, 
 
 
 def _options(rope: tuple[Tensor, Tensor]) -> tuple[object, ...]:
-    """The arguments of the joint call after the tensors, as the checks take them."""
+    """The arguments of the joint call after the tensors, in the order of the checks."""
     return C, None, None, rope, None, True, False
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--calls", type=int, default=20, help="calls per run")
+    parser.add_argument("--runs", type=int, default=200, help="number of runs")
+    parser.add_argument("--calls", type=int, default=20, help="number of calls per run")
     parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
     return parser
 

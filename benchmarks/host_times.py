@@ -1,6 +1,6 @@
-"""What the host pays for a call, beside what the GPU needs: our op and two SDPA calls, eager and in a graph.
+"""Host time and GPU time of a call: our op and two SDPA calls, eager and in a graph.
 
-    python -m benchmarks.host_times                  # (1, 4096), where launches decide
+    python -m benchmarks.host_times                  # (1, 4096), where the time of launches matters most
 
     host    Time until the call returns, which Python and the driver take.
     eager   CUDA events around each call, which see the larger of host and GPU.
@@ -26,7 +26,7 @@ from veca.bench.timing import Budget, Contender, Timing, measure, num_buffer_set
 
 from . import acceptance
 from .checks import Buffers, Oracle, verify
-from .floors import Case
+from .floors import AttentionCase
 from .kernels import contender
 from .peers import Absent, Peer, peers
 from .record import JsonLines
@@ -34,12 +34,12 @@ from .rotation import rotation
 from .summary import host_table
 from .tiles import forget_plans
 
-_BATCH = 20  # calls between two synchronisations: short of the queue at which launches wait
+_BATCH = 20  # calls between two synchronisations: fewer than fill the queue, so that launches do not wait
 
 
 @contextmanager
 def joint_launches(joint: bool) -> Iterator[None]:
-    """Read and write in one launch, or in one each."""
+    """A context in which read and write use one launch together, or one each."""
     from veca_kernels.triton import launch
 
     before = launch.JOINT
@@ -52,8 +52,8 @@ def joint_launches(joint: bool) -> Iterator[None]:
         forget_plans()
 
 
-def two_sdpa_calls(case: Case, device: torch.device) -> Peer:
-    """Read and write on slices of the joint tensors, their outputs joined; q and k turned where the case rotates."""
+def two_sdpa_calls(case: AttentionCase, device: torch.device) -> Peer:
+    """Read and write by SDPA on slices of the joint tensors, with their outputs joined. Rotated cases turn q and k."""
     turn = rotation(case, device, unturned=case.C) if case.tables else (lambda x: x)
     cores = case.C
 
@@ -67,7 +67,7 @@ def two_sdpa_calls(case: Case, device: torch.device) -> Peer:
 
 
 def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:
-    """The median of `runs` batches, divided by the calls in them."""
+    """Seconds on the host per call: the median of `runs` batches, divided by the number of calls in a batch."""
     samples = []
     for _ in range(runs):
         torch.cuda.synchronize()
@@ -79,22 +79,22 @@ def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:
     return statistics.median(samples)
 
 
-def measure_call(peer: Peer, buffers: Buffers, pass_: str, budget: Budget) -> dict[str, float]:
-    """Microseconds on the host, in eager mode and in a graph; what fails says so under "reason"."""
+def measure_call(peer: Peer, buffers: Buffers, pass_: str, limits: Budget) -> dict[str, float]:
+    """Microseconds of a call on the host, in eager mode and in a graph. The reason of a failure is under "reason"."""
     job: Contender = contender(peer, buffers, pass_)
     found: dict[str, object] = {}
     for mode in ("eager", "graph"):
-        timing = measure({"call": job}, mode, budget)["call"]
+        timing = measure({"call": job}, mode, limits)["call"]
         if isinstance(timing, Timing):
             found[f"{mode}_us"] = timing.median * 1e6
         else:
             found["reason"] = f"{mode}: {timing}"
     with job.context():
-        found["host_us"] = host_seconds(job.make(), budget.runs) * 1e6
+        found["host_us"] = host_seconds(job.make(), limits.runs) * 1e6
     return found
 
 
-def run(case: Case, budget: Budget, sink: JsonLines, deadline: float) -> None:
+def run(case: AttentionCase, limits: Budget, sink: JsonLines, deadline: float) -> None:
     device = torch.device("cuda")
     buffers = Buffers(case, "whole", device, num_buffer_sets(3 * (case.patch_bytes + case.core_bytes), device))
     oracle = Oracle(case, "whole", buffers)
@@ -115,7 +115,7 @@ def run(case: Case, budget: Budget, sink: JsonLines, deadline: float) -> None:
                 continue
             for pass_ in ("fwd", "fwd+bwd"):
                 try:
-                    sink.append(row | {"pass": pass_} | measure_call(peer, buffers, pass_, budget))
+                    sink.append(row | {"pass": pass_} | measure_call(peer, buffers, pass_, limits))
                 except Exception as error:
                     sink.append(row | {"pass": pass_, "reason": short_error(error), "status": "error"})
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch, patches, cores = acceptance.SHORT
     shape = args.batch or batch, args.patches or patches, args.cores or cores
     for tables in args.tables:
-        case = Case(*shape, tables=None if tables == "none" else tables)
+        case = AttentionCase(*shape, tables=None if tables == "none" else tables)
         run(case, Budget(runs=args.runs, screening=min(11, args.runs), max_seconds=0.3), sink, deadline)
     print(host_table(sink.rows))
     return 1 if any(row["status"] in ("wrong", "error") for row in sink.rows) else 0
@@ -138,12 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--batch", type=int, help="default, as for patches and cores: 1, 4,096 and 64")
-    add("--patches", type=int)
-    add("--cores", type=int)
+    add("--batch", type=int, help="number of images; default 1")
+    add("--patches", type=int, help="number of patches; default 4,096")
+    add("--cores", type=int, help="number of cores; default 64")
     add("--tables", nargs="+", choices=("none", "float32", "float16"), default=["none", "float32"])
-    add("--runs", type=int, default=50)
-    add("--seconds", type=float, default=300.0, help="for everything, then the rest is skipped")
+    add("--runs", type=int, default=50, help="number of runs")
+    add("--seconds", type=float, default=300.0, help="seconds for the whole run, then skip the rest")
     add("--out", type=Path, help="JSON lines file, appended to")
     return parser
 

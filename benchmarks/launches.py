@@ -1,9 +1,9 @@
-"""Which kernels really run: names, grids and times of every launch, per peer and pass, from a profiler trace.
+"""Names, grids and times of all kernels that run, by peer and pass, from a profiler trace.
 
     python -m benchmarks.launches --batch 1 --patches 65536 --cores 64
 
-Tells which attention backend torch picks by itself, and whether a kernel splits the keys: a read whose grid
-has no more blocks than images x heads x query tiles does not.
+The trace shows which attention backend torch picks by default. It also shows whether a kernel splits the keys. A read
+that does not split them has a grid of images x heads x query tiles, and no more blocks.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from veca.bench.timing import short_error
 
 from . import acceptance
 from .checks import Buffers
-from .floors import Case
+from .floors import AttentionCase
 from .peers import Absent, Peer, peers
 from .record import JsonLines
 from .summary import launches_table
@@ -56,13 +56,13 @@ def profile(call: Callable[[], object]) -> list[dict[str, Any]]:
 
 
 def trace(call: Callable[[], object]) -> list[dict[str, Any]]:
-    """The launches of one call, after two that warm up."""
+    """The launches of one call, after two calls that warm up."""
     for _ in range(2):
         call()
     return profile(call)
 
 
-def record_launches(case: Case, op: str, device: torch.device, sink: JsonLines) -> None:
+def record_launches(case: AttentionCase, op: str, device: torch.device, sink: JsonLines) -> None:
     """One row per peer and pass of an op."""
     buffers = Buffers(case, op, device, 1)
     inputs, grad = buffers.get("token-major")[0].inputs, buffers.get("token-major")[0].grad
@@ -83,7 +83,7 @@ def record_launches(case: Case, op: str, device: torch.device, sink: JsonLines) 
                     else:
                         out = peer.call(*inputs)
                         launches = trace(lambda out=out: torch.autograd.grad(out, inputs, grad, retain_graph=True))
-            except Exception as error:  # a peer that refuses the shape, a profiler that is not allowed
+            except Exception as error:  # the peer refuses the shape, or the profiler is not permitted
                 reason = short_error(error)
             sink.append({"kind": "launches", **names, "launches": launches, "reason": reason})
 
@@ -97,16 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch, patches, cores = acceptance.LONG
     shape = args.batch or batch, args.patches or patches, args.cores or cores
     for tables, op in ((None, "whole"), ("float32", "whole"), (None, "read"), (None, "write")):
-        record_launches(Case(*shape, tables=tables), op, torch.device("cuda"), sink)
+        record_launches(AttentionCase(*shape, tables=tables), op, torch.device("cuda"), sink)
     print(launches_table(sink.rows))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, help="default, as for patches and cores: 1, 65,536 and 64")
-    parser.add_argument("--patches", type=int)
-    parser.add_argument("--cores", type=int)
+    parser.add_argument("--batch", type=int, help="number of images; default 1")
+    parser.add_argument("--patches", type=int, help="number of patches; default 65,536")
+    parser.add_argument("--cores", type=int, help="number of cores; default 64")
     parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
     return parser
 

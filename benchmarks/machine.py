@@ -1,4 +1,4 @@
-"""Rates of the machine at hand: known ones by device name, measured ones otherwise."""
+"""Rates of this machine: known ones by the name of the device, measured ones otherwise."""
 
 import dataclasses
 import math
@@ -13,12 +13,12 @@ from .floors import H200, Machine
 __all__ = ["as_row", "machine_for", "measured_machine"]
 
 KNOWN = {machine.name: machine for machine in (H200,)}
-_COPIED = {"cuda": 2**30, "cpu": 2**24}  # elements: many times what the caches hold
-_CUDA_LAUNCH = 2.5e-6  # a dependent kernel inside a CUDA graph; marks floors that launches hide
+_COPIED = {"cuda": 2**30, "cpu": 2**24}  # number of elements, many times the size of the caches
+_CUDA_LAUNCH = 2.5e-6  # seconds of a dependent kernel inside a CUDA graph; launches hide shorter floors
 
 
 def machine_for(device: torch.device, dtype: torch.dtype) -> Machine:
-    """The rates behind the floors. Known rates are those of bf16; other dtypes are always measured."""
+    """The rates for the floors. Known rates are those of bf16. Other dtypes are always measured."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         known = KNOWN.get(torch.cuda.get_device_name(device))
         if known is not None:
@@ -27,14 +27,23 @@ def machine_for(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def measured_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Copy bandwidth (bytes read plus written) and matmul rate on random data: the 20 % quantile of the times,
-    since a ceiling is what the machine can do, not what its other programs leave."""
+    """Measure copy bandwidth (bytes read plus written) and matmul rate on random data.
+
+    Both come from the 20 % quantile of the times, because other programs slow some of the runs.
+
+    Args:
+        device: device to measure.
+        dtype: dtype of the data.
+
+    Raises:
+        RuntimeError: a measurement failed.
+    """
     cuda = device.type == "cuda"
     source = torch.randn(_COPIED[device.type], device=device).to(dtype)
     target = torch.empty_like(source)
     contenders = {"copy": Contender(lambda: [lambda: target.copy_(source)], torch.no_grad, kept=True)}
-    budget = Budget(runs=20, screening=5, max_seconds=1.0)
-    timing = measure(contenders, "eager" if cuda else "cpu", budget)["copy"]
+    limits = Budget(runs=20, screening=5, max_seconds=1.0)
+    timing = measure(contenders, "eager" if cuda else "cpu", limits)["copy"]
     if not isinstance(timing, Timing):
         raise RuntimeError(f"the copy that fixes the bandwidth of {device} failed: {timing}")
     size = f"{source.nbytes / 1e6:.0f} MB"
@@ -49,6 +58,6 @@ def measured_machine(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def as_row(machine: Machine) -> dict[str, object]:
-    """The rates as JSON; an unknown (infinite) rate is null."""
+    """The rates as JSON. An unknown (infinite) rate is null."""
     row = dataclasses.asdict(machine)
     return {key: None if value == math.inf else value for key, value in row.items()}

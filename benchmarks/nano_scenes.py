@@ -1,11 +1,11 @@
-"""What `veca_nano_patch8` learned from scenes, at every budget and other sizes, beside a ViT trained the same way.
+"""Scores of `veca_nano_patch8` on scenes, at every budget and other sizes, beside a ViT trained the same way.
 
     veca train --out out/nano_veca
     veca train --out out/nano_vit --baseline
     python -m benchmarks.nano_scenes --veca out/nano_veca --vit out/nano_vit --ship veca/zoo/weights
 
-The backbones are judged with their matrices rounded as they are shipped: bf16 for VECA, eight bits a number and one
-scale a row for the ViT, which is there to be compared with.
+The backbones are judged with their matrices rounded as in the shipped files. These have bf16 for VECA. For the ViT, the
+baseline, they have eight bits for each number and one scale for each row.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from veca.zoo.plain_vit import pack_rows, unpack_rows
 from .record import RESULTS, environment, markdown_table, today
 
 SIZES = (48, 64, 96, 128)
-HELD_OUT_SEED = 1_000_000  # of scenes that neither training nor its log has drawn
+HELD_OUT_SEED = 1_000_000  # seed of scenes that neither training nor its log has drawn
 BACKBONE = "backbone."
 
 
@@ -61,7 +61,7 @@ def judged(task: SupervisedTask, recipe: ScenesRecipe, size: int, scenes: int, b
 
 
 def page(veca: Path, vit: Path, scenes: int, other: int) -> tuple[str, dict[Path, dict[str, Tensor]]]:
-    """The Markdown, and what to ship by the run it comes from."""
+    """The Markdown page, and the weights to ship by their run."""
     (task, recipe, shipped), (plain, vit_recipe, vit_shipped) = trained(veca), trained(vit)
     different = [key for key in vars(recipe) if key != "baseline" and getattr(recipe, key) != getattr(vit_recipe, key)]
     if different or not vit_recipe.baseline or recipe.baseline:
@@ -132,7 +132,7 @@ def _verdict(ours: Mapping[int, Mapping[str, float]], theirs: Mapping[str, float
 
 
 def _log_table(run: Path, name: str) -> str:
-    """Loss terms over the run, means of ten rows of the log, and how long it took."""
+    """Loss terms over the run as means of ten rows of the log, and the speed of the run."""
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "label" in row]
     terms = ("label", "color", "patch_label")
@@ -168,8 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--veca", type=Path, required=True, help="folder of the run")
     parser.add_argument("--vit", type=Path, required=True, help="folder of the run with --baseline")
-    parser.add_argument("--scenes", type=int, default=4000, help="at the size of training")
-    parser.add_argument("--other", type=int, default=1000, help="at each other size")
+    parser.add_argument("--scenes", type=int, default=4000, help="number of scenes at the size of training")
+    parser.add_argument("--other", type=int, default=1000, help="number of scenes at each other size")
     parser.add_argument("--ship", type=Path, help="folder for the two safetensors files")
     parser.add_argument("--out", type=Path, default=RESULTS / f"nano-scenes-{today()}.md")
     return parser

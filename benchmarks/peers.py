@@ -1,4 +1,4 @@
-"""Who takes part: our implementations and every peer, one function each, in the layout that suits it.
+"""The contenders: our implementations and every peer, one function for each, in the layout that suits it.
 
 Ops and their inputs (H heads of D channels each, C cores, P patches, T = C + P tokens):
 
@@ -7,11 +7,15 @@ Ops and their inputs (H heads of D channels each, C cores, P patches, T = C + P 
     whole   q, k, v (B, H, T, D), or packed qkv (B, T, 3, H, D): both halves, one joint output
     full    q, k, v (B, H, P, D): what the op replaces
 
-Layouts are memory orders behind these shapes: "token-major" (B, tokens, H, D), which a fused projection
-yields and an output projection wants; "head-major" (B, H, tokens, D); "packed". The halves get tensors of
-their own rather than slices of joint ones: folding is then always a view, which favours the peers.
+Layouts are the memory orders of these shapes:
 
-Where the case rotates, a peer's read first turns k and its write first turns q (rotation.py); ours has no halves.
+    token-major    (B, tokens, H, D), the order of a fused projection's output and an output projection's input
+    head-major     (B, H, tokens, D)
+    packed         (B, tokens, 3, H, D)
+
+The halves get separate tensors, not slices of joint ones. Folding is then always a view, which favours the peers.
+
+If the case rotates, a peer's read first turns k and its write first turns q (rotation.py). Our halves do not rotate.
 """
 
 import functools
@@ -33,7 +37,7 @@ from veca_kernels import (
     patch_to_core_attention,
 )
 
-from .floors import Case
+from .floors import AttentionCase
 from .rotation import angle_tables, refused_tables, rotation
 
 __all__ = ["FAMILIES", "Absent", "Peer", "chain", "fold", "fold_candidates", "peers"]
@@ -45,7 +49,7 @@ SDPA_BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-_SMALLEST_PIECE = 256  # patches in a piece of the fold
+_SMALLEST_PIECE = 256  # number of patches in the smallest piece of a fold
 
 Attention = Callable[..., Tensor]
 
@@ -78,7 +82,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Absent:
-    """A peer that cannot run here, and why."""
+    """A peer that cannot run on this machine, and the reason."""
 
     name: str
     family: str
@@ -88,19 +92,22 @@ class Absent:
 
 def peers(
     op: str,
-    case: Case,
+    case: AttentionCase,
     device: torch.device,
     families: Sequence[str] = FAMILIES,
     layouts: Sequence[str] = ("token-major",),
 ) -> Iterator[Peer | Absent]:
-    """Everyone who can compute `op`, and everyone who cannot, with the reason.
+    """Yield all contenders for `op`, also those that cannot compute it, with the reason.
 
     Args:
         op: "read", "write", "whole" or "full".
-        case: the shape; folds are chosen for it.
-        device: where it will run.
+        case: the shape, for which folds are chosen.
+        device: device on which they will run.
         families: a subset of FAMILIES.
-        layouts: memory orders offered to the peers; ours take token-major and packed alone.
+        layouts: memory orders for the peers. Ours take only token-major and packed.
+
+    Raises:
+        ValueError: an unknown family.
     """
     builders = {
         "veca": _veca,
@@ -119,8 +126,8 @@ def peers(
             yield _turned(peer, case, device) if turned else peer
 
 
-def _turned(peer: Peer, case: Case, device: torch.device) -> Peer:
-    """A peer's half with the rotation it needs beforehand: of k for the read, of q for the write."""
+def _turned(peer: Peer, case: AttentionCase, device: torch.device) -> Peer:
+    """A peer's half with the rotation that it needs first: of k for the read, of q for the write."""
     turn, attend = rotation(case, device), peer.call
     if peer.op == "read":
         return replace(peer, name=f"{peer.name}+rope", call=lambda q, k, v: attend(q, turn(k), v))
@@ -128,24 +135,27 @@ def _turned(peer: Peer, case: Case, device: torch.device) -> Peer:
 
 
 def chain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The unfused chain: scores, softmax and product, with (queries x keys) matrices in memory."""
+    """The unfused chain computes scores, softmax and product, with (queries x keys) matrices in memory."""
     scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
     return scores.softmax(-1) @ v
 
 
 def fold(attention: Attention, pieces: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of many queries, cut into pieces that join the batch; keys and values expand with stride 0.
+    """Attention of many queries, cut into pieces that join the batch. Keys and values expand with stride 0.
 
-    A key-parallel backward then has `pieces` times more thread blocks; autograd sums the expanded gradients.
+    A key-parallel backward then has `pieces` times as many thread blocks. Autograd sums the expanded gradients.
 
     Args:
-        attention: maps q (B', H, L, D) and k, v (B', H, C, D) to (B', H, L, D).
-        pieces: S, a divisor of P.
-        q: (B, H, P, D), memory (B, P, H, D): anything else is copied for B > 1.
-        k, v: (B, H, C, D).
+        attention: function from q (B', H, L, D) and k, v (B', H, C, D) to (B', H, L, D).
+        pieces: number of pieces S, a divisor of P.
+        q: queries (B, H, P, D) in the memory order (B, P, H, D). Other orders are copied for B > 1.
+        k, v: keys and values (B, H, C, D).
 
     Returns:
         (B, H, P, D).
+
+    Raises:
+        ValueError: S does not divide P.
     """
     batch, heads, patches, _ = q.shape
     if patches % pieces:
@@ -156,10 +166,10 @@ def fold(attention: Attention, pieces: int, q: Tensor, k: Tensor, v: Tensor) -> 
     return out.reshape(batch, patches, heads, -1).transpose(1, 2)
 
 
-def fold_candidates(case: Case, workers: int) -> list[int]:
-    """Piece counts worth trying: the smallest divisor of P with two blocks a worker, its half and its double.
+def fold_candidates(case: AttentionCase, workers: int) -> list[int]:
+    """Numbers of pieces to try: the smallest divisor of P with two blocks per worker, its half and its double.
 
-    Empty where the device is full without folding or pieces would fall under 256 patches.
+    Empty if the device is full without folding, or if pieces would have fewer than 256 patches.
     """
     blocks = case.B * case.H * math.ceil(case.C / 128)
     if blocks >= 2 * workers:
@@ -172,7 +182,7 @@ def fold_candidates(case: Case, workers: int) -> list[int]:
     return [s for s in divisors if s in (chosen // 2, chosen, chosen * 2)]
 
 
-def _veca(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _veca(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op == "full" or (case.tables is not None and op != "whole"):
         return
     rope = None if case.tables is None else angle_tables(case.P, case.D, case.tables, device)
@@ -195,8 +205,8 @@ def _veca(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> 
             yield Peer(name, "veca", op, "packed", packed)
 
 
-def _triton_reason(case: Case, device: torch.device) -> str:
-    """Why our kernels cannot take the case, in their own words; empty if they can."""
+def _triton_reason(case: AttentionCase, device: torch.device) -> str:
+    """The reason why our kernels cannot take the case, from their error message; empty if they can."""
     from veca_kernels.support import triton_support
 
     if device.type == "cpu":
@@ -205,7 +215,7 @@ def _triton_reason(case: Case, device: torch.device) -> str:
     return triton_support((probe,), case.C)[1]
 
 
-def _sdpa(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _sdpa(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op == "whole":
         return
     attend = F.scaled_dot_product_attention
@@ -225,7 +235,7 @@ def _sdpa(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> 
 
 
 def num_workers(device: torch.device) -> int:
-    """What runs thread blocks side by side: multiprocessors of a GPU, threads of a CPU."""
+    """Number of units that run thread blocks in parallel: multiprocessors of a GPU, threads of a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return torch.get_num_threads()
@@ -233,18 +243,20 @@ def num_workers(device: torch.device) -> int:
 
 @contextmanager
 def _only_backend(backend: SDPBackend) -> Iterator[None]:
-    """SDPA restricted to one backend: what ran is what the name says, or the call raises."""
+    """A context in which SDPA uses only this backend. A call that the backend cannot take raises."""
     with sdpa_kernel([backend]):
         yield
 
 
-def _chain(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _chain(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op in ("read", "write"):
         for layout in layouts:
             yield Peer("chain", "chain", op, layout, chain, score_matrices=5)
 
 
-def _compiled_chain(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _compiled_chain(
+    op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]
+) -> Iterator[Peer | Absent]:
     """The chain under Inductor, whose pattern matcher would otherwise turn it into SDPA."""
     if op not in ("read", "write"):
         return
@@ -256,7 +268,7 @@ def _compiled_chain(op: str, case: Case, device: torch.device, layouts: Sequence
         yield Peer("chain-compiled", "chain-compiled", op, layout, compiled, score_matrices=5)
 
 
-def _flex(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _flex(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     """FlexAttention on each half, and as one call with the core-periphery mask on the whole."""
     if op == "full":
         return
@@ -290,11 +302,11 @@ def _block_mask(num_cores: int, tokens: int, device: torch.device) -> object:
 
 
 def _lazy(build: Callable[[], object]) -> Callable[[], object]:
-    """Build once, at the first call: a mask nobody uses costs nothing."""
+    """Build at the first call and keep the result, so that an unused mask takes no time."""
     return functools.cache(build)
 
 
-def _xformers(op: str, case: Case, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
+def _xformers(op: str, case: AttentionCase, device: torch.device, layouts: Sequence[str]) -> Iterator[Peer | Absent]:
     if op not in ("read", "write"):
         return
     if reason := _xformers_reason(device):

@@ -1,8 +1,8 @@
-"""A pytest plugin: the outcome of every test as a row on disk as soon as it is known, also under pytest-xdist.
+"""A pytest plugin that writes the outcome of every test to disk as soon as it is known, also under pytest-xdist.
 
     python -m pytest tests -p benchmarks.pytest_rows --rows out/tests.jsonl
 
-A run that is killed keeps what it has; a JUnit report would be written at its end only.
+A run that is killed keeps its rows so far. A JUnit report would only be written at the end.
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ class _Rows:
             self._append(report.nodeid, "error", 0.0, report.longreprtext)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """One row a test: its call, or the step before or after that failed or skipped it."""
+        """Write one row for each test: for its call, or for the set-up or tear-down that failed or skipped it."""
         if report.when == "call" or not report.passed:
             outcome = "error" if report.failed and report.when != "call" else report.outcome
             self._append(report.nodeid, outcome, report.duration, report.longreprtext if report.failed else "")

@@ -1,4 +1,4 @@
-"""What every number carries: device, versions, date, commit. How numbers are kept: JSON lines, Markdown."""
+"""Records of measurements: device, versions, date and commit, and rows as JSON lines and Markdown tables."""
 
 import datetime
 import importlib.metadata
@@ -6,21 +6,21 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JsonLines", "environment", "markdown_table", "read_rows", "slug", "today"]
+__all__ = ["JsonLines", "Row", "environment", "markdown_table", "read_rows", "slug", "today"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "triton", "timm", "xformers", "numpy")
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]  # one line of a results file, or one of a table
 
 
 class JsonLines:
-    """An append-only file of rows, each on disk before the next is measured; without a path, a list only."""
+    """An append-only file of rows, each on disk before the next is measured. Without a path it is only a list."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -29,6 +29,7 @@ class JsonLines:
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def append(self, row: Row) -> None:
+        """Append a row to list and file."""
         self.rows.append(dict(row))
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
@@ -36,7 +37,17 @@ class JsonLines:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file; [] if it does not exist. A last line cut off by a kill is left out."""
+    """Read the rows of a JSON lines file. If the last line is incomplete, it is left out.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The rows; an empty list if the file does not exist.
+
+    Raises:
+        ValueError: another line is not JSON.
+    """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -51,7 +62,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def environment(device: str, threads: int | None = None) -> dict[str, Any]:
-    """Device, versions, date and commit, as JSON. `device` is "cpu" or "cuda"."""
+    """Device, versions, date and commit, as JSON.
+
+    Args:
+        device: "cpu" or "cuda".
+        threads: number of CPU threads to record; None means torch's.
+    """
     import torch
 
     record = {
@@ -77,11 +93,12 @@ def environment(device: str, threads: int | None = None) -> dict[str, Any]:
 
 
 def today() -> str:
+    """The date in UTC, such as 2026-11-28."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def commit() -> str:
-    """The commit that is checked out, "+changes" if the tree differs from it, "unknown" outside git."""
+    """The commit that is checked out, with "+changes" if tracked files differ from it; "unknown" outside git."""
     try:
         head = _git("rev-parse", "HEAD").strip()
         return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no").strip() else "")
@@ -90,19 +107,19 @@ def commit() -> str:
 
 
 def slug(name: str) -> str:
-    """A device name for file names: "NVIDIA H200" gives "nvidia-h200"."""
+    """A device name for file names. "NVIDIA H200" gives "nvidia-h200"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"
 
 
 def markdown_table(rows: Iterable[Row], columns: Sequence[str]) -> str:
-    """A Markdown table; missing and None cells are empty, floats get three digits."""
+    """A Markdown table. Missing and None cells are empty, floats have three digits."""
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def microseconds(seconds: float) -> str:
-    """Three digits with a unit: 47.1 us, 1.47 ms, 2.1 s."""
+    """Seconds as text with three digits and a unit, such as 47.1 us, 1.47 ms or 2.1 s."""
     for factor, unit in ((1e6, "us"), (1e3, "ms")):
         if seconds * factor < 999.5:
             return f"{seconds * factor:.3g} {unit}"
@@ -110,6 +127,7 @@ def microseconds(seconds: float) -> str:
 
 
 def cpu_name() -> str:
+    """The model of the CPU, or its architecture if the system does not name the model."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -127,6 +145,7 @@ def _cell(value: object) -> str:
 
 
 def version(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -1,23 +1,24 @@
-"""Which measurements a failed GPU test concerns. No torch here.
+"""The measurements that a failed GPU test concerns. This file does not import torch.
 
-A rule is a pattern of test names and what a row must be for the test to concern it. The first rule that matches a
-test decides. A test that no rule knows concerns every row.
+A rule is a pattern of test names and the facts that a row must have for such a test to concern it. The first rule that
+matches a test decides. A test that matches no rule concerns every row.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .record import Row
+
 __all__ = ["concerns", "mark_red"]
 
-Row = dict[str, Any]
 # Facts of a row: "dtype", "rotated", "mode", "impl", "model" (True for a backbone), "huge" (more than 2^31 elements).
 RULES: tuple[tuple[str, Mapping[str, Sequence[Any]]], ...] = (
     (r"test_gpu\.py::.*\bsdpa\b", {"impl": ["veca-sdpa"]}),
     (r"test_gpu\.py::test_more_than_two_to_the_31", {"huge": [True]}),
     (r"test_gpu\.py::test_cuda_graph", {"mode": ["graph"]}),
     (r"test_gpu\.py::test_compile", {"mode": ["blocks", "compiled"]}),
-    (r"test_gpu\.py::test_(peak_memory|sizes_budgets)", {"model": []}),  # about memory and compilation, not values
+    (r"test_gpu\.py::test_(peak_memory|sizes_budgets)", {"model": []}),  # these test memory and compilation, not values
     (r"test_gpu\.py::.*rope", {"rotated": [True], "impl": ["veca-triton"]}),
     (r"test_gpu\.py", {"impl": ["veca-triton"]}),
     (r"tests/veca/", {"model": [True]}),
@@ -26,7 +27,7 @@ _HUGE = 2**31
 
 
 def concerns(test: str, row: Row) -> bool:
-    """Whether a failed test concerns a row of the summary, of a backbone or of a kernel."""
+    """Whether a failed test concerns a row of a backbone or of the kernels' summary."""
     facts = _facts(row)
     dtype = re.search(r"torch\.(float16|bfloat16|float32)", test)
     if dtype and dtype[1] != facts["dtype"]:
@@ -36,7 +37,7 @@ def concerns(test: str, row: Row) -> bool:
 
 
 def mark_red(rows: Iterable[Row], failed: Sequence[str]) -> list[Row]:
-    """The rows, each with the failed tests that concern it under "red"."""
+    """The rows, each with a list "red" of the failed tests that concern it."""
     return [row | {"red": [test for test in failed if concerns(test, row)]} for row in rows]
 
 

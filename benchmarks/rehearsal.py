@@ -1,11 +1,11 @@
-"""The GPU suite on a machine without a GPU: every job is composed, run and written, on tiny shapes.
+"""A rehearsal runs the GPU suite without a GPU. Every job runs on tiny shapes and writes its results.
 
     python -m benchmarks.gpu_suite --rehearse --out out/rehearsal     # as on a GPU, each job a process
     python -m benchmarks.rehearsal benchmarks.kernels --preset rotated    # one module, the same way
 
-CPU tensors say that they are on a GPU. Triton kernels are compiled for sm_90 and launched by a driver that runs
-nothing (fake_driver.py). The values then come from the same op in plain torch, so that checks pass. Streams, events,
-graphs and the profiler are stand-ins, torch.compile returns what it gets, and `tyro` cannot be imported.
+CPU tensors report that they are on a GPU. Triton kernels are compiled for sm_90 and launched by a driver that runs
+nothing (fake_driver.py). The values come from the same op in plain torch, so that checks pass. Streams, events, graphs
+and the profiler are stand-ins. torch.compile returns its argument, and `tyro` cannot be imported.
 
 Environment variables change what happens:
 
@@ -30,14 +30,14 @@ __all__ = ["PREFIX", "install", "run_here", "shrink"]
 
 PREFIX = ("-m", "benchmarks.rehearsal")
 NAME = "rehearsal"
-_ABSENT = ("tyro", "xformers")  # not in the image of a GPU machine
+_ABSENT = ("tyro", "xformers")  # packages that a GPU machine may lack
 _MODELS = ("veca_base_patch16", "vit_base_patch16_dinov3")
-_HERE = {"pytest": ("-n", "0"), "benchmarks.warm": ("--workers", "0")}  # no processes where there is to be one
+_HERE = {"pytest": ("-n", "0"), "benchmarks.warm": ("--workers", "0")}  # options for a rehearsal in one process
 _TESTS = ("-p", "benchmarks.rehearsal", "-k", "test_halves or (test_other_entries and packed and rope)")
 
 
 def shrink() -> None:
-    """Tiny shapes, for measuring and for judging. Needs no torch."""
+    """Make all shapes tiny, for measurements and for verdicts. Does not need torch."""
     from . import acceptance
 
     acceptance.LONG, acceptance.WIDE = (1, 96, 16), (2, 40, 16)
@@ -50,9 +50,9 @@ def shrink() -> None:
 
 
 def install() -> None:
-    """Let this process believe in a GPU. There is no way back."""
+    """Give this process a fake GPU. This cannot be undone."""
     import torch
-    import torch._dynamo  # what is imported later would meet the stand-ins as types
+    import torch._dynamo  # imported first, because a later import would find the stand-ins in place of types
 
     if torch.cuda.is_available():
         return
@@ -72,12 +72,12 @@ def install() -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    """As a plugin, since workers of pytest-xdist are other processes."""
+    """Install as a pytest plugin, because workers of pytest-xdist are other processes."""
     install()
 
 
 def _fake_cuda(torch: Any) -> None:
-    """The surface of torch.cuda that the benchmarks touch."""
+    """Replace the functions of torch.cuda that the benchmarks use."""
     properties = SimpleNamespace(
         name=NAME, major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, L2_cache_size=1 << 18,
         shared_memory_per_block_optin=227 << 10, shared_memory_per_block=48 << 10,
@@ -94,15 +94,15 @@ def _fake_cuda(torch: Any) -> None:
         setattr(torch.cuda, name, nothing)
     for name in ("stream", "device", "graph"):
         setattr(torch.cuda, name, lambda *args, **options: contextlib.nullcontext())
-    torch.accelerator.current_stream = lambda *device: _Stream()  # torch 2.15's optimizers ask it
+    torch.accelerator.current_stream = lambda *device: _Stream()  # torch 2.15's optimizers call it
     torch.cuda.Stream, torch.cuda.Event, torch.cuda.CUDAGraph = _Stream, _Event, _Graph
     make = torch.Generator.__new__
     torch.Generator = type("Generator", (torch.Generator,), {"__new__": lambda cls, *device: make(cls, "cpu")})
     torch.compile = lambda function=None, **options: function if function else (lambda f: f)
     torch.nn.Module.compile = nothing
     asked = torch.is_autocast_enabled
-    torch.is_autocast_enabled = lambda *kind: kind != ("meta",) and asked(*kind)  # tensors that are only counted
-    real_autocast = torch.autocast  # of a CPU, where autocast exists as well
+    torch.is_autocast_enabled = lambda *kind: kind != ("meta",) and asked(*kind)  # meta tensors only count FLOPs
+    real_autocast = torch.autocast  # always called for the CPU, which has autocast as well
     torch.autocast = lambda kind, *args, **options: real_autocast("cpu", *args, **options)
 
 
@@ -140,7 +140,7 @@ def _on_gpu_class(torch: Any) -> type:
     device_of = torch.Tensor.device.__get__
 
     class OnGpu(TorchFunctionMode):
-        """CPU tensors that say "cuda:0", and functions that take it for a place to put tensors."""
+        """CPU tensors report "cuda:0", and functions put tensors for "cuda" on the CPU."""
 
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is device_of:
@@ -165,7 +165,7 @@ def _cpu(torch: Any, value: Any) -> Any:
 
 
 def _compute() -> None:
-    """After the launches of an op, which run nothing, its results from the composed algebra."""
+    """Compute the results of an op in plain torch after its launches, which run nothing."""
     from veca_kernels import composed, registration
     from veca_kernels.triton import ops
 
@@ -177,7 +177,7 @@ def _compute() -> None:
         real = plan.run
 
         def run(body: Any, settings: Any, *arguments: Any) -> Any:
-            if not isinstance(body, _Both):  # made of another op
+            if not isinstance(body, _Both):  # a body that calls other ops
                 return body(*arguments)
             real(body.launched, settings, *arguments)
             return body.compute(*arguments)
@@ -186,7 +186,7 @@ def _compute() -> None:
 
 
 class _Both:
-    """The body of an op: its launches, and its values."""
+    """The body of an op, which launches kernels and then computes the values."""
 
     def __init__(self, launched: Callable[..., Any], computed: Callable[..., Any]) -> None:
         self.launched, self.computed = launched, computed
@@ -207,12 +207,12 @@ class _Both:
 
 
 def _shrink_modules(driver: Any) -> None:
-    """Small matrices, small models, short lists of cases, launches without a profiler."""
+    """Set small matrices, small models and short lists of cases, and record launches without a profiler."""
     from veca.bench import models, peak, run, timing
 
     timing._MOST_REPEATS = timing._WARMUP_CALLS = 1
-    budget = timing.Budget(runs=2, screening=2, max_seconds=0.1)
-    timing.Budget = run.Budget = lambda *limits, **named: budget
+    few = timing.Budget(runs=2, screening=2, max_seconds=0.1)
+    timing.Budget = run.Budget = lambda *limits, **named: few
 
     from . import backbone, host_times, kernels, launches, machine, tiles, warm
 
@@ -233,19 +233,21 @@ def _shrink_modules(driver: Any) -> None:
     models.create_model = lambda name, **options: real_veca(name, **options, **tiny)
     models.timm.create_model = lambda name, **options: real_timm(name, **options, **tiny)
     if os.environ.get("REHEARSAL_COMPILES") == "0":
-        run._break_evens = lambda settings: []  # minutes of counting under a mode that sees every function
+        run._break_evens = lambda settings: []  # counting takes minutes under a mode that sees every function
     warm.use(driver)
     warm.calls_of_suite = lambda tests=True: _few(warm)
 
 
 def _few(warm: Any) -> list[dict[str, Any]]:
-    from .floors import Case
+    from .floors import AttentionCase
 
-    return [{"case": Case(1, 40, 16), "layout": layout} for layout in ("token-major", "halves")] + [{"test": 0}]
+    return [{"case": AttentionCase(1, 40, 16), "layout": layout} for layout in ("token-major", "halves")] + [
+        {"test": 0}
+    ]
 
 
 def _profile(call: Callable[[], object]) -> list[dict[str, Any]]:
-    """As if each of the four kernels had run once."""
+    """A fake profile, in which each of the four kernels has run once."""
     call()
     names = ("read_forward", "write_forward", "read_backward", "write_backward")
     return [{"kernel": name, "grid": [1, 1, 1], "block": [128, 1, 1], "us": 1.0} for name in names]
@@ -262,7 +264,7 @@ def _arguments(module: str, arguments: list[str]) -> Iterator[None]:
 
 
 def _run_module(module: str, arguments: list[str]) -> int:
-    """The exit code of a module that has been told what to do."""
+    """Run a module with these arguments, and return its exit code."""
     with _arguments(module, arguments):
         if module == "pytest":
             import pytest
@@ -275,7 +277,7 @@ def _run_module(module: str, arguments: list[str]) -> int:
 
 
 def run_here(job: Any, limit: float, tick: Callable[[], None]) -> dict[str, Any]:
-    """What `run_job` does, in this process: no limit, and nothing survives a crash. Spares the imports of a process."""
+    """Do the work of `run_job` in this process, which saves imports. It has no limit, and a crash ends the suite."""
     from .suite_process import planned
 
     module, *arguments = job.arguments(limit)[1 + len(PREFIX) :]
@@ -285,7 +287,7 @@ def run_here(job: Any, limit: float, tick: Callable[[], None]) -> dict[str, Any]
         code = _run_module(module, [*arguments, *_HERE.get(module, ())])
         status = "ok" if code == 0 else f"failed, exit code {code}"
     except SystemExit as error:
-        if error.code == 143:  # the suite itself is to end
+        if error.code == 143:  # the suite itself must end
             raise
         status = f"failed, exit code {error.code}"
     return planned(job, limit) | {"status": status, "seconds": round(time.monotonic() - start, 1)}

@@ -1,10 +1,10 @@
-"""Ridge with a penalty for each voxel at the size of one NSD subject: ours beside himalaya's, on the same numbers.
+"""Ridge with a penalty for each voxel at the size of one NSD subject: ours and himalaya's, on the same data.
 
-Seconds are of fit and prediction; CPU seconds count all threads and stay meaningful where other programs run. The peak
-is of the process, with the data it was given.
+    python -m benchmarks.ridge
+    python -m benchmarks.ridge --images 20000 --features 1024 --contenders veca
 
-python -m benchmarks.ridge
-python -m benchmarks.ridge --images 20000 --features 1024 --contenders veca
+Seconds are those of fit and prediction. CPU seconds count all threads, and are still valid where other programs run.
+The peak is that of the process with its data.
 """
 
 import argparse
@@ -25,11 +25,15 @@ __all__ = ["main"]
 
 CONTENDERS = ("veca", "himalaya")
 COLUMNS = ("contender", "seconds", "CPU seconds", "peak GB", "data GB", "ratio", "same alpha", "score difference")
-_HELD_OUT = 500  # images that score the fits
+_HELD_OUT = 500  # number of images on which the fits are scored
 
 
 def made(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
-    """Train features and responses and test ones, fp32: linear, with noise of a variance of 1 to 1000 a voxel."""
+    """Features and responses of train and test images, fp32. They are linear, with noise of variance 1 to 1000.
+
+    Returns:
+        X (images, features), Y (images, voxels), and the same of the test images. The variance grows with the voxel.
+    """
     rng = np.random.default_rng(0)
     X = rng.standard_normal((args.images + _HELD_OUT, args.features), np.float32)
     X *= np.geomspace(3, 0.03, args.features, dtype=np.float32)  # a spectrum, as features of networks have
@@ -42,7 +46,7 @@ def made(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
 
 
 def fit_one(name: str, args: argparse.Namespace) -> dict[str, object]:
-    """Fit and score in this process; alphas and scores go to a file of `args.workdir`."""
+    """Fit and score in this process, and write alphas and scores to a file in `args.workdir`."""
     if args.threads:
         torch.set_num_threads(args.threads)
     X, Y, X_test, Y_test = made(args)
@@ -58,7 +62,7 @@ def fit_one(name: str, args: argparse.Namespace) -> dict[str, object]:
 
 
 def _fit(name: str, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray, alphas: np.ndarray, args: argparse.Namespace):
-    """(chosen alphas, predictions of the test images); prediction is part of the time."""
+    """Fit and predict. Returns (chosen alphas, predictions for the test images)."""
     if name == "veca":
         from brainmodels.baselines import Ridge
 
@@ -74,7 +78,7 @@ def _fit(name: str, X: np.ndarray, Y: np.ndarray, X_test: np.ndarray, alphas: np
 
 
 def compare(args: argparse.Namespace) -> list[dict[str, object]]:
-    """One row a contender, each from a process of its own: the peak of a process never falls."""
+    """One row for each contender. Each runs in a fresh process, because the peak of a process never falls."""
     rows = []
     with tempfile.TemporaryDirectory() as workdir:
         for name in args.contenders:
@@ -92,7 +96,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, object]]:
 
 
 def peak_bytes() -> int:
-    """The most memory that was resident for this process so far."""
+    """The most resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
@@ -116,14 +120,14 @@ def main(words: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--images", type=int, default=9000)
-    add("--features", type=int, default=768)
-    add("--voxels", type=int, default=15724)
-    add("--alphas", type=int, default=10)
-    add("--folds", type=int, default=5)
+    add("--images", type=int, default=9000, help="number of train images")
+    add("--features", type=int, default=768, help="number of features")
+    add("--voxels", type=int, default=15724, help="number of voxels")
+    add("--alphas", type=int, default=10, help="number of penalties to choose from")
+    add("--folds", type=int, default=5, help="number of folds of the cross-validation")
     add("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="ratios are to the first")
     add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--threads", type=int, help="of torch on a CPU")
+    add("--threads", type=int, help="number of torch's threads on a CPU")
     add("--out", type=Path, help="append the rows to this JSON lines file")
     add("--one", choices=CONTENDERS, help=argparse.SUPPRESS)
     add("--workdir", type=Path, help=argparse.SUPPRESS)

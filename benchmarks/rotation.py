@@ -1,7 +1,7 @@
-"""The rotation of the patches' q and k that our op does inside its kernels and a peer must do beforehand.
+"""The rotation of the patches' q and k. Our op does it inside its kernels; a peer must do it before.
 
-Interleaved pairs: (x[2i], x[2i + 1]) turns by the angle i of its patch. The arithmetic is fp32, the result has the
-dtype of x. On CUDA peers get one compiled elementwise kernel; its time, forward and backward, belongs to theirs.
+A pair (x[2i], x[2i + 1]) turns by the angle i of its patch. The arithmetic is fp32, and the result has the dtype of x.
+On CUDA, peers use one compiled elementwise kernel. Its time counts as theirs, forward and backward.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .floors import Case
+from .floors import AttentionCase
 
 __all__ = ["angle_tables", "refused_tables", "rotate", "rotation"]
 
@@ -19,7 +19,7 @@ __all__ = ["angle_tables", "refused_tables", "rotate", "rotation"]
 def angle_tables(
     patches: int, head_dim: int, dtype: str, device: torch.device, unturned: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of random angles, each (unturned + patches, D/2); the first `unturned` rows do not rotate."""
+    """(cos, sin) of random angles, each (unturned + patches, D/2). The first `unturned` rows do not rotate."""
     generator = torch.Generator().manual_seed(3)
     angles = 6 * torch.rand(patches, head_dim // 2, generator=generator)
     angles = torch.cat((angles.new_zeros(unturned, head_dim // 2), angles))
@@ -27,7 +27,7 @@ def angle_tables(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, H, P, D) turned by tables (P, D/2), in the memory order of x; fp64 stays fp64."""
+    """Rotate x (B, H, P, D) by tables (P, D/2). The result has the memory order and the dtype of x, also in fp64."""
     if x.stride(1) < x.stride(2):  # token-major
         return _rotate(x.transpose(1, 2), cos[:, None], sin[:, None]).transpose(1, 2)
     return _rotate(x, cos, sin)
@@ -40,8 +40,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 
 
-def rotation(case: Case, device: torch.device, unturned: int = 0) -> Callable[[Tensor], Tensor]:
-    """What a peer calls on q or k of the patches; with `unturned` on those of cores and patches together."""
+def rotation(case: AttentionCase, device: torch.device, unturned: int = 0) -> Callable[[Tensor], Tensor]:
+    """The function that a peer calls on q or k of the patches.
+
+    Args:
+        case: the shape, which must have tables.
+        device: device of the tables.
+        unturned: number of cores before the patches, which do not rotate.
+    """
     cos, sin = angle_tables(case.P, case.D, case.tables, device, unturned)
     turn = _compiled() if device.type == "cuda" else rotate
     return lambda x: turn(x, cos, sin)
@@ -52,8 +58,8 @@ def _compiled() -> Callable[..., Tensor]:
     return torch.compile(rotate, dynamic=False, fullgraph=True)
 
 
-def refused_tables(case: Case) -> str:
-    """Why our op does not take tables of this dtype with inputs of that one, in its own words; empty if it does."""
+def refused_tables(case: AttentionCase) -> str:
+    """The error message of our op for tables and inputs of these dtypes; empty if it takes them."""
     from veca_kernels import core_periphery_attention
 
     x = torch.zeros(1, 1, 2, case.D, dtype=getattr(torch, case.dtype))

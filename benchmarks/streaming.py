@@ -1,7 +1,9 @@
-"""Time and peak memory of `veca.stream_features` on one large image, and of the ordinary forward beside it.
+"""This program measures time and peak memory of `veca.stream_features` on one large image.
 
-python -m benchmarks.streaming --size 8192
-python -m benchmarks.streaming --size 2048 --forward
+    python -m benchmarks.streaming --size 8192
+    python -m benchmarks.streaming --size 2048 --forward
+
+With --forward, the ordinary forward of the same image is measured too.
 """
 
 import argparse
@@ -20,11 +22,11 @@ from veca.large.streaming import stream_features
 from .record import JsonLines, environment, markdown_table
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_BAND = 512  # rows of noise; the image repeats them
+_BAND = 512  # number of rows of noise, which the image repeats
 
 
 class Noise:
-    """An image of `size` x `size` random pixels that are made when they are read."""
+    """An image of `size` x `size` random pixels, which are made when they are read."""
 
     def __init__(self, size: int):
         self.shape, self.dtype = (size, size, 3), np.dtype(np.uint8)
@@ -35,7 +37,7 @@ class Noise:
 
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
-    """One row: seconds, peak bytes of the process, and with `--forward` the same of the ordinary forward.
+    """One row with seconds and peak bytes, and with `--forward` those of the ordinary forward too.
 
     The peak of a process never falls, so the streamed pass runs first.
     """
@@ -73,7 +75,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
 
 
 def forward_row(model: veca.VECA, image: Noise, streamed: veca.Features, device: torch.device) -> dict[str, object]:
-    """The ordinary forward of the same image, and how far the streamed features are from its own."""
+    """The ordinary forward of the same image, and the relative difference of the streamed features from it."""
     weight = model.patch_embed.proj.weight
     start = time.perf_counter()
     mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (_MEAN, _STD))
@@ -89,7 +91,7 @@ def forward_row(model: veca.VECA, image: Noise, streamed: veca.Features, device:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory so far: allocated on a GPU, resident for the whole process otherwise."""
+    """The most memory so far in bytes: allocated on a GPU, resident for the whole process on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
@@ -109,12 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--size", type=int, default=2048, help="side of the image in pixels")
     add("--model", default="veca_small_patch16")
-    add("--chunk-patches", type=int, default=65536)
-    add("--residual", choices=("host", "device"), default="host")
-    add("--workdir", type=Path, help="keep the residual stream in files there")
+    add("--chunk-patches", type=int, default=65536, help="number of patches in a chunk")
+    add("--residual", choices=("host", "device"), default="host", help="memory of the residual stream")
+    add("--workdir", type=Path, help="keep the residual stream in files of this folder")
     add("--device", default="cpu")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    add("--threads", type=int, help="of torch on a CPU")
+    add("--threads", type=int, help="number of torch's threads on a CPU")
     add("--forward", action="store_true", help="also run the ordinary forward")
     add("--out", type=Path, help="append the row to this JSON lines file")
     return parser

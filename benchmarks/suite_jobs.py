@@ -1,6 +1,7 @@
-"""What the GPU suite runs: jobs in three parts, each a process with a share of its part's time. No torch here.
+"""The jobs of the GPU suite in three parts. This file does not import torch.
 
-A part can be called alone and takes at most nine minutes. Within a part the jobs that decide come first.
+Each job is a process with a share of its part's time. A part can be called alone and takes at most nine minutes. The
+most important jobs of a part come first.
 """
 
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 __all__ = ["ALWAYS", "GPU_TESTS", "PARTS", "Job", "jobs_of", "names_of"]
 
-# Seconds of a part of 510 s. The environment is measured once a call, at its start.
+# Seconds of each job in a part of 510 s. The environment is measured once in a call, at its start.
 PARTS = {
     "numerics": {"environment": 60, "warm": 70, "tests": 190, "tiles": 120, "angles": 70},
     "kernels": {
@@ -22,7 +23,7 @@ PARTS = {
         "environment": 60, "judged": 80, "models": 210, "compiled-peers": 80, "compiled-models": 40, "grid": 40,
     },
 }  # fmt: skip
-ALWAYS = ("environment", "warm")  # make other jobs possible and judge nothing: a later call may repeat them
+ALWAYS = ("environment", "warm")  # jobs that prepare others and measure nothing; a later call may repeat them
 GPU_TESTS = (
     "tests/kernels/test_gpu.py",
     "tests/kernels/test_layer_gpu.py",
@@ -35,15 +36,22 @@ _LIMITS = {
     "tests": {"grace": 15.0},  # xdist waits 10 s for its workers
     "models": {"reserve": 25.0},
 }
-_MORE = {("kernels", "warm"): ("--shapes-only",)}  # its tests are in another part
-_START_SECONDS = 15.0  # importing torch and starting CUDA, in every job
+_MORE = {("kernels", "warm"): ("--shapes-only",)}  # the tests are in another part
+_START_SECONDS = 15.0  # seconds in which every job imports torch and starts CUDA
 
 
 @dataclass(frozen=True)
 class Job:
-    """One process: its part, its command after `python`, its share of the time, and where its rows go.
+    """One job, which is a process.
 
-    It starts nothing new `reserve` seconds before its limit, and is asked to stop `grace` seconds before it.
+    Attributes:
+        part: part of the suite.
+        name: name of the job.
+        command: the words after `python`.
+        share: seconds in a part of 510 s.
+        rows: file of its rows.
+        reserve: seconds before its limit in which it starts nothing new.
+        grace: seconds before its limit at which it is asked to stop.
     """
 
     part: str
@@ -55,18 +63,21 @@ class Job:
     grace: float = 5.0
 
     def arguments(self, limit: float) -> list[str]:
-        """The whole command; {seconds} becomes what it may measure: its limit less start and reserve."""
+        """The whole command. {seconds} is replaced by the time for measurements: limit minus start and reserve."""
         seconds = f"{max(5.0, limit - _START_SECONDS - self.reserve):.0f}"
         return [sys.executable, *(word.replace("{seconds}", seconds) for word in self.command)]
 
     def shown(self, limit: float) -> str:
-        """The command for a result: no paths of this machine."""
+        """The command as it is shown in a result, without paths of this machine."""
         words = ["python", *self.arguments(limit)[1:]]
         return " ".join(words).replace(str(self.rows.parent), "rows")
 
 
 def names_of(wanted: Sequence[str]) -> dict[str, list[str]]:
-    """Names of the jobs to run by part, from names of parts, their numbers 1 to 3, and names of jobs.
+    """Names of the jobs to run, by part.
+
+    Args:
+        wanted: Names of parts, their numbers 1 to 3, or names of jobs. None at all means all parts.
 
     Raises:
         ValueError: An unknown name.
@@ -94,8 +105,8 @@ def jobs_of(work: Path, wanted: Sequence[str] = (), prefix: Sequence[str] = ("-m
 
     Args:
         work: Folder of their rows and logs.
-        wanted: As in `names_of`; none means all.
-        prefix: What stands between `python` and the name of a module.
+        wanted: Names as in `names_of`.
+        prefix: Words between `python` and the name of a module.
     """
     commands = _commands(work)
 

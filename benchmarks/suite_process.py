@@ -1,4 +1,4 @@
-"""Running one job of the suite: a process group with a limit, asked to stop before it is killed. No torch here."""
+"""Runs one job of the suite in a process group with a time limit. This file does not import torch."""
 
 import os
 import signal
@@ -17,15 +17,15 @@ _TICK_SECONDS = 10.0
 
 
 def run_job(job: Job, limit: float, tick: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Run a job and say how it ended.
+    """Run a job and return a row with its status.
 
-    Shortly before its limit the process gets SIGINT, so that it can write what it has. At the limit its whole group
-    gets SIGKILL, compiler workers included.
+    Shortly before its limit the process gets SIGINT, so that it can write its results so far. At the limit its whole
+    group gets SIGKILL, with the compiler workers.
 
     Args:
-        job: What to run.
-        limit: Seconds.
-        tick: Called about every ten seconds meanwhile.
+        job: Job to run.
+        limit: Time limit in seconds.
+        tick: Function that is called about every ten seconds while the job runs.
     """
     paths = [str(ROOT / "kernels"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
@@ -60,7 +60,7 @@ def planned(job: Job, limit: float, status: str = "dry run") -> dict[str, Any]:
 
 
 def _ends(process: subprocess.Popen, deadline: float, tick: Callable[[], None]) -> bool:
-    """Wait for the process; False if the deadline comes first."""
+    """Wait for the process to end. Returns False if the deadline comes first."""
     while (left := deadline - time.monotonic()) > 0:
         try:
             process.wait(min(left, _TICK_SECONDS))
@@ -71,7 +71,7 @@ def _ends(process: subprocess.Popen, deadline: float, tick: Callable[[], None]) 
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    """Children may outlive the process that started them; what has ended already is no error."""
+    """Kill the process and its children, which may live longer. It is no error if all have ended."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

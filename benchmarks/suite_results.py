@@ -1,28 +1,26 @@
-"""What a run of the suite knows: rows of its jobs, verdicts, one JSON file and one page. No torch here.
+"""Results of the suite: rows of its jobs, verdicts, one JSON file and one page. This file does not import torch.
 
-Results of several calls join into one where device, versions and commit agree.
+Results of several calls are joined if device, versions and commit agree.
 """
 
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .acceptance import judge, judge_backbone, verdict_table
-from .record import ROOT, markdown_table, read_rows, slug, today
+from .record import ROOT, Row, markdown_table, read_rows, slug, today
 from .red_tests import mark_red
 from .suite_jobs import ALWAYS, Job
 from .summary import host_table, launches_table, notes, summarize_rows, summary_table, tile_table
 
 __all__ = ["collect", "finish", "free_stem", "join", "joinable", "markdown", "read_tests", "write"]
 
-Row = dict[str, Any]
 _SAME = ("device", "torch", "triton", "python")
 
 
 def collect(jobs: Sequence[Job], done: Sequence[Row], commit: str, rehearsal: bool = False) -> Row:
-    """What the jobs of a call have written so far; `finish` adds what follows from it."""
+    """Collect the rows that the jobs of a call have written so far. `finish` adds tests, summary and verdicts."""
     environment, rows, pages = {"date": today(), "device": None}, [], {}
     for job in jobs:
         if job.name == "environment":
@@ -31,7 +29,7 @@ def collect(jobs: Sequence[Job], done: Sequence[Row], commit: str, rehearsal: bo
         for row in read_rows(job.rows):
             if row["kind"] != "environment":
                 rows.append(row | {"job": job.name})
-            elif not environment.get("device"):  # the first job was killed before it knew
+            elif not environment.get("device"):  # the first job was killed before it knew the device
                 environment = row
         page = job.rows.with_suffix(".md")
         if page.exists():
@@ -41,7 +39,7 @@ def collect(jobs: Sequence[Job], done: Sequence[Row], commit: str, rehearsal: bo
 
 
 def _environment(path: Path) -> Row | None:
-    """The last whole record: it is written three times, and a kill may cut the last one off."""
+    """The last whole record. There are up to three, and the last may be incomplete if the job was killed."""
     records = read_rows(path)
     return records[-1] if records else None
 
@@ -54,7 +52,7 @@ def joinable(earlier: Row, later: Row) -> bool:
 
 
 def join(earlier: Row, later: Row) -> Row:
-    """Both results in one; a job of the later one replaces the earlier one's job of that name."""
+    """Join two results. A job of the later one replaces the earlier one's job of the same name."""
     again = {job["name"] for job in later["jobs"]}
     kept = {name: [row for row in earlier[name] if row[key] not in again] for name, key in _KEYS.items()}
     pages = {name: page for name, page in earlier["pages"].items() if name not in again}
@@ -77,7 +75,7 @@ def replaces_measurements(earlier: Row, names: Sequence[str]) -> bool:
 
 
 def finish(result: Row) -> Row:
-    """The result with its tests, summary and verdicts."""
+    """Add tests, summary and verdicts to a result."""
     tests = read_tests(result["rows"])
     summary = mark_red(summarize_rows(result["rows"]), tests["failed"])
     models = mark_red((row for row in result["rows"] if row["kind"] == "backbone"), tests["failed"])
@@ -92,7 +90,7 @@ def finish(result: Row) -> Row:
 
 
 def read_tests(rows: Sequence[Row]) -> Row:
-    """Counts of the test rows; "complete" where every collected test has an outcome."""
+    """Counts of the test rows. "complete" is True if every collected test has an outcome."""
     outcomes: dict[str, Row] = {}
     for row in rows:
         if row["kind"] == "test":  # a call that passed may still fail at its end
@@ -107,7 +105,7 @@ def read_tests(rows: Sequence[Row]) -> Row:
 
 
 def write(result: Row, stem: Path) -> None:
-    """The finished result as JSON, rows one to a line, and as Markdown; paths of this machine are shortened."""
+    """Write the finished result as JSON, with one row in each line, and as Markdown. Local paths are shortened."""
     head = {key: value for key, value in result.items() if key != "rows"}
     rows = ",\n".join(json.dumps(row, allow_nan=False) for row in result["rows"])
     text = json.dumps(head, indent=1, allow_nan=False)[:-2] + ',\n "rows": [\n' + rows + "\n]}\n"
@@ -118,7 +116,7 @@ def write(result: Row, stem: Path) -> None:
 
 
 def markdown(result: Row) -> str:
-    """The page a reader opens: verdicts first, then every table, then what is missing and why."""
+    """The result as a page: verdicts first, then every table, then what is missing and why."""
     environment, tests, rows = result["environment"], result["tests"], result["rows"]
     facts = {name: value for name, value in environment.items() if not isinstance(value, dict)}
     rates = [{"rates": name, **environment[name]} for name in ("floor_rates", "measured_rates") if name in environment]
@@ -147,7 +145,7 @@ def markdown(result: Row) -> str:
 
 
 def free_stem(out: Path, name: str) -> Path:
-    """<name>-<date>, or <name>-<date>-2 and so on: results are never overwritten."""
+    """A new stem <name>-<date>, or <name>-<date>-2 and so on, so that results are never overwritten."""
     base = f"{slug(name)}-{today()}"
     number = 1
     while (out / f"{_numbered(base, number)}.json").exists():

@@ -1,30 +1,29 @@
-"""From timing rows to ratios: the best peer, how much faster we are, how close to the floor. No torch here.
+"""Ratios from timing rows: the best peer, our speed-up, and the share of the floor. This file does not import torch.
 
-A row is what `benchmarks.kernels` writes for one contender, op, pass, mode and shape. Most peers have no
-joint op: for "whole" the best read and the best write are added, without the concatenation that our op
-includes. Where the op rotates, a peer counts with the angle tables that make it fastest. A ratio is withheld
-wherever one of our own implementations failed its numerical check.
+A row is what `benchmarks.kernels` writes for one contender, op, pass, mode and shape. Most peers have no joint op. For
+"whole" the times of the best read and the best write are added, without the concatenation that our op includes. If the
+op rotates, a peer counts with the angle tables that make it fastest. A ratio is withheld if one of our implementations
+failed its numerical check.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .record import markdown_table, microseconds
+from .record import Row, markdown_table, microseconds
 
 __all__ = ["detail_table", "host_table", "launches_table", "notes", "summarize_rows", "summary_table", "tile_table"]
 
-Row = dict[str, Any]
 Key = tuple[Any, ...]  # shape, op, pass, mode
 Table = dict[Key, list[Row]]
-SHAPE = ("dtype", "B", "P", "C", "H", "D", "tables")  # tables: dtype of the angles, None where nothing rotates
-OURS = ("veca-triton", "veca-sdpa")  # in the order impl="auto" prefers them
+SHAPE = ("dtype", "B", "P", "C", "H", "D", "tables")  # tables: dtype of the angles, None without rotation
+OURS = ("veca-triton", "veca-sdpa")  # in the order in which impl="auto" prefers them
 _NO_FULL = {"full": None, "full_us": None}
 _PASS_ORDER = ("fwd", "bwd", "fwd+bwd")
 _OP_ORDER = ("read", "write", "whole")
 
 
 def summarize_rows(rows: Iterable[Row]) -> list[Row]:
-    """One row per shape, op, pass and mode: our time, the best peer's, full attention's, and ratios."""
+    """One row per shape, op, pass and mode, with our time, those of the best peer and full attention, and ratios."""
     table: dict[Key, list[Row]] = {}
     refusals: dict[tuple[Any, ...], str] = {}
     for row in rows:
@@ -48,7 +47,7 @@ def summarize_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def _entry(key: Key, ours: Row, peers: Table, attention: Row | None, refusal: str | None) -> Row:
-    """One summary row; its ratios are None where there is nobody to compare with or the check failed."""
+    """One summary row. A ratio is None if there is no peer to compare with, or if the check failed."""
     shape, op, pass_, mode = key
     peer, peer_us = _best_peer(peers, key, lambda row: True)
     sdpa, sdpa_us = _best_peer(peers, key, lambda row: row["family"] == "sdpa")
@@ -66,7 +65,7 @@ def _entry(key: Key, ours: Row, peers: Table, attention: Row | None, refusal: st
 
 
 def summary_table(summary: Iterable[Row]) -> str:
-    """The summary as Markdown; losing shapes stand beside winning ones."""
+    """The summary as Markdown, with all shapes, also those at which we lose."""
     columns = (
         *("dtype", "B", "P", "C", "tables", "op", "pass", "mode", "ours", "ours time", "20-80 %", "runs"),
         *("best peer", "peer time", "x peer", "full attention", "full time", "x full", "floor", "% of floor", "red"),
@@ -91,7 +90,7 @@ def detail_table(rows: Iterable[Row]) -> str:
 
 
 def launches_table(rows: Iterable[Row]) -> str:
-    """One line per launch; names cut to their first 80 characters."""
+    """One line per launch. Names are cut to their first 80 characters."""
     lines = []
     for row in rows:
         if row.get("kind") != "launches":
@@ -104,7 +103,7 @@ def launches_table(rows: Iterable[Row]) -> str:
 
 
 def tile_table(rows: Iterable[Row]) -> str:
-    """One line per kernel, angle tables and tile; empty without such rows."""
+    """One line per kernel, angle tables and tile. Empty without such rows."""
     columns = ("B", "P", "C", "D", "tables", "kernel", "tile", "time", "20-80 %", "floor", "% of floor", "reason")
     lines = []
     for row in rows:
@@ -123,7 +122,7 @@ def _tile_times(row: Row) -> Row:
 
 
 def host_table(rows: Iterable[Row]) -> str:
-    """Host, eager and graph time of a call, one line per contender, pass and way to launch; empty without rows."""
+    """Host, eager and graph time of a call, one line per contender, pass and kind of launch. Empty without rows."""
     columns = ("B", "P", "C", "tables", "pass", "label", "launches", "host", "eager", "graph", "reason")
     lines = []
     for row in rows:
@@ -135,7 +134,7 @@ def host_table(rows: Iterable[Row]) -> str:
 
 
 def notes(rows: Iterable[Row]) -> list[str]:
-    """What was not timed and why, one line per reason with the number of shapes it holds for."""
+    """What was not timed and why: one line per reason, with the number of shapes."""
     shapes: dict[tuple[str, str, str], set[tuple[Any, ...]]] = {}
     for row in rows:
         if row.get("kind") == "time" and row["status"] != "ok":
@@ -151,7 +150,7 @@ def notes(rows: Iterable[Row]) -> list[str]:
 
 
 def _best_peer(peers: Table, key: Key, accept: Callable[[Row], bool]) -> tuple[str | None, float | None]:
-    """Name and time of the fastest peer; for "whole" also the sum of the fastest halves."""
+    """Find name and time of the fastest peer. For "whole", the sum of the fastest halves counts as a peer too."""
     shape, op, pass_, mode = _any_tables(key)
 
     def fastest(op: str) -> Row | None:
@@ -170,7 +169,7 @@ def _best_peer(peers: Table, key: Key, accept: Callable[[Row], bool]) -> tuple[s
 
 
 def _best_full(table: Table) -> dict[tuple[Any, ...], Row]:
-    """The fastest full attention by everything but the number of cores, which it does not have."""
+    """The fastest full attention of each shape. It has no cores, so their number is not in the key."""
     best: dict[tuple[Any, ...], Row] = {}
     for (shape, op, pass_, mode), rows in table.items():
         if op == "full":
@@ -180,7 +179,7 @@ def _best_full(table: Table) -> dict[tuple[Any, ...], Row]:
 
 
 def _ours(here: list[Row]) -> Row | None:
-    """Our row: Triton where it ran, else SDPA; the three-tensor form, whose inputs the peers share."""
+    """Our row: Triton if it ran, else SDPA, with three input tensors like the peers."""
     by_name = {row["name"]: row for row in here if row["layout"] == "token-major"}
     return next((by_name[name] for name in OURS if name in by_name), None)
 
@@ -218,7 +217,7 @@ def _shape(row: Row) -> tuple[Any, ...]:
 
 
 def _any_tables(key: Key) -> Key:
-    """The key with whether the op rotates in place of the dtype of its tables."""
+    """The key, with the dtype of the tables replaced by whether the op rotates."""
     shape, *rest = key
     return (*shape[:-1], shape[-1] is not None), *rest
 

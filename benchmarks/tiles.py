@@ -1,12 +1,12 @@
-"""The four kernels one by one, in tiles of our choice: microseconds and share of the floor.
+"""Microseconds and share of the floor of each of the four kernels, in the tiles that the command line names.
 
     python -m benchmarks.tiles                                           # 4 against 8 warps, plain and rotated
     python -m benchmarks.tiles --tiles chosen --tables float32 float16   # what the angle tables cost
     python -m benchmarks.tiles --kernels write_backward --tiles chosen 64x4x2 64x4x3 32x4x3 --head-dim 128
 
-A tile is patches x warps x stages; "chosen" is what the launch table says. Forward and backward of the whole op run
-on rotating buffers under torch's profiler, which gives the time of every kernel. Each combination is first compared
-with the fp64 definition. All launches are separate here, so that each kernel has a time.
+A tile is patches x warps x stages. "chosen" is the tile of the launch table. Forward and backward of the whole op run
+under torch's profiler, which gives the time of every kernel. Calls use several buffer sets in turn. Each combination is
+first compared with the fp64 definition. All launches are separate here, so that each kernel has a time.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from veca.bench.timing import num_buffer_sets, short_error
 
 from . import acceptance
 from .checks import Buffers, Oracle, verify
-from .floors import Case, Machine, floor
+from .floors import AttentionCase, Machine, floor
 from .launches import profile
 from .machine import machine_for
 from .peers import Absent, Peer, peers
@@ -45,10 +45,14 @@ _WARMUP_CALLS = 5
 
 @contextmanager
 def tiles_of(tile: str, kernels: Sequence[str] = tuple(KERNELS)) -> Iterator[None]:
-    """Launch these kernels in one tile, such as "64x4x3"; "chosen" changes nothing. Launches are separate.
+    """A context in which these kernels are launched in one tile, and all launches are separate.
+
+    Args:
+        tile: Tile such as "64x4x3"; "chosen" keeps the tile of the launch table.
+        kernels: Names of the kernels that get the tile.
 
     Raises:
-        ValueError: Not three positive numbers.
+        ValueError: The tile is not three positive numbers.
     """
     from veca_kernels.triton import launch
 
@@ -73,7 +77,7 @@ def tiles_of(tile: str, kernels: Sequence[str] = tuple(KERNELS)) -> Iterator[Non
 
 
 def forget_plans() -> None:
-    """Launches that were planned before a switch was turned must be planned again."""
+    """Drop all planned launches. They must be planned again after a setting has changed."""
     from veca_kernels.triton import plan
 
     plan.clear()
@@ -86,8 +90,8 @@ def _numbers(tile: str) -> tuple[int, ...]:
     return numbers
 
 
-def measure_tile(case: Case, tile: str, kernels: Sequence[str], runs: int, machine: Machine) -> Iterator[dict]:
-    """A row for each kernel: its times, or why there are none."""
+def measure_tile(case: AttentionCase, tile: str, kernels: Sequence[str], runs: int, machine: Machine) -> Iterator[dict]:
+    """Yield a row for each kernel with its times, or with the reason why it has none."""
     device = torch.device("cuda")
     fixed = {"kind": "tile", **dataclasses.asdict(case), "tile": tile}
     if case.tables and (reason := refused_tables(case)):
@@ -96,7 +100,7 @@ def measure_tile(case: Case, tile: str, kernels: Sequence[str], runs: int, machi
     try:
         with tiles_of(tile, kernels):
             times, share = _times(case, device, runs)
-    except Exception as error:  # a tile that does not fit the chip, a profiler that is not allowed
+    except Exception as error:  # the tile does not fit the GPU, or the profiler is not permitted
         yield from (fixed | {"kernel": k, "status": "error", "reason": short_error(error)} for k in kernels)
         return
     for kernel in kernels:
@@ -110,8 +114,8 @@ def measure_tile(case: Case, tile: str, kernels: Sequence[str], runs: int, machi
         yield fixed | row | {"floor_us": limit.seconds * 1e6, "regime": limit.regime, "check_share": share}
 
 
-def _times(case: Case, device: torch.device, runs: int) -> tuple[dict[str, list[float]], float]:
-    """Microseconds of every launch by kernel, and the share of the error that is allowed."""
+def _times(case: AttentionCase, device: torch.device, runs: int) -> tuple[dict[str, list[float]], float]:
+    """Microseconds of every launch by kernel, and the worst error divided by the allowed error."""
     count = num_buffer_sets(3 * (case.patch_bytes + case.core_bytes), device)
     buffers = Buffers(case, "whole", device, count)
     peer = next(peers("whole", case, device, ("veca",)))
@@ -156,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shape = (batch or longest[0], patches or longest[1], cores or longest[2], args.heads, args.head_dim)
     machine = machine_for(torch.device("cuda"), getattr(torch, args.dtype))
     for tables, tile in itertools.product(args.tables, args.tiles):
-        case = Case(*shape, dtype=args.dtype, tables=None if tables == "none" else tables)
+        case = AttentionCase(*shape, dtype=args.dtype, tables=None if tables == "none" else tables)
         if time.monotonic() > deadline:
             row = {"kind": "tile", **dataclasses.asdict(case), "tile": tile, "status": "skipped"}
             reason = f"the {args.seconds:.0f} s for this run were used up"
@@ -173,16 +177,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--tiles", nargs="+", default=["64x4x3", "64x8x3"], help="patches x warps x stages, or chosen")
-    add("--kernels", nargs="+", choices=tuple(KERNELS), default=tuple(KERNELS), help="who gets the tile")
+    add("--kernels", nargs="+", choices=tuple(KERNELS), default=tuple(KERNELS), help="kernels that get the tile")
     add("--tables", nargs="+", choices=("none", "float32", "float16"), default=["none", "float32"])
     add("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    add("--batch", type=int, help="default, as for patches and cores: 1, 65,536 and 64")
-    add("--patches", type=int)
-    add("--cores", type=int)
-    add("--heads", type=int, default=12)
-    add("--head-dim", type=int, default=64)
-    add("--runs", type=int, default=50)
-    add("--seconds", type=float, default=600.0, help="for everything, then the rest is skipped")
+    add("--batch", type=int, help="number of images; default 1")
+    add("--patches", type=int, help="number of patches; default 65,536")
+    add("--cores", type=int, help="number of cores; default 64")
+    add("--heads", type=int, default=12, help="number of heads")
+    add("--head-dim", type=int, default=64, help="number of channels of a head")
+    add("--runs", type=int, default=50, help="number of runs")
+    add("--seconds", type=float, default=600.0, help="seconds for the whole run, then skip the rest")
     add("--out", type=Path, help="JSON lines file, appended to")
     return parser
 

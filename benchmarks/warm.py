@@ -1,10 +1,10 @@
-"""Compile the kernels that the suite will launch, in parallel, before anything is timed or tested.
+"""Compile in parallel the kernels that the suite will launch, before it times and tests.
 
     python -m benchmarks.warm --arch sm_90
 
-Each process of a pool runs its share of the calls with a driver that compiles and launches nothing (fake_driver.py).
-The tensors are on the CPU and their memory is never touched. The binaries stay in Triton's cache, where the real
-launches find them.
+Each process of a pool runs its share of the calls with a driver that compiles kernels but does not launch them
+(fake_driver.py). The tensors are on the CPU, and their memory is never touched. The binaries stay in Triton's cache,
+where the real launches find them.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import acceptance
-from .floors import Case
+from .floors import AttentionCase
 from .record import JsonLines
 
 __all__ = ["calls_of_suite", "compile_call"]
@@ -29,17 +29,21 @@ TILES = ("chosen", "64x4x3", "64x8x3")
 
 
 def calls_of_suite(tests: bool = True) -> list[dict[str, Any]]:
-    """What must be compiled: the benchmark's shapes, the tiles that are compared, the cases of the GPU tests."""
+    """The calls to compile: the shapes of the benchmarks, the compared tiles, and the cases of the GPU tests.
+
+    Args:
+        tests: with the cases of the GPU tests.
+    """
     shapes = dict.fromkeys((*acceptance.ROTATED, *acceptance.SHAPES))
     calls = [
-        {"case": Case(*shape, tables=tables), "layout": layout}
+        {"case": AttentionCase(*shape, tables=tables), "layout": layout}
         for shape, tables, layout in itertools.product(
             shapes, (None, "float32", "float16"), ("token-major", "packed", "halves")
         )
         if not (layout == "halves" and tables)
     ]
     calls += [
-        {"case": Case(*acceptance.LONG, tables=tables), "layout": "token-major", "tile": tile}
+        {"case": AttentionCase(*acceptance.LONG, tables=tables), "layout": "token-major", "tile": tile}
         for tables, tile in itertools.product((None, "float32", "float16"), TILES)
     ]
     if tests:
@@ -48,7 +52,7 @@ def calls_of_suite(tests: bool = True) -> list[dict[str, Any]]:
 
 
 def compile_call(call: dict[str, Any]) -> dict[str, Any]:
-    """Run one call under the driver of this process; its row says how many binaries it needed and how long."""
+    """Run one call under the driver of this process. Its row has the number of new binaries and the seconds."""
     from veca.bench.timing import short_error
 
     driver, start = _drivers[-1], time.monotonic()
@@ -56,7 +60,7 @@ def compile_call(call: dict[str, Any]) -> dict[str, Any]:
     row = {"kind": "warm", "call": _name(call), "status": "ok", "reason": ""}
     try:
         _run(call)
-    except Exception as error:  # a dtype that the op refuses, a tile that does not fit
+    except Exception as error:  # the op refuses the dtype, or the tile does not fit
         row |= {"status": "refused", "reason": short_error(error)}
     return row | {"binaries": len(driver.binaries) - before, "seconds": round(time.monotonic() - start, 2)}
 
@@ -114,7 +118,7 @@ def _as_they_are() -> Any:
 
 
 def _tests() -> list[tuple[str, Any]]:
-    """Implementation and case of what tests/kernels/test_gpu.py compares with fp64, costliest dtypes mixed."""
+    """Implementation and case of the comparisons with fp64 in tests/kernels/test_gpu.py, with dtypes mixed."""
     import torch
 
     from tests.kernels import test_gpu as t
@@ -141,12 +145,12 @@ _drivers: list[Any] = []
 
 
 def use(driver: Any) -> None:
-    """The fake driver that is installed in this process."""
+    """Use the fake driver that is installed in this process."""
     _drivers.append(driver)
 
 
 def _start(arch: str) -> None:
-    """A worker: one thread, and the driver that launches nothing."""
+    """Start a worker with one thread and the driver that launches nothing."""
     import torch
 
     from .fake_driver import install
@@ -179,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _in_parallel(
     calls: Sequence[dict[str, Any]], arch: str, workers: int | None, deadline: float, sink: JsonLines
 ) -> None:
-    """Rows as they come, until the deadline; processes that still compile are killed then."""
+    """Compile in parallel until the deadline, and append each row at once. Then kill processes that still compile."""
     context = multiprocessing.get_context("spawn")  # a fork would share a CUDA context
     pool = concurrent.futures.ProcessPoolExecutor(workers or os.cpu_count(), context, _start, (arch,))
     try:
@@ -203,10 +207,10 @@ def _arch() -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", help="default: that of the GPU here")
-    parser.add_argument("--shapes-only", action="store_true", help="leave out what the GPU tests need")
-    parser.add_argument("--workers", type=int, help="processes; default: one a core; 0: this one, under a fake driver")
-    parser.add_argument("--seconds", type=float, default=300.0, help="then the rest is left to those who need it")
+    parser.add_argument("--arch", help="GPU to compile for, such as sm_90; default: the GPU of this machine")
+    parser.add_argument("--shapes-only", action="store_true", help="leave out the kernels that only GPU tests need")
+    parser.add_argument("--workers", type=int, help="number of processes; default: CPU cores; 0: this process")
+    parser.add_argument("--seconds", type=float, default=300.0, help="seconds, then other jobs compile the rest")
     parser.add_argument("--out", type=Path, help="JSON lines file, appended to")
     return parser
 

@@ -1,4 +1,4 @@
-"""VECA: vision transformers whose patches talk only through learned cores, at a cost linear in the image."""
+"""VECA: vision transformers whose patches exchange information only through learned cores, at linear cost."""
 
 from .large.streaming import stream_features
 from .model.attention import core_attention

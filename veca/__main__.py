@@ -1,4 +1,4 @@
-"""`python -m veca`, which `torchrun -m veca` needs."""
+"""The command line as `python -m veca`, which `torchrun -m veca` needs."""
 
 from .cli import main
 

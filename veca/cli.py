@@ -1,7 +1,7 @@
-"""The command line, `veca ...`. The only file of the package that knows tyro.
+"""The command line `veca`. This is the only file of the package that uses tyro.
 
-Other packages add commands: an entry point `name` of the group "veca.commands" is a function that takes the words
-after `veca name`.
+Other packages add commands by entry points of the group "veca.commands". The entry point `name` is a function that
+takes the words after `veca name`.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 
 def demo(settings: Annotated[DemoSettings, tyro.conf.arg(name="")]) -> None:
-    """Photographs through VECA and a ViT of equal width and depth, side by side; ends in an HTML report."""
+    """Compare VECA with a ViT of equal width and depth on photographs, and write an HTML report."""
     try:
         check_request(settings)
     except (ImportError, ValueError) as error:
@@ -35,7 +35,7 @@ def demo(settings: Annotated[DemoSettings, tyro.conf.arg(name="")]) -> None:
 
 
 def bench(settings: Annotated[BenchSettings, tyro.conf.arg(name="")]) -> None:
-    """Throughput, memory and FLOPs of VECA, plain ViTs and linear backbones; a table, a curve and JSON lines."""
+    """Measure throughput, memory and FLOPs of VECA, plain ViTs and linear backbones. Writes a table and curves."""
     try:
         check_bench(settings)
     except (ImportError, ValueError) as error:
@@ -58,19 +58,19 @@ def train(
     workers: int | None = None,
     device: str | None = None,
 ) -> None:
-    """Train on drawn scenes; started again, goes on from the last checkpoint. What is left out is the recipe's.
+    """Train on drawn scenes. Started again, the run goes on from its last checkpoint. Defaults are those of the recipe.
 
     Args:
-        out: folder of the run.
-        recipe: what to train.
-        baseline: a plain ViT of equal width, depth and patch instead of VECA.
-        steps: optimiser steps.
-        warmup_steps: of the learning rate.
-        batch_size: images a step, over all processes.
-        size: side of the images, pixels.
-        seed: of everything.
-        workers: processes that prepare batches.
-        device: such as cuda or cpu; a GPU if there is one.
+        out: Folder of the run.
+        recipe: Recipe of the training.
+        baseline: Train a plain ViT of equal width, depth and patch instead of VECA.
+        steps: Number of optimiser steps.
+        warmup_steps: Number of steps in which the learning rate grows.
+        batch_size: Number of images in a step, over all processes.
+        size: Side of the images in pixels.
+        seed: Seed of all random generators.
+        workers: Number of processes that prepare batches.
+        device: Device to train on, such as cuda or cpu. Default: a GPU if there is one.
     """
     from .train import nano_scenes, train_scenes
 
@@ -97,24 +97,25 @@ def distill(
     workers: int | None = None,
     device: str | None = None,
 ) -> None:
-    """Train a student on a teacher's features of unlabelled images. What is left out is the recipe's.
+    """Train a student on a teacher's features of unlabelled images. Defaults are those of the recipe.
 
     Args:
-        teacher: a model of timm, such as vit_base_patch16_dinov3.lvd1689m.
-        out: folder of the run; started again, it goes on from the last checkpoint.
-        data: folder of images, or an index file (.csv, .tsv, .jsonl); the photographs that ship with scikit-image
-            and scikit-learn if left out, which then are the held out images too: a first look, not a measurement.
-        student: one of `veca models`, or "converted": the teacher with its attention swapped, weights kept.
-        recipe: how to train.
-        weights: of the teacher, a .safetensors file, or "random"; the hub's if left out.
-        start_from: a run or checkpoint whose student to start with.
-        held_out: other images, to measure the loss on with each checkpoint.
-        steps: optimiser steps.
-        warmup_steps: of the learning rate.
-        batch_size: images a step, over all processes.
-        seed: of everything.
-        workers: processes that prepare batches.
-        device: such as cuda or cpu; a GPU if there is one.
+        teacher: Name of a timm model, such as vit_base_patch16_dinov3.lvd1689m.
+        out: Folder of the run. Started again, the run goes on from its last checkpoint.
+        data: Folder of images, or an index file (.csv, .tsv, .jsonl). Default: the photographs that ship with
+            scikit-image and scikit-learn. They are then the held-out images too, which is a first look and not a
+            measurement.
+        student: One of `veca models`, or "converted" for the teacher with its attention replaced and its weights kept.
+        recipe: Recipe of the training.
+        weights: Weights of the teacher: a .safetensors file, or "random". Default: the weights on the hub.
+        start_from: Run or checkpoint whose student is the start.
+        held_out: Other images, on which the loss is measured at each checkpoint.
+        steps: Number of optimiser steps.
+        warmup_steps: Number of steps in which the learning rate grows.
+        batch_size: Number of images in a step, over all processes.
+        seed: Seed of all random generators.
+        workers: Number of processes that prepare batches.
+        device: Device to train on, such as cuda or cpu. Default: a GPU if there is one.
     """
     from . import train as training
     from .data import Images, list_photographs, photograph
@@ -137,12 +138,12 @@ def distill(
 
 
 def _changed(recipe: Any, **given: Any) -> Any:
-    """The recipe with the fields that were given."""
+    """The recipe with the fields that are not None replaced."""
     return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
 def models() -> None:
-    """A table of the models that `veca.create_model` builds."""
+    """Print a table of the models that `veca.create_model` builds."""
     shipped = list_models(pretrained=True)
     print(f"{'name':26} {'width':>6} {'depth':>6} {'heads':>6} {'parameters':>12}  weights")
     for name in list_models():
@@ -162,15 +163,15 @@ def features(
     num_cores: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """Features of image files: an .npz with the arrays and a .png to look at, for each.
+    """Write the features of each image file as arrays (.npz) and as a picture (.png).
 
     Args:
-        images: image files.
-        out: folder for both.
-        model: one of `veca models`, a folder written by save_pretrained, or a Hub repository owner/name.
-        size: pixels of the longer side; None keeps each file's.
-        num_cores: the budget; None is the model's own.
-        device: where to run.
+        images: Image files.
+        out: Folder of the results.
+        model: One of `veca models`, a folder written by save_pretrained, or a Hub repository owner/name.
+        size: Longer side in pixels. None keeps the size of each file.
+        num_cores: Number of active cores. Default: the model's budget.
+        device: Device to run on.
     """
     try:
         backbone, note = _open(model)
@@ -189,10 +190,10 @@ def export(
     """Write a model as ONNX or for torch.export, for images of any size, and check the file.
 
     Args:
-        out: file to write.
-        model: one of `veca models`, a folder written by save_pretrained, or a Hub repository owner/name.
-        format: None goes by the suffix of `out`.
-        num_cores: the budget, fixed in the file; None is the model's own.
+        out: File to write.
+        model: One of `veca models`, a folder written by save_pretrained, or a Hub repository owner/name.
+        format: Format of the file. Default: the suffix of `out`.
+        num_cores: Number of active cores, fixed in the file. Default: the model's budget.
     """
     try:
         backbone, _ = _open(model)
@@ -206,10 +207,10 @@ def export(
 
 
 def _open(model: str) -> tuple[VECA, str]:
-    """A model in evaluation mode, and what is to be said about its weights."""
+    """A model in evaluation mode, and a note about its weights."""
     if model not in list_models() or model in list_models(pretrained=True):
         return load(model)[0], model
-    print(f"no weights ship for {model}: they are random", file=sys.stderr)
+    print(f"no weights ship for {model}, so they are random", file=sys.stderr)
     torch.manual_seed(0)
     return create_model(model).eval(), f"{model}, random weights"
 
@@ -218,7 +219,7 @@ def main(args: list[str] | None = None) -> None:
     """Run a command.
 
     Args:
-        args: words after `veca`; None takes those of the process.
+        args: words after `veca`; None takes those of this process.
     """
     args = sys.argv[1:] if args is None else args
     others = {entry.name: entry for entry in entry_points(group="veca.commands")}

@@ -9,12 +9,12 @@ from torch.testing import assert_close
 from veca_kernels import core_periphery_attention, core_periphery_attention_qkvpacked
 
 from benchmarks.checks import Buffers, Oracle, verify
-from benchmarks.floors import Case
+from benchmarks.floors import AttentionCase
 from benchmarks.peers import Peer, chain
 from benchmarks.rotation import angle_tables, rotate
 
 CPU = torch.device("cpu")
-CASE = Case(2, 70, 5, H=3, D=8, dtype="float32")
+CASE = AttentionCase(2, 70, 5, H=3, D=8, dtype="float32")
 
 
 def _verify(call, op="read", case=CASE, layout="token-major", **options):
@@ -80,7 +80,7 @@ def test_the_rotated_oracle_is_the_rotated_definition(layout, tables):
 
 
 def test_bf16_is_judged_by_what_bf16_can_do():
-    case = Case(1, 70, 5, H=3, D=8)
+    case = AttentionCase(1, 70, 5, H=3, D=8)
     assert _verify(chain, case=case).status == "ok"
     coarse = _verify(lambda q, k, v: chain(q, k, v) * 1.03, case=case)
     assert coarse.status == "wrong" and coarse.share > 1
@@ -120,7 +120,7 @@ def test_forward_only_peers_are_checked_forward():
 
 
 def test_full_attention_is_compared_by_rows():
-    case = Case(1, 300, 5, H=2, D=8, dtype="float32")  # more rows than are compared
+    case = AttentionCase(1, 300, 5, H=2, D=8, dtype="float32")  # more rows than are compared
     assert _verify(chain, "full", case).status == "ok"
     assert _verify(_break_at((0, 0, 255, 0), lambda x: x + 1), "full", case).status == "wrong"
     assert _verify(lambda q, k, v: chain(q, k[:, :, :-1], v[:, :, :-1]), "full", case).status == "wrong"

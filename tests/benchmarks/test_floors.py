@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from benchmarks.floors import H200, OPS, PASSES, Case, cost, floor, flops, memory_limit, score_bytes
+from benchmarks.floors import H200, OPS, PASSES, AttentionCase, cost, floor, flops, memory_limit, score_bytes
 
 # B, P, C: microseconds and regime of read fwd, read bwd, write fwd, write bwd.
 TABLE = {
@@ -30,7 +30,7 @@ ELEMENTARY = (("read", "fwd"), ("read", "bwd"), ("write", "fwd"), ("write", "bwd
 def test_floor_reproduces_the_table(shape):
     for (op, pass_), text in zip(ELEMENTARY, TABLE[shape], strict=True):
         printed, regime = text.split()
-        found = floor(Case(*shape), op, pass_, H200)
+        found = floor(AttentionCase(*shape), op, pass_, H200)
         assert abs(found.seconds * 1e6 - float(printed)) < 1.02 * _half_unit(printed), (op, pass_)
         assert found.regime == regime, (op, pass_)
 
@@ -41,14 +41,16 @@ def _half_unit(printed):
 
 
 def test_acceptance_limits_follow_from_the_floor():
-    assert 1.4e6 * floor(Case(1, 65536, 64), "whole", "fwd+bwd", H200).seconds == pytest.approx(361, abs=0.5)
-    assert 1.4e3 * floor(Case(64, 4096, 64), "whole", "fwd+bwd", H200).seconds == pytest.approx(1.47, abs=0.005)
-    assert memory_limit(Case(1, 65536, 64)) == pytest.approx(838e6, rel=1e-3)
-    assert memory_limit(Case(64, 4096, 64)) == pytest.approx(3.30e9, rel=2e-3)
+    assert 1.4e6 * floor(AttentionCase(1, 65536, 64), "whole", "fwd+bwd", H200).seconds == pytest.approx(361, abs=0.5)
+    assert 1.4e3 * floor(AttentionCase(64, 4096, 64), "whole", "fwd+bwd", H200).seconds == pytest.approx(
+        1.47, abs=0.005
+    )
+    assert memory_limit(AttentionCase(1, 65536, 64)) == pytest.approx(838e6, rel=1e-3)
+    assert memory_limit(AttentionCase(64, 4096, 64)) == pytest.approx(3.30e9, rel=2e-3)
 
 
 def test_sums_are_sums():
-    case = Case(2, 300, 16)
+    case = AttentionCase(2, 300, 16)
     for op in OPS:
         parts = [floor(case, op, pass_, H200).seconds for pass_ in ("fwd", "bwd")]
         assert floor(case, op, "fwd+bwd", H200).seconds == pytest.approx(sum(parts))
@@ -58,7 +60,7 @@ def test_sums_are_sums():
 
 
 def test_flops_count_two_matmuls_forward_and_five_backward():
-    case = Case(2, 300, 16, H=3, D=8)
+    case = AttentionCase(2, 300, 16, H=3, D=8)
     product = 2 * 2 * 3 * 300 * 16 * 8
     assert flops(case, "read", "fwd") == 2 * product
     assert flops(case, "whole", "fwd+bwd") == 14 * product
@@ -68,14 +70,16 @@ def test_flops_count_two_matmuls_forward_and_five_backward():
 
 
 def test_fp32_moves_twice_the_bytes():
-    bf16, fp32 = (cost(Case(1, 4096, 64, dtype=dtype), "write", "bwd").bytes for dtype in ("bfloat16", "float32"))
+    bf16, fp32 = (
+        cost(AttentionCase(1, 4096, 64, dtype=dtype), "write", "bwd").bytes for dtype in ("bfloat16", "float32")
+    )
     assert fp32 == 2 * bf16
 
 
 def test_angle_tables_are_read_once_a_pass():
-    plain, turned = Case(8, 16384, 64), Case(8, 16384, 64, tables="float32")
+    plain, turned = AttentionCase(8, 16384, 64), AttentionCase(8, 16384, 64, tables="float32")
     tables = 16384 * 64 * 4  # P D/2 cosines and sines, for all images and heads
-    assert turned.table_bytes == tables == 2 * Case(8, 16384, 64, tables="float16").table_bytes
+    assert turned.table_bytes == tables == 2 * AttentionCase(8, 16384, 64, tables="float16").table_bytes
     for pass_, passes in (("fwd", 1), ("bwd", 1), ("fwd+bwd", 2)):
         for op in ("whole", "read", "write"):
             extra = floor(turned, op, pass_, H200).seconds - floor(plain, op, pass_, H200).seconds
@@ -84,6 +88,6 @@ def test_angle_tables_are_read_once_a_pass():
 
 def test_unknown_passes_are_refused():
     with pytest.raises(ValueError, match=r"expected an op of .* got 'scatter'"):
-        floor(Case(1, 4, 2), "scatter", "fwd", H200)
+        floor(AttentionCase(1, 4, 2), "scatter", "fwd", H200)
     with pytest.raises(ValueError, match="expected an elementary pass"):
-        cost(Case(1, 4, 2), "whole", "fwd")
+        cost(AttentionCase(1, 4, 2), "whole", "fwd")

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import kernels
 from benchmarks import peers as registry
-from benchmarks.floors import H200, Case
+from benchmarks.floors import H200, AttentionCase
 from benchmarks.record import read_rows
 from benchmarks.summary import summarize_rows
 
@@ -116,10 +116,12 @@ def test_full_attention_is_measured_once_for_all_numbers_of_cores():
 
 def test_default_shapes_contain_the_promised_one():
     cases = kernels.cases_of("cpu", ["float32", "bfloat16"])
-    assert Case(1, 4096, 64, dtype="float32") in cases and len(cases) == 12
+    assert AttentionCase(1, 4096, 64, dtype="float32") in cases and len(cases) == 12
     assert len(kernels.cases_of("grid", ["bfloat16"])) == 60
     assert len(kernels.cases_of("rest", ["bfloat16"])) == 57
-    assert Case(8, 16384, 64, tables="float16") in kernels.cases_of("rotated", ["bfloat16"], ["float32", "float16"])
+    assert AttentionCase(8, 16384, 64, tables="float16") in kernels.cases_of(
+        "rotated", ["bfloat16"], ["float32", "float16"]
+    )
 
 
 def test_whole_ops_of_all_shapes_come_before_the_first_half(tmp_path):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from benchmarks import peers as registry
 from benchmarks.checks import Buffers, Oracle, verify
-from benchmarks.floors import Case
+from benchmarks.floors import AttentionCase
 from benchmarks.peers import FAMILIES, Absent, Peer, fold, fold_candidates, peers
 from benchmarks.rotation import refused_tables
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def _inputs(batch, layout="token-major"):
-    case = Case(batch, 24, 5, H=3, D=8, dtype="float64")
+    case = AttentionCase(batch, 24, 5, H=3, D=8, dtype="float64")
     return Buffers(case, "write", CPU, 1).get(layout)[0]
 
 
@@ -48,36 +48,36 @@ def test_fold_refuses_pieces_that_do_not_divide():
 
 
 def test_fold_candidates_fill_the_device_with_pieces_of_256():
-    long = Case(1, 65536, 64)
+    long = AttentionCase(1, 65536, 64)
     assert fold_candidates(long, 132) == [16, 32, 64]  # 12 blocks, 264 wanted: 22 rounds up to 32
-    assert fold_candidates(Case(64, 4096, 64), 132) == []  # full without folding
-    assert fold_candidates(Case(1, 196, 64), 132) == []  # pieces would be too small
-    for pieces in fold_candidates(Case(1, 4096, 64), 132):
+    assert fold_candidates(AttentionCase(64, 4096, 64), 132) == []  # full without folding
+    assert fold_candidates(AttentionCase(1, 196, 64), 132) == []  # pieces would be too small
+    for pieces in fold_candidates(AttentionCase(1, 4096, 64), 132):
         assert 4096 % pieces == 0 and 4096 // pieces >= 256
 
 
 @pytest.mark.parametrize("op", ["read", "write", "whole", "full"])
 def test_everyone_present_computes_the_op_and_everyone_absent_says_why(op):
-    _everyone_computes(Case(2, 70, 5, H=3, D=8, dtype="float32"), op)
+    _everyone_computes(AttentionCase(2, 70, 5, H=3, D=8, dtype="float32"), op)
 
 
 @pytest.mark.parametrize("op", ["read", "write", "whole"])
 def test_peers_rotate_before_they_attend(op):
     """Ours takes the angles itself and has no halves; everyone else turns q or k first."""
-    _everyone_computes(Case(2, 70, 5, H=3, D=8, dtype="float32", tables="float32"), op)
-    names = {p.name for p in peers(op, Case(1, 70, 5, tables="float32"), CPU) if isinstance(p, Peer)}
+    _everyone_computes(AttentionCase(2, 70, 5, H=3, D=8, dtype="float32", tables="float32"), op)
+    names = {p.name for p in peers(op, AttentionCase(1, 70, 5, tables="float32"), CPU) if isinstance(p, Peer)}
     assert names == {"veca-sdpa"} if op == "whole" else "sdpa-flash+rope" in names and "veca-sdpa" not in names
 
 
 def test_tables_that_the_op_refuses_are_absent_with_its_reason(monkeypatch):
     monkeypatch.setattr(registry, "refused_tables", lambda case: "expected other angles")
-    found = list(peers("whole", Case(1, 70, 5, tables="float16"), CPU, ["veca"]))
+    found = list(peers("whole", AttentionCase(1, 70, 5, tables="float16"), CPU, ["veca"]))
     assert [p.reason for p in found if p.name == "veca-sdpa"] == ["expected other angles"]
 
 
 def test_tables_are_refused_in_the_words_of_the_op():
-    assert refused_tables(Case(1, 70, 5, tables="float32")) == ""
-    assert "float64" in refused_tables(Case(1, 70, 5, tables="float64"))
+    assert refused_tables(AttentionCase(1, 70, 5, tables="float32")) == ""
+    assert "float64" in refused_tables(AttentionCase(1, 70, 5, tables="float64"))
 
 
 def _everyone_computes(case, op):
@@ -95,7 +95,7 @@ def _everyone_computes(case, op):
 
 
 def test_a_backend_that_cannot_run_is_named():
-    reasons = {p.name: p.reason for p in peers("read", Case(1, 70, 5), CPU) if isinstance(p, Absent)}
+    reasons = {p.name: p.reason for p in peers("read", AttentionCase(1, 70, 5), CPU) if isinstance(p, Absent)}
     assert "cudnn" in reasons["sdpa-cudnn"]
     assert "CUDA" in reasons["xformers"]
     assert {"veca-triton", "sdpa-cudnn", "flex", "xformers", "chain-compiled"} <= set(reasons)
@@ -104,7 +104,7 @@ def test_a_backend_that_cannot_run_is_named():
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # torch says in warnings why it refuses
 def test_backends_are_forced_not_suggested():
     """Dropout is beyond torch's fused CPU kernel: forced to it, the call raises instead of falling back."""
-    flash = next(p for p in peers("read", Case(1, 70, 5), CPU, ["sdpa"]) if isinstance(p, Peer))
+    flash = next(p for p in peers("read", AttentionCase(1, 70, 5), CPU, ["sdpa"]) if isinstance(p, Peer))
     assert flash.name == "sdpa-flash"
     x = torch.ones(1, 2, 3)
     F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
@@ -114,4 +114,4 @@ def test_backends_are_forced_not_suggested():
 
 def test_unknown_families_are_refused():
     with pytest.raises(ValueError, match=r"expected peer families of .* got flash3"):
-        next(peers("read", Case(1, 70, 5), CPU, [*FAMILIES, "flash3"]))
+        next(peers("read", AttentionCase(1, 70, 5), CPU, [*FAMILIES, "flash3"]))

@@ -4,7 +4,7 @@ import pytest
 from veca_kernels.triton import launch
 
 from benchmarks import tiles
-from benchmarks.floors import H200, Case
+from benchmarks.floors import H200, AttentionCase
 from benchmarks.summary import tile_table
 from benchmarks.tiles import KERNELS, measure_tile, tiles_of
 
@@ -39,7 +39,7 @@ def test_tiles_that_mean_nothing_are_refused(tile):
 
 def _measured(monkeypatch, answer):
     monkeypatch.setattr(tiles, "_times", answer)
-    return list(measure_tile(Case(1, 65536, 64), "64x4x3", ["read_forward", "write_backward"], 9, H200))
+    return list(measure_tile(AttentionCase(1, 65536, 64), "64x4x3", ["read_forward", "write_backward"], 9, H200))
 
 
 def test_rows_hold_time_and_floor_of_each_kernel(monkeypatch):

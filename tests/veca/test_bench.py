@@ -14,7 +14,7 @@ from tests.models import bench_tiny_models
 from veca import cli
 from veca.bench import LINEAR_BACKBONES, BenchSettings, check_bench, models, run, run_bench
 from veca.bench.alone import measure_alone
-from veca.bench.models import Case, build_model, prepare
+from veca.bench.models import BackboneCase, build_model, prepare
 from veca.bench.timing import Budget
 from veca.inspect.cost import counted_flops
 
@@ -126,7 +126,9 @@ def test_runs_predicted_too_long_are_skipped(tmp_path, tiny):
 
 def test_predictions_use_what_the_model_reached_at_its_last_size(tiny):
     limits = run._Limits(longest_run=1.0, peak=1e30, memory=1e6)
-    small, large = (prepare(Case("veca_nano_patch16", 4, s, 1, "inference", "eager", "float32"), CPU) for s in (32, 64))
+    small, large = (
+        prepare(BackboneCase("veca_nano_patch16", 4, s, 1, "inference", "eager", "float32"), CPU) for s in (32, 64)
+    )
     rate = large.flops / 2  # two seconds
     assert limits.refuse(large) is None
     limits.note(small, small.flops / rate, peak_bytes=249_000)
@@ -134,16 +136,16 @@ def test_predictions_use_what_the_model_reached_at_its_last_size(tiny):
     assert status == "skipped" and reason == "2 s a run predicted from its rate at 32 px, limit 1 s"
     limits.note(small, 1e-9, peak_bytes=251_000)  # four times the patches
     status, reason = limits.refuse(large)
-    assert status == "out of memory" and "0.001 GB predicted from the peak at 32 px, 0.001 GB there" in reason
+    assert status == "out of memory" and "0.001 GB predicted from the peak at 32 px, 0.001 GB available" in reason
 
 
 def test_time_that_is_used_up_leaves_rows(tmp_path, tiny):
-    found = cases(run_bench(settings(tmp_path, budget_seconds=1e-9), progress=False))
+    found = cases(run_bench(settings(tmp_path, time_limit=1e-9), progress=False))
     assert {row["reason"] for row in found} == {"the 1e-09 s of this run were used up"} and len(found) == 2
 
 
 def test_a_case_alone_is_timed_in_another_process():
-    case = Case("vit_tiny_patch16_224", None, 32, 1, "inference", "eager", "float32")
+    case = BackboneCase("vit_tiny_patch16_224", None, 32, 1, "inference", "eager", "float32")
     timing = measure_alone(case, 1, Budget(runs=2, screening=1, max_seconds=1.0))
     assert timing.runs == 2 and 0 < timing.low <= timing.high
     assert "vit_smal" in measure_alone(dataclasses.replace(case, model="vit_smal"), 1, Budget(runs=1))
@@ -165,7 +167,7 @@ def test_models_take_turns(tmp_path, tiny, monkeypatch):
 @pytest.mark.parametrize("name", ["veca_nano_patch16", "vit_tiny_patch16_224"])
 def test_a_training_step_moves_every_parameter(name, dtype, tiny):
     num_cores = 4 if name.startswith("veca") else None
-    prepared = prepare(Case(name, num_cores, 32, 2, "train", "eager", dtype), CPU)
+    prepared = prepare(BackboneCase(name, num_cores, 32, 2, "train", "eager", dtype), CPU)
     before = {key: value.clone() for key, value in prepared.model.named_parameters()}
     prepared.calls[1]()
     for key, value in prepared.model.named_parameters():
@@ -181,18 +183,18 @@ def test_compiled_modes_compile_before_the_clock_runs(tiny, monkeypatch):
         return lambda images: ran.append(1) or function(images)
 
     monkeypatch.setattr(torch, "compile", compile)
-    prepared = prepare(Case("vit_tiny_patch16_224", None, 32, 1, "inference", "compiled", "float32"), CPU)
+    prepared = prepare(BackboneCase("vit_tiny_patch16_224", None, 32, 1, "inference", "compiled", "float32"), CPU)
     assert len(prepared.calls) == 2 and len(ran) == 1 and compiled[0][1] is False
     assert prepared.peak() is None  # a graph hides its buffers
     blocks = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, dynamic: blocks.append(self))
-    prepared = prepare(Case("vit_tiny_patch16_224", None, 32, 1, "inference", "blocks", "float32"), CPU)
+    prepared = prepare(BackboneCase("vit_tiny_patch16_224", None, 32, 1, "inference", "blocks", "float32"), CPU)
     assert blocks == list(prepared.model.blocks)
 
 
 def test_blocks_need_blocks():
     with pytest.raises(ValueError, match=r"expected a model with blocks for mode='blocks', got efficientvit_b0"):
-        prepare(Case("efficientvit_b0", None, 64, 1, "inference", "blocks", "float32"), CPU)
+        prepare(BackboneCase("efficientvit_b0", None, 64, 1, "inference", "blocks", "float32"), CPU)
 
 
 def test_linear_backbones_are_linear_and_as_large_as_described():

@@ -157,7 +157,7 @@ def test_a_student_learns_its_teachers_patches():
         (lambda: timm.create_model("deit_tiny_distilled_patch16_224"), TypeError, "got VisionTransformerDistilled"),
         (lambda: vit(attn_layer=veca.core_attention(1)), TypeError, "block 0, got Block with TimmCoreAttention"),
         (lambda: vit(block_fn=timm.models.vision_transformer.ParallelScalingBlock), TypeError, "ParallelScalingBlock"),
-        (lambda: vit(attn_drop_rate=0.1), ValueError, "attn_drop=0, cores have no such dropout, got 0.1"),
+        (lambda: vit(attn_drop_rate=0.1), ValueError, "attn_drop=0, core attention has no dropout, got 0.1"),
         (lambda: vit(reg_tokens=8), ValueError, "at least 9, the prefix tokens of this model, got 8"),
         (
             lambda: timm.create_model("vit_tiny_patch16_224", features_only=True),

@@ -150,7 +150,7 @@ def mistakes_are_named_on_every_rank(rank, ranks):
         with pytest.raises(ValueError, match=message):
             forward_features(model, strip)
     with pytest.raises(
-        ValueError, match=r"without dropping in training, got a rate of 0\.1.* in blocks\.1\.drop_path1"
+        ValueError, match=r"drop path and dropout of 0 in training, got a rate of 0\.1.* in blocks\.1\.drop_path1"
     ):
         forward_features(small_model(drop_path_rate=0.2).train(), ones)
     with pytest.raises(ValueError, match="update='parallel', got 'sequential'"):

@@ -153,7 +153,7 @@ def test_the_command_writes_one_pair_a_file_and_says_that_weights_are_random(pho
     cli.main([*words, "--size", "64", "--num-cores", "8"])
     printed = capsys.readouterr()
     assert printed.out.split() == [str(tmp_path / "out" / f"ramp.{kind}") for kind in ("npz", "png")]
-    assert "no weights ship for veca_nano_patch16: they are random" in printed.err
+    assert "no weights ship for veca_nano_patch16, so they are random" in printed.err
     with np.load(tmp_path / "out/ramp.npz") as saved:
         assert saved["patches"].shape == (3, 4, 192) and saved["cores"].shape == (8, 192)
 

@@ -101,7 +101,7 @@ def hide(monkeypatch, *modules):
 def test_one_package_absent(monkeypatch):
     hide(monkeypatch, "sklearn")
     assert "astronaut" in list_photographs() and "china" not in list_photographs()
-    with pytest.raises(ImportError, match=r'scikit-learn, absent here; pip install "veca\[brain\]"'):
+    with pytest.raises(ImportError, match=r'scikit-learn, which is not installed; pip install "veca\[brain\]"'):
         load_photograph("china")
 
 

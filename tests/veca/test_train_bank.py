@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from veca import VECA
-from veca.train import BudgetSampler, ElasticOptimizer, RowPieces
+from veca.train import BudgetSampler, ElasticOptimizer, RowSlices
 
 KINDS = ("adamw", "sgd", "normuon")
 
@@ -47,7 +47,7 @@ def test_inactive_rows_and_their_state_stay_bit_identical(kind, decay):
 
 
 def test_a_plain_optimiser_does_move_them():
-    """What the pieces are for: zero gradients, momentum and decay move rows that took no part."""
+    """What the slices are for: zero gradients, momentum and decay move rows that took no part."""
     model = tiny()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.3)
     for step, budget in enumerate((24, 8)):
@@ -108,7 +108,7 @@ def test_the_bank_stays_one_parameter_that_everyone_sees():
     optimizer = ElasticOptimizer(model)
     assert set(model.state_dict()) == names and model.core_bank.tokens.shape == (24, 16)
     model.load_state_dict({name: torch.full_like(value, 0.5) for name, value in model.state_dict().items()})
-    assert all((piece == 0.5).all() for pieces in optimizer.pieces for piece in pieces.pieces)
+    assert all((rows == 0.5).all() for slices in optimizer.slices for rows in slices.slices)
 
 
 def test_a_frozen_bank_stays_whole_and_still():
@@ -118,13 +118,13 @@ def test_a_frozen_bank_stays_whole_and_still():
     before = model.core_bank.tokens.clone()
     backward(model, 8, 0)
     optimizer.step(8)
-    assert torch.equal(model.core_bank.tokens, before) and not optimizer.pieces
+    assert torch.equal(model.core_bank.tokens, before) and not optimizer.slices
 
 
 def test_mistakes_are_named():
     model = tiny()
     with pytest.raises(ValueError, match=r"ascending edges from 0 to 24 rows of tokens, got \(0, 8\)"):
-        RowPieces("tokens", model.core_bank.tokens, (0, 8))
+        RowSlices("tokens", model.core_bank.tokens, (0, 8))
     optimizer = ElasticOptimizer(model)
     backward(model, 13, 0)
     with pytest.raises(ValueError, match=r"among the edges \(0, 8, 16, 24\), got 13"):

@@ -99,13 +99,13 @@ def test_no_gradient_from_the_final_cores_but_the_first():
     assert gradient[:, 0].abs().max() > 0 and gradient[:, 16:].abs().amax((0, 2)).min() > 0
 
 
-def test_pieces_for_the_teacher_change_nothing():
+def test_chunks_for_the_teacher_change_nothing():
     images = Noise().batch(range(5), 0)["image"]
     teacher = PairTeacher()
     whole = DistillationTask(student(), teacher).targets(images)
-    pieces = DistillationTask(student(), teacher, teacher_pixels=2 * 32 * 32 + 5).targets(images)
+    chunks = DistillationTask(student(), teacher, teacher_pixels=2 * 32 * 32 + 5).targets(images)
     assert teacher.sizes == [5, 2, 2, 1]
-    torch.testing.assert_close(pieces, whole)
+    torch.testing.assert_close(chunks, whole)
 
 
 def test_standardised_targets():

@@ -1,8 +1,9 @@
-"""`veca bench`: what VECA costs beside the backbones one would use instead.
+"""`veca bench`: time and memory of VECA, compared with other backbones.
 
     rows = run_bench(BenchSettings(models=("veca_small_patch16", "vit_small_patch16_224"), sizes=(256, 1024)))
 
-Writes bench.jsonl, bench.md and a curve for each pass and mode. Weights are random: cost only, never quality.
+It writes bench.jsonl, bench.md and a curve for each pass and mode. Weights are random, so it measures cost and not
+quality.
 """
 
 from .models import LINEAR_BACKBONES

@@ -1,6 +1,6 @@
-"""One case in a process of its own: what a user of one model gets, before another has prepared the allocator.
+"""Timing of one case in a fresh process, where no other model has prepared the memory allocator.
 
-Run as a module, it reads what `measure_alone` sends and writes the timing, both as JSON.
+Run as a module, this file reads the request of `measure_alone` and writes the timing, both as JSON.
 """
 
 import dataclasses
@@ -10,25 +10,25 @@ import sys
 
 import torch
 
-from .models import Case, prepare
+from .models import BackboneCase, prepare
 from .timing import Budget, Contender, Timing, measure
 
 __all__ = ["measure_alone"]
 
 
-def measure_alone(case: Case, flops: int, budget: Budget) -> Timing | str:
+def measure_alone(case: BackboneCase, flops: int, limits: Budget) -> Timing | str:
     """Time a case on the CPU in a fresh process with as many threads as this one.
 
     Args:
-        case: what is timed.
-        flops: of its forward pass, which need not be counted again.
-        budget: its runs and seconds.
+        case: the case to time.
+        flops: FLOPs of its forward pass, so that the process need not count them.
+        limits: limits on runs and seconds.
 
     Returns:
         The timing, or the last line that the process wrote before it failed.
     """
     request = {"case": dataclasses.asdict(case), "flops": flops, "threads": torch.get_num_threads()}
-    request["budget"] = dataclasses.asdict(budget)
+    request["limits"] = dataclasses.asdict(limits)
     command = [sys.executable, "-m", "veca.bench.alone"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True)
     if done.returncode:
@@ -40,11 +40,11 @@ def measure_alone(case: Case, flops: int, budget: Budget) -> Timing | str:
 def main() -> None:
     request = json.load(sys.stdin)
     torch.set_num_threads(request["threads"])
-    case = Case(**request["case"])
+    case = BackboneCase(**request["case"])
     counts = {(case.model, case.num_cores, case.size): request["flops"]}
     prepared = prepare(case, torch.device("cpu"), counts)
     contender = Contender(lambda: prepared.calls, prepared.context, kept=True)
-    (timing,) = measure({case: contender}, "cpu", Budget(**request["budget"])).values()
+    (timing,) = measure({case: contender}, "cpu", Budget(**request["limits"])).values()
     print(json.dumps(dataclasses.asdict(timing) if isinstance(timing, Timing) else timing))
 
 

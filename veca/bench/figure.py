@@ -1,12 +1,11 @@
-"""The curves: time and memory an image against resolution. Needs matplotlib.
+"""Curves of time and memory for each image against resolution. Needs matplotlib.
 
-What is neither VECA nor a plain ViT takes further colours of Okabe and Ito; each line has its own marker.
+Models that are neither VECA nor a plain ViT get further colours of Okabe and Ito. Each line has another marker.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ..report.curves import BLUES, GREY, STYLE, VERMILLION, draw_line, label_ends, log_ticks, resolution_axis
+from .table import Row
 
 __all__ = ["draw_curves"]
 
@@ -21,17 +21,19 @@ _REDS = (VERMILLION, "#a34700")
 _OTHERS = ("#009e73", "#cc79a7", "#b8860b", "#6a4c93", "#7f7f7f", "#5b9a2f")
 _MARKERS = "osD^vP*X<>"
 
-Row = Mapping[str, Any]
 Line = tuple[str, str, str, dict[int, float]]  # name, colour, marker, pixels -> value
 
 
 def draw_curves(rows: Iterable[Row], folder: Path, name: str) -> list[Path]:
-    """One picture for each pass and mode that has a measured case: <name>-<pass>-<mode>.png.
+    """Draw a picture <name>-<pass>-<mode>.png for each pass and mode that has a measured case.
 
     Args:
-        rows: of `run_bench`.
-        folder: where the pictures go.
-        name: their stem.
+        rows: rows that `run_bench` returned.
+        folder: folder of the pictures.
+        name: stem of their names.
+
+    Returns:
+        The files.
     """
     rows = list(rows)
     caption = next((f"{row['device']}, torch {row['torch']}" for row in rows if row["kind"] == "environment"), "")
@@ -63,7 +65,7 @@ def _draw(rows: Sequence[Row], looks: Mapping[str, tuple[str, str]], title: str,
 def _lines(
     rows: Sequence[Row], looks: Mapping[str, tuple[str, str]], value_of: Callable[[Row], float | None]
 ) -> list[Line]:
-    """The measured values an image, by model and budget."""
+    """The measured values for each image, by model and budget."""
     series: dict[str, dict[int, float]] = {}
     for row in rows:
         value = value_of(row)
@@ -78,7 +80,7 @@ def _label(row: Row) -> str:
 
 
 def _looks(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each line, the same in every picture."""
+    """Colour and marker of each line, which are the same in every picture."""
     kinds: dict[str, list[str]] = {"veca": [], "vit": [], "other": []}
     for row in sorted(rows, key=lambda row: -(row["num_cores"] or 0)):
         kind = "veca" if row["num_cores"] is not None else "vit" if row["model"].startswith("vit_") else "other"

@@ -1,20 +1,21 @@
-"""The backbones that are measured: VECA of any size and budget, and timm's.
+"""The backbones that are measured: VECA of any size and budget, and models of timm.
 
-`LINEAR_BACKBONES` are the strongest of their kind among timm 1.0.31's backbones of about VECA-small's size (21.6 M
-parameters) whose FLOPs grow by 4 when the sides double, from 512 to 2048 px:
+`LINEAR_BACKBONES` are backbones of timm 1.0.31 whose FLOPs grow by 4 when the sides double, from 512 to 2048 px. Their
+size is about that of VECA-small (21.6 M parameters). Each is the strongest of its kind:
 
     xcit_small_12_p16_224   25.9 M  cross-covariance: channels attend to channels. Stride 16 throughout, width
-                                    and depth of VECA-small: the one isotropic peer, 83.3 % on ImageNet
+                                    and depth of VECA-small: the only isotropic peer, 83.3 % on ImageNet
     efficientvit_b2         21.8 M  ReLU linear attention with multi-scale convolutions; the size nearest
     davit_tiny              27.6 M  windows, then channels; 82.7 %, ahead of Swin's and SwinV2's windows of 7 and 8
     pvt_v2_b2_li            22.0 M  every patch reads 7 x 7 pooled keys, the nearest relative of a fixed number of
                                     cores; 82.2 %
     mambaout_tiny           24.2 M  gated convolutions without attention
 
-Accuracies are those of timm's results/results-imagenet.csv at 224 px (XCiT distilled), where the other two are not
-listed. All but XCiT are pyramids, whose features end at stride 32: a quarter of the positions. Not linear and
-therefore left out: Hiera, MaxViT, CAFormer, NextViT, Twins and PVT v2 without pooled keys, which attend globally
-in some stage.
+Accuracies are those of timm's results/results-imagenet.csv at 224 px (XCiT distilled). The other two are not listed
+there. All but XCiT are pyramids, whose features end at stride 32, with a quarter of the positions.
+
+These models are not linear and are left out: Hiera, MaxViT, CAFormer, NextViT, Twins, and PVT v2 without pooled keys.
+They attend globally in some stage.
 """
 
 import functools
@@ -34,15 +35,25 @@ from ..model.backbone import VECA
 from ..model.features import Features
 from ..zoo.registry import create_model, list_models
 
-__all__ = ["LINEAR_BACKBONES", "Case", "Prepared", "agrees_with_formula", "build_model", "prepare"]
+__all__ = ["LINEAR_BACKBONES", "BackboneCase", "Prepared", "agrees_with_formula", "build_model", "prepare"]
 
 LINEAR_BACKBONES = ("xcit_small_12_p16_224", "efficientvit_b2", "davit_tiny", "pvt_v2_b2_li", "mambaout_tiny")
-_IMAGE_SETS = 2  # batches that take turns
+_IMAGE_SETS = 2  # batches of images that calls use in turn
 
 
 @dataclass(frozen=True)
-class Case:
-    """One model doing one thing at one size. `num_cores` None is a model without cores."""
+class BackboneCase:
+    """A case is one model, pass and mode at one size.
+
+    Attributes:
+        model: name of the model.
+        num_cores: number of active cores; None for a model without cores.
+        size: side of the images in pixels.
+        batch: number of images.
+        pass_: "inference" or "train".
+        mode: "eager", "blocks" or "compiled".
+        dtype: name of a torch dtype.
+    """
 
     model: str
     num_cores: int | None
@@ -54,17 +65,17 @@ class Case:
 
     @property
     def contestant(self) -> tuple[Any, ...]:
-        """Everything but size and batch: cases that agree in this differ in scale only."""
+        """All fields but size and batch. Cases that agree in these differ only in scale."""
         return self.model, self.num_cores, self.pass_, self.mode, self.dtype
 
 
 def build_model(name: str, num_cores: int | None = None, size: int = 224) -> nn.Module:
-    """A backbone with random weights and no classifier, for square images.
+    """Build a backbone with random weights and no classifier, for square images.
 
     Args:
-        name: from `veca.list_models()` or from timm.
-        num_cores: C of a VECA, its whole core bank.
-        size: pixels, for models that must be told.
+        name: a name from `veca.list_models()` or from timm.
+        num_cores: C of a VECA, which is also the size of its core bank.
+        size: side of the images in pixels, for models that need it.
     """
     if name in list_models():
         return create_model(name, num_cores=num_cores)
@@ -74,7 +85,7 @@ def build_model(name: str, num_cores: int | None = None, size: int = 224) -> nn.
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
-    return timm.create_model(name, num_classes=0)  # a convolutional model knows no size
+    return timm.create_model(name, num_classes=0)  # a convolutional model takes no size
 
 
 @dataclass
@@ -82,14 +93,14 @@ class Prepared:
     """A model ready to be timed.
 
     Attributes:
-        case: what it does.
-        model: on its device, in its dtype.
-        device: where.
-        flops: of one forward pass of one image, as torch counts them.
-        cost: their shares, where the formula of `veca.inspect.cost` agrees with the count; else None.
+        case: the case.
+        model: the model on its device, in its dtype.
+        device: device where it runs.
+        flops: FLOPs of one forward pass of one image, as torch counts them.
+        cost: FLOPs by part, if the formula of `veca.inspect.cost` agrees with the count; else None.
     """
 
-    case: Case
+    case: BackboneCase
     model: nn.Module
     device: torch.device
     flops: int
@@ -97,7 +108,7 @@ class Prepared:
 
     @functools.cached_property
     def calls(self) -> list[Callable[[], object]]:
-        """A call for each of two batches of images; models that compile have done so."""
+        """One call for each of two batches of images. Models that compile have already compiled."""
         case, dtype = self.case, getattr(torch, self.case.dtype)
         generator = torch.Generator(self.device).manual_seed(0)
         shape = (case.batch, 3, case.size, case.size)
@@ -115,25 +126,31 @@ class Prepared:
         return calls
 
     def context(self) -> AbstractContextManager[object]:
-        """What the calls run in."""
+        """The context in which the calls run."""
         return torch.inference_mode() if self.case.pass_ == "inference" else nullcontext()
 
     def peak(self) -> int | None:
-        """Bytes beyond weights, optimizer and images, after the model has run; None where a compiled graph on a
-        CPU hides its buffers."""
+        """Peak bytes of a call beyond weights, optimizer and images, measured after the model has run.
+
+        None for a compiled graph on a CPU, which hides its buffers.
+        """
         if self.case.mode != "eager" and self.device.type == "cpu":
             return None
         with self.context():
             return peak_bytes(self.calls[0], self.device)
 
 
-def prepare(case: Case, device: torch.device, counts: dict[tuple[Any, ...], int] | None = None) -> Prepared:
+def prepare(case: BackboneCase, device: torch.device, counts: dict[tuple[Any, ...], int] | None = None) -> Prepared:
     """Build a model and count its FLOPs.
 
     Args:
-        case: what it will do.
-        device: where.
-        counts: FLOPs by model, cores and size, which takes a second a case: looked up and added to.
+        case: the case.
+        device: device where it will run.
+        counts: FLOPs by model, cores and size, a cache that this function reads and extends. Counting takes about a
+            second for each case.
+
+    Raises:
+        ValueError: mode "blocks" for a model without blocks.
     """
     torch.manual_seed(0)
     with device:
@@ -157,12 +174,12 @@ def prepare(case: Case, device: torch.device, counts: dict[tuple[Any, ...], int]
 
 
 def agrees_with_formula(vit: VisionTransformer) -> bool:
-    """Whether `forward_cost` says what torch counts: some of timm's have other attention or another FFN."""
+    """Whether `forward_cost` agrees with torch's count. Some ViTs of timm have another attention or FFN."""
     return forward_cost(vit, 224, 224).model == counted_flops(vit, 224, 224)
 
 
 def _dense_features(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """Every token: dense features are what large images are for."""
+    """All tokens, because large images are used for dense features."""
     out = model.forward_features(images)
     if isinstance(out, Features):
         return out.cores, out.patches
@@ -175,7 +192,7 @@ def _step(
     images: Tensor,
     dtype: torch.dtype,
 ) -> None:
-    """Forward, backward from the mean square of every token, AdamW."""
+    """One training step: forward, backward from the sum of the tokens' mean squares, AdamW."""
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         out = features(images)
     sum(tokens.float().square().mean() for tokens in out).backward()

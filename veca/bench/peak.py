@@ -1,4 +1,4 @@
-"""The rate that shares of the matmul peak refer to: measured on the machine at hand, in the run that uses it."""
+"""The matmul peak, to which shares refer. It is measured on the same machine and in the same run."""
 
 import torch
 
@@ -9,14 +9,17 @@ __all__ = ["matmul_peak"]
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square product of random numbers.
+    """Measure the rate of a large square matrix product of random numbers, in FLOP/s.
 
-    The faster of torch's matmul and VECA's linear layer, which on x86 CPUs takes another library; of each the
-    20 % quantile of the times, since a peak is what the machine can do, not what its other programs leave.
+    It is the faster of torch's matmul and VECA's linear layer, which uses another library on x86 CPUs. Each counts
+    with the 20 % quantile of its times, because other programs slow some of the runs.
 
     Args:
-        device: CUDA multiplies matrices of side 8192, a CPU of side 1024.
-        dtype: of both matrices.
+        device: device to measure. CUDA multiplies matrices of side 8192, a CPU of side 1024.
+        dtype: dtype of both matrices.
+
+    Raises:
+        RuntimeError: a product failed.
     """
     cuda = device.type == "cuda"
     side = 8192 if cuda else 1024

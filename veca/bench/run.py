@@ -1,10 +1,12 @@
-"""The run: every case is timed, its row written, and the table and curves redrawn.
+"""The benchmark run: time every case, write its row, and write the table and the curves.
 
-Cases of one size, pass and mode run in one process on the same images. On a CPU they take turns run by run, so that
-whatever slows the machine slows all of them; on CUDA one follows the other. On a CPU each eager case then runs again,
-alone in a fresh process, where no other model ran before. Sizes come smallest first. What a run
-will take is predicted from the rate that the same model reached at its last size, and before it ran from the
-matmul peak; on a CPU, what it will hold is predicted from its last peak, as if that grew with the patches alone.
+Cases of one size, pass and mode run in one process on the same images, smallest sizes first. On a CPU they take turns
+run by run, so that other programs slow all of them alike. On CUDA one case follows the other. On a CPU each eager case
+then runs again, alone in a fresh process, where no other model ran before.
+
+The time of a run is predicted from the rate that the same model reached at its last size. Before its first run, it is
+predicted from the matmul peak. On a CPU the memory of a case is predicted from its last peak, in proportion to the
+number of patches.
 """
 
 import difflib
@@ -27,40 +29,41 @@ from ..inspect.cost import break_even_side
 from ..report.machine import describe_machine
 from ..zoo.registry import list_models
 from .alone import measure_alone
-from .models import Case, Prepared, agrees_with_formula, build_model, prepare
+from .models import BackboneCase, Prepared, agrees_with_formula, build_model, prepare
 from .peak import matmul_peak
 from .settings import PATCH, BenchSettings
-from .table import bench_table
+from .table import Row, bench_table
 from .timing import OUT_OF_MEMORY, Budget, Contender, Timing, measure, short_error
 
-__all__ = ["Row", "check_bench", "run_bench"]
-
-Row = dict[str, Any]
+__all__ = ["check_bench", "run_bench"]
 
 _log = logging.getLogger(__name__)
 _PATCHES_A_BATCH, _MOST_IMAGES = 32768, 64
 _LEAST_RUNS = 3
-_TRAINING_FORWARDS = 3  # a backward pass multiplies twice what its forward pass does
+_TRAINING_FORWARDS = 3  # a backward pass has twice the multiplications of its forward pass
 _NO_MEMORY = (OUT_OF_MEMORY, "MemoryError", "can't allocate memory", "not enough memory")
 
 
 def run_bench(settings: BenchSettings, progress: bool = True, commit: str | None = None) -> list[Row]:
     """Measure, and write `name`.jsonl, `name`.md and `name`-<pass>-<mode>.png into `settings.out`.
 
-    Rows are on disk as soon as they are measured, and the table is written after every size, pass and mode.
+    Rows are on disk as soon as they are measured. The table is written after every size, pass and mode.
 
     Args:
         settings: what to measure.
-        progress: show a bar on stderr.
-        commit: of the code, for the machine's row and the table, where it is known.
+        progress: show a progress bar on stderr.
+        commit: commit of the code, for the machine's row and the table; None if unknown.
 
     Returns:
-        The rows: one with the machine ("kind" is "environment"), one a case ("backbone"), one for each VECA
-        and plain ViT with the side from which VECA takes no more FLOPs ("break_even").
+        The rows, of three kinds:
+            "environment": one row with the machine;
+            "backbone": one row for each case;
+            "break_even": one row for each pair of a VECA and a plain ViT, with the side from which VECA takes no more
+                FLOPs.
 
     Raises:
-        ImportError: matplotlib is absent and `settings.figure` is set.
-        ValueError: an unknown model, sizes or numbers that mean nothing, or no CUDA device.
+        ImportError: `settings.figure` is set and matplotlib is not installed.
+        ValueError: an unknown model, a size or number out of range, or no CUDA device.
     """
     check_bench(settings)
     device = _device(settings.device)
@@ -79,8 +82,8 @@ def run_bench(settings: BenchSettings, progress: bool = True, commit: str | None
         for key, group in itertools.groupby(cases, lambda case: (case.mode, case.pass_, case.size)):
             group = list(group)
             bar.set_description(f"{key[2]} px, {key[1]}, {key[0]}")
-            if time.monotonic() - started > settings.budget_seconds:
-                reason = f"the {settings.budget_seconds:g} s of this run were used up"
+            if time.monotonic() - started > settings.time_limit:
+                reason = f"the {settings.time_limit:g} s of this run were used up"
                 rows = [_row(case, "skipped", reason) for case in group]
             else:
                 rows = _measure(group, device, settings, limits)
@@ -96,7 +99,7 @@ def run_bench(settings: BenchSettings, progress: bool = True, commit: str | None
 
 
 def check_bench(settings: BenchSettings) -> None:
-    """Everything that can be known to fail before anything runs. Raises as `run_bench`."""
+    """Check the settings before anything runs. Raises the errors of `run_bench`."""
     _check_values(settings)
     for name in settings.models:
         if name not in list_models() and not timm.is_model(name):
@@ -105,7 +108,9 @@ def check_bench(settings: BenchSettings) -> None:
             raise ValueError(f"expected a model of VECA or timm, got {name!r}{hint}")
     _device(settings.device)
     if settings.figure and importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('the curves need matplotlib, absent here; pip install "veca[bench]", or leave them out')
+        raise ImportError(
+            'the curves need matplotlib, which is not installed; pip install "veca[bench]", or set figure=False'
+        )
 
 
 def _check_values(settings: BenchSettings) -> None:
@@ -117,14 +122,14 @@ def _check_values(settings: BenchSettings) -> None:
             raise ValueError(f"expected sizes in multiples of {PATCH} pixels from {2 * PATCH} on, got {size}")
     if min(settings.budgets) < 1:
         raise ValueError(f"expected budgets of at least 1 core, got {settings.budgets}")
-    for name in ("runs", "case_seconds", "longest_run", "budget_seconds", "batch"):
+    for name in ("runs", "case_seconds", "longest_run", "time_limit", "batch"):
         value = getattr(settings, name)
         if value is not None and value <= 0:
             raise ValueError(f"expected {name} above 0, got {value}")
 
 
 class _Sink:
-    """Rows in a list and in their file, and the table beside it."""
+    """Keeps the rows in a list and in their file, and writes the table beside it."""
 
     def __init__(self, settings: BenchSettings):
         self.rows: list[Row] = []
@@ -143,13 +148,14 @@ class _Sink:
 
 @dataclass
 class _Limits:
-    """What may run, judged by what has run and by what was counted."""
+    """Limits on what may run. Time and memory of a case are predicted from earlier cases and counted FLOPs."""
 
     longest_run: float  # seconds
     peak: float  # FLOP/s
     memory: float  # bytes
-    reached: dict[tuple[Any, ...], tuple[Case, float, int | None]] = field(default_factory=dict)  # FLOP/s, bytes
-    counts: dict[tuple[Any, ...], int] = field(default_factory=dict)  # FLOPs, of `prepare`
+    # by contestant: its last case, the rate that it reached in FLOP/s, the bytes that it took
+    reached: dict[tuple[Any, ...], tuple[BackboneCase, float, int | None]] = field(default_factory=dict)
+    counts: dict[tuple[Any, ...], int] = field(default_factory=dict)  # FLOPs that `prepare` has counted
 
     def note(self, prepared: Prepared, seconds: float, peak_bytes: int | None) -> None:
         self.reached[prepared.case.contestant] = prepared.case, _work(prepared) / seconds, peak_bytes
@@ -162,7 +168,7 @@ class _Limits:
             needed = held * _patches(case) * case.batch / (_patches(last) * last.batch)
             if needed > self.memory:
                 basis = f"predicted from the peak at {last.size} px"
-                return "out of memory", f"{needed / 1e9:.3g} GB {basis}, {self.memory / 1e9:.3g} GB there"
+                return "out of memory", f"{needed / 1e9:.3g} GB {basis}, {self.memory / 1e9:.3g} GB available"
         seconds = _work(prepared) / rate
         if seconds > self.longest_run:
             basis = f"from its rate at {last.size} px" if last else "from the matmul peak"
@@ -170,13 +176,15 @@ class _Limits:
         return None
 
 
-def _measure(group: Sequence[Case], device: torch.device, settings: BenchSettings, limits: _Limits) -> list[Row]:
-    """One row a case. On CUDA one model at a time is held, on a CPU all that take turns."""
+def _measure(
+    group: Sequence[BackboneCase], device: torch.device, settings: BenchSettings, limits: _Limits
+) -> list[Row]:
+    """One row for each case. On CUDA one model at a time is in memory, on a CPU all that take turns."""
     if device.type == "cuda" and len(group) > 1:
         return [row for case in group for row in _measure([case], device, settings, limits)]
-    torch.compiler.reset()  # sizes share a recompile limit, past which torch falls back to eager silently
-    rows: dict[Case, Row] = {}
-    ready: dict[Case, Prepared] = {}
+    torch.compiler.reset()  # sizes share a recompile limit; beyond it torch falls back to eager without an error
+    rows: dict[BackboneCase, Row] = {}
+    ready: dict[BackboneCase, Prepared] = {}
     for case in group:
         try:
             prepared = prepare(case, device, limits.counts)
@@ -188,8 +196,8 @@ def _measure(group: Sequence[Case], device: torch.device, settings: BenchSetting
         else:
             ready[case] = prepared
     contenders = {case: Contender(lambda p=p: p.calls, p.context, kept=True) for case, p in ready.items()}
-    budget = Budget(settings.runs, min(_LEAST_RUNS, settings.runs), settings.case_seconds)
-    timings = measure(contenders, "eager" if device.type == "cuda" else "cpu", budget)
+    timed = Budget(settings.runs, min(_LEAST_RUNS, settings.runs), settings.case_seconds)
+    timings = measure(contenders, "eager" if device.type == "cuda" else "cpu", timed)
     for case, timing in timings.items():
         if not isinstance(timing, Timing):
             rows[case] = _failure(case, timing)
@@ -202,25 +210,25 @@ def _measure(group: Sequence[Case], device: torch.device, settings: BenchSetting
         limits.note(ready[case], timing.median, held)
         rows[case] = _row(case) | _fields(ready[case], timing, held, limits.peak)
         if settings.alone and device.type == "cpu" and case.mode == "eager":
-            rows[case] |= _alone(ready[case], Budget(budget.screening, 1, budget.max_seconds))
+            rows[case] |= _alone(ready[case], Budget(timed.screening, 1, timed.max_seconds))
     return [rows[case] for case in group]
 
 
-def _alone(prepared: Prepared, budget: Budget) -> Row:
-    timing = measure_alone(prepared.case, prepared.flops, budget)
+def _alone(prepared: Prepared, limits: Budget) -> Row:
+    timing = measure_alone(prepared.case, prepared.flops, limits)
     if not isinstance(timing, Timing):
         _log.warning("%s at %d px, alone: %s", prepared.case.model, prepared.case.size, timing)
         return {}
     return {"alone_s": timing.median, "alone_runs": timing.runs}
 
 
-def _row(case: Case, status: str = "ok", reason: str = "") -> Row:
+def _row(case: BackboneCase, status: str = "ok", reason: str = "") -> Row:
     names = {"kind": "backbone", "model": case.model, "num_cores": case.num_cores, "size": case.size}
     names |= {"patches": _patches(case), "batch": case.batch, "pass": case.pass_, "mode": case.mode}
     return names | {"dtype": case.dtype, "status": status, "reason": reason}
 
 
-def _failure(case: Case, message: str) -> Row:
+def _failure(case: BackboneCase, message: str) -> Row:
     if any(sign in message for sign in _NO_MEMORY):
         return _row(case, "out of memory", message)
     _log.warning("%s at %d px: %s", case.model, case.size, message)
@@ -253,19 +261,19 @@ def _work(prepared: Prepared) -> int:
     return passes * prepared.flops * prepared.case.batch
 
 
-def _patches(case: Case) -> int:
+def _patches(case: BackboneCase) -> int:
     return (case.size // PATCH) ** 2
 
 
-def _cases(settings: BenchSettings, device: torch.device, dtype: str) -> list[Case]:
-    """Eager cases first, then smallest sizes first, models in the order asked for."""
+def _cases(settings: BenchSettings, device: torch.device, dtype: str) -> list[BackboneCase]:
+    """All cases, in the order of `modes` and `passes`, then smallest sizes first, then in the order of `models`."""
     cases = []
     for mode, pass_ in itertools.product(settings.modes, settings.passes):
         sizes = settings.sizes if mode == "eager" else settings.compiled_sizes or settings.sizes
         for size, model in itertools.product(sorted(set(sizes)), settings.models):
             batch = settings.batch or _batch(size, device)
             for num_cores in settings.budgets if model in list_models() else (None,):
-                cases.append(Case(model, num_cores, size, batch, pass_, mode, dtype))
+                cases.append(BackboneCase(model, num_cores, size, batch, pass_, mode, dtype))
     return list(dict.fromkeys(cases))
 
 
@@ -306,7 +314,7 @@ def _dtype(settings: BenchSettings, device: torch.device) -> str:
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes the device has; unlimited where the system does not tell, and on CUDA, which fails in an orderly way."""
+    """Bytes of memory. Unlimited if the system does not tell, and on CUDA, which raises an error that is handled."""
     if device.type == "cuda" or not hasattr(os, "sysconf"):
         return float("inf")
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

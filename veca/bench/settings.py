@@ -1,4 +1,4 @@
-"""What a benchmark is asked to do."""
+"""Settings of a benchmark run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,33 +8,34 @@ from .models import LINEAR_BACKBONES
 
 __all__ = ["PATCH", "BenchSettings"]
 
-PATCH = 16  # pixels a side of what is counted as a patch, in every model
+PATCH = 16  # side in pixels of what counts as a patch, in every model
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """Time and memory of vision backbones, dense features out, from small images to large ones.
+    """Measure time and memory of vision backbones with dense features, from small images to large ones.
 
     Args:
-        models: names from `veca models` and from timm; each is compared with the VECA named last before it.
-        budgets: numbers of active cores; every VECA runs with each.
-        sizes: image sides, pixels, multiples of 16.
-        compiled_sizes: sizes of the modes that compile; none given takes `sizes`.
-        passes: "inference", or "train": forward, backward and AdamW.
-        modes: "eager"; "blocks", every block under torch.compile; "compiled", the whole model.
-        batch: images; None is 1 on a CPU and elsewhere as many as hold about 32768 patches, at most 64.
-        device: where to run; "auto" is CUDA where there is one.
-        dtype: of weights and images in inference; training has float32 weights under autocast. "auto" is
-            bfloat16 on CUDA, float32 on a CPU.
-        runs: timed runs of a case, fewer where they take longer than `case_seconds`, at least three.
-        case_seconds: see `runs`.
-        alone: on a CPU, time every eager case once more in a fresh process of its own. The tables then show ratios
-            as a range: both models alone, and both after others have run.
-        longest_run: seconds; a case whose run is predicted to take longer is skipped.
-        budget_seconds: after this many, what is left is skipped.
-        out: folder of the files.
-        name: stem of the files.
-        figure: draw the curves, which needs matplotlib.
+        models: Names from `veca models` and from timm. Each is compared with the last VECA before it.
+        budgets: Numbers of active cores. Every VECA runs with each of them.
+        sizes: Sides of the images in pixels, multiples of 16.
+        compiled_sizes: Sizes of the modes that compile. Default: `sizes`.
+        passes: "inference", or "train" for a step of forward, backward and AdamW.
+        modes: "eager", "blocks" (every block under torch.compile) or "compiled" (the whole model).
+        batch: Number of images in a batch. Default: 1 on a CPU. On a GPU, as many as have about 32768 patches, at most
+            64.
+        device: Device to run on. "auto" is CUDA if there is a GPU.
+        dtype: Dtype of weights and images in inference. Training has float32 weights under autocast. "auto" is
+            bfloat16 on CUDA and float32 on a CPU.
+        runs: Timed runs of a case. There are fewer, but at least three, if they take longer than `case_seconds`.
+        case_seconds: Seconds for the runs of a case; see `runs`.
+        alone: On a CPU, time every eager case again in a fresh process. The tables then show ratios as a range: both
+            models alone, and both after others have run.
+        longest_run: Longest predicted run in seconds. Cases with longer runs are skipped.
+        time_limit: Seconds for the whole benchmark. Cases that have not started by then are skipped.
+        out: Folder of the files.
+        name: Stem of the file names.
+        figure: Draw the curves. This needs matplotlib.
     """
 
     models: tuple[str, ...] = ("veca_small_patch16", "vit_small_patch16_224", *LINEAR_BACKBONES)
@@ -50,7 +51,7 @@ class BenchSettings:
     case_seconds: float = 4.0
     alone: bool = True
     longest_run: float = 30.0
-    budget_seconds: float = 600.0
+    time_limit: float = 600.0
     out: Path = Path("out/bench")
     name: str = "bench"
     figure: bool = True

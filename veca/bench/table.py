@@ -1,45 +1,45 @@
-"""The rows as Markdown: one table for each pass and mode, what the columns mean, and where VECA loses."""
+"""The rows as Markdown: one table for each pass and mode, the meaning of the columns, and where VECA loses."""
 
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["bench_table", "compared_rows", "losses"]
+__all__ = ["Row", "bench_table", "compared_rows", "losses"]
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # one line of bench.jsonl
 _HEADER = (
     *("px", "model", "cores", "M params", "batch", "patches", "time", "20-80 %", "runs", "alone", "images/s"),
     *("patches/s", "peak memory", "GFLOPs model", "block", "attention", "% of peak", "x time", "x memory"),
 )
 _TEXT_COLUMNS = 2  # cores and everything after are right-aligned
 _NOTES = """\
-* Weights are random and dense features come out: every token of the last block. Times are medians of a call, with the
-  20 % and 80 % quantiles; "runs" of them.
+* Weights are random. All models return dense features, which are all tokens of the last block. Times are medians of
+  a call, with the 20 % and 80 % quantiles. "runs" is the number of calls.
 * patches/s counts patches of 16 x 16 pixels in every model. The pyramids (EfficientViT, DaViT, PVT, MambaOut) work
-  at several strides and end at 32, a quarter of the positions; for them the number compares image area a second.
-* Peak memory is what lives at once during a call beyond weights, optimizer and images; the buffers of gradients count.
-  On a CPU it is the tensors that operators return, without buffers inside operators.
-* FLOPs are those of a forward pass of one image, a multiply-add being two; norms, softmax and activations are not
-  counted. "block" and "attention" (projections included) are one block's. Training counts as three forward passes in
-  the share of the matmul peak.
-* x time and x memory are this model over the VECA named last before it, with the largest budget of the run: above 1,
-  VECA is faster or smaller.
+  at several strides and end at 32, with a quarter of the positions. For them the number compares image area a second.
+* Peak memory counts all bytes in use at once during a call beyond weights, optimizer and images. The buffers of
+  gradients count. On a CPU it counts the tensors that operators return, without buffers inside operators.
+* FLOPs are those of a forward pass of one image, with two for a multiply-add. Norms, softmax and activations are not
+  counted. "block" and "attention" (with its projections) are those of one block. In the share of the matmul peak,
+  training counts as three forward passes.
+* "x time" and "x memory" divide this model by the last VECA before it, at the largest budget of the run. Above 1, VECA
+  is faster or smaller.
 * A training step is forward, backward from all tokens, and AdamW, with float32 weights under autocast.\
 """
 _CPU_NOTE = """
-* "time" is taken with all models of one size in turn, "alone" in a fresh process that runs nothing else. A model can be
-  slower alone, because the system clears memory that it gets for the first time. The two ends of a range under
+* "time" is measured with all models of one size in turn, "alone" in a fresh process that runs nothing else. A model can
+  be slower alone, because the system clears memory that it gets for the first time. The two ends of a range under
   "x time" are the ratio of the times and the ratio of the times alone.
-* On x86 CPUs without gradient, VECA multiplies through oneDNN and sends large images through its blocks in pieces; the
-  timm models run torch's defaults, and those with softmax attention torch's scaled_dot_product_attention.\
+* On x86 CPUs without gradient, VECA multiplies by oneDNN and sends large images through its blocks in pieces. The
+  timm models run torch's defaults. Those with softmax attention use torch's scaled_dot_product_attention.\
 """
 _CUDA_NOTE = """
-* timm's models use torch's scaled_dot_product_attention with whichever kernel torch picks.\
+* timm's models use torch's scaled_dot_product_attention with the kernel that torch picks.\
 """
 
 
 def bench_table(rows: Iterable[Row]) -> str:
-    """A page: machine, tables, losses, notes. Takes the rows of `run_bench`."""
+    """Write the rows of `run_bench` as a page with the machine, the tables, the losses and notes."""
     rows = list(rows)
     compared = compared_rows(rows)
     sections = [_machine(row) for row in rows if row["kind"] == "environment"]
@@ -53,11 +53,11 @@ def bench_table(rows: Iterable[Row]) -> str:
 
 
 def compared_rows(rows: Iterable[Row]) -> list[Row]:
-    """The cases, each with the ratios of its time and memory to those of the VECA it is compared with.
+    """The cases with the ratios of their time and memory to those of the VECA they are compared with.
 
-    That is the VECA named last before it, with the largest of its budgets, at the same size, pass, mode and dtype.
-    Adds "against" (its name, None without one), and "x_time", "x_time_alone" and "x_memory" (None where one side
-    is missing).
+    That is the last VECA before the case, with the largest of its budgets, at the same size, pass, mode and dtype.
+    Each row gets the name of that VECA as "against", or None without one. It also gets "x_time", "x_time_alone" and
+    "x_memory", which are None if one of the two values is missing.
     """
     cases = [row for row in rows if row["kind"] == "backbone"]
     dearest: dict[tuple[Any, ...], Row] = {}
@@ -76,7 +76,7 @@ def compared_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def losses(rows: Iterable[Row]) -> list[str]:
-    """At which sizes each VECA is slower than what is compared with it, and below which it takes more FLOPs."""
+    """Lines with the sizes at which each VECA is slower than a model, and the side below which it takes more FLOPs."""
     rows = list(rows)
     cases = compared_rows(rows)
     found: dict[tuple[Any, ...], dict[str, list[int]]] = {}  # VECA -> other model -> sizes
@@ -168,7 +168,7 @@ def _rate(value: float) -> str:
 
 
 def _metric(value: float) -> str:
-    """Three digits and an SI prefix: 0.00147 is "1.47 m", 36_200 is "36.2 k"; a plain number ends in a space."""
+    """Three digits and an SI prefix. 0.00147 is "1.47 m", 36_200 is "36.2 k". A plain number ends in a space."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m")):
         if value >= 0.9995 * factor:
             return f"{float(f'{value / factor:.3g}'):g} {prefix}"

@@ -4,17 +4,17 @@
     Images("photos/train", training_transform(256))
     Photographs(512)
 
-All three are map-style data sets whose samples are dicts, which `torch.utils.data.default_collate` batches. Keys:
+All three are map-style data sets. Their samples are dicts, which `torch.utils.data.default_collate` batches:
 
     image    (3, height, width) fp32; in [0, 1], unless a transform normalises
     index    number of the sample in its data set
-    name     of the photograph, or of the file as listed (Images, Photographs)
-    label    class number; of a scene, the main object's shape in `SHAPES` (Scenes; Images where known)
+    name     name of the photograph, or of the file as listed (Images, Photographs)
+    label    class number; for a scene, the main object's shape in `SHAPES` (Scenes; Images where known)
     color    class number of the main object's colour in `COLORS` (Scenes)
     mask     (height, width) int64; 0 background, 1 + class number of the shape (Scenes)
-    caption  what there is to see (Scenes, Photographs; Images where known)
+    caption  description in words (Scenes, Photographs; Images where known)
 
-A data set has the same keys in all its samples.
+All samples of a data set have the same keys.
 """
 
 from .images import BadImage, Images, inference_transform, load_image, training_transform

@@ -1,7 +1,8 @@
 """Shapes and textures as signed distances, which can be sampled at any resolution without jagged edges.
 
-Arrays are fp32, and pixels see nothing but + - * / sqrt floor min max, which IEEE 754 rounds the same everywhere:
-a picture depends neither on the machine nor on what is drawn beside it. Sines are taken in fp64, once an object.
+Arrays are fp32. Pixels are computed only with + - * / sqrt floor min max, which IEEE 754 rounds the same on every
+machine. So a picture depends neither on the machine nor on the other objects in it. Sines are computed in fp64, once
+for each object.
 """
 
 import math
@@ -13,13 +14,13 @@ __all__ = ["CIRCUMRADIUS", "SHAPES", "coverage", "signed_distance", "texture_sha
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "hexagon", "ellipse")
 
 _POLYGONS = {"triangle": (3, 1), "square": (4, 1), "hexagon": (6, 1), "star": (5, 2)}  # sides, step between corners
-_RING_HOLE = 0.5  # inner over outer radius
-_CROSS_ARM = 0.36  # width of an arm over the whole length
+_RING_HOLE = 0.5  # inner radius / outer radius
+_CROSS_ARM = 0.36  # width of an arm / whole length
 _ELLIPSE_ASPECT = 0.5
 
 
 def _polygon_radii(sides: int, step: int) -> tuple[float, float]:
-    """Distance of the edges' lines and of the corners from the centre, at area pi. Star polygons have step 2."""
+    """Distances of the edges' lines and of the corners from the centre, at area pi. Star polygons have step 2."""
     tip = math.cos(step * math.pi / sides)
     area = sides * math.tan(math.pi / sides) / (1 if step == 1 else tip)
     inner = math.sqrt(math.pi / area)
@@ -40,14 +41,17 @@ CIRCUMRADIUS = {
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance to the outline of a shape of area pi around the origin, negative inside.
+    """The signed distance to the outline of a shape of area pi around the origin is negative inside.
 
-    Near an edge it is the distance to that edge; around corners it is an estimate of the right sign. Every shape
-    has the area of the unit disc, so that the area says nothing about the shape.
+    Near an edge it is the distance to that edge. Near a corner it is an estimate with the right sign. Every shape has
+    the area of the unit disc, so that the area does not reveal the shape.
 
     Args:
         shape: one of `SHAPES`.
-        x, y: fp32, broadcastable; to the right and down.
+        x, y: fp32 coordinates to the right and down, in radii of the unit disc; broadcastable.
+
+    Returns:
+        fp32, in the broadcast shape of `x` and `y`.
     """
     if shape in _POLYGONS:
         return _polygon_distance(x, y, *_POLYGONS[shape])
@@ -67,7 +71,7 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _polygon_distance(x: np.ndarray, y: np.ndarray, sides: int, step: int) -> np.ndarray:
-    """A point is in a polygon when it is behind all its edges, in a star when it is behind all but one."""
+    """Signed distance to a polygon. A point is inside if it is behind all edges; for a star, behind all but one."""
     inner, outer = _polygon_radii(sides, step)
     first = second = np.full(np.broadcast_shapes(x.shape, y.shape), -np.inf, np.float32)
     for side in range(sides):
@@ -77,7 +81,7 @@ def _polygon_distance(x: np.ndarray, y: np.ndarray, sides: int, step: int) -> np
             second = np.maximum(second, np.minimum(first, ahead))
         first = np.maximum(first, ahead)
     edges = (first if step == 1 else second) - _f32(inner)
-    return np.maximum(edges, np.sqrt(x * x + y * y) - _f32(outer))  # edges alone run far past a sharp tip
+    return np.maximum(edges, np.sqrt(x * x + y * y) - _f32(outer))  # the edges' lines alone go far past a sharp tip
 
 
 def _box_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -91,13 +95,16 @@ def coverage(distance: np.ndarray, pixel: float) -> np.ndarray:
 
 
 def texture_share(texture: str, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray | np.float32:
-    """How much of the second tone each pixel shows, in [0, 1]. The pattern repeats with period 1.
+    """Compute the share of the second tone in each pixel, in [0, 1]. The pattern repeats with period 1.
 
     Args:
-        texture: "plain", "striped", "checkered", "dotted", "wavy", or "shaded", which does not repeat but fades
+        texture: "plain", "striped", "checkered", "dotted", "wavy", or "shaded". The last does not repeat. It fades
             along x from 0 at -2 to 1 at 2.
-        x, y: fp32, broadcastable, in periods.
-        pixel: side of a pixel in periods; a pattern finer than a pixel fades to its mean.
+        x, y: fp32 coordinates in periods; broadcastable.
+        pixel: side of a pixel in periods. A pattern finer than a pixel fades to its mean.
+
+    Raises:
+        ValueError: an unknown texture.
     """
     if texture == "plain":
         return _f32(0)
@@ -106,7 +113,7 @@ def texture_share(texture: str, x: np.ndarray, y: np.ndarray, pixel: float) -> n
     if texture == "striped":
         return coverage(_band(x), pixel) + _f32(0) * y
     if texture == "wavy":
-        half = y - np.floor(y) - _f32(0.5)  # two parabolas a period stand in for a sine
+        half = y - np.floor(y) - _f32(0.5)  # two parabolas in each period replace a sine
         return coverage(_band(x + half * (_f32(0.5) - abs(half)) * _f32(2.5)), pixel)
     if texture == "checkered":
         across, down = (_f32(2) * coverage(_band(z), pixel) - _f32(1) for z in (x, y))
@@ -123,5 +130,5 @@ def _band(x: np.ndarray) -> np.ndarray:
 
 
 def _f32(value: float) -> np.float32:
-    """Keeps arithmetic in fp32 under any numpy promotion."""
+    """An fp32 scalar, which keeps arithmetic in fp32 under any rule of NumPy promotion."""
     return np.float32(value)

@@ -1,9 +1,9 @@
-"""Image files: a tree of folders or an index file, and the usual transforms.
+"""Image files from a tree of folders or an index file, and the usual transforms.
 
     train = Images("photos/train", training_transform(256))
     held_out = Images("photos/held_out.csv", inference_transform(256), classes=train.classes)
 
-Every listed file counts: one that is missing or broken is named, never left out in silence.
+A listed file that is missing or broken is always named in an error or in the log.
 """
 
 import csv
@@ -32,7 +32,7 @@ _COLUMNS = ("path", "label", "caption")
 
 
 class BadImage(NamedTuple):
-    """A file that could not be read."""
+    """A file that could not be read, and the reason."""
 
     path: Path
     reason: str
@@ -45,29 +45,34 @@ class _Entry(NamedTuple):
 
 
 class Images(Dataset):
-    """Image files. Samples: image, name, index, and where known label and caption, as `veca.data` describes them.
+    """A data set of image files. Samples have image, name, index, and where known label and caption (see `veca.data`).
 
-    Files are opened when they are asked for; `verify` opens all of them beforehand.
+    Files are opened when a sample is asked for. `verify` opens all of them at once.
 
     Args:
         source: a folder or an index file.
-            A folder with sub-folders has one class a sub-folder, named after it, with all images below it; one
-            without has no labels. Files that are no images by their suffix are counted in the log; names that begin
-            with a dot are passed over.
-            An index is a .csv or .tsv with a header, or a .jsonl, of the columns path and, if wanted, label and
-            caption. Paths are relative to the folder of the index. Labels that are all whole numbers are taken as
-            class numbers, unless `classes` is given.
-        transform: PIL image (RGB) -> tensor; None gives the file's own size, (3, height, width) fp32 in [0, 1].
-        on_error: for a missing or broken file, "raise", or "skip": the next good one takes its place, `bad` records
-            path and reason, and the log names it with the count so far.
-        classes: the class names in the order of their numbers, as when a held-out set must agree with the training
-            set; by default those present, sorted.
+            In a folder with sub-folders, each sub-folder is a class with all images below it. A folder without
+            sub-folders has no labels. Files without the suffix of an image are counted in the log. Names that begin
+            with a dot are ignored.
+            An index is a .csv or .tsv with a header, or a .jsonl. It has the column path and may have label and
+            caption. Paths are relative to the folder of the index. If all labels are whole numbers, they are class
+            numbers, unless `classes` is given.
+        transform: function from a PIL image (RGB) to a tensor. None keeps the size of the file and gives
+            (3, height, width) fp32 in [0, 1].
+        on_error: what a missing or broken file does: "raise", or "skip". With "skip" the next good file replaces it,
+            `bad` records path and reason, and the log names it with the count so far.
+        classes: class names in the order of their numbers, for a held-out set that must agree with the training set.
+            Default: the names in `source`, sorted.
 
     Attributes:
-        paths: of all files, in order: sorted in a folder, as listed in an index.
-        labels: class number of each, or None.
-        classes: class names, or None without labels or with class numbers.
-        bad: what was found unreadable so far. Workers of a DataLoader each keep their own.
+        paths: paths of all files: sorted for a folder, in the order of the list for an index.
+        labels: class number of each file, or None.
+        classes: class names; None without labels, or if labels are class numbers.
+        bad: files found unreadable so far. Each worker of a DataLoader has a separate list.
+
+    Raises:
+        ValueError: `source` is neither a folder nor an index, has no images, mixes images with class folders, or has
+            wrong columns, values or classes.
     """
 
     def __init__(
@@ -123,13 +128,13 @@ class Images(Dataset):
         return sample
 
     def verify(self) -> tuple[BadImage, ...]:
-        """Decode every file. All that cannot be read are recorded in `bad` and returned, whatever `on_error` says."""
+        """Decode every file. Returns all that cannot be read, and records them in `bad`, whatever `on_error` is."""
         for index in range(len(self)):
             self._try(index)
         return self.bad
 
     def _read(self, index: int) -> Image.Image | None:
-        """The image, or None for a bad one that is to be skipped."""
+        """The image, or None for a bad one that must be skipped."""
         if self.on_error == "raise":
             return load_image(self._folder / self._entries[index].name)
         return self._try(index)
@@ -147,16 +152,22 @@ class Images(Dataset):
 
 
 def load_image(path: str | os.PathLike) -> Image.Image:
-    """An image file as eight-bit RGB, upright.
+    """Load an image file as upright RGB with 8 bits a channel.
 
-    The EXIF orientation is applied. Transparency is laid over white. Sixteen-bit grey is divided by 257; 16-bit colour
-    arrives from Pillow with its high bytes. Of an animation the first frame is read. CMYK is converted without its
-    colour profile.
+    The EXIF orientation is applied. Transparent pixels are laid over white. Grey values of 16 bits are divided by 257.
+    Of 16-bit colours Pillow returns the high bytes. The first frame of an animation is read. CMYK is converted without
+    its colour profile.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A PIL image of mode RGB.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where the file cannot be decoded to its end, has 32 bits a channel, or exceeds the limit
-            `PIL.Image.MAX_IMAGE_PIXELS` guards; names the path and the reason.
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be decoded to its end, has 32 bits a channel, or exceeds the limit that
+            `PIL.Image.MAX_IMAGE_PIXELS` sets. The message names the path and the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -170,7 +181,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
-        raise ValueError(f"expected 8 or 16 bits a channel, got mode {image.mode}, of 32")
+        raise ValueError(f"expected 8 or 16 bits a channel, got mode {image.mode} with 32")
     if image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.float32) / 257
         image = Image.fromarray(levels.round().astype(np.uint8))
@@ -181,17 +192,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def training_transform(size: int, margin: float = 1.125, augment: bool = True) -> Callable[[Image.Image], Tensor]:
-    """The published augmentation: shorter side to `margin * size`, random crop, flip, TrivialAugmentWide.
+    """The augmentation of the published models (arXiv 2605.12491).
 
-    Random numbers are torch's: with a seeded DataLoader the crops repeat.
+    It resizes the shorter side to `margin * size`, crops and flips at random, and applies TrivialAugmentWide. Random
+    numbers come from torch, so the crops of a seeded DataLoader repeat.
 
     Args:
-        size: side of the square that comes out, pixels.
-        margin: shorter side before the crop over `size`; the published models used 1.125.
-        augment: False leaves TrivialAugmentWide out.
+        size: side of the resulting square in pixels.
+        margin: shorter side before the crop, divided by `size`. The published models used 1.125.
+        augment: False leaves out TrivialAugmentWide.
 
     Returns:
-        PIL image -> (3, size, size) fp32, less ImageNet's mean, over its standard deviation. Resizing is bicubic.
+        A function from a PIL image to a tensor (3, size, size), fp32, normalised with ImageNet's mean and standard
+        deviation. Resizing is bicubic.
+
+    Raises:
+        ValueError: a size or margin below 1.
     """
     from torchvision.transforms import v2
 
@@ -202,14 +218,17 @@ def training_transform(size: int, margin: float = 1.125, augment: bool = True) -
 
 
 def inference_transform(size: int, margin: float = 1.0) -> Callable[[Image.Image], Tensor]:
-    """Shorter side to `margin * size`, then the central square.
+    """A transform that resizes the shorter side to `margin * size` and cuts out the central square.
 
     Args:
-        size: side of the square that comes out, pixels.
-        margin: shorter side before the crop over `size`; 1 cuts off nothing but the ends of the longer side.
+        size: side of the resulting square in pixels.
+        margin: shorter side before the crop, divided by `size`. With 1, only the ends of the longer side are cut.
 
     Returns:
-        As `training_transform`.
+        A function as from `training_transform`.
+
+    Raises:
+        ValueError: a size or margin below 1.
     """
     from torchvision.transforms import v2
 
@@ -236,7 +255,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 
 def _read_folder(folder: Path) -> list[_Entry]:
-    """Images of a folder: flat, or one class a sub-folder."""
+    """List the images of a folder: without labels if it is flat, else with the sub-folder as the class."""
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     files = _image_files(folder)
     if not classes:
@@ -252,7 +271,7 @@ def _read_folder(folder: Path) -> list[_Entry]:
 
 
 def _image_files(folder: Path) -> list[str]:
-    """Image files at any depth, sorted, relative to the folder; links to folders are followed."""
+    """Image files at any depth, sorted, relative to the folder. Links to folders are followed."""
     found, others = [], []
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -261,7 +280,7 @@ def _image_files(folder: Path) -> list[str]:
             if not name.startswith("."):
                 (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append((base / name).as_posix())
     if others:
-        _log.warning("%d files in %s are no images by their suffix, such as %s", len(others), folder, min(others))
+        _log.warning("%d files in %s lack the suffix of an image, such as %s", len(others), folder, min(others))
     return sorted(found)
 
 
@@ -281,7 +300,7 @@ def _read_index(index: Path) -> list[_Entry]:
 
 
 def _is_value(column: str, value: Any) -> bool:
-    """Text that is not empty, or a whole number as a label."""
+    """Whether a value is text that is not empty, or a whole number as a label."""
     whole_number = column == "label" and isinstance(value, int) and not isinstance(value, bool)
     return whole_number or (isinstance(value, str) and value != "")
 
@@ -314,7 +333,7 @@ def _json_rows(index: Path) -> Iterator[tuple[int, dict]]:
 def _number_classes(
     entries: list[_Entry], classes: Sequence[str] | None, source: Path
 ) -> tuple[list[int] | None, tuple[str, ...] | None]:
-    """The class number of each entry, and the names of the classes; None where there are none."""
+    """The class number of each entry, and the names of the classes; None for each if there are none."""
     labels = [entry.label for entry in entries]
     if labels[0] is None:
         if classes is not None:

@@ -1,7 +1,9 @@
-"""Photographs that scikit-image and scikit-learn ship inside their wheels, so that nothing is downloaded.
+"""Photographs that scikit-image and scikit-learn ship in their wheels, so that nothing is downloaded.
 
-image = load_photograph("astronaut", 512)   # (3, 512, 512) in [0, 1]
-model(imagenet_normalize(image)[None])
+    image = load_photograph("astronaut", 512)   # (3, 512, 512) in [0, 1]
+    model(imagenet_normalize(image)[None])
+
+The packages must be installed but are not imported.
 """
 
 import difflib
@@ -24,10 +26,10 @@ class Photograph(NamedTuple):
     """A photograph on this machine.
 
     Attributes:
-        name: what `load_photograph` takes.
+        name: name for `load_photograph`.
         path: the file.
-        package: who ships it, as `pip` names it.
-        native_size: (height, width) of the file, pixels; anything larger is interpolated.
+        package: package that ships it, under pip's name.
+        native_size: (height, width) of the file in pixels; larger sizes are interpolated.
         credit: author and licence, as the package states them.
         caption: what it shows, in our words.
     """
@@ -78,7 +80,7 @@ def list_photographs() -> list[str]:
     """Names of the photographs whose files are on this machine, always in the same order.
 
     Raises:
-        ImportError: where neither scikit-image nor scikit-learn is installed.
+        ImportError: neither scikit-image nor scikit-learn is installed.
     """
     folders = {package: _folder(package) for package in _FOLDERS}
     if not any(folders.values()):
@@ -91,10 +93,15 @@ def list_photographs() -> list[str]:
 
 
 def photograph(name: str) -> Photograph:
-    """Where a photograph comes from, and its native size.
+    """The source of a photograph, and its native size.
 
     Args:
         name: one of `list_photographs()`.
+
+    Raises:
+        ValueError: an unknown name.
+        ImportError: the package that ships it is not installed.
+        FileNotFoundError: the package is installed without the file.
     """
     if name not in _PHOTOGRAPHS:
         near = difflib.get_close_matches(name, _PHOTOGRAPHS, n=3) or list(_PHOTOGRAPHS)
@@ -105,24 +112,28 @@ def photograph(name: str) -> Photograph:
         raise ImportError(_install(entry.package))
     path = folder / entry.file
     if not path.is_file():
-        raise FileNotFoundError(f"expected {entry.file} in the wheel of {entry.package}, but {path} is absent")
+        raise FileNotFoundError(f"expected {entry.file} in the wheel of {entry.package}, found none at {path}")
     with Image.open(path) as file:
         width, height = file.size
     return Photograph(name, path, entry.package, (height, width), entry.credit, _CAPTIONS[name])
 
 
 def load_photograph(name: str, size: int | tuple[int, int] | None = None, crop: str = "center") -> Tensor:
-    """A photograph as a tensor. Sizes beyond `photograph(name).native_size` add pixels, not detail.
+    """Load a photograph as a tensor. Sizes larger than `photograph(name).native_size` add pixels but no detail.
 
     Args:
         name: one of `list_photographs()`.
-        size: pixels; (height, width), or one number for a square. None keeps the pixels of the file.
-        crop: "center" cuts the largest centred rectangle of the wanted shape, a square when `size` is None,
-            before resizing; "none" cuts nothing: a tuple then changes the aspect ratio, and one number is
+        size: (height, width) in pixels, or one number for a square. None keeps the pixels of the file.
+        crop: "center" cuts the largest centred rectangle of the wanted shape before resizing, a square if `size` is
+            None. "none" cuts nothing. With "none", (height, width) may change the aspect ratio, and one number is
             the shorter side.
 
     Returns:
         (3, height, width), fp32 in [0, 1], RGB. Resizing is Pillow's bicubic, which smooths before it shrinks.
+
+    Raises:
+        ValueError: an unknown name or crop, or a size below 1.
+        ImportError: the package that ships it is not installed.
     """
     if crop not in ("center", "none"):
         raise ValueError(f"expected crop 'center' or 'none', got {crop!r}")
@@ -146,9 +157,9 @@ class Photographs(Dataset):
     """Photographs as a data set. Samples: image, name, caption, index, as `veca.data` describes them.
 
     Args:
-        size, crop: as in `load_photograph`. One number for `crop="none"` gives images that differ in size.
-        names: which, in this order; None takes all of `list_photographs()`.
-        transform: applied to each image, such as `imagenet_normalize`.
+        size, crop: as in `load_photograph`. With `crop="none"`, one number gives images of different sizes.
+        names: names of the photographs, in this order; None takes all of `list_photographs()`.
+        transform: function applied to each image, such as `imagenet_normalize`.
     """
 
     def __init__(
@@ -176,7 +187,7 @@ class Photographs(Dataset):
 
 
 def imagenet_normalize(images: Tensor) -> Tensor:
-    """Images (..., 3, H, W) in [0, 1] -> the same less ImageNet's mean, over its standard deviation."""
+    """Normalise images (..., 3, H, W) in [0, 1] with ImageNet's mean and standard deviation."""
     mean, std = (images.new_tensor(x)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (images - mean) / std
 
@@ -199,4 +210,4 @@ def _folder(package: str) -> Path | None:
 
 
 def _install(package: str) -> str:
-    return f'the photographs come with {package}, absent here; pip install "veca[brain]"'
+    return f'the photographs come with {package}, which is not installed; pip install "veca[brain]"'

@@ -1,14 +1,15 @@
-"""Drawn scenes: pictures without end or download, whose every pixel is labelled.
+"""Drawn scenes: any number of pictures with a label for every pixel, without a download.
 
-    scenes = Scenes(10_000, size=128)                  # held out: another seed
+    scenes = Scenes(10_000, size=128)                  # held-out scenes have another seed
     batch = render_scenes(range(32), size=224, seed=1)
     print(batch["caption"][0])                         # a large red striped circle at the top left, on a ...
 
-A scene is one to four objects, each with a shape, a colour, a size, a texture and a place, on a textured background;
-all drawn independently of each other, so that a shape cannot be told by colour, place or area. It depends on
-(seed, index) and nothing else, and has no resolution: `size` says how finely the same picture is sampled.
+A scene has one to four objects on a textured background. Each object has a shape, a colour, a size, a texture and a
+place. They are drawn independently, so colour, place and area do not reveal the shape. A scene depends only on
+(seed, index). It has no resolution: `size` says how finely the same picture is sampled.
 
-Scene units: the shorter side of the picture spans [-1, 1], x to the right, y down; a longer side shows more background.
+In scene units the shorter side of the picture spans [-1, 1], x to the right, y down. A longer side shows more
+background.
 """
 
 import functools
@@ -68,12 +69,12 @@ TEXTURES = ("plain", "striped", "checkered", "dotted")
 BACKGROUND_TEXTURES = ("plain", "shaded", "striped", "checkered", "dotted", "wavy")
 
 _PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-_RADII = (0.16, 0.24, 0.34)  # of the disc of equal area, by size; any shape at any place stays in the picture
-_SPREADS = (0.67, 0.54, 0.37)  # from the centre to the outer places, by size
+_RADII = (0.16, 0.24, 0.34)  # radius of the disc of equal area, by size; any shape at any place is in the picture
+_SPREADS = (0.67, 0.54, 0.37)  # distance from the centre to the outer places, by size
 _JITTER = 0.04
-_SPACING = 1.25  # of centres, in sums of radii
+_SPACING = 1.25  # least distance of two centres, in sums of their radii
 _SHADOW = 0.07
-_PERIOD = 0.62  # of an object's texture, in radii
+_PERIOD = 0.62  # period of an object's texture, in radii
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ class SceneObject:
     """One object of a scene.
 
     Attributes:
-        shape, color, size, texture: of `SHAPES`, `COLORS`, `SIZES`, `TEXTURES`.
-        place: "top left", "center", ...
-        xy: the centre, scene units.
-        radius: of the disc with the object's area, scene units.
-        rotation: radians, clockwise.
-        texture_angle, texture_shift: of the pattern within the object; radians, periods.
+        shape, color, size, texture: names from `SHAPES`, `COLORS`, `SIZES` and `TEXTURES`.
+        place: "top left", "center" and so on.
+        xy: centre in scene units.
+        radius: radius in scene units of the disc with the object's area.
+        rotation: angle of the object in radians, clockwise.
+        texture_angle, texture_shift: angle in radians and shift in periods of the pattern within the object.
         tone: brightness of the paint, about 1.
     """
 
@@ -105,13 +106,13 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Background:
-    """What lies behind the objects.
+    """The background behind the objects.
 
     Attributes:
-        color, texture: of `BACKGROUND_COLORS`, `BACKGROUND_TEXTURES`.
-        period: of the pattern, scene units.
-        angle, shift: of the pattern; radians, periods.
-        light: direction from which the picture is lit, radians.
+        color, texture: names from `BACKGROUND_COLORS` and `BACKGROUND_TEXTURES`.
+        period: period of the pattern in scene units.
+        angle, shift: angle in radians and shift in periods of the pattern.
+        light: direction from which the light comes, in radians.
     """
 
     color: str
@@ -124,7 +125,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture. The main object comes first and is larger than all others."""
+    """The content of a picture. The main object comes first and is larger than all others."""
 
     seed: int
     index: int
@@ -133,16 +134,17 @@ class Scene:
 
     @property
     def label(self) -> int:
-        """Shape of the main object, as an index of `SHAPES`."""
+        """The main object's shape, as an index of `SHAPES`."""
         return SHAPES.index(self.objects[0].shape)
 
     @property
     def color_label(self) -> int:
-        """Colour of the main object, as an index of `COLORS`."""
+        """The main object's colour, as an index of `COLORS`."""
         return COLORS.index(self.objects[0].color)
 
     @property
     def caption(self) -> str:
+        """Description of all objects and the background in words."""
         *others, last = (
             " ".join(x for x in ("a", o.size, o.color, o.texture, o.shape, "at the", o.place) if x != "plain")
             for o in self.objects
@@ -155,11 +157,11 @@ class Scene:
         """Sample the scene.
 
         Args:
-            size: pixels; (height, width), or one number for a square.
+            size: (height, width) in pixels, or one number for a square.
 
         Returns:
-            The image, (3, height, width) fp32 in [0, 1], and the mask, (height, width) int64: 0 for background,
-            1 + the index in `SHAPES` where the centre of the pixel is in an object.
+            The image, (3, height, width) fp32 in [0, 1], and the mask, (height, width) int64. The mask is 0 for
+            background, and 1 + the index in `SHAPES` where the centre of the pixel is in an object.
         """
         height, width = _check_size(size)
         pixel = 2 / min(height, width)
@@ -174,21 +176,26 @@ class Scene:
 
 
 def sample_scene(index: int, seed: int = 0, max_objects: int = 3) -> Scene:
-    """Draw what is in scene `index` of a seed; the same on every machine.
+    """Draw the content of scene `index` of a seed. The result is the same on every machine.
 
-    The main object of several is medium or large, the second smaller than it, the others small; and objects keep their
-    distance, so that at most the tip of one lies behind another. All else is uniform and independent.
+    If there are several objects, the main one is medium or large, the second is smaller than it, and the others are
+    small. Objects keep a distance, so that at most the tip of one is behind another. All other choices are uniform and
+    independent.
 
     Args:
-        index, seed: at least 0.
-        max_objects: 1 to 4; a scene has from one object to this many.
+        index: number of the scene, at least 0.
+        seed: seed of the scenes, at least 0.
+        max_objects: largest number of objects, 1 to 4.
+
+    Raises:
+        ValueError: a number out of range.
     """
     if not 1 <= max_objects <= 4:
         raise ValueError(f"expected max_objects from 1 to 4, got {max_objects}")
     index, seed = operator.index(index), operator.index(seed)
     if index < 0 or seed < 0:
         raise ValueError(f"expected index and seed of at least 0, got index={index} and seed={seed}")
-    # the words of a SeedSequence are promised to stay; what a Generator makes of them is not
+    # NumPy promises that the words of a SeedSequence do not change, but not what a Generator makes of them
     words = iter(np.random.SeedSequence((seed, index)).generate_state(64).tolist())
 
     def uniform(low: float, high: float) -> float:
@@ -231,29 +238,32 @@ def sample_scene(index: int, seed: int = 0, max_objects: int = 3) -> Scene:
 
 
 def render_scenes(indices: Iterable[int], size: int | tuple[int, int], seed: int = 0, max_objects: int = 3) -> dict:
-    """A batch of scenes, bit for bit what a DataLoader over `Scenes` collates.
+    """Render a batch of scenes, bit-equal to what a DataLoader over `Scenes` collates.
 
     Args:
-        indices: which scenes.
+        indices: numbers of the scenes.
         size, seed, max_objects: as in `Scenes`.
 
     Returns:
-        The dict of `Scenes`, with a batch dimension in front: image (B, 3, height, width), mask (B, height, width),
+        The dict of `Scenes` with a batch dimension in front: image (B, 3, height, width), mask (B, height, width),
         label, color and index (B,), and a list of B captions.
     """
     return default_collate([_sample(sample_scene(index, seed, max_objects), size) for index in indices])
 
 
 class Scenes(Dataset):
-    """A set of drawn scenes. Samples: image, label, color, mask, caption, index, as `veca.data` describes them.
+    """A data set of drawn scenes. Samples have image, label, color, mask, caption and index (see `veca.data`).
 
     Args:
-        count: how many; sample i is scene i of the seed.
-        size: pixels; (height, width), or one number for a square.
-        seed: train and held-out sets take different ones.
-        max_objects: 1 to 4; a scene has from one object to this many.
-        transform: applied to each image, such as `imagenet_normalize`; a mask stays as it is, so nothing that moves
-            pixels.
+        count: number of scenes; sample i is scene i of the seed.
+        size: (height, width) in pixels, or one number for a square.
+        seed: seed of the scenes. Train and held-out sets need different seeds.
+        max_objects: largest number of objects, 1 to 4.
+        transform: function applied to each image, such as `imagenet_normalize`. It must not move pixels, because the
+            mask does not change.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     def __init__(
@@ -272,7 +282,7 @@ class Scenes(Dataset):
         self.max_objects = max_objects
         self.transform = transform
         self.classes = SHAPES
-        sample_scene(0, seed, max_objects)  # refuses what it cannot draw
+        sample_scene(0, seed, max_objects)  # checks seed and max_objects
 
     def __len__(self) -> int:
         return self.count
@@ -284,21 +294,25 @@ class Scenes(Dataset):
         return sample
 
     def scene(self, index: int) -> Scene:
-        """What is in sample `index`: every object with all its attributes."""
+        """The content of sample `index`: every object with all its attributes."""
         return sample_scene(range(self.count)[index], self.seed, self.max_objects)
 
 
 def patch_labels(mask: Tensor, patch_size: int, num_classes: int = 1 + len(SHAPES)) -> Tensor:
-    """The class that fills most of each patch; of equals, the smallest.
+    """The class with the most pixels in each patch; of equal ones the smallest number.
 
     Args:
-        mask: (..., height, width), integers from 0 to num_classes - 1.
-        patch_size: pixels. A last row or column of patches that the mask fills in part counts what is there, as for a
-            backbone that pads.
-        num_classes: those of `Scenes` by default.
+        mask: class of each pixel (..., height, width), integers from 0 to num_classes - 1.
+        patch_size: side of a patch in pixels. In a last row or column of patches that the mask fills only in part,
+            the pixels of the mask count, as for a backbone that pads.
+        num_classes: number of classes; default: that of `Scenes`.
 
     Returns:
         int64 (..., rows, cols).
+
+    Raises:
+        TypeError: a floating mask.
+        ValueError: a patch size below 1, or classes out of range.
     """
     if mask.is_floating_point():
         raise TypeError(f"expected a mask of integers, got {mask.dtype}")
@@ -326,7 +340,7 @@ def _sample(scene: Scene, size: int | tuple[int, int]) -> dict:
 
 
 def _free_places(size: int, objects: list[SceneObject]) -> list[int]:
-    """Places where an object of this size stands clear of the others; at most the tips of long shapes touch."""
+    """Places where an object of this size does not overlap the others, except for the tips of long shapes."""
     free = []
     for place in range(len(_PLACES)):
         x, y = (place % 3 - 1) * _SPREADS[size], (place // 3 - 1) * _SPREADS[size]
@@ -336,7 +350,7 @@ def _free_places(size: int, objects: list[SceneObject]) -> list[int]:
 
 
 def _paint_background(background: Background, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarray:
-    """fp32 (3, height, width)."""
+    """The background as fp32 (3, height, width)."""
     paint = _rgb(_BACKGROUND_PAINTS[background.color])
     second = paint * np.float32(0.87) if paint.mean() > 0.5 else paint + np.float32(0.09)
     fade = background.texture == "shaded"

@@ -1,1 +1,1 @@
-"""What a model does and costs: attention maps, FLOPs, extracted features, export to other runtimes."""
+"""Tools to look at a model: attention maps, FLOPs and memory, extracted features, export to other runtimes."""

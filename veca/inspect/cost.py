@@ -1,6 +1,6 @@
-"""What a forward pass costs: FLOPs by formula and by counting operators, and peak memory.
+"""The cost of a forward pass: FLOPs by formula and by counting operators, and peak memory.
 
-A multiply-add is two FLOPs; norms, softmax, rotations and activations are not counted.
+A multiply-add is two FLOPs. Norms, softmax, rotations and activations are not counted.
 
 Symbols: P patches, C active cores, T tokens, E embedding dim, h hidden width of the FFN, L blocks.
 """
@@ -34,8 +34,8 @@ class Cost(NamedTuple):
     """FLOPs of one image.
 
     Attributes:
-        attention: q, k, v and output projections and the attention itself, of one block.
-        block: the attention sub-layer and the FFN.
+        attention: the attention of one block with its q, k, v and output projections.
+        block: the attention sub-layer and the FFN of one block.
         model: all blocks, the patch embedding and, for VECA, the moves of the cores.
     """
 
@@ -45,32 +45,48 @@ class Cost(NamedTuple):
 
 
 def core_attention_flops(patches: int, num_cores: int, dim: int) -> int:
-    """Attention sub-layer of a VECA block: 8 (P + C) E^2 + 4 E (2 P C + C^2)."""
+    """FLOPs of the attention sub-layer of a VECA block are 8 (P + C) E^2 + 4 E (2 P C + C^2).
+
+    Args:
+        patches: P.
+        num_cores: C.
+        dim: E.
+    """
     pairs = 2 * patches * num_cores + num_cores**2
     return 8 * (patches + num_cores) * dim**2 + 4 * dim * pairs
 
 
 def dense_attention_flops(tokens: int, dim: int) -> int:
-    """Attention sub-layer in which all tokens attend to all: 8 T E^2 + 4 E T^2."""
+    """FLOPs of an attention sub-layer in which all tokens attend to all are 8 T E^2 + 4 E T^2.
+
+    Args:
+        tokens: T.
+        dim: E.
+    """
     return 8 * tokens * dim**2 + 4 * dim * tokens**2
 
 
 def num_patches(model: nn.Module, height: int, width: int) -> int:
-    """Patches of an image, P; an odd rest is padded to a whole one."""
+    """Number of patches of an image, P. A rest at the right or the bottom is padded to a whole patch.
+
+    Args:
+        model: a model with `patch_embed.patch_size`.
+        height, width: size of the image in pixels.
+    """
     patch_h, patch_w = model.patch_embed.patch_size
     return -(-height // patch_h) * -(-width // patch_w)
 
 
 def forward_cost(model: nn.Module, height: int, width: int, num_cores: int | None = None) -> Cost:
-    """FLOPs by formula.
+    """FLOPs of a forward pass by formula.
 
         block            attention sub-layer + 6 T E h for a SwiGLU, or 4 T E h for a plain MLP
-        patch embedding  2 P E times the numbers that a patch holds
+        patch embedding  2 P E times the number of values in a patch
         moves of cores   4 C E for each block but the first
 
     Args:
         model: a `VECA` with its default attention, or a timm VisionTransformer with full attention.
-        height, width: of the image, pixels.
+        height, width: size of the image in pixels.
         num_cores: C of a `VECA`; None means its budget.
     """
     dim, depth = model.embed_dim, len(model.blocks)
@@ -90,25 +106,27 @@ def forward_cost(model: nn.Module, height: int, width: int, num_cores: int | Non
 
 
 def break_even_side(veca: VECA, vit: nn.Module, num_cores: int | None = None) -> int:
-    """The smallest side of a square image, pixels, at which VECA takes no more FLOPs than a plain ViT.
+    """The smallest side of a square image in pixels at which VECA takes no more FLOPs than a plain ViT.
 
     Args:
-        veca: with its default attention.
+        veca: a VECA with its default attention.
         vit: a timm VisionTransformer with full attention.
         num_cores: C; None means the budget of `veca`.
     """
     side = step = veca.patch_embed.patch_size[0]
     while forward_cost(veca, side, side, num_cores).model > forward_cost(vit, side, side).model:
-        side += step  # ends: one side grows with P, the other with P^2
+        side += step  # the loop ends, because VECA's cost grows with P and the ViT's with P^2
     return side
 
 
 def counted_flops(model: nn.Module, height: int, width: int, **options: object) -> int:
-    """FLOPs of `model.forward_features` as torch counts them, operator by operator, without computing anything.
+    """FLOPs of `model.forward_features` for one image, as torch counts them operator by operator.
+
+    Nothing is computed: a copy of the model without data runs on torch's "meta" device.
 
     Args:
-        model: any model with `forward_features`; what runs is a copy without data, on torch's "meta" device.
-        height, width: of the image, pixels.
+        model: any model with `forward_features`.
+        height, width: size of the image in pixels.
         options: further arguments of `forward_features`.
     """
     hollow = copy.deepcopy(model).requires_grad_(False).to("meta")
@@ -119,13 +137,14 @@ def counted_flops(model: nn.Module, height: int, width: int, **options: object) 
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes alive at once during `call`, beyond what was alive before.
+    """The most bytes in use at once during `call`, beyond those in use before.
+
+    On CUDA the allocator counts. On a CPU each tensor counts from the operator that returns it until it is freed. This
+    is exact and repeatable, unlike the size of the process, but it does not see buffers inside an operator.
 
     Args:
-        call: does the work.
-        device: CUDA asks its allocator. On a CPU each tensor counts from the operator that returns it until
-            it is freed: exact and repeatable, unlike the size of the process, but blind to buffers inside
-            an operator.
+        call: function that does the work.
+        device: device on which it works.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -140,13 +159,13 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Bytes of the storages made by operators. Those first seen as an argument were there before."""
+    """Counts the bytes of the storages that operators make. A storage first seen as an argument is older."""
 
     def __init__(self):
         super().__init__()
         self.now = self.peak = 0
         self._seen: set[int] = set()
-        self._earlier: list[torch.UntypedStorage] = []  # kept, so that no new storage takes their address
+        self._earlier: list[torch.UntypedStorage] = []  # kept, so that no new storage gets their address
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         for storage in _storages((args, kwargs)):

@@ -1,14 +1,19 @@
-"""Models for other programs: ONNX, and torch.export's .pt2, for any batch, height and width.
+"""Export models for other programs: as ONNX or as torch.export's .pt2, for any batch, height and width.
 
     rows = export_model(model, "veca.onnx", num_cores=16)
 
-Input "images" (B, 3, height, width), fp32, normalised, of two patches a side or more: positions come from the size
-inside the graph, so that nothing is interpolated. Sizes that are no multiple of the patch are cut where the model
-has on_odd="crop", and padded with zeros otherwise, since a file refuses nothing. Outputs "global_token" (B, E),
-"patches" (B, P, E) in row-major order, "cores" (B, C, E), "core_xy" (B, C, 2), and "logits" where the model has a
-classifier. The budget C is fixed: one file a budget.
+    input "images"           (B, 3, height, width), fp32, normalised; at least two patches on each side
+    output "global_token"    (B, E)
+    output "patches"         (B, P, E), in row-major order
+    output "cores"           (B, C, E)
+    output "core_xy"         (B, C, 2)
+    output "logits"          (B, num_classes), where the model has a classifier
 
-What is written is read back and run at sizes and batches that it was not made with, beside the model itself.
+The graph computes the positions from the size, so nothing is interpolated. An exported file cannot raise errors, so
+sizes that are not a multiple of the patch are always accepted. They are cut if the model has on_odd="crop", and padded
+with zeros otherwise. The budget C is fixed, so each budget needs its own file.
+
+A written file is read again and compared with the model, at sizes and batches that differ from those of the export.
 """
 
 import copy
@@ -28,7 +33,7 @@ __all__ = ["FORMATS", "ExportCheck", "export_model"]
 
 FORMATS = ("onnx", "pt2")
 _TOLERANCE = 1e-3
-_EXAMPLE = (2, 14, 10, -1)  # batch, rows and cols of patches, pixels over
+_EXAMPLE = (2, 14, 10, -1)  # batch, rows and columns of patches, pixels more on each side
 _CHECKS = ((1, 16, 24, 0), (3, 9, 5, -1))
 _MOST_PIXELS = 2**17
 
@@ -36,11 +41,11 @@ Runner = Callable[[Tensor], list[Tensor]]
 
 
 class ExportCheck(NamedTuple):
-    """An exported file beside the model it came from.
+    """Comparison of an exported file with its model.
 
     Attributes:
-        batch, height, width: of the images, noise of deviation 1.
-        difference: largest |exported - model| over all outputs, each divided by its own largest |model|.
+        batch, height, width: number and size of the images, which are noise of deviation 1.
+        difference: largest |exported - model| over all outputs, each divided by its largest |model|.
     """
 
     batch: int
@@ -50,7 +55,7 @@ class ExportCheck(NamedTuple):
 
 
 class _Graph(nn.Module):
-    """A model with one budget, tensors in and tensors out; fp32 on the CPU, attention in plain torch."""
+    """A copy of a model with one budget, which takes and returns tensors: fp32 on the CPU, attention in plain torch."""
 
     def __init__(self, model: VECA, num_cores: int):
         super().__init__()
@@ -69,7 +74,7 @@ class _Graph(nn.Module):
         return (*features[:4], *logits)
 
     def fit(self, images: Tensor) -> Tensor:
-        """`sizes.fit_to_patches` without a branch on the size, which would fix it."""
+        """`padding.fit_to_patches` without a branch on the size, which would fix the size in the graph."""
         height, width = images.shape[2:]
         patch_h, patch_w = self.model.patch_embed.patch_size
         extra = (0, 0) if self.model.on_odd == "crop" else (patch_h - 1, patch_w - 1)
@@ -81,20 +86,22 @@ class _Graph(nn.Module):
 def export_model(
     model: VECA, file: str | Path, file_format: str | None = None, num_cores: int | None = None
 ) -> list[ExportCheck]:
-    """Write a model for other programs, and check what was written.
+    """Write a model for other programs, and check the file.
 
     Args:
-        model: stays as it is; what is written is in evaluation mode, fp32.
-        file: to write; its folder is made.
-        file_format: "onnx", for which the extra `export` must be installed, or "pt2"; None goes by the suffix.
+        model: the model, which does not change. The file is in evaluation mode and fp32.
+        file: file to write; its folder is made.
+        file_format: "onnx" or "pt2"; None goes by the suffix. ONNX needs onnx, onnxscript and onnxruntime, which the
+            extra `dev` installs.
         num_cores: C, the budget; None means `model.budget`.
 
     Returns:
-        One row a size that was checked.
+        One row for each size that was checked.
 
     Raises:
+        ImportError: a package for ONNX is not installed.
         ValueError: an unknown format.
-        RuntimeError: the file does not compute what the model does.
+        RuntimeError: the outputs of the file differ from the model's.
     """
     file = Path(file)
     file_format = file.suffix.removeprefix(".") if file_format is None else file_format
@@ -154,10 +161,12 @@ def _noise(graph: _Graph, batch: int, rows: int, cols: int, over: int) -> Tensor
 
 
 def _import_onnx():
-    """onnxruntime, once the packages that write ONNX are known to be there too."""
+    """Import onnxruntime, after a check that the packages that write ONNX are installed too."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             module = importlib.import_module(name)
         except ImportError as error:
-            raise ImportError(f"ONNX needs {name}, absent here; pip install onnx onnxscript onnxruntime") from error
+            raise ImportError(
+                f"ONNX needs {name}, which is not installed; pip install onnx onnxscript onnxruntime"
+            ) from error
     return module

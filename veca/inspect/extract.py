@@ -1,4 +1,4 @@
-"""Image files in; features as arrays and pictures out."""
+"""Features of image files, written as arrays and pictures."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,11 +19,15 @@ def read_image(file: str | Path, size: int | None = None) -> Tensor:
     """An image file as a tensor.
 
     Args:
-        file: see `data.load_image`.
-        size: pixels of the longer side; None keeps the file's.
+        file: image file, as for `data.load_image`.
+        size: longer side in pixels; None keeps the size of the file.
 
     Returns:
         (3, height, width), fp32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a size below 1, or a file that cannot be decoded.
     """
     if size is not None and size < 1:
         raise ValueError(f"expected a size of at least 1 pixel, got {size}")
@@ -42,21 +46,29 @@ def extract_features(
     num_cores: int | None = None,
     note: str = "",
 ) -> Iterator[tuple[Path, Path]]:
-    """Write the features of image files, one by one: `<name>.npz`, and `<name>.png` to look at.
+    """Write the features of image files one by one, as `<name>.npz` and as a picture `<name>.png`.
 
-    The arrays, fp32: "global_token" (E,), "patches" (rows, cols, E), "cores" (C, E), "core_xy" (C, 2), and
-    "image_size", the pixels (height, width) that the model saw. The picture is that of `feature_figure`.
+    The arrays are fp32; the picture is that of `feature_figure`:
+
+        global_token  (E,)
+        patches       (rows, cols, E)
+        cores         (C, E)
+        core_xy       (C, 2)
+        image_size    (height, width) in pixels, as the model saw the image
 
     Args:
-        model: in evaluation mode.
-        files: images, whose names without suffix differ.
-        out: folder, made where it is missing.
-        size: pixels of the longer side; None keeps that of each file.
+        model: a model in evaluation mode.
+        files: image files, whose names without suffix must differ.
+        out: folder, made if absent.
+        size: longer side in pixels; None keeps the size of each file.
         num_cores: C; None means `model.budget`.
-        note: words for the title of each picture.
+        note: text for the title of each picture.
 
     Yields:
         (npz file, png file) of each image.
+
+    Raises:
+        ValueError: two files of one name, or a file that cannot be decoded.
     """
     stems = [Path(file).stem for file in files]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):

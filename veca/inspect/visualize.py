@@ -1,6 +1,6 @@
-"""What a VECA sees: maps of what the cores read, and features as colours.
+"""Pictures of a VECA: maps of what the cores read, and features as colours.
 
-Numbers come as tensors; the `draw_` functions put them on matplotlib axes that the caller has made.
+Values are tensors. The `draw_` functions draw them on matplotlib axes that the caller has made.
 
 Shapes: B images, C cores, P patches = rows * cols, E embedding dim.
 """
@@ -37,10 +37,10 @@ class PatchPCA(NamedTuple):
     """Directions along which patch features vary most, and the range shown as colour.
 
     Attributes:
-        mean: (E,).
-        components: (3, E), orthonormal, largest variance first; the largest entry of each is positive.
-        low, high: (3,), projections shown as 0 and 1.
-        explained: (3,), shares of the variance.
+        mean: mean of the features, (E,).
+        components: orthonormal directions (3, E), largest variance first. The largest entry of each is positive.
+        low, high: projections shown as 0 and as 1, (3,).
+        explained: shares of the variance, (3,).
     """
 
     mean: Tensor
@@ -56,12 +56,15 @@ def core_shares(maps: AttentionMaps, cores: Sequence[int], image: int = 0) -> Te
         share_cp = P ||sum_h A_cp^h v_p^h W_o^h|| / sum_p' ||sum_h A_cp'^h v_p'^h W_o^h||
 
     Args:
-        maps: from `VECA.attention_maps`.
-        cores: which ones.
-        image: which one of the batch.
+        maps: attention maps, from `VECA.attention_maps`.
+        cores: numbers of the cores.
+        image: number of the image in the batch.
 
     Returns:
         (len(cores), rows, cols) with mean 1 over the patches.
+
+    Raises:
+        ValueError: a core that is not active.
     """
     active, patches = maps.core_map.shape[1:]
     if wrong := [core for core in cores if not 0 <= core < active]:
@@ -70,17 +73,28 @@ def core_shares(maps: AttentionMaps, cores: Sequence[int], image: int = 0) -> Te
 
 
 def core_pixels(core_xy: Tensor, height: int, width: int) -> Tensor:
-    """Core positions (..., 2), (x, y) in (-1, 1), in pixels: the centre of the top left pixel is (0, 0)."""
+    """Core positions in pixels. The centre of the top left pixel is (0, 0).
+
+    Args:
+        core_xy: positions (..., 2): (x, y) in (-1, 1).
+        height, width: size of the image in pixels.
+
+    Returns:
+        (..., 2).
+    """
     sides = core_xy.new_tensor((width, height))
     return (core_xy + 1) / 2 * sides - 0.5
 
 
 def fit_patch_pca(patches: Tensor, clip: float = 0.01) -> PatchPCA:
-    """Principal components of patch features. Fit once and show every size with them: colours then compare.
+    """Fit principal components of patch features. Pictures made with the same components have comparable colours.
 
     Args:
-        patches: (N, E), of one or more images.
-        clip: share of the patches beyond either end of the colour range.
+        patches: patch features (N, E) of one or more images; N of 2 or more, E of 3 or more.
+        clip: share of the patches beyond each end of the colour range.
+
+    Raises:
+        ValueError: another shape.
     """
     if patches.ndim != 2 or len(patches) < 2 or patches.shape[1] < 3:
         raise ValueError(f"expected patches (N, E) with N of 2 and E of 3 or more, got {tuple(patches.shape)}")
@@ -97,24 +111,32 @@ def fit_patch_pca(patches: Tensor, clip: float = 0.01) -> PatchPCA:
 
 
 def pca_rgb(patches: Tensor, pca: PatchPCA) -> Tensor:
-    """Patch features (..., E) as colours (..., 3) in [0, 1]; the first component is red."""
+    """Convert patch features (..., E) to colours (..., 3) in [0, 1]. The first component is red."""
     projected = (patches.double() - pca.mean) @ pca.components.T
     return ((projected - pca.low) / (pca.high - pca.low).clamp_min(1e-12)).clamp(0, 1).float()
 
 
 def map_limit(shares: Tensor, most: float = 32.0) -> float:
-    """Range of a colour scale for maps of shares: a factor that 99.5 % of them stay within, 1.05 to `most`."""
+    """Range of a colour scale for maps of shares.
+
+    Args:
+        shares: shares, as from `core_shares`.
+        most: largest range.
+
+    Returns:
+        A factor from 1.05 to `most`. 99.5 % of the shares are between 1 / factor and factor, unless `most` is less.
+    """
     deviation = shares.double().clamp_min(1e-6).log().abs().flatten()
     return min(max(math.exp(deviation.quantile(0.995).item()), 1.05), most)
 
 
 def draw_image(axes: Any, image: Tensor, core_xy: Tensor | None = None) -> None:
-    """An image, and dots where cores are; the first core is ringed.
+    """Draw an image, and dots at the cores. The first core has a ring.
 
     Args:
-        axes: matplotlib's.
+        axes: matplotlib axes.
         image: (3, height, width) in [0, 1].
-        core_xy: (C, 2), (x, y) in (-1, 1).
+        core_xy: positions of the cores (C, 2), (x, y) in (-1, 1); None draws no cores.
     """
     axes.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="lanczos")
     axes.set_axis_off()
@@ -127,16 +149,16 @@ def draw_image(axes: Any, image: Tensor, core_xy: Tensor | None = None) -> None:
 
 
 def draw_core_map(axes: Any, share: Tensor, xy: Tensor, limit: float) -> Any:
-    """One core's map on a logarithmic, colour-blind safe scale around 1, and a dot where the core is.
+    """Draw one core's map on a logarithmic, colour-blind safe scale around 1, and a dot at the core.
 
     Args:
-        axes: matplotlib's.
-        share: (rows, cols), from `core_shares`.
-        xy: (2,), the core's position.
-        limit: the scale runs from 1 / limit to limit.
+        axes: matplotlib axes.
+        share: map (rows, cols), from `core_shares`.
+        xy: position of the core, (2,).
+        limit: end of the scale, which runs from 1 / limit to limit.
 
     Returns:
-        matplotlib's image, whose values are natural logarithms of shares, for a colour bar.
+        matplotlib's image for a colour bar. Its values are natural logarithms of shares.
     """
     values = share.cpu().double().clamp_min(1e-6).log().numpy()
     end = math.log(limit)
@@ -150,25 +172,29 @@ def draw_core_map(axes: Any, share: Tensor, xy: Tensor, limit: float) -> Any:
 
 @torch.no_grad()
 def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, title: str = "") -> tuple[Any, Features]:
-    """One image as a model sees it: where its cores are, its patches at several budgets, and what cores read.
+    """Draw the features of one image: its cores, its patches at several budgets, and what moves the first cores.
 
-    Above, the image with the cores of the last block, then the patches as colours, in the principal components
-    of the largest budget, for it and for smaller ones, with their mean cosine similarity to it. Below, how
-    strongly each patch moves the first cores in the last block, on one scale (`core_shares`).
+    The upper row shows the image with the cores of the last block. Beside it are the patches as colours, at the
+    largest budget and at smaller ones. The principal components are those of the largest budget. Titles give the mean
+    cosine similarity to the patches at that budget. The lower row shows how strongly each patch moves the first cores
+    in the last block, on one scale (`core_shares`).
 
     Args:
-        model: in evaluation mode, with update="parallel".
-        image: (3, height, width) in [0, 1]; normalised here, with the model's mean and std.
+        model: a model in evaluation mode, with update="parallel".
+        image: (3, height, width) in [0, 1]. It is normalised here with the model's mean and std.
         num_cores: the largest budget; None means `model.budget`.
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
         (matplotlib's Figure, the features at the largest budget).
+
+    Raises:
+        ImportError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('pictures need matplotlib, absent here; pip install "veca[brain]"') from error
+        raise ImportError('pictures need matplotlib, which is not installed; pip install "veca[brain]"') from error
     channels = [image.new_tensor(x)[:, None, None] for x in (model.mean, model.std)]
     weight = model.patch_embed.proj.weight
     batch = ((image - channels[0]) / channels[1])[None].to(weight.device, weight.dtype)
@@ -179,7 +205,7 @@ def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, tit
     figure.suptitle(title)
     above, below = figure.subplots(2, _PANELS)
     grid = [n * p for n, p in zip(features.grid_size, model.patch_embed.patch_size, strict=True)]
-    stretch = image.new_tensor([grid[1] / image.shape[2], grid[0] / image.shape[1]])  # of padded or cropped sizes
+    stretch = image.new_tensor([grid[1] / image.shape[2], grid[0] / image.shape[1]])  # not 1 if padded or cropped
     draw_image(above[0], image, (features.core_xy[0].to(stretch) + 1) * stretch - 1)
     above[0].set_title(f"{features.num_cores} cores, the first ringed")
     budgets = _budgets(model, features.num_cores)
@@ -203,7 +229,7 @@ def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, tit
 
 
 def _budgets(model: VECA, largest: int) -> list[int]:
-    """Up to three budgets to compare, largest first: all, the trained one nearest a quarter, the least."""
+    """Up to three budgets to compare, largest first: all, the trained one nearest a quarter, the smallest trained."""
     trained = [budget for budget in model.trained_budgets if budget < largest]
     if not trained:
         return [largest]

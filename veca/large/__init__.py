@@ -1,1 +1,1 @@
-"""Images that do not fit: streaming by pieces on one device, and patches sharded over many processes."""
+"""Images that do not fit in memory: streamed by pieces on one device, or sharded over many processes."""

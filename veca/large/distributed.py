@@ -1,22 +1,23 @@
-"""One image on many processes: the patches are shared out, the cores are everywhere.
+"""One image on many processes: each has some rows of the patches, and all have the same cores.
 
     each rank:    patches of its rows through a block, partial read (output, log-sum-exp) of the C cores
-    exchange:     the partial reads, B H C (D + 1) numbers a rank and block, whatever the image size
-    each rank:    the cores through the block, the same everywhere
+    exchange:     the partial reads, B H C (D + 1) numbers for each rank and block, for any image size
+    each rank:    the cores through the block, with the same result on all ranks
 
-    strip = images[:, :, patch_row_slice(model, images.shape[2])]  # or read no more than these rows
+    strip = images[:, :, patch_row_slice(model, images.shape[2])]  # or read only these rows
     features = forward_features(model, strip)
     loss(features).backward()
     reduce_gradients(model)
 
-Objective: the sum over ranks of what each calls `backward` on. Global token, cores and their positions are the same
-on all ranks, so a term made of them belongs on one rank, or on all divided by their number. The exchange has a
-backward too: every rank must call backward, one without a term of its own on `0 * features.global_token.sum()`, and
-what requires gradients on one rank must require them on all.
+Objective: the sum over ranks of the losses on which the ranks call `backward`. Global token, cores and their positions
+are the same on all ranks. A term of the loss that uses them belongs on one rank, or on all divided by their number.
 
-Gradients: that of a rank's strip is complete. Those of the weights, the bank of cores and its coordinates are
-partial, the cores' included: each rank's copy of the replicated computation carries what its own terms and patches
-contribute, and nothing is counted twice. Their sum over ranks is the gradient; `reduce_gradients` makes it.
+The exchange has a backward pass too, so every rank must call `backward`. A rank without a loss term calls it on
+`0 * features.global_token.sum()`. What requires gradients on one rank must require them on all.
+
+Gradients: the gradient of a rank's strip is complete. The gradients of the weights, the core bank and its coordinates
+are partial. All ranks compute the cores, but each rank's gradient has only what its loss terms and patches contribute,
+so nothing is counted twice. `reduce_gradients` sums over ranks, which gives the whole gradient.
 DistributedDataParallel would average instead.
 
 Shapes: B images, C cores, P patches of all ranks, H heads, D head dim, E embedding dim.
@@ -44,11 +45,11 @@ Group = dist.ProcessGroup | None
 
 @dataclass
 class Traffic:
-    """Counts what this rank hands to the exchange.
+    """Counts the bytes that this rank sends to the exchange.
 
     Attributes:
-        forward, backward: bytes of the cores' partial reads, of their gradients.
-        setup: bytes of the sizes that ranks tell each other, once a forward.
+        forward, backward: bytes of the cores' partial reads, and bytes of their gradients.
+        setup: bytes of the sizes that ranks tell each other, once in each forward.
     """
 
     forward: int = 0
@@ -57,15 +58,15 @@ class Traffic:
 
 
 def patch_row_slice(model: VECA, height: int, group: Group = None) -> slice:
-    """Rows of pixels of this rank: whole rows of patches, shared out evenly, the first ranks with one more.
+    """Rows of pixels of this rank. Each rank gets whole rows of patches, the first ranks one row more.
 
     Args:
-        model: knows the height of a patch, and what becomes of a height that is no multiple of it.
-        height: of the whole image in pixels.
+        model: the model, which gives the height of a patch and the rule for heights that are not a multiple of it.
+        height: height of the whole image in pixels.
         group: the processes; None means all.
 
     Returns:
-        A slice, empty where there are more ranks than rows of patches.
+        A slice. It is empty on the last ranks where there are more ranks than rows of patches.
     """
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     patch_height = model.patch_embed.patch_size[0]
@@ -84,18 +85,23 @@ def forward_features(
     group: Group = None,
     traffic: Traffic | None = None,
 ) -> Features:
-    """`model.forward_features` of images whose rows are shared out over processes; see the module.
+    """Compute `model.forward_features` of images whose rows are distributed over processes; see the module.
 
     Args:
-        model: the same weights on every rank, with update="parallel".
-        strip: (B, 3, rows of pixels, width), normalised; the rows of all ranks, in order, make the images. Only
-            the last strip that is not empty may have a height that is no multiple of the patch. May be empty.
+        model: a model with update="parallel" and the same weights on every rank.
+        strip: this rank's normalised rows of pixels (B, 3, rows, width), maybe none. The rows of all ranks, in order,
+            make the images. Only the last strip that is not empty may have a height that is not a multiple of the
+            patch.
         num_cores: C, the budget; None means the model's.
         group: the processes; None means all.
-        traffic: counts the bytes.
+        traffic: record that counts the bytes.
 
     Returns:
-        The record, with the patches and the grid of this rank, and everything else the same on all.
+        The record, with the patches and the grid of this rank. Everything else is the same on all ranks.
+
+    Raises:
+        RuntimeError: torch.distributed is not initialised.
+        ValueError: a model with update="sequential" or with dropout in training, or strips that do not fit together.
     """
     if not dist.is_initialized():
         raise RuntimeError("expected torch.distributed to be initialised; start with torchrun, call init_process_group")
@@ -136,10 +142,14 @@ def forward_features(
 
 
 def reduce_gradients(model: nn.Module, group: Group = None) -> None:
-    """Replace every parameter's gradient by its sum over ranks; call it after backward, before the optimiser.
+    """Replace every parameter's gradient by its sum over ranks. It is called after backward and before the optimiser.
 
-    A parameter that has a gradient on some ranks only counts as zero on the others; one that has none anywhere
-    keeps none.
+    If a parameter has a gradient on some ranks only, it counts as zero on the others. A parameter without gradient on
+    all ranks keeps none.
+
+    Args:
+        model: the model, the same on every rank.
+        group: the processes; None means all.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -158,7 +168,7 @@ def reduce_gradients(model: nn.Module, group: Group = None) -> None:
 
 
 class _Exchange:
-    """What ranks tell each other."""
+    """Communication between the ranks."""
 
     def __init__(self, group: Group, traffic: Traffic):
         self.group = group
@@ -166,21 +176,22 @@ class _Exchange:
         self.traffic = traffic
 
     def gather(self, part: Tensor) -> Tensor:
-        """The parts of all ranks, (ranks, *shape), the same everywhere; differentiable."""
+        """The parts of all ranks, (ranks, *shape), with the same result on all; differentiable."""
         return _Gather.apply(part.contiguous(), self)
 
     def merge(self, part: Read) -> Read:
-        """What the cores read from the patches of all ranks."""
+        """Merge what the cores read from the patches of each rank."""
         out, lse = part
         parts = self.gather(torch.cat((out.to(lse.dtype), lse[..., None]), -1))  # (ranks, B, H, C, D + 1)
         return merge_attention_states(parts[..., :-1].unbind(0), parts[..., -1].unbind(0))
 
     def agree(self, mine: tuple[int, int, int, bool, int], device: torch.device) -> tuple[int, int, int]:
-        """Rows of patches above this rank's and in all, and a seed that all ranks share.
+        """Number of rows of patches above this rank's, number in all, and a seed that all ranks share.
 
         Args:
-            mine: images, patches across, rows of patches, whether the last of them is not whole, a seed.
-            device: on which the group exchanges.
+            mine: number of images, of patches across and of rows of patches; whether the last row is not whole; a
+                seed.
+            device: device of the tensors that the group exchanges.
         """
         sizes = torch.tensor(mine, device=device)
         every = [torch.empty_like(sizes) for _ in range(self.ranks)]
@@ -198,7 +209,7 @@ class _Exchange:
 
 
 class _Gather(torch.autograd.Function):
-    """Everybody's part to everybody; backward, everybody's gradient of a part to whom it came from."""
+    """Sends each rank's part to all ranks. The backward pass sums the gradients of a part on the rank that sent it."""
 
     @staticmethod
     def forward(ctx, part: Tensor, exchange: _Exchange) -> Tensor:
@@ -219,9 +230,9 @@ class _Gather(torch.autograd.Function):
 
 
 class _Tie(torch.autograd.Function):
-    """The same tensors; backward, a zero gradient where there is none.
+    """Returns the same tensors. The backward pass sets missing gradients to zero.
 
-    A loss on some of the outputs then passes through every exchange, on every rank, in one order.
+    A loss on some of the outputs then passes through every exchange, in the same order on every rank.
     """
 
     @staticmethod
@@ -234,7 +245,7 @@ class _Tie(torch.autograd.Function):
 
 
 def _embed(model: VECA, strip: Tensor) -> Tensor:
-    """(B, rows, cols, E), also of a strip without rows."""
+    """Patches (B, rows, cols, E) of a strip, which may have no rows."""
     if not isinstance(strip, Tensor) or strip.ndim != 4 or strip.shape[2]:
         return model.patch_embed(fit_to_patches(strip, model.patch_embed, model.on_odd))
     one_row = strip.new_zeros(*strip.shape[:2], model.patch_embed.patch_size[0], strip.shape[3])
@@ -243,16 +254,16 @@ def _embed(model: VECA, strip: Tensor) -> Tensor:
 
 
 def _seed(model: VECA) -> int:
-    """Of the shift and scale of the coordinates in training; rank 0's is taken."""
+    """Seed of the shift and scale of the coordinates in training. All ranks use the one of rank 0."""
     drawn = model.training and (model.rope_shift or model.rope_scale != 1)
     return torch.randint(2**31, (), device="cpu").item() if drawn else 0
 
 
 def _check_no_dropping(model: VECA) -> None:
-    """Dropping would have to fall alike on the cores of all ranks."""
+    """Refuse drop path and dropout, which would have to drop the same cores on all ranks."""
     if not model.training:
         return
     for name, module in model.named_modules():
         rate = getattr(module, "drop_prob", 0.0) or (module.p if isinstance(module, nn.Dropout) else 0.0)
         if rate:
-            raise ValueError(f"expected a model without dropping in training, got a rate of {rate} in {name}")
+            raise ValueError(f"expected drop path and dropout of 0 in training, got a rate of {rate} in {name}")

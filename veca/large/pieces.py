@@ -1,4 +1,6 @@
-"""A forward that never holds all patches: what it needs beside the three steps of `Block`.
+"""What a forward by pieces of the patches needs, besides the three methods of `Block`.
+
+Such a forward never has all patches in memory. A piece is a range of the patches.
 
 Shapes: B images, C cores, P patches = rows * cols in row-major order, E embedding dim, D head dim.
 """
@@ -20,22 +22,25 @@ __all__ = ["Pieces"]
 class Pieces:
     """The cores and all positions of a forward whose patches come a piece at a time.
 
-    The rotation tables of all patches are never built: they would take as much memory as D channels of the
-    patches. Their coordinates, 8 bytes a patch, are kept.
+    The rotation tables of all patches are never built, because they would take as much memory as D channels of the
+    patches. Their coordinates are kept, 8 bytes for each patch.
 
     Args:
-        model: with update="parallel", where pieces need nothing from each other.
+        model: a model with update="parallel", so that pieces do not depend on each other.
         grid_size: (rows, cols) of all patches of the image.
         num_cores: C; None means the model's budget.
-        device: where the blocks run.
-        seed: of the random shift and scale of the patches' coordinates; in training only.
+        device: device where the blocks run.
+        seed: seed of the random shift and scale of the patches' coordinates, used in training only.
 
     Attributes:
         num_cores: C.
         grid_size: see above.
-        dtype: of the residual stream.
-        cores, raw_xy: what enters the first block, (C, E) and (C, 2).
-        core_scale: as in `CoreAttention.forward`.
+        dtype: dtype of the residual stream.
+        cores, raw_xy: input of the first block: core tokens (C, E) and raw coordinates (C, 2).
+        core_scale: factor of the scores of the core read, as in `CoreAttention.forward`.
+
+    Raises:
+        ValueError: a model with update="sequential", or `num_cores` out of range.
     """
 
     def __init__(
@@ -66,11 +71,20 @@ class Pieces:
         self._xy = xy.to(device)  # (P, 2)
 
     def patch_rope(self, piece: slice) -> Tables:
-        """Tables of these patches, each (n, D/2)."""
+        """Rotation tables (cos, sin) of these n patches, each (n, D/2)."""
         return rope_tables(self._xy[piece], self._periods, self.model.rope_axis_order)
 
     def move_cores(self, index: int, cores: Tensor, raw_xy: Tensor) -> tuple[Tensor, Tensor]:
-        """Before block `index`: new raw coordinates (B, C, 2), and q, k and v of the cores (B, C, E) there."""
+        """Move the cores before block `index`.
+
+        Args:
+            index: number of the block, from 0.
+            cores: core tokens (B, C, E).
+            raw_xy: raw coordinates (C, 2) or (B, C, 2).
+
+        Returns:
+            New raw coordinates (B, C, 2), and q, k and v of the cores in that block (B, C, 3, H, D).
+        """
         if index:
             raw_xy = self.model.core_steps[index - 1](raw_xy, cores)
         core_rope = rope_tables(raw_xy.tanh(), self._periods, self.model.rope_axis_order)
@@ -79,15 +93,16 @@ class Pieces:
     def pool(self, cores: Tensor, patch_mean: Tensor | None) -> Tensor:
         """The global token (B, E), from final cores (B, C, E) and the mean of all final patches (B, E).
 
-        The mean is needed where `takes_patch_mean` says so.
+        The mean is needed if `takes_patch_mean` is True.
         """
         patches = cores[:, :0] if patch_mean is None else patch_mean[:, None]
         return pool(cores, patches, self.model.global_from)
 
     @property
     def takes_patch_mean(self) -> bool:
+        """Whether the global token needs the mean of the patches."""
         return "patch_mean" in self.model.global_from
 
     def finish(self, tokens: Tensor) -> Tensor:
-        """What comes after the last block, the final norm and the output linear, for any of the tokens."""
+        """Apply the final norm and the output layer to any of the tokens (..., E)."""
         return self.model.output(self.model.norm(tokens))

@@ -1,4 +1,4 @@
-"""Images too large to be held as floats: their rows are read, and normalised, a strip at a time."""
+"""Images too large for memory as floats: their rows are read and normalised a strip at a time."""
 
 import hashlib
 import os
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from ..hashes import hex_digest
 
-__all__ = ["ImageSource", "open_image"]
+__all__ = ["StripReader", "open_image"]
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of PIL, by number of channels
-_READ_BYTES = 2**24  # of a TIFF file at once
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> PIL's mode
+_READ_BYTES = 2**24  # bytes of a TIFF file that are read at once
 
 
-class ImageSource:
+class StripReader:
     """One image, read by strips of rows.
 
     Attributes:
-        height, width: in pixels.
-        dtype: of the pixels as they are stored.
-        mean, std: of each channel; None where the pixels are normalised already.
+        height, width: size in pixels.
+        dtype: dtype of the pixels as they are stored.
+        mean, std: mean and deviation of each channel; None where the pixels are already normalised.
     """
 
     height: int
@@ -36,7 +36,10 @@ class ImageSource:
     std: Sequence[float] | None = None
 
     def strips(self, rows: int) -> Iterator[Tensor]:
-        """Tensors (channels, n, width) from top to bottom as stored, n = `rows` but for the last."""
+        """Yield the pixels as stored, from top to bottom, in tensors (channels, n, width).
+
+        n is `rows`, except in the last strip, which may have fewer.
+        """
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
@@ -46,7 +49,7 @@ class ImageSource:
         return {"pixels": digest, "height": self.height, "width": self.width, "dtype": str(self.dtype)}
 
     def normalised_strips(self, rows: int, like: Tensor) -> Iterator[Tensor]:
-        """As `strips`, on the device and in the dtype of `like`, normalised as `stream_features` says."""
+        """Yield `strips`, normalised as in `stream_features`, on the device and in the dtype of `like`."""
         whole = torch.promote_types(like.dtype, torch.float32)
         levels = 1 if self.dtype.kind == "f" else np.iinfo(self.dtype).max
         for strip in self.strips(rows):
@@ -57,8 +60,8 @@ class ImageSource:
             yield strip.to(like.dtype)
 
 
-class _ArraySource(ImageSource):
-    """A tensor, or whatever has shape, dtype and slices: numpy, memmap, zarr, h5py."""
+class _ArrayReader(StripReader):
+    """A tensor, or any object with shape, dtype and slices: numpy, memmap, zarr, h5py."""
 
     def __init__(self, array: Any, channels_last: bool, dtype: np.dtype):
         self.array = array
@@ -74,7 +77,7 @@ class _ArraySource(ImageSource):
             yield strip.permute(2, 0, 1) if self.channels_last else strip
 
 
-class _TiffSource(ImageSource):
+class _TiffReader(StripReader):
     """The first page of a TIFF file, decoded tile row by tile row."""
 
     def __init__(self, path: Path, page: Any):
@@ -91,8 +94,8 @@ class _TiffSource(ImageSource):
         return _file_identity(self.path)
 
 
-class _FileArray(_ArraySource):
-    """Pixels of a file, which is known by its name, size and date."""
+class _FileReader(_ArrayReader):
+    """The pixels of a file, identified by its name, size and date."""
 
     def __init__(self, path: Path, array: np.ndarray):
         super().__init__(array, channels_last=True, dtype=array.dtype)
@@ -108,21 +111,26 @@ def open_image(
     layout: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-) -> ImageSource:
-    """An image by strips.
+) -> StripReader:
+    """Open an image to be read by strips.
 
     Args:
-        source: a tensor, an array or the name of an image file.
-        channels: how many the image must have.
-        layout, mean, std: these and `source` as in `stream_features`.
+        source: a tensor, an array, a PIL image or the name of an image file, as in `stream_features`.
+        channels: number of channels that the image must have.
+        layout, mean, std: as in `stream_features`.
+
+    Raises:
+        TypeError: an unknown kind of source, or pixels that are neither unsigned integers nor floats.
+        ValueError: another shape, layout or number of channels, or a missing or wrong mean or std.
+        FileNotFoundError: no such file.
+        ImportError: a TIFF file without tifffile installed.
     """
     image = _open(source, channels, layout)
     if (mean is None) != (std is None):
         raise ValueError(f"expected mean and std, or neither, got mean={mean} and std={std}")
     if mean is None and image.dtype.kind != "f":
         raise ValueError(
-            f"expected mean and std for pixels of dtype {image.dtype}, got None; a model was trained with its own "
-            "model.mean and model.std"
+            f"expected mean and std for pixels of dtype {image.dtype}, got None; pass model.mean and model.std"
         )
     if mean is not None and (len(mean) != channels or len(std) != channels or min(std) <= 0):
         raise ValueError(f"expected {channels} means and {channels} positive stds, got mean={mean} and std={std}")
@@ -130,7 +138,7 @@ def open_image(
     return image
 
 
-def _open(source: Any, channels: int, layout: str | None) -> ImageSource:
+def _open(source: Any, channels: int, layout: str | None) -> StripReader:
     if layout not in (None, "CHW", "HWC"):
         raise ValueError(f"expected layout 'CHW', 'HWC' or None, got {layout!r}")
     if isinstance(source, str | os.PathLike):
@@ -138,7 +146,7 @@ def _open(source: Any, channels: int, layout: str | None) -> ImageSource:
             raise ValueError(f"expected layout=None for a file, which knows its own, got {layout!r}")
         return _open_file(Path(source), channels)
     if isinstance(source, Image.Image):
-        return _ArraySource(_pil_pixels(source, channels), True, np.dtype(np.uint8))
+        return _ArrayReader(_pil_pixels(source, channels), True, np.dtype(np.uint8))
     if not all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
         raise TypeError(f"expected a tensor, an array, a PIL image or a file name, got {type(source).__name__}")
     dtype = _numpy_dtype(source.dtype)
@@ -151,19 +159,19 @@ def _open(source: Any, channels: int, layout: str | None) -> ImageSource:
     shape = tuple(source.shape)
     if len(shape) != 3 or shape[layout.index("C")] != channels or 0 in shape:
         raise ValueError(f"expected one image of {channels} channels in layout {layout!r}, got shape {shape}")
-    return _ArraySource(source, layout == "HWC", dtype)
+    return _ArrayReader(source, layout == "HWC", dtype)
 
 
-def _open_file(path: Path, channels: int) -> ImageSource:
+def _open_file(path: Path, channels: int) -> StripReader:
     if not path.is_file():
         raise FileNotFoundError(f"expected an image file, found none at {path}")
     if path.suffix.lower() not in (".tif", ".tiff"):
         with Image.open(path) as image:
-            return _FileArray(path, _pil_pixels(image, channels))
+            return _FileReader(path, _pil_pixels(image, channels))
     tifffile = _tifffile()
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
-        memmappable = page.is_memmappable  # asks the open file
+        memmappable = page.is_memmappable  # reads the open file
     if page.axes not in ("YXS", "YX") or page.samplesperpixel != channels:
         raise ValueError(
             f"expected {path.name} to hold pixels (Y, X, {channels} samples) in its first page, got axes "
@@ -173,8 +181,8 @@ def _open_file(path: Path, channels: int) -> ImageSource:
         raise TypeError(f"expected {path.name} to hold unsigned integers or floats, got {page.dtype}")
     if memmappable:
         pixels = tifffile.memmap(path, page=0, mode="r")
-        return _FileArray(path, pixels.reshape(*pixels.shape[:2], channels))
-    return _TiffSource(path, page)
+        return _FileReader(path, pixels.reshape(*pixels.shape[:2], channels))
+    return _TiffReader(path, page)
 
 
 def _pil_pixels(image: Image.Image, channels: int) -> np.ndarray:
@@ -194,7 +202,7 @@ def _tifffile() -> ModuleType:
 
 
 def _tile_rows(page: Any) -> Iterator[np.ndarray]:
-    """The pixels of a page in rows of tiles, (n, width, channels)."""
+    """Yield the pixels of a page by rows of tiles, (n, width, channels)."""
     height, width = page.imagelength, page.imagewidth
     band, band_top = None, 0
     for tile, (_, _, top, left, _), _ in page.segments(buffersize=_READ_BYTES):
@@ -203,7 +211,7 @@ def _tile_rows(page: Any) -> Iterator[np.ndarray]:
                 yield band
             rows = min(page.tilelength if page.is_tiled else page.rowsperstrip, height - top)
             band, band_top = np.zeros((rows, width, page.samplesperpixel), page.dtype), top
-        if tile is not None:  # tiles that a sparse file leaves out are zeros
+        if tile is not None:  # tiles that are absent from a sparse file are zeros
             tile = tile[0, : len(band), : width - left]
             band[: len(tile), left : left + tile.shape[1]] = tile
     if band is not None:
@@ -211,7 +219,7 @@ def _tile_rows(page: Any) -> Iterator[np.ndarray]:
 
 
 def _regroup(bands: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """The same rows in strips of `rows`, the last one as long as it gets."""
+    """Yield the same rows in strips of `rows`; the last strip may have fewer."""
     held, count = [], 0
     for band in bands:
         while len(band):

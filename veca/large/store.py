@@ -1,4 +1,4 @@
-"""Where the patches live while an image is streamed: in memory, or in a directory from which a run can go on.
+"""Stores of the patches while an image is streamed: in memory, or in a directory from which a run can go on.
 
 Shapes: C cores, P patches, E embedding dim.
 """
@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 from ..files import sync, whole_file
 from ..hashes import hex_digest, tensor_parts
-from .sources import ImageSource
+from .sources import StripReader
 
-__all__ = ["DirectoryResidual", "MemoryResidual", "PatchFile", "Progress", "fingerprint"]
+__all__ = ["DirectoryStore", "MemoryStore", "PatchFile", "Progress", "fingerprint"]
 
-Progress = tuple[int, Tensor, Tensor]  # blocks that are done, cores (1, C, E) and raw coordinates after them
+Progress = tuple[int, Tensor, Tensor]  # number of blocks done; cores (1, C, E) and raw coordinates after them
 
 
-class MemoryResidual:
-    """One tensor, updated in place.
+class MemoryStore:
+    """Keeps the patches in one tensor, which each block updates in place.
 
     Args:
         shape: (P, E).
-        dtype: of the tensor.
-        device: where the blocks run.
-        place: "device", or "host": for a GPU in pinned memory, from which it copies while it computes.
+        dtype: dtype of the tensor.
+        device: device where the blocks run.
+        place: "device", or "host". For a GPU, host memory is pinned, so that copies overlap the work.
     """
 
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device, place: str):
@@ -39,29 +39,33 @@ class MemoryResidual:
         self.tensor = torch.empty(shape, dtype=dtype, device=kept_on, pin_memory=pinned)
 
     def load(self) -> Progress | None:
+        """None: memory keeps nothing of an earlier run."""
         return None
 
     def save(self, done: int, cores: Tensor, raw_xy: Tensor) -> None:
-        pass
+        """Do nothing: a run in memory cannot go on later."""
 
     def after(self, done: int) -> Tensor:
         """The patches after `done` blocks, (P, E)."""
         return self.tensor
 
     def remove(self) -> None:
-        pass
+        """Do nothing: the tensor may be the result."""
 
 
-class DirectoryResidual:
-    """Two memory-mapped files, each block reading one and writing the other, and the state after the last block.
+class DirectoryStore:
+    """Keeps the patches in two memory-mapped files, and the state after the last complete block.
 
-    Whatever a killed run leaves behind, the state names a file that is complete.
+    Each block reads one file and writes the other. The state names the complete one, also after a run is killed.
 
     Args:
-        path: the directory; made if absent.
+        path: the directory, made if absent.
         shape: (P, E).
-        dtype: of the residual stream.
-        run: plain values that name the run; see `fingerprint`.
+        dtype: dtype of the residual stream.
+        run: plain values that identify the run; see `fingerprint`.
+
+    Raises:
+        ValueError: the directory has another run; the message names what differs.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype, run: dict[str, Any]):
@@ -83,7 +87,13 @@ class DirectoryResidual:
         return done, tensors["cores"], tensors["raw_xy"]
 
     def save(self, done: int, cores: Tensor, raw_xy: Tensor) -> None:
-        """Make the patches after `done` blocks, and these cores, what a new run starts from."""
+        """Record the patches after `done` blocks and these cores as the state from which a later run goes on.
+
+        Args:
+            done: Number of blocks done.
+            cores: Cores after them, (1, C, E).
+            raw_xy: Their raw coordinates.
+        """
         sync(self._names[done % 2])
         save_file({"cores": cores.contiguous(), "raw_xy": raw_xy.contiguous()}, self._cores(done))
         sync(self._cores(done))
@@ -96,7 +106,7 @@ class DirectoryResidual:
         return self._tensors[done % 2]
 
     def remove(self) -> None:
-        """Leave nothing of the run, the state first."""
+        """Delete all files of the run. The state goes first."""
         for name in (self._state, *self.path.glob("cores_*.safetensors"), *self._names):
             name.unlink()
 
@@ -110,7 +120,7 @@ class DirectoryResidual:
         other = sorted(key for key in {*found, *self.run} if found.get(key) != self.run.get(key))
         if other:
             raise ValueError(
-                f"expected {self.path} to be empty or to hold an interrupted run of the same call, got one with "
+                f"expected {self.path} to be empty or to have an interrupted run of the same call, got a run with "
                 f"another {', '.join(other)}"
             )
 
@@ -119,12 +129,12 @@ class PatchFile:
     """Final patches in a NumPy file, which takes its name when it is complete.
 
     Args:
-        path: of the file.
+        path: name of the file.
         shape: (P, width).
-        dtype: of the patches; NumPy has no bfloat16, which is stored as float32, exactly.
+        dtype: dtype of the patches. NumPy has no bfloat16, so bfloat16 is stored as float32, which is exact.
 
     Attributes:
-        tensor: (P, width), backed by the file.
+        tensor: the patches (P, width), backed by the file.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype):
@@ -138,12 +148,20 @@ class PatchFile:
         self.tensor = torch.from_numpy(self._array)
 
     def complete(self) -> None:
+        """Flush the file and give it its name."""
         self._array.flush()
         self._file.close()
 
 
-def fingerprint(model: nn.Module, image: ImageSource, device: torch.device, **options: Any) -> dict[str, Any]:
-    """Plain values, equal for two calls that compute the same numbers."""
+def fingerprint(model: nn.Module, image: StripReader, device: torch.device, **options: Any) -> dict[str, Any]:
+    """Plain values that are equal for two calls that compute the same numbers.
+
+    Args:
+        model: The model, whose weights and settings count.
+        image: The image, whose pixels or file count.
+        device: Device where the blocks run; its type counts.
+        options: More values that count.
+    """
     weights = hex_digest(tensor_parts(model.state_dict()), hasher=hashlib.blake2b(digest_size=16))
     settings = {
         f"{name}.{key}": value

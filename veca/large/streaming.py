@@ -1,14 +1,13 @@
-"""Exact features of images that do not fit: the patches go through each block a chunk at a time.
+"""Exact features of images that do not fit in memory: the patches go through each block a chunk at a time.
 
     for each block:    cores and patches' input -> for each chunk: new patches, partial read -> new cores
 
-Both halves of the attention use the block's input, so a chunk needs the cores and nothing of other chunks; what
-the cores read from the chunks is merged by log-sum-exp. Sums are taken in another order than in `VECA.forward`,
-nothing else differs.
+Both halves of the attention use the block's input, so a chunk needs the cores but no other chunk. What the cores read
+from the chunks is merged by log-sum-exp. The result differs from `VECA.forward` only in the order of the sums.
 
-Memory: E numbers a patch for the residual stream, where the caller wants it, and the activations of one chunk.
-The image is read, normalised and embedded by strips. Reading and writing the residual stream once a block moves
-8 E bytes a patch in fp32, against about 24 E**2 floating-point operations.
+Memory holds E numbers for each patch, the residual stream, where the caller wants it, and the activations of one
+chunk. The image is read, normalised and embedded by strips. Each block reads and writes the residual stream once. In
+fp32 that moves 8 E bytes for each patch, against about 24 E**2 floating-point operations.
 
 Shapes: C cores, P patches, E embedding dim.
 """
@@ -28,15 +27,15 @@ from ..model.block import join
 from ..model.features import Features
 from ..model.padding import fit_to_patches
 from .pieces import Pieces
-from .sources import ImageSource, open_image
-from .store import DirectoryResidual, MemoryResidual, PatchFile, fingerprint
+from .sources import StripReader, open_image
+from .store import DirectoryStore, MemoryStore, PatchFile, fingerprint
 
 __all__ = ["stream_features"]
 
-_STRIP_PATCHES = 4096  # embedded at once: 13 MB of fp32 pixels at patch 16
+_STRIP_PATCHES = 4096  # patches embedded at once: 13 MB of fp32 pixels at patch 16
 
 Work = Callable[[slice, Tensor, Tensor | None], Tensor]  # patches (1, n, E), where to put the result if given
-Residual = MemoryResidual | DirectoryResidual
+Store = MemoryStore | DirectoryStore
 
 
 @torch.no_grad()
@@ -55,33 +54,43 @@ def stream_features(
     out: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Features:
-    """`model.forward_features` of one image of any size, in inference.
+    """Compute `model.forward_features` of one image of any size, in inference.
 
         features = veca.stream_features(model, "slide.tif", mean=model.mean, std=model.std, workdir="run")
 
     Args:
-        model: in eval mode, with update="parallel".
-        source: the image. A tensor (C, H, W) or (1, C, H, W); an array, memmap, zarr or h5py data set, or
-            anything with shape, dtype and slices; a PIL image; the name of a TIFF file, of which the first page
-            is read by tiles with tifffile, or of another file that PIL opens, kept as 8-bit pixels as stored.
-        chunk_patches: patches in a chunk, bounds the memory beside the residual stream.
+        model: a model in eval mode, with update="parallel".
+        source: the image, in one of these forms:
+            a tensor (C, H, W) or (1, C, H, W);
+            an array, memmap, zarr or h5py data set, or any object with shape, dtype and slices;
+            a PIL image;
+            the name of a TIFF file, whose first page tifffile reads by tiles;
+            the name of another file that PIL opens, kept as 8-bit pixels as stored.
+        chunk_patches: number of patches in a chunk. It bounds the memory besides the residual stream.
         num_cores: C, the budget; None means the model's.
-        device: where the blocks run; the model is moved there. None means where its weights are.
+        device: device where the blocks run; the model is moved there. None means the device of its weights.
         layout: "CHW" or "HWC" of a tensor or an array. None means CHW for tensors and floating arrays, HWC for
             arrays of integers.
-        mean, std: one value a channel; pixels become (pixel - mean) / std, after integers are divided by the
-            largest of their dtype. None takes floating pixels as normalised; integers need both, as a rule
-            `model.mean` and `model.std`.
-        residual: "host" or "device", the memory that keeps the residual stream without a `workdir`.
-        workdir: a directory that keeps it in two memory-mapped files, and the state after each block: an
-            interrupted call, made again, goes on after the last complete block, with bit-equal results. It is
-            cleared at the end but for `patches.npy`, the default of `out`.
-        out: a NumPy file (P, width) for the patches, which takes this name when it is complete.
+        mean, std: one value for each channel. Integer pixels are divided by the largest value of their dtype, then
+            all pixels become (pixel - mean) / std. None takes floating pixels as already normalised. Integers need
+            both, as a rule `model.mean` and `model.std`.
+        residual: memory of the residual stream without a `workdir`: "host" or "device".
+        workdir: directory that keeps the residual stream in two memory-mapped files, and the state after each block.
+            If a call is interrupted, the same call goes on after the last complete block, with bit-equal results.
+            At the end the directory is cleared, except for `patches.npy`, the default of `out`.
+        out: NumPy file (P, width) for the patches. The file takes this name when it is complete.
         progress: show a progress bar.
 
     Returns:
         The record of `forward_features`. `patches` are in the memory that `residual` names, or backed by the
-        file `out` (bfloat16 as float32, since NumPy has none).
+        file `out`. NumPy has no bfloat16, so the file has float32 then.
+
+    Raises:
+        TypeError: not a VECA, an unknown kind of source, or pixels that are neither unsigned integers nor floats.
+        ValueError: a model in training mode or with update="sequential"; an image whose shape, layout, mean or std
+            does not fit; or a `workdir` with another run.
+        FileNotFoundError: no such image file.
+        ImportError: a TIFF file without tifffile installed.
     """
     _check(model, chunk_patches, residual)
     if device is not None:
@@ -92,11 +101,11 @@ def stream_features(
     num_patches = math.prod(pieces.grid_size)
     chunks = [slice(start, min(start + chunk_patches, num_patches)) for start in range(0, num_patches, chunk_patches)]
     if workdir is None:
-        store = MemoryResidual((num_patches, model.embed_dim), pieces.dtype, weight.device, residual)
+        store = MemoryStore((num_patches, model.embed_dim), pieces.dtype, weight.device, residual)
     else:
         workdir = Path(workdir)
         run = fingerprint(model, image, weight.device, chunk_patches=chunk_patches, num_cores=pieces.num_cores)
-        store = DirectoryResidual(workdir, (num_patches, model.embed_dim), pieces.dtype, run)
+        store = DirectoryStore(workdir, (num_patches, model.embed_dim), pieces.dtype, run)
         out = workdir / "patches.npy" if out is None else out
 
     state = store.load()
@@ -123,32 +132,32 @@ def _check(model: VECA, chunk_patches: int, residual: str) -> None:
         raise ValueError(f"expected residual 'host' or 'device', got {residual!r}")
 
 
-def _grid_size(model: VECA, image: ImageSource) -> tuple[int, int]:
-    """(rows, cols) of the patches, by the model's own rule for odd sizes, which sees no pixel."""
+def _grid_size(model: VECA, image: StripReader) -> tuple[int, int]:
+    """(rows, cols) of the patches, by the model's rule for odd sizes. No pixel is read."""
     weight = model.patch_embed.proj.weight
     pixels = torch.empty(1, weight.shape[1], image.height, image.width, device="meta", dtype=weight.dtype)
     height, width = fit_to_patches(pixels, model.patch_embed, model.on_odd).shape[2:]
     return height // model.patch_embed.patch_size[0], width // model.patch_embed.patch_size[1]
 
 
-def _embed(model: VECA, image: ImageSource, target: Tensor) -> None:
-    """The patches of the image into `target` (P, E), by strips of whole rows of patches."""
+def _embed(model: VECA, image: StripReader, target: Tensor) -> None:
+    """Write the patches of the image to `target` (P, E), by strips of whole rows of patches."""
     patch_height = model.patch_embed.patch_size[0]
     patches_across = -(-image.width // model.patch_embed.patch_size[1])
     rows = patch_height * max(1, _STRIP_PATCHES // patches_across)
     start = 0
     for strip in image.normalised_strips(rows, model.patch_embed.proj.weight):
         if model.on_odd == "crop" and strip.shape[1] < patch_height:
-            break  # what is left below the last row of patches
+            break  # these pixels are below the last row of patches
         patches = model.patch_embed(fit_to_patches(strip[None], model.patch_embed, model.on_odd)).flatten(0, 2)
         target[start : start + len(patches)] = patches
         start += len(patches)
 
 
 def _run_blocks(
-    pieces: Pieces, store: Residual, state: tuple[int, Tensor, Tensor], chunks: list[slice], progress: bool
+    pieces: Pieces, store: Store, state: tuple[int, Tensor, Tensor], chunks: list[slice], progress: bool
 ) -> tuple[Tensor, Tensor]:
-    """All blocks that are not done: final cores (1, C, E) and raw coordinates (1, C, 2)."""
+    """Run all blocks that are not done. Returns final cores (1, C, E) and raw coordinates (1, C, 2)."""
     device = pieces.cores.device
     done, cores, raw_xy = state[0], state[1].to(device), state[2].to(device)
     depth = len(pieces.model.blocks)
@@ -173,13 +182,13 @@ def _run_blocks(
 
 def _finish(
     pieces: Pieces,
-    store: Residual,
+    store: Store,
     cores: Tensor,
     raw_xy: Tensor,
     chunks: list[slice],
     out: Path | None,
 ) -> Features:
-    """The record, after the final norm. Without a file the patches replace the residual stream, if they can."""
+    """The record, after the final norm. Without a file the patches replace the residual stream if their width fits."""
     model = pieces.model
     source = store.after(len(model.blocks))
     shape = (len(source), model.num_features)
@@ -212,7 +221,7 @@ def _finish(
 
 
 def _each_chunk(source: Tensor, target: Tensor, chunks: list[slice], device: torch.device, work: Work) -> None:
-    """target[chunk] = work(chunk, source[chunk]), for tensors (P, E) and (P, width) that may be one and the same."""
+    """target[chunk] = work(chunk, source[chunk]) for all chunks; both tensors (P, E) and (P, width) may be one."""
     if device.type == "cuda" and source.device != device:
         return _each_chunk_overlapped(source, target, chunks, device, work)
     for chunk in chunks:
@@ -226,7 +235,7 @@ def _each_chunk(source: Tensor, target: Tensor, chunks: list[slice], device: tor
 def _each_chunk_overlapped(
     source: Tensor, target: Tensor, chunks: list[slice], device: torch.device, work: Work
 ) -> None:
-    """`_each_chunk` with the source in host memory: the next chunk arrives and the last one leaves meanwhile."""
+    """`_each_chunk` with the source in host memory: copies of the next and the last chunk overlap the work."""
     compute = torch.cuda.current_stream(device)
     incoming, outgoing = torch.cuda.Stream(device), torch.cuda.Stream(device)
 
@@ -243,7 +252,7 @@ def _each_chunk_overlapped(
         patches.record_stream(compute)
         result = work(chunk, patches, None)
         if finished is not None:
-            finished.synchronize()  # the host runs one chunk ahead and no further, or memory would grow with P
+            finished.synchronize()  # the host runs at most one chunk ahead, or memory would grow with P
         finished = compute.record_event()
         with torch.cuda.stream(outgoing):
             outgoing.wait_event(finished)

@@ -1,1 +1,1 @@
-"""The network: core-periphery attention, blocks, rotary positions, tokens, and the backbone that they make."""
+"""The network: core-periphery attention, blocks, rotary positions, tokens, and the backbone built from them."""

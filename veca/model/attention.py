@@ -1,7 +1,7 @@
-"""Core-periphery attention as a layer: one fused projection, the op, one output projection.
+"""Core-periphery attention (arXiv 2605.12491) as a layer: one fused projection, the op, one output projection.
 
-`CoreAttention` is what VECA's blocks use; `core_attention(num_cores)` makes the class that timm's models take
-as `attn_layer`. Parameters are named as in timm's Attention, so its checkpoints load into either.
+VECA's blocks use `CoreAttention`. `core_attention(num_cores)` makes the class that timm's models take as
+`attn_layer`. Parameters are named as in timm's Attention, so timm's checkpoints load into both.
 
 Shapes: B images, C cores, P patches, T = C + P tokens, H heads, D head dim, E = H D embedding dim.
 """
@@ -30,7 +30,7 @@ __all__ = ["CoreAttention", "Read", "Tables", "core_attention", "layer_impl"]
 
 Tables = tuple[Tensor, Tensor]
 Read = tuple[Tensor, Tensor]  # what the cores gathered from some keys (B, H, C, D), its log-sum-exp (B, H, C)
-_MAP_CHUNK = 4096  # patches whose values are projected at once for a map: bounds memory to (B, 4096, H, E)
+_MAP_CHUNK = 4096  # patches whose values are projected at once for a map; this bounds memory to (B, 4096, H, E)
 
 
 class CoreAttention(nn.Module):
@@ -41,17 +41,20 @@ class CoreAttention(nn.Module):
     Args:
         dim: E.
         num_heads: H, a divisor of E.
-        qkv_bias, proj_bias: biases of the two projections.
-        qk_norm: normalise q and k over each head with `norm_layer`; this separates them, one copy of qkv.
+        qkv_bias, proj_bias: whether the two projections have biases.
+        qk_norm: normalise q and k over each head with `norm_layer`. This copies qkv once.
         scale_norm: normalise the attention's output with `norm_layer`.
-        attn_drop: must be 0, the op has no dropout.
-        proj_drop: dropout after the output projection.
-        norm_layer: called with a width, `device` and `dtype`.
+        attn_drop: must be 0; the op has no dropout.
+        proj_drop: dropout rate after the output projection.
+        norm_layer: builds a norm; called with a width, `device` and `dtype`.
         core_self: cores also attend to cores.
         patch_self: a patch also attends to itself.
         rope_layout: order of the rows of the q and k weights, "interleaved" or "half" (see `veca.model.rope`).
-        impl: handed to `veca_kernels`: "auto", "triton", "sdpa" or "reference".
-        device, dtype: of the parameters.
+        impl: implementation in `veca_kernels`: "auto", "triton", "sdpa" or "reference".
+        device, dtype: device and dtype of the parameters.
+
+    Raises:
+        ValueError: H does not divide E, `attn_drop` is not 0, or a norm is asked for without `norm_layer`.
     """
 
     def __init__(
@@ -105,19 +108,21 @@ class CoreAttention(nn.Module):
         patch_lengths: Tensor | None = None,
         norm: nn.LayerNorm | None = None,
     ) -> Tensor:
-        """Args:
-            x: (B, T, E), the first `num_cores` tokens are the cores.
+        """Attend from and to all tokens.
+
+        Args:
+            x: tokens (B, T, E); the first `num_cores` of them are the cores.
             num_cores: C.
             core_rope: (cos, sin) of the cores, each (C, D/2) or (B, C, D/2); gradients flow into them.
-            patch_rope: (cos, sin) of the patches, each (P, D/2) or (B, P, D/2); fp32, or fp16 where `x` has 16 bits.
-                Constants.
-            core_scale: scalar or (B, 1, 1, 1); multiplies the scores of the core read.
-            active_cores: int32 (B,), a budget per image; later cores are attended by nobody.
-            patch_lengths: int32 (B,), valid patches per image; later patches are attended by nobody.
-            norm: of `project`.
+            patch_rope: (cos, sin) of the patches, each (P, D/2) or (B, P, D/2), constants. They are fp32, or fp16
+                where `x` has 16 bits.
+            core_scale: factor of the scores of the core read, a scalar or (B, 1, 1, 1).
+            active_cores: number of active cores of each image, int32 (B,). No token attends to later cores.
+            patch_lengths: number of valid patches of each image, int32 (B,). No token attends to later patches.
+            norm: LayerNorm to apply to `x` first; see `project`.
 
         Returns:
-            (B, T, E).
+            Tokens (B, T, E).
         """
         out = core_periphery_attention_qkvpacked(
             self.project(x, num_cores, core_rope, core_scale, norm),
@@ -132,7 +137,7 @@ class CoreAttention(nn.Module):
         return self.output(out)
 
     def output(self, out: Tensor) -> Tensor:
-        """What is attended (B, N, H, D), through the output projection (B, N, E)."""
+        """Project the attention's output (B, N, H, D) to tokens (B, N, E)."""
         return self.proj_drop(self.proj(self.norm(out.flatten(2))))
 
     def attend_patches(
@@ -143,28 +148,30 @@ class CoreAttention(nn.Module):
         active_cores: Tensor | None = None,
         patch_lengths: Tensor | None = None,
     ) -> tuple[Tensor, Read]:
-        """Both halves for a piece of the patches, since neither needs the others: the read is a partial one.
+        """Both halves of the attention for a piece of the patches. The read is a partial one.
+
+        Neither half needs the other patches.
 
         Args:
-            core_qkv: (B, C, 3, H, D), from `project`.
-            patch_qkv: (B, n, 3, H, D), from `project`.
-            patch_rope, active_cores, patch_lengths: as in `forward`, of these n patches.
+            core_qkv: q, k and v of the cores (B, C, 3, H, D), from `project`.
+            patch_qkv: q, k and v of n patches (B, n, 3, H, D), from `project`.
+            patch_rope, active_cores, patch_lengths: as in `forward`, for these n patches.
 
         Returns:
             What the patches receive (B, n, H, D), and what the cores read from them.
         """
-        core_q, core_k, core_v = (x.transpose(1, 2) for x in core_qkv.unbind(2))
-        qk, v = patch_qkv.split((2, 1), dim=2)
+        core_q, core_k, core_v = (x.transpose(1, 2) for x in core_qkv.unbind(2))  # (B, H, C, D)
+        qk, v = patch_qkv.split((2, 1), dim=2)  # (B, n, 2, H, D), (B, n, 1, H, D)
         if patch_rope is not None:
             qk = rotate_tokens(qk, *patch_rope)
         q, k, v = (x.transpose(1, 2) for x in (*qk.unbind(2), v.squeeze(2)))  # (B, H, n, D)
         read = patch_to_core_attention(core_q, k, v, key_lengths=patch_lengths, return_lse=True, impl=self.impl)
         if not self.patch_self:
             out = core_to_patch_attention(q, core_k, core_v, active_cores=active_cores, impl=self.impl)
-            return out.transpose(1, 2), read
+            return out.transpose(1, 2), read  # (B, n, H, D)
         num_cores = core_qkv.shape[1]
         both = core_periphery_attention_qkvpacked(
-            torch.cat((core_qkv, patch_qkv), 1),
+            torch.cat((core_qkv, patch_qkv), 1),  # (B, C + n, 3, H, D)
             num_cores,
             active_cores=active_cores,
             patch_rope=patch_rope,
@@ -174,12 +181,12 @@ class CoreAttention(nn.Module):
         return both[:, num_cores:], read
 
     def attend_cores(self, core_qkv: Tensor, read: Read, active_cores: Tensor | None = None) -> Tensor:
-        """What the cores read from all patches, joined with what they read from each other: (B, C, H, D)."""
-        q, k, v = (x.transpose(1, 2) for x in core_qkv.unbind(2))
+        """Join what the cores read from all patches with what they read from each other: (B, C, H, D)."""
+        q, k, v = (x.transpose(1, 2) for x in core_qkv.unbind(2))  # (B, H, C, D)
         if self.core_self:
             clique = patch_to_core_attention(q, k, v, key_lengths=active_cores, return_lse=True, impl=self.impl)
             read = merge_attention_states(*zip(read, clique, strict=True))
-        out = read[0].transpose(1, 2).to(v.dtype)
+        out = read[0].transpose(1, 2).to(v.dtype)  # (B, C, H, D)
         if active_cores is None:
             return out
         return out.masked_fill(~prefix_mask(active_cores, q.shape[2], q.device)[..., None, None], 0.0)
@@ -194,7 +201,8 @@ class CoreAttention(nn.Module):
     ) -> Tensor:
         """q, k and v of all tokens, (B, T, 3, H, D), the cores' q and k rotated.
 
-        With `norm`, x is normalised by it first, and the backward pass normalises again instead of keeping that.
+        With `norm`, x is normalised by it first. The backward pass then normalises again instead of keeping the
+        normalised tokens.
         """
         weight, bias = self.qkv.weight, self.qkv.bias
         if self.rope_layout == "half":
@@ -209,21 +217,22 @@ class CoreAttention(nn.Module):
             qkv = self.qkv(x)
         shape = (3, self.num_heads, self.head_dim)
         if not isinstance(self.q_norm, nn.Identity):
-            q, k, v = qkv.unflatten(-1, shape).unbind(2)
-            qkv = torch.stack((self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v), 2).flatten(2)
+            q, k, v = qkv.unflatten(-1, shape).unbind(2)  # each (B, T, H, D)
+            qkv = torch.stack((self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v), 2).flatten(2)  # (B, T, 3E)
         if core_rope is not None:
-            # In place, into the projection's own buffer before any view of it exists: in inference no patch
-            # row is copied, in training autograd copies the gradient. Projection and rotation, forward and
-            # backward: 0.56 s and 166 MB over the 0.51 s and 104 MB without rotation; a concatenation, two
-            # projections, or a write into the unflattened view take 0.65 to 0.67 s and 241 MB over it
-            # (B=4, P=4096, C=64, E=384, fp32, one core of an AMD EPYC, torch 2.15, 2026-11-22).
+            # The rotation writes into the projection's buffer before any view of it exists. In inference it copies
+            # no patch row; in training autograd copies the gradient. Projection and rotation, forward and backward,
+            # B=4, P=4096, C=64, E=384, fp32, one core of an AMD EPYC, torch 2.15, 2026-11-22:
+            #     without rotation                                          0.51 s            104 MB
+            #     in place, as here                                         0.56 s            166 MB
+            #     concatenation, two projections, or write into the view    0.65 to 0.67 s    241 MB
             width = 2 * self.num_heads * self.head_dim
-            core_qk = qkv[:, :num_cores, :width].clone().unflatten(-1, (2, *shape[1:]))
+            core_qk = qkv[:, :num_cores, :width].clone().unflatten(-1, (2, *shape[1:]))  # (B, C, 2, H, D)
             core_qk = rotate(core_qk, *core_rope)
             if core_scale is not None:
                 core_qk[:, :, 0] *= core_scale
             qkv[:, :num_cores, :width] = core_qk.flatten(2)
-        return qkv.unflatten(-1, shape)
+        return qkv.unflatten(-1, shape)  # (B, T, 3, H, D)
 
     def maps(
         self,
@@ -233,15 +242,16 @@ class CoreAttention(nn.Module):
         patch_rope: Tables,
         core_scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Who attends to whom, and with what effect. Slow and explicit; `forward` never builds these.
+        """Attention weights, and how strongly each patch moves each core. This is slow; `forward` never builds them.
 
             core_map_ij = ||sum_h A_ij^h v_j^h W_o^h||, divided by its sum over the patches j
 
-        Args: as in `forward`.
+        Args:
+            x, num_cores, core_rope, patch_rope, core_scale: as in `forward`.
 
         Returns:
-            core_read (B, H, C, T), patch_read (B, H, P, C) and core_map (B, C, P). Rows of the reads sum to
-            1, but for `patch_self`, where what a row lacks is the weight of the patch's own key.
+            core_read (B, H, C, T), patch_read (B, H, P, C) and core_map (B, C, P). Rows of the reads sum to 1. With
+            `patch_self` a row of patch_read sums to 1 minus the weight of the patch's own key.
         """
         qkv = self.project(x, num_cores, core_rope, core_scale)
         q, k, v = (tokens.transpose(1, 2) for tokens in qkv.unbind(2))  # (B, H, T, D)
@@ -257,20 +267,20 @@ class CoreAttention(nn.Module):
         core_read = core_scores.softmax(-1, dtype=_at_least_fp32(x))
         patch_scores = scale * patch_q @ core_k.transpose(-2, -1)  # (B, H, P, C)
         if self.patch_self:
-            own = scale * (patch_q * patch_k).sum(-1, keepdim=True)
-            patch_scores = torch.cat((patch_scores, own), -1)
+            own = scale * (patch_q * patch_k).sum(-1, keepdim=True)  # (B, H, P, 1)
+            patch_scores = torch.cat((patch_scores, own), -1)  # (B, H, P, C + 1)
         patch_read = patch_scores.softmax(-1, dtype=_at_least_fp32(x))[..., :num_cores]
         return core_read, patch_read, self._value_weighted(core_read[..., num_cores:], v[:, :, num_cores:])
 
     def _value_weighted(self, weights: Tensor, v: Tensor) -> Tensor:
         """||sum_h weights^h v^h W_o^h||, normalised over patches.
 
-        Per patch, heads interact through the H x H Gram matrix of their projected values, so no (B, C, P, E)
+        The heads of a patch interact through the H x H Gram matrix of their projected values. No (B, C, P, E)
         tensor is needed.
 
         Args:
-            weights: (B, H, C, P).
-            v: (B, H, P, D).
+            weights: attention weights (B, H, C, P).
+            v: values (B, H, P, D).
 
         Returns:
             (B, C, P).
@@ -279,9 +289,9 @@ class CoreAttention(nn.Module):
         norms = []
         for some_weights, some_v in zip(weights.split(_MAP_CHUNK, -1), v.split(_MAP_CHUNK, 2), strict=True):
             with torch.autocast(v.device.type, enabled=False):  # the sum over heads cancels
-                values = torch.einsum("bhpd,ehd->bphe", some_v.to(weights.dtype), out_weight)
+                values = torch.einsum("bhpd,ehd->bphe", some_v.to(weights.dtype), out_weight)  # (B, P, H, E)
                 gram = values @ values.transpose(-2, -1)  # (B, P, H, H)
-                squared = torch.einsum("bhcp,bphg,bgcp->bcp", some_weights, gram, some_weights)
+                squared = torch.einsum("bhcp,bphg,bgcp->bcp", some_weights, gram, some_weights)  # (B, C, P)
             norms.append(squared.clamp_min(0).sqrt())
         return F.normalize(torch.cat(norms, -1), p=1, dim=-1)
 
@@ -298,14 +308,18 @@ def core_attention(
                           no_embed_class=True, attn_layer=veca.core_attention(64))
 
     Args:
-        num_cores: C, the prefix tokens of the model: timm's register tokens, and a class token if any.
+        num_cores: C, the number of prefix tokens of the model: register tokens, and a class token if it has one.
         core_self: cores also attend to cores.
         patch_self: a patch also attends to itself.
-        impl: handed to `veca_kernels`: "auto", "triton", "sdpa" or "reference".
+        impl: implementation in `veca_kernels`: "auto", "triton", "sdpa" or "reference".
 
     Returns:
-        A class with the signature of timm's Attention and the same parameter names, so that checkpoints load.
-        It rotates nothing: positions are the model's business. The same arguments give the same class.
+        A class with the signature of timm's Attention and the same parameter names, so that checkpoints load. It
+        does not rotate q and k; the model adds its positions itself. The same arguments give the same class.
+
+    Raises:
+        TypeError: `num_cores` is not an int.
+        ValueError: `num_cores` is less than 1.
     """
     if isinstance(num_cores, bool) or not isinstance(num_cores, int):
         raise TypeError(f"expected num_cores to be an int, got {type(num_cores).__name__}")
@@ -353,7 +367,7 @@ def _timm_layer(num_cores: int, core_self: bool, patch_self: bool, impl: str) ->
             self.num_cores = num_cores
 
         def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-            """x (B, T, E), the first `num_cores` tokens are the cores; returns (B, T, E)."""
+            """Tokens x (B, T, E), the cores first, to tokens (B, T, E)."""
             if attn_mask is not None:
                 raise ValueError(f"expected attn_mask=None, got a mask of shape {tuple(attn_mask.shape)}")
             if is_causal:
@@ -366,7 +380,7 @@ def _timm_layer(num_cores: int, core_self: bool, patch_self: bool, impl: str) ->
             return f"num_cores={num_cores}, {super().extra_repr()}"
 
         def __reduce__(self):
-            # a class made inside a function has no importable name, and people do torch.save whole models
+            # a class made inside a function has no importable name, which torch.save of a whole model needs
             return _blank_timm_layer, (num_cores, core_self, patch_self, impl), self.__dict__
 
     return TimmCoreAttention
@@ -378,7 +392,7 @@ def _blank_timm_layer(*arguments: Any) -> CoreAttention:
 
 
 def layer_impl(impl: str) -> str:
-    """The `impl` of the other fused parts of a block: without Triton where the attention is told to do without."""
+    """The `impl` of the other fused parts of a block: "auto", or "torch" where the attention must not use Triton."""
     return "auto" if impl in ("auto", "triton") else "torch"
 
 

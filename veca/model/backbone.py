@@ -1,12 +1,12 @@
-"""The backbone: a vision transformer in which patches talk through learned, moving cores only.
+"""The backbone: a vision transformer whose patches exchange information only through learned cores that move.
 
     tokens = [cores[:C] ; patches]
     for each block:  move the cores, then  tokens = block(tokens)
 
-VECA, arXiv 2605.12491. Attention costs O(P C), so the whole model is linear in the image.
+VECA, arXiv 2605.12491. Attention costs O(P C), so the cost of the whole model is linear in the number of patches.
 
-Shapes: B images, M cores in the bank, C active cores (the budget), P = rows * cols patches, T = C + P tokens,
-E embedding dim, D head dim.
+Shapes: B images, M cores in the bank, C active cores (the budget), P = rows * cols patches. The blocks see T = C + P
+tokens of embedding dim E, in heads of dim D.
 """
 
 import warnings
@@ -40,40 +40,43 @@ _CHOICES = {
 
 
 class VECA(BackboneInterface, nn.Module, HubMixin):
-    """Core-periphery vision transformer. All arguments are plain values: a model is its config and weights.
+    """Core-periphery vision transformer. All arguments are plain values, so config and weights define a model.
 
     Args:
-        embed_dim, depth, num_heads: E, number of blocks, H; the head dim E / H is a multiple of 4.
-        mlp_ratio: hidden width of the SwiGLU is int(E * mlp_ratio), rounded up to a `multiple_of`.
-        multiple_of: see `mlp_ratio`; 8 or 64 suit tensor cores, 1 keeps the published widths.
-        patch_size, in_chans: of the patch embedding.
-        img_size: nominal size, known to `patch_embed.grid_size`; any size can be passed in.
-        mean, std: of each channel, by which images in [0, 1] are to be normalised; kept for whoever prepares
-            them. None means ImageNet's for three channels, 0.5 for any other number.
+        embed_dim, depth, num_heads: E, number of blocks, H. The head dim E / H must be a multiple of 4.
+        mlp_ratio: hidden width of the SwiGLU: int(E * mlp_ratio), rounded up to a multiple of `multiple_of`.
+        multiple_of: see `mlp_ratio`. 8 and 64 suit tensor cores; 1 keeps the published widths.
+        patch_size, in_chans: side of a patch in pixels, and number of channels of the images.
+        img_size: nominal size in pixels, kept in `patch_embed.grid_size`. The model takes images of any size.
+        mean, std: mean and deviation of each channel, with which the caller normalises images in [0, 1]. None means
+            ImageNet's for three channels, 0.5 for any other number.
         num_cores: M, size of the core bank.
-        trained_budgets: budgets that do not warn; None means the multiples of 8, and M.
+        trained_budgets: budgets that a call may name without a warning; None means the multiples of 8, and M.
         num_classes: width of the classifier; 0 has none.
-        output_dim: width of the features, by a linear after the final norm when it is not E; None means E.
-        global_from: what the global token is: "core0", "core_mean", "patch_mean", "core0+patch_mean", added.
-        on_odd: sizes that are no multiple of the patch are zero-padded right and bottom ("pad"), cut there
-            ("crop"), or refused ("error").
-        update, core_self, patch_self: of `Block`.
-        coord_norm: of `rope.patch_coordinates`: "separate", "max" or "min".
-        rope_base, rope_zero_low: of `rope.rope_periods`.
+        output_dim: width of the features. A linear layer after the final norm makes it if it is not E. None means E.
+        global_from: source of the global token: "core0", "core_mean", "patch_mean", or the sum "core0+patch_mean".
+        on_odd: what happens to sizes that are not a multiple of the patch. "pad" adds zeros right and bottom, "crop"
+            cuts there, "error" raises.
+        update, core_self, patch_self: arguments of `Block`.
+        coord_norm: argument of `rope.patch_coordinates`: "separate", "max" or "min".
+        rope_base, rope_zero_low: `base` and `zero_low` of `rope.rope_periods`.
         rope_axis_order, rope_layout: "xy" or "yx"; "interleaved" or "half" rows in the q and k weights.
-        rope_shift, rope_scale: random shift and scale of the patch coordinates in training, one draw a batch.
+        rope_shift, rope_scale: random shift and scale of the patch coordinates in training, one draw for each batch.
             The published models used 0.08 and 2.
-        core_step_norm, core_step_max: norm before, and bound of, the cores' moves; see `CoreStep`.
-        core_logit_log_scale: number of patches N at which the core read is left alone; elsewhere its scores
-            are multiplied by log P / log N, since its softmax grows with P. None is off.
-        norm_eps, qk_norm, init_values: of `Block`.
-        drop_path_rate: of the last block, growing linearly from 0 at the first.
-        impl: which attention of `veca_kernels`: "auto", "triton", "sdpa" or "reference".
-        fused_norm, recompute: of `Block`; what they save for the backward pass is in kernels/README.md.
+        core_step_norm, core_step_max: `norm` and `max_step` of `CoreStep`, which moves the cores.
+        core_logit_log_scale: a number of patches N. The scores of the core read are multiplied by log P / log N, so
+            that its softmax is as sharp for any P. None is off.
+        norm_eps, qk_norm, init_values: arguments of `Block`.
+        drop_path_rate: drop path of the last block. It grows linearly from 0 at the first.
+        impl: attention implementation in `veca_kernels`: "auto", "triton", "sdpa" or "reference".
+        fused_norm, recompute: arguments of `Block`. kernels/README.md says what they save for the backward pass.
 
     Attributes:
-        budget: cores used when a call names no number; M at first, may be set.
+        budget: number of cores of a call that names none. It is M at first and may be set.
         trained_budgets: see above.
+
+    Raises:
+        ValueError: an unknown choice, a head dim that is not a multiple of 4, or a number out of range.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         self.core_logit_log_scale = core_logit_log_scale
         self.grad_checkpointing = False
 
-        # told a size, timm's module would check it with a message that pins a compiled graph to that size
+        # None as the size: timm's check of a known size would fix a compiled graph to that size
         self.patch_embed = PatchEmbed(None, patch_size, in_chans, embed_dim, output_fmt="NHWC")
         self.patch_embed.grid_size = tuple(side // patch_size for side in to_2tuple(img_size))
         self.core_bank = CoreBank(num_cores, embed_dim)
@@ -192,7 +195,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
     ) -> Tensor:
         """Logits (B, num_classes), or the global token (B, num_features) of a model without classifier.
 
-        Args: as in `forward_features`.
+        The arguments are those of `forward_features`.
         """
         return self.forward_head(self.forward_features(images, num_cores, active_cores=active_cores))
 
@@ -202,15 +205,19 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         """All features of a batch of images.
 
         Args:
-            images: (B, 3, height, width), normalised, in the dtype of the weights (any floating one under
-                autocast). Or a list of B images (3, height, width) of any sizes: each gets what it would get
-                alone, in one batch as long as the largest.
+            images: normalised images (B, 3, height, width) in the dtype of the weights, or in any floating dtype
+                under autocast. Or a list of B images (3, height, width) of any sizes. They run in one batch as long
+                as the largest, and each gets the features that it would get alone.
             num_cores: C, the budget of this call, 1 to M; None means `self.budget`.
-            active_cores: int32 (B,), a budget per image within C. The remaining rows of `Features.cores` are
-                zeros, those of `core_xy` mean nothing.
+            active_cores: budget of each image, int32 (B,), at most C. Later rows of `Features.cores` are zeros;
+                later rows of `core_xy` have no meaning.
 
         Returns:
             The record, after the final norm.
+
+        Raises:
+            TypeError: images of another dtype than the weights, or `num_cores` not an int.
+            ValueError: images of another shape, or `num_cores` out of range.
         """
         tokens, raw_xy, frame = self._enter(images, num_cores, active_cores)
         for index in range(len(self.blocks)):
@@ -236,12 +243,12 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
 
         Args:
             images, num_cores: as in `forward_features`.
-            indices: the last n blocks for an int, these for a list (negative from the end), all for None.
+            indices: an int means the last n blocks, a list means these blocks (negative from the end), None all.
             return_prefix_tokens: pair each map with the cores (B, C, E) after the same block.
             norm: apply the final norm to what is returned. False as in timm; DINOv2 has it True.
             stop_early: leave out the blocks after the last one asked for.
-            output_fmt: "NCHW" for maps (B, E, rows, cols), "NLC" for (B, P, E), which a list of images needs.
-            intermediates_only: return the list alone.
+            output_fmt: "NCHW" for maps (B, E, rows, cols); "NLC" for (B, P, E), which a list of images needs.
+            intermediates_only: return only the list.
 
         Returns:
             (record of the last block that ran, list in the order of the blocks), or the list.
@@ -260,7 +267,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             out = self.norm(tokens) if norm else tokens
             cores, patches = out[:, : frame.num_cores], zero_inactive(out[:, frame.num_cores :], frame.patch_lengths)
             if output_fmt == "NCHW":
-                patches = patches.unflatten(1, frame.grid_size).permute(0, 3, 1, 2).contiguous()
+                patches = patches.unflatten(1, frame.grid_size).permute(0, 3, 1, 2).contiguous()  # (B, E, rows, cols)
             intermediates.append((patches, cores) if return_prefix_tokens else patches)
         if intermediates_only:
             return intermediates
@@ -273,15 +280,14 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         blocks: int | Sequence[int] | None = (-1,),
         stop_early: bool = False,
     ) -> tuple[Features, list[AttentionMaps]]:
-        """The features, and what attention does in several blocks, from one pass.
+        """The features and the attention maps of several blocks, from one pass.
 
-        Slow and explicit, memory O(B H C P) a block; no other path builds maps.
+        This is slow and takes O(B H C P) memory for each block. No other method builds maps.
 
         Args:
             images, num_cores: as in `forward_features`; images of one size.
             blocks: `indices` of `forward_intermediates`.
-            stop_early: leave out what follows the attention of the last of them, so that the record is that of
-                the block before.
+            stop_early: stop after the attention of the last of these blocks. The record is that of the block before.
 
         Returns:
             (record, maps in the order of the blocks).
@@ -303,7 +309,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         return self._record(tokens, raw_xy, frame), maps
 
     def attention_maps(self, images: Tensor, num_cores: int | None = None, block: int = -1) -> AttentionMaps:
-        """What attention does in one block, negative from the end; see `forward_maps`."""
+        """The attention maps of one block (negative from the end); see `forward_maps`."""
         return self.forward_maps(images, num_cores, [block], stop_early=True)[1][0]
 
     def _enter(
@@ -313,8 +319,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         num_cores = self.check_budget(num_cores)
         patches = embed_patches(images, self.patch_embed, self.on_odd)
         device = patches.tokens.device
-        cores = self.core_bank.tokens[:num_cores].expand(patches.tokens.shape[0], -1, -1)
-        tokens = torch.cat((cores, patches.tokens), 1)  # under autocast fp32, like the cores
+        cores = self.core_bank.tokens[:num_cores].expand(patches.tokens.shape[0], -1, -1)  # (B, C, E)
+        tokens = torch.cat((cores, patches.tokens), 1)  # (B, T, E); fp32 under autocast, like the cores
 
         periods = rope_periods(self.blocks[0].attn.head_dim, self.rope_base, self.rope_zero_low, device)
         xy = patch_positions(patches.grid_size, self.coord_norm, device)
@@ -330,9 +336,9 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             active_cores=active_cores,
             patch_lengths=patches.lengths,
         )
-        raw_xy = self.core_bank.raw_xy[:num_cores]
+        raw_xy = self.core_bank.raw_xy[:num_cores]  # (C, 2)
         if not torch.is_grad_enabled():
-            raw_xy = raw_xy.detach()  # a view of a parameter asks for gradients even here, and hooks trip over it
+            raw_xy = raw_xy.detach()  # a view of a parameter requires gradients even here, which breaks hooks
         return tokens, raw_xy.to(torch.promote_types(raw_xy.dtype, torch.float32)), frame
 
     def _advance(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
@@ -367,7 +373,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         return rope_tables(raw_xy.tanh(), frame.periods, self.rope_axis_order)
 
     def _record(self, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> Features:
-        tokens = self.output(self.norm(tokens))
+        tokens = self.output(self.norm(tokens))  # (B, T, num_features)
         cores = zero_inactive(tokens[:, : frame.num_cores], frame.active_cores)
         patches = zero_inactive(tokens[:, frame.num_cores :], frame.patch_lengths)
         return Features(
@@ -381,7 +387,12 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         )
 
     def check_budget(self, num_cores: int | None) -> int:
-        """The budget a call would use: the model's for None, refused outside 1 to M, warned of if untrained."""
+        """The budget that a call uses: `self.budget` for None. Warns if the model was not trained with it.
+
+        Raises:
+            TypeError: not an int.
+            ValueError: not from 1 to M.
+        """
         num_cores = self.budget if num_cores is None else num_cores
         if isinstance(num_cores, bool) or not isinstance(num_cores, int):
             raise TypeError(f"expected num_cores to be an int, got {type(num_cores).__name__}")

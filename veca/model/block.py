@@ -1,4 +1,4 @@
-"""One VECA block: core-periphery attention, then a SwiGLU, both pre-norm and residual.
+"""One VECA block: it applies core-periphery attention, then a SwiGLU, both pre-norm and residual.
 
 Shapes: B images, C cores, T = C + P tokens, E embedding dim, h hidden width, D head dim.
 """
@@ -16,11 +16,11 @@ from .linear import Linear, SwiGLU, unobserved
 
 __all__ = ["Block", "join"]
 
-_PIECE = 1024  # tokens a piece on a CPU: 256 multiply 7 % slower, 2,048 only 2 % faster (two Zen 1 cores, 2026-11-28)
+_PIECE = 1024  # tokens in a piece on a CPU; 256 are 7 % slower, 2,048 are 2 % faster (two Zen 1 cores, 2026-11-28)
 
 
 class Block(nn.Module):
-    """Cores and patches in one residual stream, through the same modules.
+    """Cores and patches share one residual stream and all modules.
 
         x = x + attention(norm1(x))
         x = x + mlp(norm2(x))
@@ -30,17 +30,18 @@ class Block(nn.Module):
         num_heads: H.
         hidden_dim: h of the SwiGLU: E -> 2h, SiLU of the first half times the second, h -> E.
         norm_eps: epsilon of the LayerNorms.
-        qk_norm: LayerNorm on q and k of each head.
-        init_values: initial LayerScale; None has no LayerScale.
+        qk_norm: apply a LayerNorm to q and k of each head.
+        init_values: initial value of LayerScale; None has no LayerScale.
         drop_path: probability that an image skips a branch in training.
-        update: "parallel", patches read the cores of the block's input; "sequential", they read cores that
-            have already read. The latter is an ablation, composed of two passes through the attention at
-            twice its cost.
-        core_self, patch_self, rope_layout, impl: of `CoreAttention`.
-        fused_norm: take residual, LayerScale, LayerNorm and the projection after it as one operator with
-            gradients and on CUDA. It normalises again in the backward pass, where False keeps the normalised tokens.
-        recompute: compute the gate of the SwiGLU again in the backward pass; see there. Modules with hooks are
-            called one by one whatever these two say.
+        update: "parallel" or "sequential". With "parallel", patches receive from the cores of the block's input.
+            With "sequential", an ablation, they receive from cores that have already read. It runs the attention
+            twice, so it costs twice as much.
+        core_self, patch_self, rope_layout, impl: arguments of `CoreAttention`.
+        fused_norm: compute residual, LayerScale, LayerNorm and the projection after it as one operator, with
+            gradients and on CUDA. The operator normalises again in the backward pass. False keeps the normalised
+            tokens for it.
+        recompute: compute the gate of the SwiGLU again in the backward pass; see `SwiGLU`. Modules with hooks are
+            always called one by one, whatever `fused_norm` and `recompute` are.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Block(nn.Module):
         active_cores: Tensor | None = None,
         patch_lengths: Tensor | None = None,
     ) -> Tensor:
-        """x (B, T, E), cores first -> (B, T, E); the other arguments as in `CoreAttention.forward`.
+        """Tokens x (B, T, E), the cores first, to tokens (B, T, E).
 
-        Large inputs on a CPU go through in pieces of the patches where no gradient is wanted: the same sums
-        in another order.
+        Without gradient, a CPU takes large inputs in pieces of the patches. The sums are the same, in another
+        order. The other arguments are those of `CoreAttention.forward`.
         """
         keep_freed_memory(x)
         options = (core_rope, patch_rope, core_scale, active_cores, patch_lengths)
@@ -106,19 +107,19 @@ class Block(nn.Module):
             if self._fuses(x, *parts) and unobserved((self.attn.qkv, Linear)):
                 return self._finish(x, self.attn(x, num_cores, *options, norm=self.norm1))
             return self._finish(x, self.attn(self.norm1(x), num_cores, *options))
-        cores, patches = x[:, :num_cores], x[:, num_cores:]
+        cores, patches = x[:, :num_cores], x[:, num_cores:]  # (B, C, E), (B, P, E)
         cores = cores + self._branch(self.attn(self.norm1(x), num_cores, *options)[:, :num_cores])
-        moved = self.norm1(torch.cat((cores, patches), 1))
+        moved = self.norm1(torch.cat((cores, patches), 1))  # (B, T, E)
         patches = patches + self._branch(self.attn(moved, num_cores, *options)[:, num_cores:])
-        x = torch.cat((cores, patches), 1)
+        x = torch.cat((cores, patches), 1)  # (B, T, E)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
-    # A block in three steps, for whoever does not hold all patches at once. Both halves of the attention use
-    # the block's input, so that pieces of the patches need nothing from each other: only the cores' partial
-    # reads are joined.
+    # The next three methods run a block without all patches in memory at once. Both halves of the attention use
+    # the block's input, so pieces of the patches do not depend on each other. Only the cores' partial reads are
+    # joined.
 
     def project_cores(self, cores: Tensor, core_rope: Tables, core_scale: Tensor | None = None) -> Tensor:
-        """q, k and v of the cores (B, C, E): (B, C, 3, H, D), rotated. Every piece of the patches needs them."""
+        """q, k and v (B, C, 3, H, D) of the cores (B, C, E), rotated. Every piece of the patches needs them."""
         return self.attn.project(self.norm1(cores), cores.shape[1], core_rope, core_scale)
 
     def advance_patches(
@@ -130,14 +131,17 @@ class Block(nn.Module):
         patch_lengths: Tensor | None = None,
         out: Tensor | None = None,
     ) -> tuple[Tensor, Read]:
-        """Some of the patches (B, n, E) through the block, and what the cores read from them.
+        """Run some of the patches through the block.
 
         Args:
-            patches: any of them, in the block's input.
-            core_qkv: from `project_cores`.
-            patch_rope, active_cores, patch_lengths: as in `CoreAttention.forward`, of these n patches.
-            out: (B, n, E), takes the advanced patches, in inference only; may be `patches` itself. None makes
+            patches: n patches of the block's input, (B, n, E).
+            core_qkv: q, k and v of the cores, from `project_cores`.
+            patch_rope, active_cores, patch_lengths: as in `CoreAttention.forward`, for these n patches.
+            out: tensor (B, n, E) that takes the result, in inference only. It may be `patches` itself. None makes
                 a new tensor.
+
+        Returns:
+            The patches after the block (B, n, E), and what the cores read from these patches.
         """
         keep_freed_memory(patches)
         if not self._takes_pieces(patches):
@@ -159,7 +163,7 @@ class Block(nn.Module):
         return out, read
 
     def advance_cores(self, cores: Tensor, core_qkv: Tensor, read: Read, active_cores: Tensor | None = None) -> Tensor:
-        """The cores (B, C, E) through the block, given what they read from all patches."""
+        """Run the cores (B, C, E) through the block, given what they read from all patches."""
         return self._finish(cores, self.attn.output(self.attn.attend_cores(core_qkv, read, active_cores)))
 
     def _branch(self, attended: Tensor) -> Tensor:
@@ -185,11 +189,11 @@ class Block(nn.Module):
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
     def _fuses(self, x: Tensor, *modules: tuple[nn.Module, type[nn.Module]]) -> bool:
-        """Whether one operator takes the place of these modules."""
+        """Whether one operator replaces these modules."""
         return self.fused_norm and (torch.is_grad_enabled() or x.is_cuda) and unobserved(*modules)
 
     def _takes_pieces(self, patches: Tensor) -> bool:
-        """Whether pieces are faster and nobody could tell: no gradient, no graph, no hook inside the block."""
+        """Whether pieces are faster and change no result: no gradient, no graph, no hook inside the block."""
         if torch.is_grad_enabled() or patches.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         if self.training or self.update != "parallel" or self.attn.impl not in ("auto", "sdpa"):
@@ -209,7 +213,7 @@ class Block(nn.Module):
         qkv = self.attn.project(self.norm1(patches), 0)
         out, read = self.attn.attend_patches(core_qkv, qkv, patch_rope, active_cores, patch_lengths)
         attended = self.attn.output(out)
-        del qkv, out  # 4 n E numbers, before the widest activation of the piece
+        del qkv, out  # frees 4 n E numbers before the widest activation of the piece
         return self._finish(patches, attended), read
 
     def _forward_in_steps(
@@ -231,9 +235,9 @@ class Block(nn.Module):
 
 
 def join(read: Read | None, part: Read) -> Read:
-    """What the cores have read so far, and one part more, in the precision of the log-sum-exp.
+    """Merge what the cores have read so far with one more part, in the precision of the log-sum-exp.
 
-    At least fp32, so that the roundings of many parts do not add up to one of half precision.
+    That is at least fp32. In half precision the roundings of many parts would add up.
     """
     out, lse = part
     part = out.to(lse.dtype), lse

@@ -1,4 +1,4 @@
-"""The cores: learned tokens at learned positions, of which any prefix is a model.
+"""The cores are learned tokens at learned positions. A model also works with only the first C of them.
 
 Shapes: B images, M cores in the bank, C active cores (a prefix), E embedding dim. Positions: (x, y).
 """
@@ -13,15 +13,15 @@ _EXTENT = 0.95  # tanh would need infinite raw values at 1
 
 
 class CoreBank(nn.Module):
-    """All M cores, ordered: a budget of C uses the first C.
+    """All M cores, in order. A budget of C uses the first C.
 
     Args:
         num_cores: M.
         embed_dim: E.
 
     Attributes:
-        tokens: (M, E), initially N(0, 1) / sqrt(E). No position is added to them.
-        raw_xy: (M, 2), unbounded; `xy` is its tanh.
+        tokens: core tokens (M, E), initially N(0, 1) / sqrt(E). No position is added to them.
+        raw_xy: unbounded coordinates (M, 2); `xy` is their tanh.
     """
 
     def __init__(self, num_cores: int, embed_dim: int):
@@ -40,14 +40,14 @@ class CoreBank(nn.Module):
 
 
 class CoreStep(nn.Module):
-    """Moves the cores between two blocks, each image its own way.
+    """Moves the cores between two blocks, separately for each image.
 
         raw <- raw + alpha * Linear(tokens)
 
     Args:
         embed_dim: E.
-        norm: put a LayerNorm before the linear, which otherwise reads the raw residual stream.
-        max_step: largest change of a raw coordinate in one step; None leaves it unbounded.
+        norm: put a LayerNorm before the linear layer, which otherwise reads the raw residual stream.
+        max_step: largest change of a raw coordinate in one step; None sets no limit.
         norm_eps: epsilon of that LayerNorm.
     """
 
@@ -55,35 +55,37 @@ class CoreStep(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norm else nn.Identity()
         self.head = nn.Linear(embed_dim, 2)
-        # one element rather than none: FSDP2 refuses to shard scalars
+        # shape (1,) instead of a scalar, because FSDP2 refuses to shard scalars
         self.alpha = nn.Parameter(torch.full((1,), 0.01))
         self.max_step = max_step
 
     def forward(self, raw_xy: Tensor, tokens: Tensor) -> Tensor:
-        """Args:
-            raw_xy: (C, 2) or (B, C, 2), at least fp32.
+        """Move the cores.
+
+        Args:
+            raw_xy: raw coordinates (C, 2) or (B, C, 2), at least fp32.
             tokens: cores in the residual stream, (B, C, E).
 
         Returns:
-            (B, C, 2).
+            New raw coordinates (B, C, 2).
         """
-        step = self.alpha * self.head(self.norm(tokens))
+        step = self.alpha * self.head(self.norm(tokens))  # (B, C, 2)
         if self.max_step is not None:
             step = step.clamp(-self.max_step, self.max_step)
         return raw_xy + step
 
 
 def spread_points(count: int, seed: int = 0) -> Tensor:
-    """Points spread over the square so that every prefix is spread too: farthest point sampling.
+    """Points spread over the square by farthest point sampling, so that the first n are spread too, for every n.
 
-    Starts with the candidate nearest the centre; each next point is the one farthest from all before it.
+    The first point is the candidate nearest the centre. Each next point is the one farthest from all before it.
 
     Args:
-        count: how many points.
-        seed: of a private generator; the global one is not touched.
+        count: number of points.
+        seed: seed of a private generator; the global generators are not used.
 
     Returns:
-        (count, 2), fp32 on the CPU, within [-0.95, 0.95].
+        Points (count, 2) in [-0.95, 0.95], fp32 on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
     candidates = torch.rand(max(_CANDIDATES, 4 * count), 2, generator=generator, device="cpu")
@@ -93,4 +95,4 @@ def spread_points(count: int, seed: int = 0) -> Tensor:
     for _ in range(count - 1):
         distance = torch.minimum(distance, (candidates - candidates[chosen[-1]]).square().sum(-1))
         chosen.append(distance.argmax())
-    return candidates[torch.stack(chosen)]
+    return candidates[torch.stack(chosen)]  # (count, 2)

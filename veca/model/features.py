@@ -1,4 +1,4 @@
-"""What the backbone returns. Named tuples, so that torch.compile, export and DDP see through them.
+"""What the backbone returns: named tuples, which torch.compile, export and DDP can look into.
 
 Shapes: B images, H heads, C active cores, P patches = rows * cols in row-major order, T = C + P, E width.
 """
@@ -10,22 +10,22 @@ from torch import Tensor
 
 __all__ = ["AttentionMaps", "Features", "Grid", "pool", "zero_inactive"]
 
-Grid = tuple[int, int] | tuple[tuple[int, int], ...]  # (rows, cols), or one such pair an image
+Grid = tuple[int, int] | tuple[tuple[int, int], ...]  # (rows, cols), or one such pair for each image
 
 
 class Features(NamedTuple):
     """The features of a batch of images, after the final norm.
 
     Attributes:
-        global_token: (B, E), one vector an image; core 0 unless the model's `global_from` says otherwise.
-        patches: (B, P, E), the dense features; see `maps`. Of images of different sizes, those of an image
-            with fewer than P patches are followed by zeros.
-        cores: (B, C, E). Nothing supervises the last block's cores but the first; as features prefer those of
-            the block before: `forward_intermediates(images, [-2], return_prefix_tokens=True)`.
-        core_xy: (B, C, 2), where the cores were in the last block: (x, y) in (-1, 1), to the right and down.
+        global_token: one vector for each image, (B, E). It is core 0 unless the model's `global_from` is another.
+        patches: dense features (B, P, E); see `maps`. In a batch of different sizes, zeros follow the patches of an
+            image that has fewer than P.
+        cores: core tokens (B, C, E). In the last block, training supervises only the first core. As features,
+            prefer the cores of the block before: `forward_intermediates(images, [-2], return_prefix_tokens=True)`.
+        core_xy: positions of the cores in the last block, (B, C, 2): (x, y) in (-1, 1), to the right and down.
         grid_size: (rows, cols) of the patches; for a list of images a tuple of such pairs.
         num_cores: C, the budget that was used.
-        patch_lengths: int32 (B,), patches of each image of a list; None where all have P.
+        patch_lengths: number of patches of each image of a list, int32 (B,); None where all have P.
     """
 
     global_token: Tensor
@@ -39,23 +39,23 @@ class Features(NamedTuple):
     def maps(self) -> Tensor | list[Tensor]:
         """The patches as maps, (B, E, rows, cols); for a list of images a list of (E, rows, cols)."""
         if self.patch_lengths is None:
-            return self.patches.unflatten(1, self.grid_size).permute(0, 3, 1, 2)
+            return self.patches.unflatten(1, self.grid_size).permute(0, 3, 1, 2)  # (B, E, rows, cols)
         return [
-            patches[: rows * cols].unflatten(0, (rows, cols)).permute(2, 0, 1)
+            patches[: rows * cols].unflatten(0, (rows, cols)).permute(2, 0, 1)  # (E, rows, cols)
             for patches, (rows, cols) in zip(self.patches, self.grid_size, strict=True)
         ]
 
 
 class AttentionMaps(NamedTuple):
-    """Who attends to whom in one block.
+    """Attention weights of one block, and how strongly patches move cores.
 
     Attributes:
-        core_read: (B, H, C, T), what each core reads from cores and patches; rows sum to 1.
-        patch_read: (B, H, P, C), what each patch reads from the cores; rows sum to 1, but for `patch_self`,
-            where the rest is the weight of the patch itself.
-        core_map: (B, C, P), how strongly each core is moved by each patch: the norm of the projected,
-            weighted values summed over heads, normalised over the patches.
-        core_xy: (B, C, 2), where the cores are in this block.
+        core_read: weights (B, H, C, T) with which each core reads from cores and patches; rows sum to 1.
+        patch_read: weights (B, H, P, C) with which each patch receives from the cores. Rows sum to 1. With
+            `patch_self` they sum to 1 minus the weight of the patch itself.
+        core_map: how strongly each patch moves each core, (B, C, P). It is the norm of the projected, weighted
+            values summed over heads, normalised over the patches.
+        core_xy: positions of the cores in this block, (B, C, 2).
         grid_size: (rows, cols) of the patches.
     """
 
@@ -73,14 +73,14 @@ def pool(
     active_cores: Tensor | None = None,
     patch_lengths: Tensor | None = None,
 ) -> Tensor:
-    """One vector an image.
+    """One vector for each image.
 
     Args:
-        cores: (B, C, E), zeros from `active_cores` on.
-        patches: (B, P, E), zeros from `patch_lengths` on.
-        global_from: "core0", "core_mean", "patch_mean" or "core0+patch_mean", the sum of the two.
-        active_cores: (B,), how many cores of each image count; None counts all.
-        patch_lengths: (B,), how many patches of each image count; None counts all.
+        cores: core tokens (B, C, E), zeros from `active_cores` on.
+        patches: patch tokens (B, P, E), zeros from `patch_lengths` on.
+        global_from: "core0", "core_mean", "patch_mean", or "core0+patch_mean" for the sum of the two.
+        active_cores: number of cores of each image that count, (B,); None counts all.
+        patch_lengths: number of patches of each image that count, (B,); None counts all.
 
     Returns:
         (B, E).
@@ -94,7 +94,7 @@ def pool(
 
 
 def zero_inactive(tokens: Tensor, counts: Tensor | None) -> Tensor:
-    """Tokens (B, N, E) with zeros from each image's count (B,) on; None keeps all."""
+    """Set tokens (B, N, E) to zero from each image's count (B,) on; None keeps all."""
     if counts is None:
         return tokens
     index = torch.arange(tokens.shape[1], device=tokens.device)
@@ -102,7 +102,7 @@ def zero_inactive(tokens: Tensor, counts: Tensor | None) -> Tensor:
 
 
 def _mean(tokens: Tensor, counts: Tensor | None) -> Tensor:
-    mean = tokens.mean(1)  # not the sum, which half precision may not hold
+    mean = tokens.mean(1)  # (B, E); the mean, because half precision may overflow with the sum
     if counts is None:
         return mean
     return mean * (tokens.shape[1] / counts.clamp(1, tokens.shape[1])).to(mean.dtype)[:, None]

@@ -16,7 +16,7 @@ class LinearHead(nn.Module):
     Args:
         embed_dim: E.
         num_classes: number of logits.
-        norm: a LayerNorm before the linear; useful on features that end in none.
+        norm: put a LayerNorm before the linear layer; useful for features that do not end in a norm.
     """
 
     def __init__(self, embed_dim: int, num_classes: int, norm: bool = False):
@@ -27,7 +27,7 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (..., E) -> (..., num_classes)."""
+        """Tokens (..., E) to logits (..., num_classes)."""
         return self.linear(self.norm(tokens))
 
 
@@ -36,10 +36,10 @@ class PatchHead(LinearHead):
 
     Args:
         embed_dim: E.
-        num_classes: of a cell.
-        norm: of `LinearHead`.
-        cells: side of the grid of cells that a patch is cut into, each with logits of its own; the patch size in pixels
-            segments pixels, 1 segments whole patches.
+        num_classes: number of classes of a cell.
+        norm: put a LayerNorm before the linear layer.
+        cells: side of the grid of cells that a patch is cut into. Each cell has its own logits. The patch size in
+            pixels segments pixels; 1 segments whole patches.
     """
 
     def __init__(self, embed_dim: int, num_classes: int, norm: bool = False, cells: int = 1):
@@ -47,11 +47,23 @@ class PatchHead(LinearHead):
         self.cells = cells
 
     def forward(self, patches: Tensor) -> Tensor:
-        """patches (B, P, E) -> (B, P * cells * cells, num_classes), the cells of a patch row by row."""
-        return super().forward(patches).unflatten(-1, (self.cells**2, -1)).flatten(1, 2)
+        """Patches (B, P, E) to logits (B, P * cells * cells, num_classes), the cells of a patch row by row."""
+        logits = super().forward(patches).unflatten(-1, (self.cells**2, -1))  # (B, P, cells^2, num_classes)
+        return logits.flatten(1, 2)
 
     def as_map(self, patches: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        """patches (B, P, E) -> logits (B, num_classes, rows * cells, cols * cells), for `F.interpolate` to any size."""
+        """Patches (B, P, E) to a map of logits, which `F.interpolate` can bring to any size.
+
+        Args:
+            patches: patch tokens (B, P, E), row by row.
+            grid_size: (rows, cols) of the patches.
+
+        Returns:
+            Logits (B, num_classes, rows * cells, cols * cells).
+
+        Raises:
+            ValueError: P is not rows * cols.
+        """
         rows, cols = grid_size
         if patches.shape[1] != rows * cols:
             raise ValueError(f"expected {rows} x {cols} = {rows * cols} patches, got {patches.shape[1]}")

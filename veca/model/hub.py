@@ -1,9 +1,9 @@
-"""Models as folders: config.json with every argument, model.safetensors with every weight. Nothing is pickled.
+"""Models are saved as folders: config.json has every argument, model.safetensors every weight. Nothing is pickled.
 
     model.save_pretrained("folder")
     model = veca.VECA.from_pretrained("folder")  # or the name of a repository, "owner/name"
 
-Loading is strict: a weight that is missing, left over or of another shape is an error that names it.
+Loading is strict. An error names each weight that is missing, unknown or of another shape.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 __all__ = ["HubMixin", "check_names", "load_weights"]
 
-_SHOWN = 8  # names an error lists before it counts the rest
+_SHOWN = 8  # names that an error lists before it counts the rest
 
 
 _CARD = """---
@@ -40,15 +40,15 @@ features = model.forward_features(transform(image)[None])
 class HubMixin(
     PyTorchModelHubMixin, library_name="veca", tags=["vision", "arxiv:2605.12491"], model_card_template=_CARD
 ):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` of huggingface_hub, made strict."""
+    """This mixin makes `save_pretrained`, `from_pretrained` and `push_to_hub` of huggingface_hub strict."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that build this model again, defaults included: `VECA(**model.config)`."""
+        """All arguments that build this model again, with defaults: `VECA(**model.config)`."""
         return dict(self._hub_mixin_config)
 
     def _set_option(self, name: str, value: Any) -> None:
-        """Keep in `config` what a method has changed since the model was built."""
+        """Record in `config` a value that a method has changed since the model was built."""
         self._hub_mixin_config = self._hub_mixin_config | {name: value}
 
     @classmethod
@@ -88,15 +88,15 @@ class HubMixin(
 
 
 def load_weights(model: nn.Module, file: str | Path) -> None:
-    """Load a safetensors file into a model, all of it or nothing.
+    """Load a safetensors file into a model. The file must have all weights of the model and no others.
 
     Args:
-        model: any module; its dtype and device stay.
-        file: of the weights, as `save_pretrained` writes it.
+        model: any module. Its dtype and device do not change.
+        file: file of weights, as `save_pretrained` writes it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: names or shapes differ; lists them, and the nearest name for each that is unknown.
+        ValueError: names or shapes differ. The message lists them, with the nearest name for each unknown one.
     """
     file = Path(file)
     if not file.is_file():
@@ -111,13 +111,19 @@ def load_weights(model: nn.Module, file: str | Path) -> None:
 
 
 def check_names(what: str, given: list[str], known: list[str]) -> None:
-    """Raise a ValueError for names nobody knows, with the nearest known ones."""
+    """Raise a ValueError if a given name is not a known one, with the nearest known names.
+
+    Args:
+        what: what the names are, for the message.
+        given: names to check.
+        known: allowed names.
+    """
     if unknown := [name + _hint(name, known) for name in dict.fromkeys(given) if name not in known]:
         raise ValueError(f"expected only {what}, got {', '.join(unknown)}")
 
 
 def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """A line for every kind of difference between two sets of weights."""
+    """One line for each kind of difference between two sets of weights."""
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
     reshaped = [

@@ -1,4 +1,4 @@
-"""What timm and DINO expect of a backbone beside its forward pass. `VECA` inherits it."""
+"""The methods that timm and DINOv2 expect of a backbone, besides its forward pass. `VECA` inherits them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ class BackboneInterface:
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches, as timm counts them: the cores of a call that names no budget."""
+        """Number of tokens before the patches, as timm counts them: the cores of a call that names no budget."""
         return self.budget
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Channels, stride in pixels and module name of every block, the source of `features_only`."""
+        """Channels, stride in pixels and module name of every block; timm's `features_only` reads them."""
         stride = max(self.patch_embed.patch_size)
         return [
             dict(num_chs=self.embed_dim, reduction=stride, module=f"blocks.{index}")
@@ -30,7 +30,7 @@ class BackboneInterface:
     def pretrained_cfg(self) -> dict[str, Any]:
         """timm's description of input and classifier; `timm.data.resolve_model_data_config(model)` reads it.
 
-        What timm's builder sets is kept, but for what the model itself knows: sizes, normalisation, classes.
+        Values that timm's builder has set are kept. Sizes, normalisation and classes always come from the model.
         """
         channels = self.patch_embed.proj.in_channels
         size = tuple(n * p for n, p in zip(self.patch_embed.grid_size, self.patch_embed.patch_size, strict=True))
@@ -59,11 +59,14 @@ class BackboneInterface:
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier of this width; 0 removes it.
+        """Replace the classifier by a new one with random weights.
 
         Args:
-            num_classes: outputs.
-            global_pool: what it reads, one of the values of `global_from`; None or "" leaves that as it is.
+            num_classes: number of outputs; 0 removes the classifier.
+            global_pool: new value of `global_from`, the source of the global token; None or "" keeps it.
+
+        Raises:
+            ValueError: an unknown `global_pool`.
         """
         weight = self.patch_embed.proj.weight
         if global_pool:
@@ -76,7 +79,15 @@ class BackboneInterface:
         self.head.apply(init_linear).to(weight.device, weight.dtype)
 
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
-        """Another nominal size, pixels. No weight depends on it, and any size can be passed in without this."""
+        """Set the nominal size in pixels. No weight depends on it, and the model takes any size without this call.
+
+        Args:
+            img_size: new size; None keeps it.
+            patch_size: must be the model's patch size, or None.
+
+        Raises:
+            ValueError: another patch size.
+        """
         patch_h, patch_w = self.patch_embed.patch_size
         if patch_size is not None and to_2tuple(patch_size) != (patch_h, patch_w):
             raise ValueError(f"expected patch_size {patch_h} x {patch_w}, the weights', got {patch_size}")
@@ -90,15 +101,17 @@ class BackboneInterface:
         self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the cores, their coordinates and step sizes."""
+        """Names of the parameters without weight decay: the cores, their coordinates and their step sizes."""
         steps = {f"core_steps.{index}.alpha" for index in range(len(self.core_steps))}
         return {"core_bank.tokens", "core_bank.raw_xy"} | steps
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that sort parameters by depth, for layer-wise learning rates; a move belongs to the block before.
+        """Patterns that sort parameters by depth, for layer-wise learning rates.
+
+        A move of the cores belongs to the block before it.
 
         Args:
-            coarse: timm's; there is one granularity here.
+            coarse: argument of timm's method, without effect here.
         """
         return dict(
             stem=r"^patch_embed|^core_bank",
@@ -118,17 +131,17 @@ class BackboneInterface:
         return_cores: bool = False,
         num_cores: int | None = None,
     ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, Tensor], ...]:
-        """Features after several blocks, with DINOv2's arguments: `forward_intermediates` in other words.
+        """Features after several blocks, as from `forward_intermediates`, with DINOv2's arguments.
 
         Args:
             x, num_cores: `images` and `num_cores` of `VECA.forward_features`.
-            n: the last n blocks for an int, these for a list (negative from the end).
-            reshape: maps (B, E, rows, cols) in place of (B, P, E).
+            n: an int means the last n blocks, a list means these blocks (negative from the end).
+            reshape: return maps (B, E, rows, cols) in place of (B, P, E).
             norm: apply the final norm. True as in DINOv2; timm's method of this name has it False.
             return_cores: pair each output with the cores (B, C, E) after the same block.
 
         Returns:
-            One entry a block, in the order of the blocks.
+            One entry for each block, in the order of the blocks.
         """
         return tuple(
             self.forward_intermediates(
@@ -146,10 +159,10 @@ class BackboneInterface:
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the blocks after the last one of `indices`, and what would follow them.
+        """Remove the blocks after the last one of `indices`.
 
         Args:
-            indices: of `forward_intermediates`.
+            indices: blocks, as in `forward_intermediates`.
             prune_norm: remove the final norm too.
             prune_head: remove the classifier too.
 
@@ -167,7 +180,7 @@ class BackboneInterface:
         return taken
 
     def _block_indices(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Absolute block numbers, ascending: the last n for an int, all for None."""
+        """Absolute block numbers, ascending. An int means the last n, None means all."""
         depth = len(self.blocks)
         if indices is None or isinstance(indices, int):
             count = depth if indices is None else indices
@@ -181,7 +194,7 @@ class BackboneInterface:
 
 
 def init_linear(module: nn.Module) -> None:
-    """Truncated normal of deviation 0.02 for the weights of linears and convolutions, zero for their biases."""
+    """Initialise linear layers and convolutions: weights truncated normal of deviation 0.02, biases zero."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

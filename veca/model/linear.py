@@ -1,10 +1,13 @@
 """The linear layer and the SwiGLU of VECA, with two shortcuts for inference on x86 CPUs.
 
-1. Without gradient, fp32 products go to oneDNN, which torch calls for every other dtype; fp32 stays with MKL.
-   1.1 to 1.6 times faster from 128 rows on (E = 384 and 768, two cores of an AMD EPYC, torch 2.15, 2026-11-22).
+1. Without gradient, fp32 products go to oneDNN. torch itself uses oneDNN for every other dtype and MKL for fp32.
+   From 128 rows on, oneDNN is 1.1 to 1.6 times as fast.
+
+    (E = 384 and 768, two cores of an AMD EPYC, torch 2.15, 2026-11-22)
+
 2. Without gradient, the gate is applied in place.
 
-With gradients the SwiGLU keeps neither silu(gate) nor the product for the backward pass, which computes them again.
+With gradients, the SwiGLU keeps neither silu(gate) nor the product. The backward pass computes them again.
 """
 
 import platform
@@ -17,11 +20,11 @@ from veca_kernels import swiglu
 __all__ = ["Linear", "SwiGLU", "linear", "unobserved"]
 
 _ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
-_WORTHWHILE = 2**24  # multiply-adds; below, oneDNN's set-up costs more than it saves
+_WORTHWHILE = 2**24  # multiply-adds; for fewer, oneDNN's set-up costs more than it saves
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, through `linear`."""
+    """`nn.Linear` that computes its product by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -34,7 +37,7 @@ class SwiGLU(nn.Module):
         dim: E.
         hidden_dim: h.
         recompute: compute the gate again in the backward pass. False keeps two tensors of width h instead.
-        impl: implementation that `veca_kernels.swiglu` takes.
+        impl: argument of `veca_kernels.swiglu`.
     """
 
     def __init__(self, dim: int, hidden_dim: int, recompute: bool = True, impl: str = "auto"):
@@ -48,26 +51,39 @@ class SwiGLU(nn.Module):
         return self.contract(self.fc1(x))
 
     def contract(self, hidden: Tensor) -> Tensor:
-        """What follows fc1: (..., 2h) -> (..., E)."""
+        """Apply the gate and the second projection: the output of fc1 (..., 2h) to (..., E)."""
         if self.recompute and (torch.is_grad_enabled() or hidden.is_cuda) and unobserved((self.fc2, Linear)):
             return swiglu(hidden, self.fc2.weight, self.fc2.bias, impl=self.impl)
-        gate, value = hidden.chunk(2, dim=-1)
+        gate, value = hidden.chunk(2, dim=-1)  # each (..., h)
         if torch.is_grad_enabled():
             return self.fc2(F.silu(gate) * value)
         return self.fc2(F.silu(gate).mul_(value))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., in) times weight (out, in) transposed, plus bias: `F.linear`, faster where the module says so."""
+    """`F.linear`, through oneDNN where that is faster (see the module).
+
+    Args:
+        x: input (..., in).
+        weight: (out, in).
+        bias: (out,), or None.
+
+    Returns:
+        (..., out).
+    """
     if not _takes_onednn(x, weight):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def unobserved(*modules: tuple[nn.Module, type[nn.Module]]) -> bool:
-    """Whether a fused operator may stand for these modules: each of its type, without hooks, nothing traced.
+    """Whether a fused operator may replace these modules.
 
-    A compiler fuses the plain form itself, and a tracer should see the usual operators.
+    Each must have exactly its type and no hooks, and nothing may be compiled or traced. A compiler fuses the plain
+    form itself, and a tracer should see the usual operators.
+
+    Args:
+        modules: pairs of a module and the type that it must have.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
@@ -84,6 +100,6 @@ def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
         return False
-    if torch._C._len_torch_dispatch_stack():  # whoever counts or records operators should see the usual ones
+    if torch._C._len_torch_dispatch_stack():  # modes that count or record operators should see the usual ones
         return False
     return x.numel() * weight.shape[0] >= _WORTHWHILE

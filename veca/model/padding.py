@@ -1,4 +1,4 @@
-"""Image sizes that are no multiple of the patch."""
+"""Padding, cropping or refusing images whose size is not a multiple of the patch."""
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,17 @@ def fit_to_patches(images: Tensor, patch_embed: PatchEmbed, on_odd: str) -> Tens
     """Check images against the patch embedding and bring their size to a multiple of the patch.
 
     Args:
-        images: (B, channels, height, width), floating, in the dtype of the weights unless under autocast.
-        patch_embed: knows channels, patch size and dtype.
-        on_odd: "pad" adds zeros right and bottom up to the next multiple, less than a patch away, so that
-            every patch holds real pixels; "crop" cuts right and bottom; "error" refuses.
+        images: floating images (B, channels, height, width), in the dtype of the weights unless under autocast.
+        patch_embed: the patch embedding, which gives the number of channels, the patch size and the dtype.
+        on_odd: "pad" adds zeros right and bottom up to the next multiple, so every patch holds real pixels. "crop"
+            cuts right and bottom. "error" raises.
 
     Returns:
-        (B, channels, rows * patch height, cols * patch width); the input itself where nothing is to be done.
+        (B, channels, rows * patch height, cols * patch width). It is the input itself if the size already fits.
+
+    Raises:
+        TypeError: not a floating tensor, or another dtype than the weights.
+        ValueError: another shape, or a size that `on_odd` does not allow.
     """
     weight = patch_embed.proj.weight
     channels = weight.shape[1]

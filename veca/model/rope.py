@@ -2,9 +2,9 @@
 
     angle_k = 2 pi coordinate / period_k,    period_k = base ** (k / (D/4)),    k = 0 .. D/4 - 1
 
-One angle turns one pair of channels. The first half of the D channels follows x, the second half y; pairs are
-neighbours, (2k, 2k+1), unless a model is built with the "half" layout. Tables are fp32 and come from shapes
-alone, so nothing here is a parameter or a buffer, and a model cast to bf16 keeps exact positions.
+One angle turns one pair of channels. The first half of the D channels follows x, the second half y. A pair is two
+neighbours (2k, 2k+1), unless a model is built with the "half" layout. Tables are fp32 and follow from shapes alone.
+Nothing here is a parameter or a buffer, so a model cast to bf16 keeps exact positions.
 
 Shapes: B images, C cores, P patches, N of either, D head dim.
 """
@@ -29,13 +29,13 @@ __all__ = [
 def rope_periods(
     head_dim: int, base: float = 100.0, zero_low: float = 0.125, device: torch.device | None = None
 ) -> Tensor:
-    """Periods of the pairs of one axis, shortest first, in units of half the image.
+    """Periods of the channel pairs of one axis, shortest first, in units of half the image.
 
     Args:
         head_dim: D, a multiple of 4.
-        base: ratio between the longest period, were it not left out, and the shortest.
-        zero_low: share of the pairs, those of lowest frequency, that never turn; their period is infinite.
-        device: where the result lives.
+        base: base of the periods. The period of pair k is base ** (k / (D/4)).
+        zero_low: share of the pairs that never turn, those of lowest frequency. Their period is infinite.
+        device: device of the result.
 
     Returns:
         (D/4,), fp32.
@@ -47,15 +47,15 @@ def rope_periods(
 
 
 def patch_coordinates(rows: int, cols: int, coord_norm: str = "separate", device: torch.device | None = None) -> Tensor:
-    """Centres of the cells of a grid, (x, y) in that order, row by row.
+    """Centres (x, y) of the cells of a grid, row by row.
 
         x_j = (2j + 1 - cols) / span,    y_i = (2i + 1 - rows) / span
 
     Args:
-        rows, cols: the grid.
-        coord_norm: "separate" spans [-1, 1] on each axis; "max" does so on the longer one and "min" on the
-            shorter one, which keeps the aspect ratio.
-        device: where the result lives.
+        rows, cols: size of the grid.
+        coord_norm: which axis spans [-1, 1]: "separate" both, "max" the longer one, "min" the shorter one. The last
+            two keep the aspect ratio.
+        device: device of the result.
 
     Returns:
         (P, 2), fp32, P = rows * cols.
@@ -66,15 +66,15 @@ def patch_coordinates(rows: int, cols: int, coord_norm: str = "separate", device
         span_x = span_y = max(rows, cols) if coord_norm == "max" else min(rows, cols)
     x = (2 * torch.arange(cols, device=device) + 1 - cols).to(torch.float32) / span_x
     y = (2 * torch.arange(rows, device=device) + 1 - rows).to(torch.float32) / span_y
-    return torch.stack((x.expand(rows, cols), y[:, None].expand(rows, cols)), dim=-1).flatten(0, 1)
+    return torch.stack((x.expand(rows, cols), y[:, None].expand(rows, cols)), dim=-1).flatten(0, 1)  # (P, 2)
 
 
 def augment_coordinates(xy: Tensor, shift: float, scale: float) -> Tensor:
-    """Shift, then scale all coordinates by one random draw, so that a model trusts relative positions.
+    """Shift and scale all coordinates by one random draw, so that a model learns relative positions.
 
     Args:
-        xy: (..., 2).
-        shift: each axis moves by U(-shift, shift).
+        xy: coordinates (..., 2).
+        shift: each axis moves by a number uniform in [-shift, shift].
         scale: at least 1; both axes are multiplied by one log-uniform factor in [1/scale, scale].
 
     Returns:
@@ -85,11 +85,11 @@ def augment_coordinates(xy: Tensor, shift: float, scale: float) -> Tensor:
 
 
 def rope_tables(xy: Tensor, periods: Tensor, axis_order: str = "xy") -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angle of every channel pair; differentiable in the coordinates.
+    """Cosine and sine of the angle of every channel pair, differentiable in the coordinates.
 
     Args:
-        xy: (..., 2).
-        periods: (D/4,), from `rope_periods`.
+        xy: coordinates (..., 2).
+        periods: periods (D/4,), from `rope_periods`.
         axis_order: "xy" gives the first half of the channels to x, "yx" to y.
 
     Returns:
@@ -97,22 +97,23 @@ def rope_tables(xy: Tensor, periods: Tensor, axis_order: str = "xy") -> tuple[Te
     """
     if axis_order == "yx":
         xy = xy.flip(-1)
-    angles = (2 * math.pi * xy[..., None] / periods).flatten(-2)
+    angles = (2 * math.pi * xy[..., None] / periods).flatten(-2)  # (..., 2, D/4) -> (..., D/2)
     return angles.cos(), angles.sin()
 
 
 def tables_for(tables: tuple[Tensor, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """The tables of the patches in the precision that attention over `x` should read.
 
-    The kernels read the tables once a head and tile. In fp32 that is as much as the keys and values in 16 bits. fp16
-    halves it, and rounds cos and sin an eighth as much as bf16 rounds the products.
+    The kernels read the tables once for each head and tile. In fp32, the tables take as many bytes as keys and
+    values of 16 bits. In fp16 they take half as many. Rounding cos and sin to fp16 costs an eighth of the error of
+    rounding the products to bf16.
 
     Args:
         tables: (cos, sin), fp32.
-        x: Tokens. Autocast, where it is on, decides the dtype of the attention instead.
+        x: tokens. Autocast, where it is on, decides the dtype of the attention instead.
 
     Returns:
-        fp16 tables for 16-bit attention on a GPU, else the tables as they are.
+        fp16 tables for 16-bit attention on a GPU, else the tables unchanged.
     """
     if x.device.type != "cuda":
         return tables
@@ -129,8 +130,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         (a, b) -> (a cos - b sin, a sin + b cos)
 
     Args:
-        x: token-major, (B, N, ..., H, D).
-        cos, sin: (N, D/2) or (B, N, D/2).
+        x: token-major tensor (B, N, ..., H, D).
+        cos, sin: tables (N, D/2) or (B, N, D/2).
 
     Returns:
         Same shape and dtype as `x`.
@@ -139,14 +140,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def interleaved_rows(head_dim: int, num_heads: int, device: torch.device | None = None) -> Tensor:
-    """Where to find the rows of a fused qkv projection in the "half" layout, listed in interleaved order.
+    """Indices that bring the rows of a fused qkv projection from the "half" to the interleaved order.
 
     The "half" layout (DINOv3) pairs channel k of a head with k + D/2. `weight[interleaved_rows(D, H)]` gives
-    equal scores under this module's rotation; rows of v stay where they are.
+    equal scores under this module's rotation. Rows of v do not move.
+
+    Args:
+        head_dim: D.
+        num_heads: H.
+        device: device of the result.
 
     Returns:
         (3 H D,), int64.
     """
-    rows = torch.arange(3 * num_heads * head_dim, device=device).view(3, num_heads, head_dim)
+    rows = torch.arange(3 * num_heads * head_dim, device=device).view(3, num_heads, head_dim)  # (3, H, D)
     pairs = rows[:2].unflatten(-1, (2, head_dim // 2)).transpose(-2, -1).flatten(-2)  # (2, H, D)
     return torch.cat((pairs, rows[2:])).flatten()

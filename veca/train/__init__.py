@@ -1,6 +1,6 @@
-"""Training: nested budgets, distillation, supervised tasks, and one loop for all."""
+"""Training: nested budgets, distillation, supervised tasks, and one loop for all of them."""
 
-from .bank import RowPieces
+from .bank import RowSlices
 from .batches import ImageBatches, SceneBatches, Source
 from .budgets import BudgetSampler
 from .checkpoints import load_backbone
@@ -23,7 +23,7 @@ __all__ = [
     "NorMuon",
     "Recipe",
     "ResolutionSchedule",
-    "RowPieces",
+    "RowSlices",
     "SceneBatches",
     "ScenesRecipe",
     "Source",

@@ -1,30 +1,36 @@
-"""Rows of the core bank that a step does not use stay as they are.
+"""Slices of the core bank, so that an optimiser does not change the rows that a step does not use.
 
-A step with budget C gives the rows from C on a gradient of zero, not none. An optimiser would still move them, by
-momentum and by weight decay, and would count the step for them. So the optimiser is not shown the bank but pieces of
-it, cut where budgets end, that share its memory; a piece without an active row gets no gradient at all, and no
-optimiser touches a parameter without gradient or the state it keeps for it.
+A step with budget C gives the rows from C on a gradient of zero, which is not the same as no gradient. An optimiser
+would still move these rows by momentum and weight decay, and would count the step for them. So the optimiser gets
+slices of the bank that share its memory. They are cut at the rows where budgets end. A slice without active rows gets
+no gradient, and no optimiser changes a parameter without gradient, or its state.
 
-Users and checkpoints of weights see one (M, E) tensor. Each piece has its own state and its own step count: Adam's
-bias correction counts the steps in which a row took part.
+Users and checkpoints of weights see one (M, E) tensor. Each slice has its own state and step count, so Adam's bias
+correction counts only the steps in which a row took part.
 """
 
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-__all__ = ["RowPieces"]
+__all__ = ["RowSlices"]
 
 
-class RowPieces:
-    """One parameter as pieces of its rows, each a parameter on the same memory.
+class RowSlices:
+    """One parameter as slices of its rows, each of which is a parameter on the same memory.
 
-    Move the parameter to its device before; a later move would leave the pieces behind.
+    The parameter must be on its device already, because a later move would not move the slices.
 
     Args:
-        name: of the parameter; the pieces are called name[start:stop].
-        parameter: (M, ...).
-        edges: ascending, from 0 to M; piece i holds the rows edges[i] to edges[i + 1].
+        name: name of the parameter. The slices are called name[start:stop].
+        parameter: parameter (M, ...).
+        edges: ascending row numbers from 0 to M. Slice i has the rows edges[i] to edges[i + 1].
+
+    Attributes:
+        slices: the slices, first rows first.
+
+    Raises:
+        ValueError: edges that do not ascend from 0 to M.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, edges: Sequence[int]):
@@ -34,33 +40,37 @@ class RowPieces:
         self.name = name
         self.parameter = parameter
         self.edges = edges
-        self.pieces = [nn.Parameter(parameter.data[start:stop]) for start, stop in self._spans()]
+        self.slices = [nn.Parameter(parameter.data[start:stop]) for start, stop in self._spans()]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, piece), first rows first."""
-        for (start, stop), piece in zip(self._spans(), self.pieces, strict=True):
-            yield f"{self.name}[{start}:{stop}]", piece
+        """Yield (name, slice), first rows first."""
+        for (start, stop), part in zip(self._spans(), self.slices, strict=True):
+            yield f"{self.name}[{start}:{stop}]", part
 
     def take_gradients(self, num_active: int) -> None:
-        """Hand the gradient of the parameter to the pieces within the first `num_active` rows, none to the others.
+        """Give the parameter's gradient to the slices within the first `num_active` rows, and none to the others.
 
         Args:
-            num_active: one of the edges. Any other would split a piece in rows to move and rows to leave.
+            num_active: number of active rows, one of the edges. Another number would cut through a slice.
+
+        Raises:
+            ValueError: a number that is not an edge.
+            RuntimeError: the parameter was moved after the slices were made.
         """
         if num_active not in self.edges:
             raise ValueError(f"expected a number of active rows among the edges {self.edges}, got {num_active}")
         gradient: Tensor | None = self.parameter.grad
-        for (start, stop), piece in zip(self._spans(), self.pieces, strict=True):
-            if piece.untyped_storage().data_ptr() != self.parameter.untyped_storage().data_ptr():
+        for (start, stop), part in zip(self._spans(), self.slices, strict=True):
+            if part.untyped_storage().data_ptr() != self.parameter.untyped_storage().data_ptr():
                 raise RuntimeError(f"{self.name} has moved since the optimiser was built; build it after the move")
             active = gradient is not None and stop <= num_active
-            piece.grad = gradient[start:stop] if active else None
+            part.grad = gradient[start:stop] if active else None
 
     def drop_gradients(self) -> None:
-        """Let go of the gradients, the parameter's own included."""
+        """Drop the gradients of the slices and of the parameter."""
         self.parameter.grad = None
-        for piece in self.pieces:
-            piece.grad = None
+        for part in self.slices:
+            part.grad = None
 
     def _spans(self) -> list[tuple[int, int]]:
         return list(zip(self.edges[:-1], self.edges[1:], strict=True))

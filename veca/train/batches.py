@@ -1,4 +1,4 @@
-"""Where batches come from. A batch depends on its indices and its step alone, so that a run can resume anywhere.
+"""Sources of batches. A batch depends only on its indices and its step, so that a run can resume at any step.
 
 A source is any object with
 
@@ -34,7 +34,7 @@ __all__ = ["ImageBatches", "SceneBatches", "Source", "StepBatches", "batch_indic
 
 
 class Source(Protocol):
-    """See the module."""
+    """A source of batches; see the module."""
 
     def __len__(self) -> int: ...
 
@@ -42,14 +42,17 @@ class Source(Protocol):
 
 
 class SceneBatches:
-    """Drawn scenes with the classes of their main object, and of every patch. See `veca.data.scenes`.
+    """Drawn scenes (see `veca.data.scenes`) with the classes of their main object and of every patch.
 
     Args:
-        count: how many scenes.
-        size: side in pixels.
-        patch_size: of the backbone, pixels.
-        seed: of the scenes; train and held-out sets take different ones.
+        count: number of scenes.
+        size: side of the scenes in pixels.
+        patch_size: side of the backbone's patches in pixels.
+        seed: seed of the scenes. Train and held-out sets need different seeds.
         cells: side of the grid of labels within a patch, a divisor of patch_size; see `PatchHead`.
+
+    Raises:
+        ValueError: `cells` does not divide `patch_size`.
     """
 
     def __init__(self, count: int, size: int, patch_size: int, seed: int = 0, cells: int = 1):
@@ -65,7 +68,12 @@ class SceneBatches:
         return len(self.scenes)
 
     def batch(self, indices: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Keys "image" (B, 3, size, size), "label", "color" (B,), "patch_label" (B, P cells^2). No step differs."""
+        """A batch with "image" (B, 3, size, size), "label" and "color" (B,), "patch_label" (B, P cells^2).
+
+        Args:
+            indices: numbers of the scenes.
+            step: number of the step, without effect here.
+        """
         samples = [self.scenes[index] for index in indices]
         cells = patch_labels(torch.stack([sample["mask"] for sample in samples]), self.patch_size // self.cells)
         return {
@@ -77,13 +85,13 @@ class SceneBatches:
 
 
 class ImageBatches:
-    """Image files, cropped and varied at random as `veca.data.training_transform` does; no labels.
+    """Image files without labels, augmented by `veca.data.training_transform`.
 
     Args:
-        images: the files: a folder or an index file, see `Images`, or their paths.
-        resolution: side of the crops of each step.
-        augment: with False only the resize and the central crop.
-        seed: of the variations; those of an image differ from step to step.
+        images: a folder or an index file (see `Images`), or the paths of the files.
+        resolution: side of the crops in each step.
+        augment: False only resizes and cuts out the centre.
+        seed: seed of the augmentation. Each step augments an image differently.
     """
 
     def __init__(
@@ -102,7 +110,12 @@ class ImageBatches:
         return len(self.paths)
 
     def batch(self, indices: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Key "image" (B, 3, size, size), of the size of this step."""
+        """A batch with "image" (B, 3, size, size), of the size of this step.
+
+        Args:
+            indices: numbers of the images.
+            step: number of the step, from 0.
+        """
         size = self.resolution(step)
         transform = training_transform(size) if self.augment else inference_transform(size, margin=1.125)
         images = []
@@ -114,14 +127,17 @@ class ImageBatches:
 
 
 class StepBatches(Dataset):
-    """A run's batches as a data set: item i is the i-th micro-batch of this rank.
+    """The batches of a run as a data set. Item i is the i-th micro-batch of this rank.
 
     Args:
-        source: of the images.
-        batch_size: images of an optimiser step, over all ranks and micro-batches.
-        accumulate: micro-batches of a step.
-        seed: of the order.
-        rank, world_size: which share of each batch is this process's.
+        source: source of the images.
+        batch_size: number of images in an optimiser step, over all ranks and micro-batches.
+        accumulate: number of micro-batches in a step.
+        seed: seed of the order of the images.
+        rank, world_size: number of this process, and number of processes that share each batch.
+
+    Raises:
+        ValueError: a batch size that does not divide evenly, or that exceeds the number of images.
     """
 
     def __init__(
@@ -149,20 +165,20 @@ class StepBatches(Dataset):
 
 
 def batch_indices(count: int, batch_size: int, step: int, seed: int = 0) -> list[int]:
-    """Which images a step takes: every epoch goes through a new order, and leaves out what fills no batch.
+    """Numbers of the images of a step. Every epoch has a new order, and leaves out the images that fill no batch.
 
     Args:
         count: number of images.
-        batch_size: at most the count.
-        step: from 0.
-        seed: of the order.
+        batch_size: number of images in a step, at most `count`.
+        step: number of the step, from 0.
+        seed: seed of the order.
     """
     epoch, within = divmod(step, count // batch_size)
     return _order(count, seed, epoch)[within * batch_size : (within + 1) * batch_size].tolist()
 
 
 def draw_seed(*key: int) -> int:
-    """A seed for a generator that depends on all of the key."""
+    """A seed for a generator that depends on all numbers of the key."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -1,7 +1,7 @@
-"""Which budgets a training step uses: nested dropout over the ordered cores.
+"""The budgets of each training step: nested dropout over the ordered cores (VECA, arXiv 2605.12491).
 
-A budget is drawn from (seed, step) alone. All ranks therefore draw the same one without talking to each other,
-and a run that resumes at step n continues the same sequence.
+A budget depends only on (seed, step). So all ranks draw the same one without communication, and a run that resumes at
+step n continues the same sequence.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,23 @@ KINDS = ("weighted", "uniform", "any", "sandwich", "full")
 class BudgetSampler:
     """Draws the budgets of every step.
 
-    Budgets are the multiples of 8 up to M, and M itself. For M = 64 the weights are 1, 1, 2, 2, 3, 3, 4, 4, as
-    in the paper: 5, 5, 10, 10, 15, 15, 20 and 20 % of the steps, 44 cores on average.
+    Budgets are the multiples of 8 up to M, and M itself. The weights are those of the paper. For M = 64 they give 44
+    cores on average:
+
+        budget               8   16   24   32   40   48   56   64
+        weight               1    1    2    2    3    3    4    4
+        share of steps, %    5    5   10   10   15   15   20   20
 
     Args:
         num_cores: M, size of the core bank.
-        kind: "weighted" as above; "uniform" over the same budgets; "any" number from 1 to M; "sandwich", the
-            smallest and the largest in every step; "full", always M.
-        per_step: how many different budgets a step adds up, at most one for each; "sandwich" has two, or one
-            where there is only one budget, and "full" one, whatever is asked.
-        seed: of the sequence.
+        kind: "weighted" draws as above, "uniform" draws each of these budgets equally often, "any" draws a number from
+            1 to M, "sandwich" takes the smallest and the largest in every step, "full" always takes M.
+        per_step: number of different budgets in a step, at most the number of budgets; their losses are averaged. It
+            has no effect for "sandwich", which has two (one if there is only one budget), and "full", which has one.
+        seed: seed of the sequence.
+
+    Raises:
+        ValueError: an unknown kind, or a number out of range.
     """
 
     num_cores: int = 64
@@ -55,14 +62,14 @@ class BudgetSampler:
 
     @cached_property
     def probabilities(self) -> tuple[float, ...]:
-        """Share of the steps of each of `budgets`, were `per_step` 1; "sandwich" has no chance in it."""
+        """Share of the steps of each of `budgets`, for `per_step` 1. "sandwich" does not draw and ignores them."""
         count = len(self.budgets)
         weights = [1 + index // 2 if self.kind == "weighted" else 1 for index in range(count)]
         return tuple(weight / sum(weights) for weight in weights)
 
     @cached_property
     def edges(self) -> tuple[int, ...]:
-        """Rows of the bank at which some budget ends, from 0 to M: the rows between two are active together."""
+        """Rows of the bank at which a budget ends, from 0 to M. The rows between two edges are active together."""
         return (0, *self.budgets)
 
     def __call__(self, step: int) -> tuple[int, ...]:

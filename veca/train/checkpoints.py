@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON in a folder of their own, which appears whole or not at all."""
+"""Checkpoints: each is a folder of safetensors and JSON files, which appears whole or not at all."""
 
 import json
 import os
@@ -16,14 +16,14 @@ _BACKBONE = "backbone."
 
 
 class Checkpoint(NamedTuple):
-    """A run at the end of a step.
+    """A checkpoint has the state of a run at the end of a step.
 
     Attributes:
         step: number of steps done.
-        weights: of the task, by name.
-        optimizer: what the optimiser remembers, by name.
+        weights: weights of the task by name.
+        optimizer: state of the optimiser by name.
         ema: averaged weights by name; empty without averaging.
-        recipe: fields of the recipe, as JSON has them.
+        recipe: fields of the recipe, as in JSON.
     """
 
     step: int
@@ -36,15 +36,15 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """Write a checkpoint beside the older ones, then remove all but the last few.
 
-    It is written under another name, flushed, and renamed: whoever looks sees all of it or nothing.
+    It is written under another name, flushed and renamed, so a reader sees all of it or nothing.
 
     Args:
-        folder: of all checkpoints of the run.
-        checkpoint: to be written.
-        keep: how many to leave.
+        folder: folder of all checkpoints of the run.
+        checkpoint: checkpoint to write.
+        keep: number of checkpoints to keep.
 
     Returns:
-        Its folder, `folder/step-00000100`.
+        Its folder, such as `folder/step-00000100`.
     """
     target = folder / f"{_PREFIX}{checkpoint.step:08d}"
     partial = folder / f".partial-{target.name}"
@@ -73,10 +73,13 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, tensors on the CPU.
+    """Read a checkpoint, with tensors on the CPU.
 
     Args:
-        path: its folder.
+        path: folder of the checkpoint.
+
+    Raises:
+        FileNotFoundError: a file of the checkpoint is missing; the message names it.
     """
     names = ("weights", "optimizer", "ema")
     missing = [n for n in ("state.json", *(f"{name}.safetensors" for name in names)) if not (path / n).is_file()]
@@ -88,15 +91,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_backbone(model: nn.Module, path: str | Path, ema: bool = False) -> nn.Module:
-    """Put the backbone of a checkpoint into a model of the same shape.
+    """Load the backbone weights of a checkpoint into a model.
 
     Args:
-        model: such as the VECA that was trained.
+        model: a model with the same parameters, such as the VECA that was trained.
         path: a checkpoint, or the folder of a run, whose last checkpoint is taken.
         ema: take the averaged weights, which the run must have kept.
 
     Returns:
         The model.
+
+    Raises:
+        FileNotFoundError: no checkpoint at `path`.
+        ValueError: averaged weights of a run that kept none.
     """
     path = Path(path)
     if not (path / "state.json").is_file():

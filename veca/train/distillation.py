@@ -1,7 +1,7 @@
-"""Distillation: a VECA learns the features of a frozen teacher, without labels.
+"""Distillation (arXiv 2605.12491): a VECA learns the features of a frozen teacher, without labels.
 
-Both see the same image. The student's global token and patches are drawn to the teacher's; its cores beyond the
-first have no loss of their own.
+Both get the same image. The loss compares the student's global token and patches with the teacher's. No loss term
+uses the cores beyond the first.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ class DistillationTask(nn.Module):
     """A student and the loss against its teacher.
 
     Args:
-        backbone: the student; of the teacher's width, see `output_dim` of `VECA`, and of its number of patches.
-        teacher: anything `tokens_of` takes. It is frozen, and is no part of the parameters or the state dict.
-        standardize: subtract from each target token its mean over the width and divide by its deviation; the raw
-            features otherwise.
-        teacher_pixels: how many pixels the teacher takes at once, for large images; None takes the whole batch.
-        patch_weight, mse_weight: of `distillation_terms`.
+        backbone: the student. It must have the teacher's width (see `output_dim` of `VECA`) and number of patches.
+        teacher: a model that `tokens_of` takes. It is frozen, and is not in the parameters or the state dict.
+        standardize: subtract from each target token its mean over the width, and divide by its deviation. False takes
+            the raw features.
+        teacher_pixels: number of pixels that the teacher takes at once, for large images; None takes the whole batch.
+        patch_weight, mse_weight: weights of the terms, see `distillation_terms`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class DistillationTask(nn.Module):
     ):
         super().__init__()
         self.backbone = backbone
-        self._outside = (freeze(teacher),)  # in a tuple, where neither optimiser nor DDP nor checkpoints look
+        self._outside = (freeze(teacher),)  # a tuple hides it from the optimiser, DDP and checkpoints
         self.standardize = standardize
         self.teacher_pixels = teacher_pixels
         self.patch_weight = patch_weight
@@ -50,14 +50,18 @@ class DistillationTask(nn.Module):
 
     @property
     def teacher(self) -> nn.Module:
+        """The frozen teacher."""
         return self._outside[0]
 
     def forward(self, batch: dict[str, Tensor], num_cores: int | None = None) -> dict[str, Tensor]:
-        """Loss terms of a batch; the loss is their sum.
+        """Loss terms of a batch. The loss is their sum.
 
         Args:
-            batch: "image" (B, 3, height, width), normalised for both.
+            batch: a dict with "image" (B, 3, height, width), normalised for student and teacher.
             num_cores: budget of the student.
+
+        Returns:
+            Scalars by name, as from `distillation_terms`.
         """
         targets = self.targets(batch["image"])
         features = tokens_of(self.backbone, batch["image"], num_cores)
@@ -65,14 +69,14 @@ class DistillationTask(nn.Module):
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tokens:
-        """What the teacher gives for images (B, 3, height, width)."""
-        pieces = images.split(largest_batch(images, self.teacher_pixels))
-        parts = zip(*(tokens_of(self.teacher, piece) for piece in pieces), strict=True)
+        """The teacher's tokens of images (B, 3, height, width), fp32."""
+        chunks = images.split(largest_batch(images, self.teacher_pixels))
+        parts = zip(*(tokens_of(self.teacher, chunk) for chunk in chunks), strict=True)
         targets = (torch.cat(part).float() for part in parts)
         return Tokens(*(F.layer_norm(x, x.shape[-1:]) if self.standardize else x for x in targets))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        self.teacher._apply(fn, recurse)  # so that .to(device) moves it too
+        self.teacher._apply(fn, recurse)  # .to(device) moves the teacher too
         return super()._apply(fn, recurse)
 
 
@@ -84,18 +88,18 @@ def held_out_losses(
     budgets: Sequence[int | None],
     batch_size: int = 32,
 ) -> dict[str, float]:
-    """Loss on images that are not varied, at every size and budget. The paper chooses its last weights by the mean.
+    """Loss on images without augmentation, at every size and budget. The paper chooses its last weights by the mean.
 
     Args:
-        task: is evaluated in evaluation mode, and left as it was.
-        images: as `ImageBatches` takes them.
-        sizes: sides of the central crops, pixels.
-        budgets: numbers of cores; (None,) for a student without budgets.
-        batch_size: images at once.
+        task: the task. It runs in evaluation mode, and its mode is restored.
+        images: images, as for `ImageBatches`.
+        sizes: sides of the central crops in pixels.
+        budgets: numbers of active cores; (None,) for a student without budgets.
+        batch_size: number of images in a batch.
 
     Returns:
-        The mean over the images by "<size> px, <budget> cores", or "<size> px" without budgets, and the mean of these
-        as "mean".
+        Mean losses over the images by "<size> px, <budget> cores", or by "<size> px" without budgets. Their mean is
+        "mean".
     """
     device = next(task.parameters()).device
     was_training = task.training
@@ -119,12 +123,12 @@ def held_out_losses(
 def teacher_cosine(
     task: DistillationTask, images: str | Path | Sequence[Path], size: int, batch_size: int = 32
 ) -> float:
-    """How far the student has come: the mean cosine between its patches and the teacher's, with all cores.
+    """The mean cosine between the student's patches, with all cores, and the teacher's.
 
     Args:
-        task: is evaluated in evaluation mode, and left as it was.
+        task: the task. It runs in evaluation mode, and its mode is restored.
         images, batch_size: as in `held_out_losses`.
-        size: side of the central crops, pixels.
+        size: side of the central crops in pixels.
     """
     device = next(task.parameters()).device
     was_training = task.training

@@ -1,10 +1,10 @@
-"""The training loop: one for every task, on one process or many.
+"""The training loop for every task, on one process or many.
 
     checkpoint = train(task, source, recipe, "out/run")
 
-A run writes `log.jsonl`, one row a logged step, and `checkpoints/step-00000500`. Started again with the same recipe it
-goes on from the last checkpoint and ends with the same bits as a run never stopped: the order of the images, budgets,
-sizes, augmentation and the state of torch's generators are all functions of the seed and the step.
+A run writes `log.jsonl`, with one row for each logged step, and folders such as `checkpoints/step-00000500`. Started
+again with the same recipe, it goes on from the last checkpoint and ends bit-equal to a run that never stopped. Order of
+the images, budgets, sizes, augmentation and the state of torch's generators all follow from the seed and the step.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from .schedules import warmup_cosine
 __all__ = ["train"]
 
 _log = logging.getLogger(__name__)
-_FREE = {"log_every", "save_every", "workers"}  # what may change when a run resumes
+_FREE = {"log_every", "save_every", "workers"}  # fields of the recipe that may change when a run resumes
 
 
 def train(
@@ -48,28 +48,28 @@ def train(
     validate: Callable[[nn.Module], dict[str, Any]] | None = None,
     stop_at: int | None = None,
 ) -> Path:
-    """Train a task, or go on training it.
+    """Train a task. A run that was stopped goes on.
 
-    The task's loss is the sum of the terms that `task(batch, num_cores)` returns, in a dict; `task.backbone` is a
-    VECA, whose budgets change from step to step, or a model without cores, which is given num_cores=None. On a CPU
-    denormal numbers are flushed to zero, and on a GPU fp32 products may use TF32. The global generators of torch are
-    seeded in every step.
+    `task(batch, num_cores)` returns a dict of loss terms, and the loss is their sum. `task.backbone` is a VECA, whose
+    budget changes from step to step, or a model without cores, which gets num_cores=None. On a CPU denormal numbers
+    are flushed to zero. On a GPU fp32 products may use TF32. Every step seeds torch's global generators.
 
     Args:
-        task: a `SupervisedTask`, a `DistillationTask`, or another module of that form. Trained in place.
-        source: of the images; see `veca.train.batches`.
-        recipe: how.
-        out: folder of the run. If it has a checkpoint the run goes on from there, given the same recipe.
-        device: where; None takes a GPU if there is one.
-        validate: called with the task whenever a checkpoint is written and at the end; what it returns joins the log.
-        stop_at: stop after this many steps of the recipe, with a checkpoint, to be continued; None runs all.
+        task: a `SupervisedTask`, a `DistillationTask`, or another module of that form. It is trained in place.
+        source: source of the images; see `veca.train.batches`.
+        recipe: recipe of the training.
+        out: folder of the run. If it has a checkpoint of the same recipe, the run goes on from there.
+        device: device to train on; None takes a GPU if there is one.
+        validate: function of the task that is called with every checkpoint and at the end. Its result joins the log.
+        stop_at: number of steps of the recipe after which to stop with a checkpoint, to go on later; None runs all.
 
     Returns:
         The folder of the last checkpoint.
 
     Raises:
-        FloatingPointError: a term of the loss or the gradient is not finite. Names step, terms, budgets and images.
-        ValueError: `out` holds a run with another recipe.
+        FloatingPointError: a term of the loss or the gradient is not finite. The message names step, terms, budgets
+            and images.
+        ValueError: `out` has a run with another recipe.
     """
     with join_world(device) as world:
         run = _Run(task, source, recipe, Path(out), world)
@@ -77,7 +77,7 @@ def train(
 
 
 class _Run:
-    """What a run holds between two steps."""
+    """State of a run between two steps."""
 
     def __init__(self, task: nn.Module, source: Source, recipe: Recipe, out: Path, world: World):
         self.task, self.source, self.recipe, self.out, self.world = task, source, recipe, out, world
@@ -146,7 +146,7 @@ class _Run:
         return self.path
 
     def advance(self, step: int, loader: Iterator[dict[str, Tensor]]) -> dict[str, Any]:
-        """One step of the optimiser; returns its row of the log."""
+        """Run one step of the optimiser. Returns its row of the log."""
         recipe = self.recipe
         torch.manual_seed(draw_seed(recipe.seed, step, self.world.rank, 3))
         budgets = self.sampler(step) if self.sampler else (None,)
@@ -169,7 +169,11 @@ class _Run:
         return row | {"lr": lr, "budgets": list(budgets), "size": size}
 
     def backward(self, budgets: tuple, loader: Iterator[dict[str, Tensor]]) -> tuple[dict[str, float], list[int]]:
-        """Gradients of a step; the mean of each term over micro-batches, budgets and processes, and the image size."""
+        """Compute the gradients of a step.
+
+        Returns:
+            The mean of each loss term over micro-batches, budgets and processes, and the image size.
+        """
         recipe, device = self.recipe, self.world.device
         passes = recipe.accumulate * len(budgets)
         sums: dict[str, Tensor] = {}
@@ -200,7 +204,7 @@ class _Run:
         )
 
     def save(self) -> None:
-        """All processes gather, the first writes."""
+        """Write a checkpoint. All processes gather the tensors, and the first writes them."""
         weights = {name: _whole(tensor) for name, tensor in self.task.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         ema = {name: _whole(tensor) for name, tensor in self.ema.items()}
@@ -215,7 +219,7 @@ class _Run:
 
 
 class _Log:
-    """A file of JSON rows. Rows from a step on are dropped first: they are of a run that went beyond its checkpoint."""
+    """A file of JSON rows. Rows from `step` on are dropped first, because a run may have gone beyond its checkpoint."""
 
     def __init__(self, path: Path, step: int):
         self.path = path
@@ -244,7 +248,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, reference: Tensor) -> Tensor:
-    """A whole tensor where, and sharded as, another is."""
+    """A whole tensor, moved to the device of another and sharded in the same way."""
     value = value.to(reference.device)
     if isinstance(reference, DTensor):
         return distribute_tensor(value, reference.device_mesh, reference.placements)

@@ -1,4 +1,4 @@
-"""Losses of training. All are computed in fp32, whatever autocast does around them.
+"""Training losses. They are always computed in fp32, also under autocast.
 
 Shapes: B images, P patches, E width of the teacher.
 """
@@ -18,18 +18,23 @@ def distillation_terms(
     patch_weight: float = 1.0,
     mse_weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    """The three terms of VECA's distillation, weighted; the loss is their sum.
+    """The three terms of VECA's distillation loss (arXiv 2605.12491). The loss is their sum.
 
-        1 - cos(g, g_T),    mean_p (1 - cos(f_p, f_Tp)),    mean (f - f_T) ** 2
+        global = 1 - cos(g, g_T)
+        patch  = patch_weight * mean_p (1 - cos(f_p, f_Tp))
+        mse    = patch_weight * mse_weight * mean (f - f_T) ** 2
 
     Args:
         global_token, patches: g (B, E) and f (B, P, E) of the student.
-        teacher_global, teacher_patches: g_T and f_T, same shapes.
-        patch_weight: of the second and the third term.
-        mse_weight: of the third term within them.
+        teacher_global, teacher_patches: g_T and f_T of the teacher, in the same shapes.
+        patch_weight: weight of the second and the third term.
+        mse_weight: further weight of the third term.
 
     Returns:
         "global", "patch" and "mse", scalars in fp32.
+
+    Raises:
+        ValueError: student and teacher have different shapes.
     """
     for name, student, teacher in (
         ("global tokens", global_token, teacher_global),
@@ -50,11 +55,11 @@ def distillation_terms(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy over everything that carries a label.
+    """Mean cross entropy over all entries with a label.
 
     Args:
-        logits: (..., classes).
-        labels: (...), integers; -100 is left out.
+        logits: logits (..., classes).
+        labels: integer labels (...); entries with -100 are left out.
     """
     with torch.autocast(logits.device.type, enabled=False):
         return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten().long(), ignore_index=-100)

@@ -1,4 +1,4 @@
-"""One global token and one token a patch, from whatever gives them: VECA, timm's models, any module of a pair."""
+"""The global token and the patch tokens of VECA, of timm's models, or of any module that returns the pair."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +17,8 @@ class Tokens(NamedTuple):
     """Features of a batch of images.
 
     Attributes:
-        global_token: (B, E).
-        patches: (B, P, E), row by row.
+        global_token: one token for each image, (B, E).
+        patches: patch tokens (B, P, E), row by row.
     """
 
     global_token: Tensor
@@ -26,13 +26,16 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(model: nn.Module, images: Tensor, num_cores: int | None = None) -> Tokens:
-    """Features of images by any of the models that training knows.
+    """Features of images from any model that training supports.
 
     Args:
-        model: a VECA; a model of timm, whose class token is the global one, or else the mean of its patches; or a
-            module that returns the pair (global token, patches).
-        images: (B, 3, height, width), normalised.
-        num_cores: budget of a VECA; the others have none, and take None only.
+        model: a VECA, a timm model, or a module that returns the pair (global token, patches). The global token of a
+            timm model is its class token, or else the mean of its patches.
+        images: normalised images (B, 3, height, width).
+        num_cores: budget of a VECA. Other models have none and take only None.
+
+    Raises:
+        ValueError: `num_cores` for a model without cores.
     """
     if isinstance(model, VECA):
         record = model.forward_features(images, num_cores)
@@ -42,26 +45,29 @@ def tokens_of(model: nn.Module, images: Tensor, num_cores: int | None = None) ->
     if not hasattr(model, "forward_features"):
         return Tokens(*model(images))
     x = model.forward_features(images)
-    if x.ndim == 4:  # a map, of a hierarchical model
+    if x.ndim == 4:  # a hierarchical model returns a map
         x = x if getattr(model, "output_fmt", "NCHW") == "NHWC" else x.movedim(1, -1)
         return Tokens(x.mean((1, 2)), x.flatten(1, 2))
     patches = x[:, getattr(model, "num_prefix_tokens", 0) :]
     has_class = getattr(model, "cls_token", None) is not None
-    norm = getattr(model, "fc_norm", nn.Identity())  # of models that normalise after pooling, where timm has it
+    norm = getattr(model, "fc_norm", nn.Identity())  # timm has this norm in models that normalise after pooling
     return Tokens(norm(x[:, 0] if has_class else patches.mean(1)), norm(patches))
 
 
 def load_teacher(name: str, weights: str | Path | None = None) -> nn.Module:
-    """A model of timm, frozen.
+    """Load a timm model as a frozen teacher.
 
     Args:
-        name: of the model, such as "vit_base_patch16_dinov3.lvd1689m".
-        weights: a .safetensors file; "random" for tests; None asks the hub for the weights that `name` stands for.
+        name: name of the model, such as "vit_base_patch16_dinov3.lvd1689m".
+        weights: a .safetensors file, or "random" for tests. None downloads the weights of `name` from the hub.
+
+    Raises:
+        ValueError: a file of another kind.
     """
     options = dict(pretrained=weights is None, num_classes=0)
     try:
         teacher = timm.create_model(name, dynamic_img_size=True, **options)
-    except TypeError:  # convolutions know no such argument, and need none
+    except TypeError:  # convolutional models have no such argument and do not need it
         teacher = timm.create_model(name, **options)
     if weights is not None and weights != "random":
         if Path(weights).suffix != ".safetensors":
@@ -71,10 +77,18 @@ def load_teacher(name: str, weights: str | Path | None = None) -> nn.Module:
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """The module itself, in evaluation mode, without gradients."""
+    """Put a module in evaluation mode without gradients, and return it."""
     return module.eval().requires_grad_(False)
 
 
 def largest_batch(images: Tensor, pixels: int | None) -> int:
-    """How many of the images (B, 3, height, width) to take at once so that they hold at most so many pixels."""
+    """How many of the images (B, 3, height, width) may be taken at once.
+
+    Args:
+        images: the images.
+        pixels: largest number of pixels; None takes all images.
+
+    Returns:
+        Number of images, at least 1.
+    """
     return len(images) if pixels is None else max(pixels // torch.Size(images.shape[2:]).numel(), 1)

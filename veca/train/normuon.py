@@ -1,4 +1,4 @@
-"""NorMuon: momentum made orthogonal, then every row scaled to the same size.
+"""The optimiser NorMuon makes the momentum orthogonal, then scales every row to the same size.
 
     momentum <- beta1 momentum + (1 - beta1) gradient
     update    = polar((1 - beta1) gradient + beta1 momentum)
@@ -6,8 +6,11 @@
     update    = update / sqrt(second),  scaled to a root mean square of 0.2
     weight   <- weight - lr (update + weight_decay * weight where both have the same sign)
 
-arXiv 2510.05491, with Nesterov momentum, with the decay of arXiv 2510.12402 and with the polar factor by the five
-polynomials of arXiv 2505.16932. A root mean square of 0.2 is about AdamW's, so that it takes AdamW's learning rate.
+    NorMuon                           arXiv 2510.05491, here with Nesterov momentum
+    weight decay                      arXiv 2510.12402
+    polar factor, five polynomials    arXiv 2505.16932
+
+A root mean square of 0.2 is about that of AdamW's updates, so AdamW's learning rates can be used.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,11 +36,11 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor
     """The nearest matrices with singular values of 1, to within about 0.2.
 
     Args:
-        matrix: (..., rows, columns).
-        dtype: of the products.
+        matrix: matrices (..., rows, columns).
+        dtype: dtype of the products.
 
     Returns:
-        Same shape, in `dtype`.
+        Matrices of the same shape, in `dtype`.
     """
     x = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
     x = (x / (_SAFETY * torch.linalg.matrix_norm(x, keepdim=True)).clamp_min(1e-7)).to(dtype)
@@ -48,15 +51,20 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor
 
 
 class NorMuon(torch.optim.Optimizer):
-    """For weight matrices only. A group may set `splits`: how many equal matrices its weights are a stack of, three
-    for a fused qkv projection.
+    """NorMuon for weight matrices; see the module.
+
+    A group may set `splits`, the number of equal matrices that are stacked in its weights. A fused qkv projection has
+    three.
 
     Args:
         params: 2-D parameters, or groups of them.
         lr: learning rate, on AdamW's scale.
-        weight_decay: times the learning rate.
+        weight_decay: weight decay, which is multiplied by the learning rate.
         momentum, beta2: decay rates of the momentum and of the rows' second moments.
-        eps: added to the root of the second moments.
+        eps: number added to the root of the second moments.
+
+    Raises:
+        ValueError: a parameter that is not a matrix, or whose rows `splits` does not divide.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class NorMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters that have a gradient. Returns the loss of `closure`, or None without one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

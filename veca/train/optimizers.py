@@ -1,4 +1,4 @@
-"""Optimisers that leave inactive cores alone, and the groups their parameters fall into."""
+"""An optimiser that does not change inactive cores, and the groups of its parameters."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..model.backbone import VECA
-from .bank import RowPieces
+from .bank import RowSlices
 from .budgets import BudgetSampler
 from .normuon import NorMuon
 
@@ -26,22 +26,26 @@ def parameter_groups(
     muon: bool = False,
     edges: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """All trainable parameters in groups for an optimiser.
+    """Sort all trainable parameters into groups for an optimiser.
 
     Args:
-        module: a VECA, or anything that holds one or none.
-        weight_decay: of the groups that decay.
-        decay: "default" exempts parameters of one dimension and those that a model names in `no_weight_decay()`:
-            for a VECA its cores, their coordinates and step sizes. "paper" exempts nothing.
-        muon: put the matrices of a VECA, or of a ViT of timm, in groups with `muon=True`: all linears but the
-            coordinate heads, the second linear of the last MLP and the classifier. The fused qkv weights have a group
-            with `splits=3`.
-        edges: rows at which a budget may end, from 0 to M: cores and coordinates are cut there (see
-            `RowPieces`); None keeps them whole.
+        module: a VECA, or a module that may contain one.
+        weight_decay: weight decay of the groups that decay.
+        decay: which parameters decay. "default" exempts those of one dimension and those that a model names in
+            `no_weight_decay()`. For a VECA these are its cores, their coordinates and step sizes. "paper" exempts
+            nothing.
+        muon: put the matrices of a VECA or of a timm ViT in groups with `muon=True`. These are the weights of all
+            linear layers but the coordinate heads, the second layer of the last MLP, and the classifier. The fused
+            qkv weights have a group with `splits=3`.
+        edges: rows at which a budget may end, from 0 to M. Cores and coordinates are cut there (see `RowSlices`).
+            None does not cut them.
 
     Returns:
-        Dicts with `params`, `names`, `weight_decay`, `muon`, `splits`, and `pieces` (the `RowPieces` in this
-        group). No group is empty.
+        Dicts with `params`, `names`, `weight_decay`, `muon`, `splits` and `slices`, the `RowSlices` of the group. No
+        group is empty.
+
+    Raises:
+        ValueError: an unknown `decay`.
     """
     if decay not in _DECAYS:
         raise ValueError(f"expected decay to be one of {', '.join(_DECAYS)}, got {decay!r}")
@@ -61,20 +65,20 @@ def parameter_groups(
                 "weight_decay": weight_decay if decays else 0.0,
                 "muon": name in splits,
                 "splits": splits.get(name, 1),
-                "pieces": [],
+                "slices": [],
             },
         )
         named = [(name, parameter)]
         if name in bank:
-            group["pieces"].append(RowPieces(name, parameter, edges))
-            named = list(group["pieces"][-1].named_parameters())
+            group["slices"].append(RowSlices(name, parameter, edges))
+            named = list(group["slices"][-1].named_parameters())
         group["names"] += [name for name, _ in named]
         group["params"] += [parameter for _, parameter in named]
     return list(groups.values())
 
 
 class ElasticOptimizer:
-    """An optimiser whose step leaves cores beyond the budget, and all it keeps for them, bit-identical.
+    """An optimiser that does not change inactive cores or their state, not even by momentum or weight decay.
 
         optimizer = ElasticOptimizer(model, lr=4e-4, weight_decay=0.01)
         model.forward_features(images, num_cores=16).global_token.square().mean().backward()
@@ -82,15 +86,19 @@ class ElasticOptimizer:
         optimizer.zero_grad()
 
     Args:
-        module: a VECA, or anything that holds one or none; already on its device.
-        kind: "adamw"; "sgd" with momentum 0.9; "normuon" for the matrices of a VECA or a ViT and AdamW for the rest.
+        module: a VECA, or a module that may contain one, already on its device.
+        kind: "adamw", "sgd" with momentum 0.9, or "normuon" for the matrices of a VECA or a ViT and AdamW for the
+            rest.
         lr: learning rate of all groups.
-        weight_decay, decay: of `parameter_groups`.
-        edges: rows at which a budget may end; None takes those of `BudgetSampler(M)`, the multiples of 8.
+        weight_decay, decay: arguments of `parameter_groups`.
+        edges: rows at which a budget may end. None takes those of `BudgetSampler(M)`, the multiples of 8.
 
     Attributes:
-        optimizers: the torch optimisers inside, one or two.
-        pieces: the `RowPieces` of the cores and of their coordinates.
+        optimizers: the torch optimisers, one or two.
+        slices: the `RowSlices` of the cores and of their coordinates.
+
+    Raises:
+        ValueError: an unknown kind, or "normuon" without a VECA or ViT, or with sharded matrices.
     """
 
     def __init__(
@@ -108,7 +116,7 @@ class ElasticOptimizer:
         if edges is None and sizes:
             edges = BudgetSampler(sizes[0]).edges
         groups = parameter_groups(module, weight_decay, decay, kind == "normuon", edges)
-        self.pieces = [pieces for group in groups for pieces in group.pop("pieces")]
+        self.slices = [slices for group in groups for slices in group.pop("slices")]
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._names = {p: name for group in groups for name, p in zip(group.pop("names"), group["params"], strict=True)}
         muon: list[dict[str, Any]] = []
@@ -127,19 +135,19 @@ class ElasticOptimizer:
             self.optimizers = [torch.optim.SGD(rest, lr, momentum=0.9)]
 
     def set_lr(self, lr: float) -> None:
-        """A new learning rate for all groups."""
+        """Set the learning rate of all groups."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
     def step(self, num_cores: int | None = None) -> None:
-        """Move everything that has a gradient, but of the bank only the first rows.
+        """Update all parameters that have a gradient, but only the first rows of the core bank.
 
         Args:
-            num_cores: the largest budget that the gradients come from; None means all cores.
+            num_cores: the largest budget among the passes that made the gradients; None means all cores.
         """
-        for pieces in self.pieces:
-            pieces.take_gradients(len(pieces.parameter) if num_cores is None else num_cores)
+        for slices in self.slices:
+            slices.take_gradients(len(slices.parameter) if num_cores is None else num_cores)
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -147,11 +155,11 @@ class ElasticOptimizer:
         """Drop all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
-        for pieces in self.pieces:
-            pieces.drop_gradients()
+        for slices in self.slices:
+            slices.drop_gradients()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the optimisers remember, whole tensors called "<parameter>.<what>"; nothing before the first step."""
+        """State of the optimisers as whole tensors named "<parameter>.<what>"; empty before the first step."""
         return {
             f"{name}.{key}": value.full_tensor() if isinstance(value, DTensor) else value
             for name, parameter, optimizer in self._named()
@@ -160,10 +168,13 @@ class ElasticOptimizer:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` gave.
+        """Restore a state from `state_dict`.
 
         Args:
-            state: of an optimiser of the same kind, over the same module, cut at the same edges.
+            state: state of an optimiser of the same kind, over the same module, with the same edges.
+
+        Raises:
+            ValueError: a state with other names or numbers of rows.
         """
         known = {name: (parameter, optimizer) for name, parameter, optimizer in self._named()}
         foreign = sorted({key.rpartition(".")[0] for key in state} - known.keys())
@@ -189,7 +200,7 @@ class ElasticOptimizer:
 
 
 def _exempt(module: nn.Module) -> set[str]:
-    """Full names of what the models inside keep from decay."""
+    """Full names of the parameters that `no_weight_decay()` of the models inside names."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, child in module.named_modules()
@@ -208,7 +219,7 @@ def _bank(module: nn.Module) -> set[str]:
 
 
 def _muon_splits(module: nn.Module) -> dict[str, int]:
-    """Full names of the matrices for Muon, and of how many matrices each is a stack."""
+    """Full names of the matrices for Muon, with the number of matrices that are stacked in each."""
     splits = {}
     for prefix, model in module.named_modules():
         if not isinstance(model, VECA | VisionTransformer):

@@ -1,8 +1,8 @@
-"""One process or many: joining them, spreading a task over them, averaging over them.
+"""Training on one process or many: joining the processes, distributing a task over them, and averaging over them.
 
-Under `torchrun` every process runs the same program on its share of each batch. DDP keeps a copy of the model in each;
-FSDP2 keeps a share of every block's parameters. The core bank is whole everywhere: it is small, and its rows are what
-the optimiser must be able to skip.
+Under `torchrun` every process runs the same program on its share of each batch. DDP keeps a copy of the model in each
+process. FSDP2 keeps a share of every block's parameters. The core bank is whole in every process. It is small, and the
+optimiser must be able to skip its rows.
 """
 
 import os
@@ -25,14 +25,20 @@ __all__ = ["Spread", "World", "join_world", "total_norm"]
 
 @dataclass(frozen=True)
 class World:
-    """Which of how many processes this one is, and where it computes."""
+    """The processes of a run.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        device: device on which this process computes.
+    """
 
     rank: int
     size: int
     device: torch.device
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average over the processes; the input itself where there is one. May overwrite its input."""
+        """Average over the processes. With one process it returns the input; with more it overwrites the input."""
         if self.size == 1:
             return values
         dist.all_reduce(values)
@@ -41,10 +47,10 @@ class World:
 
 @contextmanager
 def join_world(device: str | torch.device | None = None) -> Iterator[World]:
-    """Join the processes that `torchrun` started, if it did, and leave them at the end.
+    """Join the processes that `torchrun` started, if any, and leave them at the end.
 
     Args:
-        device: where to compute; None takes the GPU of this process if there is one, else the CPU.
+        device: device to compute on. None takes the GPU of this process if there is one, else the CPU.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device is None:
@@ -67,15 +73,18 @@ def join_world(device: str | torch.device | None = None) -> Iterator[World]:
 
 
 class Spread:
-    """A task over the processes of a world.
+    """A task distributed over the processes of a world.
 
     Args:
-        task: on its device.
+        task: the task, on its device.
         world: the processes.
-        how: "ddp" or "fsdp"; without effect where there is one process.
+        how: "ddp" or "fsdp". It has no effect with one process.
 
     Attributes:
-        forward: call it in place of the task.
+        forward: the distributed task, to be called in place of the task.
+
+    Raises:
+        ValueError: an unknown `how`.
     """
 
     def __init__(self, task: nn.Module, world: World, how: str = "ddp"):
@@ -100,7 +109,7 @@ class Spread:
         return _without_exchange(self.forward) if isinstance(self.forward, FSDPModule) else nullcontext()
 
     def finish_gradients(self) -> None:
-        """Average what backward did not: the gradients of the whole parameters beside sharded ones."""
+        """Average the gradients that backward did not average: those of whole parameters beside sharded ones."""
         for parameter in self._whole:
             if parameter.grad is not None:
                 parameter.grad = self._world.mean(parameter.grad)
@@ -126,7 +135,7 @@ def _without_exchange(module: FSDPModule) -> Iterator[None]:
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients together, of sharded ones over all processes."""
+    """Euclidean norm of all gradients together. Sharded gradients count over all processes."""
     sharded = [g for g in gradients if isinstance(g, DTensor)]
     whole = [g for g in gradients if not isinstance(g, DTensor)]
     norms = [torch.nn.utils.get_total_norm(part) for part in (sharded, whole) if part]

@@ -1,8 +1,8 @@
-"""Recipes: everything that decides how a run goes, as frozen dataclasses built by plain functions.
+"""Recipes: all settings of a run, as frozen dataclasses that plain functions build.
 
     recipe = dataclasses.replace(nano_scenes(), steps=500)
 
-Batch sizes are those of an optimiser step over all processes, so that a run means the same on any machine.
+Batch sizes are those of an optimiser step over all processes, so they do not depend on the number of processes.
 """
 
 from dataclasses import dataclass
@@ -14,24 +14,27 @@ __all__ = ["DistillationRecipe", "Recipe", "ScenesRecipe", "nano_scenes", "paper
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the loop needs to know.
+    """Settings of the training loop.
 
     Attributes:
-        steps: optimiser steps.
-        batch_size: images a step, over all processes and micro-batches.
-        warmup_steps, lr_max, lr_min: of `warmup_cosine`.
+        steps: number of optimiser steps.
+        batch_size: number of images in a step, over all processes and micro-batches.
+        warmup_steps, lr_max, lr_min: arguments of `warmup_cosine`.
         optimizer: "adamw", "sgd" or "normuon".
-        weight_decay, decay: of `parameter_groups`.
-        budgets, budgets_per_step: kind and per_step of `BudgetSampler`.
-        clip_norm: largest norm of the gradient; None never clips.
-        ema_decay: of the averaged weights, such as 0.9999; None keeps none.
-        accumulate: micro-batches of a step.
+        weight_decay, decay: arguments of `parameter_groups`.
+        budgets, budgets_per_step: `kind` and `per_step` of `BudgetSampler`.
+        clip_norm: largest norm of the gradient; None does not clip.
+        ema_decay: decay of the averaged weights, such as 0.9999; None keeps no averages.
+        accumulate: number of micro-batches in a step.
         precision: "fp32", or "bf16" for autocast with fp32 weights.
         grad_checkpointing: recompute blocks in the backward pass.
-        parallel: "ddp" or "fsdp" where there are several processes.
-        seed: of everything: order, budgets, sizes, augmentation, dropout.
-        workers: processes that prepare batches; 0 does it in the loop.
-        log_every, save_every: steps between rows of the log and between checkpoints.
+        parallel: "ddp" or "fsdp", for several processes.
+        seed: seed of all random choices: order, budgets, sizes, augmentation, dropout.
+        workers: number of processes that prepare batches; 0 prepares them in the loop.
+        log_every, save_every: numbers of steps between rows of the log and between checkpoints.
+
+    Raises:
+        ValueError: an unknown precision, or a number out of range.
     """
 
     steps: int = 1000
@@ -72,13 +75,13 @@ class ScenesRecipe(Recipe):
     """Supervised training on drawn scenes: shape and colour of the main object, and the class of every patch.
 
     Attributes:
-        model, num_cores, drop_path_rate: of the VECA.
+        model, num_cores, drop_path_rate: name of the VECA, and two of its arguments.
         baseline: train `equal_vit` of that VECA instead.
-        size: side of the scenes, pixels.
-        cells: side of the grid of labels within a patch, for the segmentation; the patch size labels pixels.
-        patch_weight: of the segmentation's term in the loss.
-        scenes: how many there are to train on.
-        held_out: how many others to evaluate on, at each checkpoint.
+        size: side of the scenes in pixels.
+        cells: side of the grid of labels within a patch, for the segmentation. The patch size labels pixels.
+        patch_weight: weight of the segmentation in the loss.
+        scenes: number of scenes to train on.
+        held_out: number of other scenes to evaluate on, at each checkpoint.
     """
 
     model: str = "veca_nano_patch8"
@@ -97,13 +100,13 @@ class DistillationRecipe(Recipe):
     """Distillation from a frozen teacher.
 
     Attributes:
-        model, num_cores: of the student. "converted" is the teacher with its attention swapped by
+        model, num_cores: name and cores of the student. "converted" is the teacher with its attention replaced by
             `veca.convert_vit`, a timm ViT without budgets.
-        rope_shift, rope_scale: random shift and scale of the patch coordinates, of `VECA`.
+        rope_shift, rope_scale: random shift and scale of the patch coordinates, arguments of `VECA`.
         resolutions: `phases` of `ResolutionSchedule`.
-        standardize, teacher_pixels: of `DistillationTask`.
-        augment: of `ImageBatches`.
-        copy_patch_embedding: start with the teacher's patch embedding, where the shapes agree.
+        standardize, teacher_pixels: arguments of `DistillationTask`.
+        augment: argument of `ImageBatches`.
+        copy_patch_embedding: start with the teacher's patch embedding if the shapes agree.
     """
 
     model: str = "veca_base_patch16"
@@ -122,7 +125,7 @@ class DistillationRecipe(Recipe):
 
 
 def nano_scenes() -> ScenesRecipe:
-    """A VECA of 2.7 M parameters on 64-pixel scenes, each seen once: an hour on one CPU core, no files."""
+    """Train a VECA of 2.7 M parameters on 64-pixel scenes, each seen once. Takes an hour on one CPU core, no files."""
     return ScenesRecipe(
         steps=3000,
         batch_size=32,
@@ -139,7 +142,7 @@ def nano_scenes() -> ScenesRecipe:
 
 
 def tiny() -> DistillationRecipe:
-    """A student of 2.8 M parameters at 64 and 96 pixels: a first look at a teacher, on a CPU."""
+    """Distil a student of 2.8 M parameters at 64 and 96 pixels, as a first look at a teacher on a CPU."""
     return DistillationRecipe(
         model="veca_nano_patch16",
         steps=300,
@@ -156,11 +159,11 @@ def tiny() -> DistillationRecipe:
 def paper_stage1(num_images: int = 1_700_000) -> DistillationRecipe:
     """The paper's first stage: 135 epochs at 256 pixels, 25 of them warm-up, batches of 768.
 
-    arXiv 2605.12491 trains on Objects365 with DINOv3 ViT-B/16 as the teacher, decays everything, and takes NorMuon
-    for the matrices. Hours and devices are not published; we have not run it.
+    arXiv 2605.12491 trains on Objects365 with DINOv3 ViT-B/16 as the teacher. It decays all parameters, and uses
+    NorMuon for the matrices. Hours and devices are not published, and we have not run it.
 
     Args:
-        num_images: in the data set, from which the steps follow; about 1.7 million in Objects365.
+        num_images: number of images in the data set, from which the steps follow; about 1.7 million in Objects365.
     """
     batch_size = 768
     return DistillationRecipe(
@@ -181,10 +184,13 @@ def paper_stage1(num_images: int = 1_700_000) -> DistillationRecipe:
 
 
 def paper_stage2() -> DistillationRecipe:
-    """The paper's second stage: 50,000 steps at 256 to 768 pixels, from the weights of the first.
+    """The paper's second stage (arXiv 2605.12491): 50,000 steps, from the weights of the first.
 
-    Of the first 7,000 steps, the warm-up, 35, 35 and 30 % are at 256, 384 and 512 pixels; then 15, 25, 30 and 30 %
-    at 256, 384, 512 and 768. The teacher takes about 128 images of 256 pixels, or 14 of 768, at once.
+        share of the steps at               256    384    512    768 pixels
+        first 7,000 steps, the warm-up     35 %   35 %   30 %      -
+        later steps                        15 %   25 %   30 %   30 %
+
+    The teacher takes about 128 images of 256 pixels at once, or 14 of 768 pixels.
     """
     return DistillationRecipe(
         steps=50_000,

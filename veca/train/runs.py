@@ -1,4 +1,4 @@
-"""Whole runs: what the commands `veca train` and `veca distill` do."""
+"""Whole runs, as of the commands `veca train` and `veca distill`."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ _EVALUATED_AT_ONCE = 50
 
 
 def scenes_task(recipe: ScenesRecipe) -> tuple[SupervisedTask, SceneBatches, SceneBatches]:
-    """The task of a scenes recipe, and its scenes: those to train on and those held out."""
+    """The task of a scenes recipe, the scenes to train on, and the held-out scenes."""
     torch.manual_seed(recipe.seed)
     backbone: nn.Module = create_model(
         recipe.model,
@@ -54,9 +54,9 @@ def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = Non
     """Train on drawn scenes, and evaluate at every budget with each checkpoint.
 
     Args:
-        recipe: such as `nano_scenes()`.
-        out: folder of the run; in the end `out/model` is the trained VECA, for `VECA.from_pretrained`.
-        device: of `train`.
+        recipe: recipe, such as `nano_scenes()`.
+        out: folder of the run. At the end `out/model` is the trained VECA, for `VECA.from_pretrained`.
+        device: device to train on, as in `train`.
 
     Returns:
         The folder of the last checkpoint.
@@ -90,15 +90,15 @@ def distill(
     """Train a student on the features of a teacher.
 
     Args:
-        recipe: such as `tiny()`.
-        teacher: anything `tokens_of` takes; see `load_teacher`.
-        data: images as `ImageBatches` takes them, or a `Source`.
-        out: folder of the run; in the end `out/model` is the student, for `VECA.from_pretrained`, or the weights of
-            a converted one, which `convert_vit` says how to load.
+        recipe: recipe, such as `tiny()`.
+        teacher: a model that `tokens_of` takes, such as from `load_teacher`.
+        data: images, as for `ImageBatches`, or a `Source`.
+        out: folder of the run. At the end `out/model` is the student, for `VECA.from_pretrained`. Of a converted
+            student it has the weights; `convert_vit` says how to load them.
         start_from: a run or checkpoint whose backbone the student starts with, for a second stage.
-        held_out: other images, on which `held_out_losses` joins the log with each checkpoint, and `teacher_cosine`
-            before and after the run is written to `out/cosine.json`.
-        device: of `train`.
+        held_out: other images. `held_out_losses` on them join the log with each checkpoint. `teacher_cosine` before
+            and after the run is written to `out/cosine.json`.
+        device: device to train on, as in `train`.
 
     Returns:
         The folder of the last checkpoint.
@@ -118,7 +118,7 @@ def distill(
     validate = partial(held_out_losses, images=held_out, sizes=sizes, budgets=budgets) if held_out else None
     before = teacher_cosine(task, held_out, sizes[-1]) if held_out else None
     path = train(task, source, recipe, out, device, validate)
-    if _first_process():  # not the student itself, which may be sharded and is not averaged
+    if _first_process():  # a new model, because the student may be sharded and is not averaged
         trained = _publish(_student(recipe, teacher), path, Path(out), recipe)
         if held_out:
             task = DistillationTask(trained.to(next(teacher.parameters()).device), teacher, recipe.standardize)
@@ -141,7 +141,7 @@ def _student(recipe: DistillationRecipe, teacher: nn.Module) -> nn.Module:
 
 
 def _publish(model: nn.Module, path: Path, out: Path, recipe: Recipe) -> nn.Module:
-    """Give a model of the trained shape the weights of a checkpoint, averaged if they were, and write it down."""
+    """Load the weights of a checkpoint, averaged if the recipe averages, into a model of that shape, and save it."""
     load_backbone(model, path, recipe.ema_decay is not None)
     if isinstance(model, VECA):
         model.save_pretrained(out / "model")
@@ -157,7 +157,7 @@ def _first_process() -> bool:
 
 
 def _copy_patch_embedding(student: VECA, teacher: nn.Module) -> None:
-    """Start with the teacher's patch embedding, where it has one of the same shape."""
+    """Copy the teacher's patch embedding to the student if both have the same shape."""
     embedding = getattr(teacher, "patch_embed", None)
     shapes = {name: x.shape for name, x in embedding.state_dict().items()} if embedding is not None else None
     if shapes == {name: x.shape for name, x in student.patch_embed.state_dict().items()}:
@@ -172,6 +172,6 @@ def _budgets(recipe: DistillationRecipe | ScenesRecipe) -> BudgetSampler:
 
 @torch.no_grad()
 def _width(teacher: nn.Module, size: int) -> int:
-    """Width of the teacher's features, by trying it: any pair of tokens will do as a teacher."""
+    """Width of the teacher's features, found by a forward pass, because a teacher may be any module."""
     parameter = next(teacher.parameters(), torch.zeros(()))
     return tokens_of(teacher.eval(), parameter.new_zeros(1, 3, size, size)).patches.shape[-1]

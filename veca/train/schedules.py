@@ -1,4 +1,4 @@
-"""What changes with the step: learning rate and image size. Functions of the step, so nothing to save."""
+"""Schedules of the learning rate and the image size. They are functions of the step, so nothing has to be saved."""
 
 import math
 from dataclasses import dataclass
@@ -9,13 +9,16 @@ __all__ = ["ResolutionSchedule", "warmup_cosine"]
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, lr_max: float, lr_min: float) -> float:
-    """Learning rate: linear from the minimum to the maximum, then half a cosine back to the minimum.
+    """Learning rate that grows linearly from the minimum to the maximum, then falls back by half a cosine.
 
     Args:
-        step: from 0 to steps - 1, the last one.
-        steps: length of the run.
+        step: number of the step, from 0 to steps - 1.
+        steps: number of steps of the run.
         warmup_steps: step at which the maximum is reached, 0 to steps.
-        lr_max, lr_min: the two ends.
+        lr_max, lr_min: largest and smallest learning rate.
+
+    Raises:
+        ValueError: `warmup_steps` out of range.
     """
     if not 0 <= warmup_steps <= steps:
         raise ValueError(f"expected warmup_steps from 0 to {steps}, the steps, got {warmup_steps}")
@@ -27,11 +30,14 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int, lr_max: float, lr_mi
 
 @dataclass(frozen=True)
 class ResolutionSchedule:
-    """One image size for every step, drawn from (seed, step) and therefore equal on all ranks.
+    """One image size for every step. It is drawn from (seed, step), so it is the same on all ranks.
 
     Args:
-        phases: (first step, sizes in pixels, their probabilities), by first step, starting with 0.
-        seed: of the sequence.
+        phases: tuples of first step, sizes in pixels and their probabilities. First steps ascend from 0.
+        seed: seed of the sequence.
+
+    Raises:
+        ValueError: first steps that do not ascend from 0, or probabilities that do not sum to 1.
     """
 
     phases: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...]
@@ -54,6 +60,6 @@ class ResolutionSchedule:
             step: number of the optimiser step, from 0.
         """
         _, sizes, probabilities = next(phase for phase in reversed(self.phases) if step >= phase[0])
-        # a stream of its own: with the budgets' stream, small images would always meet the same budgets
+        # another stream than the budgets', with which small images would always get the same budgets
         rng = np.random.default_rng((self.seed, step, 1))
         return int(rng.choice(sizes, p=probabilities))

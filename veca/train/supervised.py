@@ -1,4 +1,4 @@
-"""Supervised training: classes of the image and a class for every patch, from one backbone."""
+"""Supervised training: one backbone predicts classes of the image and a class for every patch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -19,11 +19,14 @@ class SupervisedTask(nn.Module):
         terms = task({"image": images, "label": labels, "patch_label": patch_labels}, num_cores=16)
 
     Args:
-        backbone: a VECA, or anything else `tokens_of` takes that has `num_features`.
-        classes: how many classes each kind of image label has.
-        patch_classes: number of classes of a patch; 0 has no such head.
-        patch_weight: of the patches' term.
+        backbone: a VECA, or another model that `tokens_of` takes and that has `num_features`.
+        classes: number of classes of each image label, by name.
+        patch_classes: number of classes of a patch; 0 has no head for patches.
+        patch_weight: weight of the patches' term.
         cells: side of the grid of labels within a patch; see `PatchHead`.
+
+    Raises:
+        ValueError: no classes of images and none of patches.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class SupervisedTask(nn.Module):
         self.patch_weight = patch_weight
 
     def predict(self, images: Tensor, num_cores: int | None = None) -> dict[str, Tensor]:
-        """Logits by the name of the label: (B, classes), and "patch_label" (B, P cells^2, classes)."""
+        """Logits (B, classes) by the name of the label, and "patch_label" (B, P cells^2, classes)."""
         tokens = tokens_of(self.backbone, images, num_cores)
         logits = {name: head(tokens.global_token) for name, head in self.heads.items()}
         if self.patch_head is not None:
@@ -52,11 +55,11 @@ class SupervisedTask(nn.Module):
         return logits
 
     def forward(self, batch: dict[str, Tensor], num_cores: int | None = None) -> dict[str, Tensor]:
-        """Loss terms of a batch, by the name of the label; the loss is their sum.
+        """Loss terms of a batch, by the name of the label. The loss is their sum.
 
         Args:
-            batch: "image" (B, 3, height, width), normalised; each label (B,), and "patch_label" (B, P cells^2); -100 is
-                no label.
+            batch: a dict with "image" (B, 3, height, width), normalised, each image label (B,), and "patch_label"
+                (B, P cells^2). -100 means no label.
             num_cores: budget of a VECA.
         """
         logits = self.predict(batch["image"], num_cores)
@@ -70,16 +73,16 @@ class SupervisedTask(nn.Module):
 def evaluate(
     task: SupervisedTask, batches: Iterable[dict[str, Tensor]], budgets: Sequence[int | None] = (None,)
 ) -> dict[int | None, dict[str, float]]:
-    """Shares of right answers, and the mean intersection over union of the patches, at each budget.
+    """Accuracies, and the mean intersection over union of the patches, at each budget.
 
     Args:
-        task: is evaluated in evaluation mode, and left as it was.
-        batches: as `SupervisedTask.forward` takes them, on any device; gone through once.
-        budgets: numbers of cores; None is the backbone's own.
+        task: the task. It runs in evaluation mode, and its mode is restored.
+        batches: batches as for `SupervisedTask.forward`, on any device. They are read once.
+        budgets: numbers of active cores; None means the backbone's budget.
 
     Returns:
-        By budget: the accuracy of each label, "patch_label" counted patch by patch, and "patch_iou", the mean
-        over the classes that occur in the patches or their predictions.
+        Scores by budget: the accuracy of each label ("patch_label" over all patches), and "patch_iou", the mean over
+        the classes that occur in the patches or their predictions.
     """
     device = next(task.parameters()).device
     was_training = task.training
@@ -106,7 +109,7 @@ def evaluate(
 
 
 def _mean_iou(confusion: Tensor) -> float:
-    """confusion (classes, classes): rows the truth, columns the guess."""
+    """Mean intersection over union from confusion counts (classes, classes): rows are the truth, columns the guess."""
     both = confusion.diagonal()
     either = confusion.sum(0) + confusion.sum(1) - both
     return (both[either > 0] / either[either > 0]).double().mean().item()

@@ -1,1 +1,1 @@
-"""Model sizes, the registry, models of timm, conversion of plain ViTs, and the shipped weights."""
+"""Model sizes, the registry, timm's registry, conversion of plain ViTs, and the shipped weights."""

@@ -1,4 +1,4 @@
-"""A stock ViT made linear: its weights kept, its attention through cores."""
+"""Conversion of a stock ViT to core-periphery attention, with all its weights kept."""
 
 import copy
 
@@ -13,7 +13,7 @@ from ..model.cores import spread_points
 
 __all__ = ["convert_vit"]
 
-_NOISE = 0.02  # deviation that tells equal cores apart, that of timm's initial weights
+_NOISE = 0.02  # deviation of the noise that makes equal cores differ; timm initialises weights with the same
 
 
 def convert_vit(
@@ -24,29 +24,29 @@ def convert_vit(
     patch_self: bool = False,
     impl: str = "auto",
 ) -> VisionTransformer:
-    """A copy of a timm ViT in which patches attend to cores only, at a cost linear in the image.
+    """Copy a timm ViT and let its patches attend only to cores, at a cost linear in the number of patches.
 
         student = veca.convert_vit(teacher, num_cores=64)
 
-    Every weight is kept, and the cores are the model's prefix tokens: the class token first if there is one, its
-    register tokens next, new ones after them. A new core starts as the token of a grey patch, that is bias and
-    position, at one of `cores.spread_points`, so that the weights meet inputs they know, each core at another
-    place. The position of a prefix token is added to it for good (timm's `no_embed_class`). Outputs differ from
-    those of `vit`, as its patches no longer see each other: the copy is where a distillation starts.
+    Every weight is kept. The cores are the model's prefix tokens: the class token if there is one, then the register
+    tokens, then new ones. A new core starts as the token of a grey patch, that is bias and position. Each sits at
+    another of `cores.spread_points`, so the weights get inputs like those of their training. The positions of the
+    prefix tokens are added to them once (timm's `no_embed_class`). Outputs differ from those of `vit`, because its
+    patches no longer attend to each other. The copy is meant as the start of a distillation.
 
     Args:
-        vit: an instance of timm's VisionTransformer itself, with timm's Attention in every block.
-        num_cores: C, at least the number of prefix tokens `vit` has.
-        core_self, patch_self, impl: of `core_attention`.
+        vit: an instance of timm's VisionTransformer, not of a subclass, with timm's Attention in every block.
+        num_cores: C, at least the number of prefix tokens of `vit`.
+        core_self, patch_self, impl: arguments of `core_attention`.
 
     Returns:
-        A VisionTransformer in the mode, dtype and device of `vit`, which stays as it is. Its `num_prefix_tokens`
-        is `num_cores`; `forward_features`, `forward_intermediates`, heads and pooling work as before. Its weights
+        A VisionTransformer in the mode, dtype and device of `vit`, which does not change. Its `num_prefix_tokens`
+        is `num_cores`. `forward_features`, `forward_intermediates`, heads and pooling work as before. Its weights
         load into `timm.create_model(name, reg_tokens=num_cores - 1, no_embed_class=True,
-        attn_layer=veca.core_attention(num_cores))`, without the -1 where there is no class token.
+        attn_layer=veca.core_attention(num_cores))`. Without a class token, `reg_tokens` is `num_cores`.
 
     Raises:
-        TypeError: another architecture or attention; names the class.
+        TypeError: another architecture or attention; the message names the class.
         ValueError: fewer cores than prefix tokens, or dropout of attention weights.
     """
     _check(vit, num_cores)
@@ -77,7 +77,7 @@ def _check(vit: VisionTransformer, num_cores: int) -> None:
                 f"{attention.num_heads} heads of {attention.head_dim} for {dim} channels"
             )
         if attention.attn_drop.p:
-            raise ValueError(f"expected attn_drop=0, cores have no such dropout, got {attention.attn_drop.p}")
+            raise ValueError(f"expected attn_drop=0, core attention has no dropout, got {attention.attn_drop.p}")
     if isinstance(num_cores, bool) or not isinstance(num_cores, int):
         raise TypeError(f"expected num_cores to be an int, got {type(num_cores).__name__}")
     if num_cores < max(vit.num_prefix_tokens, 1):
@@ -89,7 +89,7 @@ def _check(vit: VisionTransformer, num_cores: int) -> None:
 
 @torch.no_grad()
 def _add_cores(model: VisionTransformer, num_cores: int) -> None:
-    """Turn the prefix tokens into `num_cores` cores, and take their positions out of the position table."""
+    """Turn the prefix tokens into `num_cores` cores, and remove their positions from the position table."""
     prefix = [token for token in (model.cls_token, model.reg_token) if token is not None]
     width, old = model.embed_dim, model.num_prefix_tokens
     tokens = torch.cat(prefix, 1) if prefix else model.patch_embed.proj.weight.new_zeros(1, 0, width)
@@ -109,7 +109,7 @@ def _add_cores(model: VisionTransformer, num_cores: int) -> None:
 
 
 def _grey_tokens(model: VisionTransformer, count: int) -> Tensor:
-    """(1, count, E): tokens that patches without contrast would have at points spread over the image."""
+    """Tokens (1, count, E) that patches without contrast would have at points spread over the image."""
     weight = model.patch_embed.proj.weight
     rows, cols = model.patch_embed.grid_size
     sides = [n * p for n, p in zip((rows, cols), model.patch_embed.patch_size, strict=True)]
@@ -124,7 +124,7 @@ def _grey_tokens(model: VisionTransformer, count: int) -> Tensor:
 
 
 def _swap(attention: Attention, layer: type[CoreAttention]) -> CoreAttention:
-    """A core attention that holds the parts of a stock one."""
+    """A core attention with the parameters and norms of a stock attention."""
     swapped = layer(attention.qkv.in_features, attention.num_heads, device="meta")
     for name in ("q_norm", "k_norm", "norm", "proj_drop"):
         setattr(swapped, name, getattr(attention, name))

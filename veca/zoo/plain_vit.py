@@ -1,9 +1,9 @@
-"""The plain ViT that was trained as `veca_nano_patch8` was: to compare with, offline.
+"""A plain ViT trained like `veca_nano_patch8`, as an offline baseline.
 
     vit = load_vit_nano()
     vit.forward_features(images)  # (B, 65, 192), the class token first
 
-Its file keeps eight bits a number, so that both models fit in a small package.
+Its file has eight bits for each number, to keep the package small.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ _SCALE = ".scale"
 
 
 def equal_vit(model: VECA, img_size: int) -> VisionTransformer:
-    """timm's ViT with the width, depth, heads and patch of a VECA, and very nearly its parameters: the baseline.
+    """Build the baseline: timm's ViT with the width, depth, heads and patch of a VECA, and nearly as many parameters.
 
-    Its MLP has two matrices of 4 E where VECA's SwiGLU has three of 8/3 E, and it has a class token and learned
+    Its MLP has two matrices of width 4 E where VECA's SwiGLU has three of width 8/3 E. It has a class token and learned
     positions where VECA has cores.
 
     Args:
         model: the VECA.
-        img_size: side of the training images, pixels: the size of the position table. Other sizes interpolate.
+        img_size: side of the training images in pixels, the size of the position table. Other sizes interpolate it.
     """
     hidden = model.blocks[0].mlp.fc2.in_features
     return VisionTransformer(
@@ -47,9 +47,9 @@ def equal_vit(model: VECA, img_size: int) -> VisionTransformer:
 
 
 def load_vit_nano() -> VisionTransformer:
-    """timm's ViT of the width, depth, heads and patch of `veca_nano_patch8`, trained by `nano_scenes()`; eval mode.
+    """Load `equal_vit` of `veca_nano_patch8`, trained by the recipe `nano_scenes()`, in eval mode.
 
-    For images of 64 pixels and, its positions interpolated, of other multiples of 8.
+    It takes images of 64 pixels, or of other multiples of 8 with interpolated positions.
     """
     vit = equal_vit(create_model("veca_nano_patch8"), img_size=64)
     vit.load_state_dict(unpack_rows(load_file(_FILE)))
@@ -57,10 +57,15 @@ def load_vit_nano() -> VisionTransformer:
 
 
 def pack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices and filters as int8 with a scale for each row, `name.scale`, largest magnitude 127; the rest as fp16.
+    """Pack matrices and filters as int8 with a scale for each row, and other weights as fp16.
+
+        row = int8 * scale,    scale = max |row| / 127
 
     Args:
-        weights: by name; rows are along the first axis of tensors with two or four.
+        weights: weights by name. Rows are along the first axis of tensors with two or four axes.
+
+    Returns:
+        The packed weights by name; the scales are called `name.scale`.
     """
     packed = {}
     for name, weight in weights.items():
@@ -75,7 +80,14 @@ def pack_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack_rows(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights that `pack_rows` packed, fp32; each within half a step of its row, 1/254 of the row's largest."""
+    """Unpack the weights of `pack_rows` as fp32.
+
+    Args:
+        packed: output of `pack_rows`.
+
+    Returns:
+        Weights by name. Each differs from the original by at most 1/254 of the largest in its row.
+    """
     weights = {}
     for name, value in packed.items():
         scale = packed.get(name + _SCALE)

@@ -1,4 +1,4 @@
-"""Models by name, built, loaded and made ready to use."""
+"""Models by name: build them, load them, and get the transform of their images."""
 
 import difflib
 import json
@@ -17,28 +17,32 @@ from .sizes import VARIANTS
 
 __all__ = ["create_model", "list_models", "load"]
 
-_WEIGHTS = Path(__file__).parent / "weights"  # <name>.safetensors, and <name>.json for arguments beyond the size
-_ALWAYS = ("dynamic_img_size", "dynamic_img_pad")  # words of timm for what VECA cannot help doing
+_WEIGHTS = Path(__file__).parent / "weights"  # <name>.safetensors, and <name>.json for more arguments than the size
+_ALWAYS = ("dynamic_img_size", "dynamic_img_pad")  # options of timm that VECA always has
 
 
 def create_model(
     name: str, pretrained: bool = False, checkpoint_path: str | Path | None = None, **options: Any
 ) -> VECA | nn.Module:
-    """Build a VECA backbone. `timm.create_model` knows the same names and takes the same way.
+    """Build a VECA backbone. `timm.create_model` takes the same names and builds the same models.
 
         model = veca.create_model("veca_base_patch16", num_cores=64, num_classes=0)
         pyramid = veca.create_model("veca_base_patch16", features_only=True, out_indices=(2, 5, 8, 11))
 
     Args:
         name: one of `list_models()`.
-        pretrained: load the weights that ship with this package; False starts at random ones. A `num_classes`
-            other than theirs gets a fresh classifier.
-        checkpoint_path: a safetensors file to load, strictly.
-        options: arguments of `VECA`, over those of the size; None keeps the default. And timm's `features_only`
-            and `out_indices`, for maps (B, E, rows, cols) of the last 3, or of these, blocks.
+        pretrained: load the weights that ship with this package. False gives random weights. With another
+            `num_classes` than that of the weights, the classifier is new.
+        checkpoint_path: a safetensors file, which is loaded strictly.
+        options: arguments of `VECA` that replace those of the size; None keeps the default. Also timm's
+            `features_only` and `out_indices`, for maps (B, E, rows, cols) of the last 3 blocks or of the named ones.
 
     Returns:
-        The model, in training mode, fp32; with `features_only` timm's wrapper, the model its `model`.
+        The model in training mode, fp32. With `features_only` it is timm's wrapper, whose `model` is the model.
+
+    Raises:
+        ValueError: an unknown name, `pretrained` for a size without weights, or both `pretrained` and
+            `checkpoint_path`.
     """
     _check_name(name)
     if pretrained and checkpoint_path is not None:
@@ -55,24 +59,27 @@ def create_model(
 
 
 def list_models(pretrained: bool = False) -> list[str]:
-    """Names that `create_model` accepts, smallest first; with `pretrained` those whose weights ship here."""
+    """Names that `create_model` accepts, smallest first; with `pretrained` only those whose weights ship."""
     return [name for name in VARIANTS if not pretrained or (_WEIGHTS / f"{name}.safetensors").is_file()]
 
 
 def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
-    """A model with weights, and the transform that prepares images for it.
+    """Load a model with weights, and the transform that prepares images for it.
 
         model, transform = veca.load("folder")
         features = model.forward_features(transform(image)[None])
 
     Args:
-        name_or_dir: a folder that `save_pretrained` has written; a name from `list_models(pretrained=True)`; or
-            a repository on the Hugging Face Hub, "owner/name", the only case that downloads anything.
-        options: arguments of `VECA`, over the saved ones.
+        name_or_dir: a folder that `save_pretrained` has written, a name from `list_models(pretrained=True)`, or a
+            repository "owner/name" on the Hugging Face Hub. Only the last is downloaded.
+        options: arguments of `VECA` that replace the saved ones.
 
     Returns:
-        (model in evaluation mode, transform from a PIL image to a normalised tensor (3, height, width): the
-        shorter side resized to the model's `img_size`, then the centre cut out).
+        (model, transform). The model is in evaluation mode. The transform takes a PIL image, resizes its shorter side
+        to the model's `img_size`, cuts out the centre, and returns a normalised tensor (3, height, width).
+
+    Raises:
+        ValueError: neither an existing folder, nor a known name, nor a repository.
     """
     name = str(name_or_dir)
     if Path(name).is_dir():
@@ -91,7 +98,7 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
 
 
 def _build(name: str, pretrained: bool, checkpoint_path: str | Path | None, **options: Any) -> VECA:
-    """The bare model. Weights are loaded here, before timm may cut the model to some of its blocks."""
+    """Build the model itself. Weights are loaded here, because timm may then remove some of its blocks."""
     if not pretrained:
         model = VECA(**(VARIANTS[name] | options))
         if checkpoint_path is not None:
@@ -99,7 +106,7 @@ def _build(name: str, pretrained: bool, checkpoint_path: str | Path | None, **op
         return model
     file = _WEIGHTS / f"{name}.safetensors"
     if not file.is_file():
-        shipped = ", ".join(list_models(pretrained=True)) or "none yet"
+        shipped = ", ".join(list_models(pretrained=True)) or "none"
         raise ValueError(f"expected a name with weights in this package ({shipped}), got {name!r} with pretrained=True")
     settings = file.with_suffix(".json")
     stored = VARIANTS[name] | (json.loads(settings.read_text()) if settings.is_file() else {})

@@ -1,10 +1,11 @@
-"""The sizes. One row a model; head dim 64 throughout.
+"""The sizes of the models, one row for each. The head dim is always 64.
 
-`small`, `small_plus`, `base` and `large` with patch 16 are the paper's, shaped after DINOv3's; `nano` and `tiny`
-are ours, for tests and for CPUs. Patch 8 is ours too: four times the patches of an image, and the cost, for maps
-of twice the resolution. The counts are parameters with the bank of 64 cores and without a classifier. `large`
-has a hidden width of 2730, no multiple of 8, which slows its SwiGLU on tensor cores; `multiple_of=8` costs
-0.15 % more parameters.
+`small`, `small_plus`, `base` and `large` with patch 16 are the paper's (arXiv 2605.12491), shaped after DINOv3's.
+`nano` and `tiny` are ours, for tests and for CPUs. Patch 8 is ours too. It has four times the patches and four times
+the cost, for maps of twice the resolution. The counts are parameters with the bank of 64 cores and without classifier.
+
+`large` has a hidden width of 2730, which is not a multiple of 8. This slows its SwiGLU on tensor cores.
+`multiple_of=8` avoids it for 0.15 % more parameters.
 """
 
 __all__ = ["VARIANTS"]

@@ -11,7 +11,7 @@ from .sizes import VARIANTS
 
 __all__ = []  # timm adds the names it registers
 
-# a negative number of classes leaves the choice to the model; what else it knows, `VECA.pretrained_cfg` says
+# a negative number of classes leaves the choice to the model; `VECA.pretrained_cfg` adds the other values
 default_cfgs = generate_default_cfgs(
     {name: dict(num_classes=-1, interpolation="bicubic", crop_pct=1.0) for name in VARIANTS}
 )
