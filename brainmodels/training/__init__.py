@@ -1,6 +1,5 @@
-"""What every system trains with: single trials joined with tokens, the loop, averaged weights."""
+"""What every system trains with: single trials joined with tokens, and the loop over stages."""
 
-from .averages import Averages
 from .loop import Batch, Source, StageResult, train_stage
 
-__all__ = ["Averages", "Batch", "Source", "StageResult", "train_stage"]
+__all__ = ["Batch", "Source", "StageResult", "train_stage"]
