@@ -22,6 +22,10 @@ from tqdm import tqdm
 
 from veca.files import whole_file
 from veca.hashes import json_digest, weights_hash
+from veca.train.engine import Engine
+from veca.train.optimizers import NamedOptimizer
+from veca.train.parallel import Spread, World
+from veca.train.schedules import lr_factor
 
 from ..errors import AxisError, BrainDataError, LayoutError
 from ..features.weights import load_strictly
@@ -155,7 +159,21 @@ class TokenMap(nn.Module):
         device: str | torch.device,
         progress: bool,
     ) -> Self:
-        """AdamW, its rate rising over 30 steps and falling along a cosine; `loss` is of an output and its rows."""
+        """Train by AdamW, whose learning rate rises over 30 steps and falls along a cosine.
+
+        Args:
+            tokens: Tokens (n, m, d) of the training images.
+            loss: Function of the outputs (B, ...) for a batch and of the rows (B,) of its images; returns a scalar.
+            noise: Largest standard deviation of the noise on standardised tokens.
+            steps, batch_size, lr: Length of the training, images of a step, and largest learning rate.
+            seed: Seed of order and noise.
+            device: Device to train on.
+            progress: Show a bar.
+
+        Raises:
+            BrainDataError: A number is out of range, or a token is not finite.
+            FloatingPointError: The loss is not finite at the end.
+        """
         if steps < 1 or batch_size < 1 or not noise >= 0:
             raise BrainDataError(
                 f"expected at least one step, one image a batch and no negative noise, got {steps=}, {batch_size=}, "
@@ -165,11 +183,9 @@ class TokenMap(nn.Module):
         self.mean.copy_(mean), self.std.copy_(std)
         self.to(device).train().requires_grad_(True)
         generator = torch.Generator().manual_seed(seed)
-        optimizer = torch.optim.AdamW(self.parameters(), lr=lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
-        )
-        losses = torch.zeros(steps, device=device)
+        optimizer = NamedOptimizer(dict(self.named_parameters()), [torch.optim.AdamW(self.parameters(), lr=lr)])
+        engine = Engine(optimizer, Spread(self, World(0, 1, torch.device(device))))
+        losses = torch.zeros(steps)
         batches = _batches(len(tokens), batch_size, steps, generator)
         for step, rows in enumerate(tqdm(batches, total=steps, desc=self.kind, disable=not progress)):
             x = self._standardised(read(tokens, rows))
@@ -177,11 +193,8 @@ class TokenMap(nn.Module):
                 scale = noise * torch.rand(len(x), 1, 1, generator=generator)
                 x = x + (scale * torch.randn(x.shape, generator=generator)).to(device)
             value = loss(self._map(x), rows)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            schedule.step()
-            losses[step] = value.detach()
+            losses[step] = engine.backward([(value, {"loss": value})])[0]["loss"]
+            engine.update(lr * lr_factor("cosine", step, steps, WARMUP))
         last = float(losses[-math.ceil(steps / 10) :].mean())
         if not math.isfinite(last):
             raise FloatingPointError(f"the loss of {self.kind} is {last} at the end; lower lr={lr:g}")

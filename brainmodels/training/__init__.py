@@ -1,13 +1,11 @@
 """What every system trains with: the base of the estimators, single trials joined with tokens, and the loop."""
 
-from .averages import Averages
 from .estimator import BrainModel
 from .latent_model import LatentModel
 from .loop import Batch, Source, StageResult, train_stage
 from .recipe import LatentRecipe, ModelRecipe, TrainingStage
 
 __all__ = [
-    "Averages",
     "Batch",
     "BrainModel",
     "LatentModel",

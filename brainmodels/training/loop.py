@@ -1,11 +1,11 @@
-"""The training loop: one for every stage of every system, on one process or many.
+"""The training loop of the brain systems, for every stage, on one process or many.
 
     result = train_stage("stage1", task, source, recipe.stage1, folder="out/run")
 
 An epoch is a pass over the train trials of all subjects, and a batch holds trials of one subject. With a folder the
-stage writes `stage1/log.jsonl`, one row an epoch, and checkpoints; started again with the same settings it goes on from
-the last one and, on a processor, ends with the same bits as a stage never stopped: order and noise are functions of the
-seed and the step alone.
+stage writes checkpoints and `stage1/log.jsonl`, with one row an epoch. Started again with the same settings, it goes on
+from the last checkpoint. On a processor it then ends with the same bits as a stage that never stopped, because order
+and noise are functions of the seed and the step.
 """
 
 import logging
@@ -13,28 +13,28 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
+from veca.train.averages import Averages
 from veca.train.batches import draw_seed
-from veca.train.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from veca.train.parallel import World, total_norm
+from veca.train.checkpoints import latest_checkpoint, load_checkpoint, save_together
+from veca.train.engine import Engine, Pass, RowLog, check_finite
+from veca.train.optimizers import NamedOptimizer
+from veca.train.parallel import Spread, World
+from veca.train.schedules import lr_factor
 
 from ..errors import BrainDataError, check_choice
-from ..records import to_json
-from .averages import Averages
 from .batches import Batch, Source, in_order, shuffled
 from .freezing import only_trained, train_mode
 from .recipe import TrainingStage
-from .state import State, write_rows
+from .state import State
 
 __all__ = ["PRECISIONS", "Batch", "Source", "StageResult", "train_stage"]
 
@@ -51,15 +51,15 @@ class StageResult:
     """How a stage went.
 
     Attributes:
-        name: of the stage.
-        steps, epochs: done; epochs are whole passes over the train trials.
-        ended: by its "length", by "patience", by "stop_mse" (or its share), or "stop_at" where it is unfinished.
-        best: validation loss of the weights that the task holds now; None without validation.
-        contrast_batch: most trials that a contrast compares: those of a batch on one process in one micro-batch.
-        seconds: all runs of the stage together.
-        peak_memory: bytes on the GPU in this run; None without one.
-        log: one row an epoch, and one for what follows the last whole epoch: means over trials of the task's
-            terms and of the norm of the gradient, and those of the validation trials as "val_...".
+        name: Name of the stage.
+        steps, epochs: Numbers of steps and of whole passes over the train trials.
+        ended: Why it ended: its "length", "patience", "stop_mse" (or its share), or "stop_at" where it is unfinished.
+        best: Validation loss of the weights that the task holds now; None without validation.
+        contrast_batch: Most trials that a contrast compares: those of a batch on one process in one micro-batch.
+        seconds: Time of all runs of the stage together.
+        peak_memory: Bytes on the GPU in this run; None without a GPU.
+        log: One row an epoch, and one for what follows the last whole epoch. A row has the means over trials of the
+            task's terms and of the norm of the gradient, and those of the validation trials as "val_...".
     """
 
     name: str
@@ -88,31 +88,31 @@ def train_stage(
     stop_at: int | None = None,
     progress: bool = False,
 ) -> StageResult:
-    """Train some parameters of a task, or go on training them.
+    """Train some parameters of a task, or resume their training.
 
-    `task(batch, generator)` returns a dict of scalars, means over the trials of the batch: "loss", which is minimised,
-    and others, which are logged; "mse" is the one that `stage.stop_mse` bounds. It draws from the generator alone, and
-    no buffer of it changes. In the end the task holds the averaged weights where the stage keeps averages, the best
-    ones where it has patience and validation trials, and is in eval mode.
+    `task(batch, generator)` returns a dict of scalars, which are means over the trials of the batch. "loss" is
+    minimised, and the others are logged. `stage.stop_mse` bounds the one called "mse". The task draws from the
+    generator alone, and its buffers do not change. In the end the task is in eval mode. It then holds the best weights
+    where the stage has patience and validation trials, else the averaged ones where averages are kept.
 
     Args:
-        name: of the stage, and of its folder.
-        task: trained in place. Modules whose parameters are all frozen stay in eval mode.
-        source: of the trials.
-        stage: how.
-        trainable: names of the parameters to train; None are those that require gradients. The others are frozen
+        name: Name of the stage, and of its folder.
+        task: Task that is trained in place. Modules whose parameters are all frozen stay in eval mode.
+        source: Source of the trials.
+        stage: Settings of the training.
+        trainable: Names of the parameters to train; None are those that require gradients. The others are frozen
             meanwhile.
-        world: the processes, of which each takes a share of every batch; None is this process and the task's device.
+        world: The processes, each of which takes a share of every batch; None is this process and the task's device.
         precision: "fp32"; "bf16" or "fp16" autocast; "auto", bf16 on a GPU that has it, else fp32.
-        folder: of the run; None writes nothing.
-        save_every: steps between checkpoints.
-        total_variance: of the train responses in model units, summed over voxels; `stage.stop_share` refers to it.
-        stop_at: end the run after this many steps of the stage, to be continued; None runs all.
-        progress: show a bar.
+        folder: Folder of the run; None writes nothing.
+        save_every: Number of steps between checkpoints.
+        total_variance: Variance of the train responses in model units, summed over voxels, for `stage.stop_share`.
+        stop_at: Number of steps of the stage after which this run ends, to be resumed; None runs all.
+        progress: Show a bar.
 
     Raises:
-        FloatingPointError: a term or the gradient is not finite. Names step, terms and trials.
-        BrainDataError: no trials or nothing to train; the folder holds a stage with other settings.
+        FloatingPointError: A term or the gradient is not finite. The message names step, terms and trials.
+        BrainDataError: There are no trials or nothing to train, or the folder holds a stage with other settings.
     """
     world = world or World(0, 1, next(task.parameters()).device)
     task.to(world.device)
@@ -145,23 +145,23 @@ class _Stage:
         self.per_epoch = len(self.batches["train"])
         self.length = stage.steps or stage.epochs * self.per_epoch
         self.validates = bool(self.batches["val"])
-        self.watches = self.validates and stage.patience is not None
+        self.patience = stage.patience if self.validates else None
         self.bound = -math.inf  # of an epoch's training error
-        optimizer = torch.optim.AdamW(
-            parameters.values(), stage.lr, stage.betas, weight_decay=stage.weight_decay, fused=True
-        )
-        scaler = torch.amp.GradScaler(world.device.type, enabled=self.precision == "fp16")
         self.generator = torch.Generator(world.device)
-        if world.size > 1:
-            for parameter in task.parameters():
-                dist.broadcast(parameter.data, 0)
-        averages = None if stage.ema_decay is None else Averages(parameters, stage.ema_decay)
-        self.state = State(parameters, optimizer, scaler, averages)
+        self.engine = self.new_engine(parameters)
+        self.state = State(parameters, self.engine)
         self.path = None if self.folder is None else latest_checkpoint(self.folder / "checkpoints")
         if self.path is not None:
             self.state.restore(load_checkpoint(self.path), self.settings(), self.path)
-        if self.folder is not None and world.rank == 0:
-            write_rows(self.folder / "log.jsonl", self.state.progress.log)
+        written = self.folder is not None and world.rank == 0
+        self.log = RowLog(self.folder / "log.jsonl" if written else None, self.state.progress.log)
+
+    def new_engine(self, parameters: dict[str, nn.Parameter]) -> Engine:
+        stage, spread = self.stage, Spread(self.task, self.world, "sum")
+        options = {"betas": stage.betas, "weight_decay": stage.weight_decay, "fused": True}
+        optimizer = NamedOptimizer(parameters, [torch.optim.AdamW(parameters.values(), stage.lr, **options)])
+        averages = None if stage.ema_decay is None else Averages(parameters, stage.ema_decay)
+        return Engine(optimizer, spread, self.precision, stage.clip_norm, averages)
 
     def check_trials(self) -> None:
         if not self.batches["train"]:
@@ -182,15 +182,15 @@ class _Stage:
             silent = not bar_shown or self.world.rank > 0
             with (
                 ThreadPoolExecutor(1) as self.reader,
-                tqdm(total=self.length, initial=progress.step, desc=self.name, unit="step", disable=silent) as bar,
+                tqdm(total=self.length, initial=self.engine.step, desc=self.name, unit="step", disable=silent) as bar,
             ):
                 self.train(stop, save_every, bar)
             self.finish()
         share = -(-max(len(rows) for _, rows in self.batches["train"]) // self.world.size)
         return StageResult(
             name=self.name,
-            steps=progress.step,
-            epochs=progress.step // self.per_epoch,
+            steps=self.engine.step,
+            epochs=self.engine.step // self.per_epoch,
             ended=progress.ended or "stop_at",
             best=progress.best,
             contrast_batch=-(-share // self.micro_batches(share)),
@@ -200,72 +200,52 @@ class _Stage:
         )
 
     def train(self, stop: int, save_every: int, bar: tqdm) -> None:
-        progress = self.state.progress
-        wanted = (("train", *self.rows_of(step)) for step in range(progress.step, stop))
+        progress, engine = self.state.progress, self.engine
+        wanted = (("train", *self.rows_of(step)) for step in range(engine.step, stop))
         began = time.perf_counter() - progress.seconds
         for (_, subject, rows), parts in self.read_ahead(wanted):
             row = self.advance(subject, rows, parts)
             bar.update()
             bar.set_postfix(loss=row["loss"], refresh=False)
-            if progress.step % self.per_epoch == 0 or progress.step == self.length:
+            if engine.step % self.per_epoch == 0 or engine.step == self.length:
                 self.end_epoch()
             progress.seconds = time.perf_counter() - began
             if progress.ended is not None:
                 break
-            if progress.step % save_every == 0 and progress.step < stop:
+            if engine.step % save_every == 0 and engine.step < stop:
                 self.save()
 
     def advance(self, subject: str, rows: np.ndarray, parts: list[Batch]) -> dict[str, float]:
-        """One step of the optimiser; returns the means of its terms and the norm of its gradient."""
-        state, progress, stage = self.state, self.state.progress, self.stage
-        self.generator.manual_seed(draw_seed(stage.seed, progress.step, self.world.rank, _NOISE))
-        row = self.terms(parts, len(rows), backward=True)
-        gradients = [p.grad for p in state.parameters.values() if p.grad is not None]
-        self.sum_over_processes(gradients)
-        state.scaler.unscale_(state.optimizer)
-        norm = total_norm(gradients)
-        row["gradient_norm"] = norm.item()
-        if state.scaler.is_enabled():  # it skips steps until its factor fits
-            row["skipped"] = float(not math.isfinite(row["gradient_norm"]) and state.scaler.get_scale() > 1)
-            row["gradient_norm"] = 0.0 if row["skipped"] else row["gradient_norm"]
+        """Take one step and return the means of its terms and the norm of its gradient."""
+        stage, step, progress = self.stage, self.engine.step, self.state.progress
+        self.generator.manual_seed(draw_seed(stage.seed, step, self.world.rank, _NOISE))
+        terms, norms = self.engine.backward(self.passes(parts, len(rows)))
+        row = terms | norms
         self.check_finite(row, "train", subject, rows)
-        if stage.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(state.parameters.values(), stage.clip_norm, norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad()
-        progress.step += 1
-        if state.averages is not None:
-            state.averages.update(progress.step)
+        self.engine.update(stage.lr * lr_factor(stage.schedule, step, self.length, stage.warmup))
         progress.trials += len(rows)
         _add(progress.sums, row, len(rows))
         return row
 
-    def terms(self, parts: list[Batch], count: int, backward: bool = False) -> dict[str, float]:
-        """Means of the task's terms over the `count` trials of a batch, of which `parts` are this process's."""
-        device, sums = self.world.device, {}
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+    def passes(self, parts: list[Batch], count: int) -> Iterator[Pass]:
+        """Loss and terms of this process's micro-batches, as shares of the means over the `count` trials of a batch."""
         for subject, rows, *tensors in parts:
-            batch = Batch(subject, rows, *(tensor.to(device, non_blocking=True) for tensor in tensors))
-            with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
+            batch = Batch(subject, rows, *(tensor.to(self.world.device, non_blocking=True) for tensor in tensors))
+            with self.engine.autocast():
                 terms = self.task(batch, self.generator)
-            if backward:
-                self.state.scaler.scale(terms["loss"] * (len(rows) / count)).backward()
-            _add(sums, {name: term.detach() for name, term in terms.items()}, len(rows) / count)
-        values = torch.stack(list(sums.values()))
-        self.sum_over_processes([values])
-        return dict(zip(sums, values.tolist(), strict=True))
+            share = len(rows) / count
+            yield terms["loss"] * share, {name: term.detach() * share for name, term in terms.items()}
 
     def validate(self) -> dict[str, float]:
-        """Means of the terms over all validation trials, under the averaged weights where there are any."""
+        """Return the means of the terms over all validation trials, under the averaged weights if they are kept."""
         sums: dict[str, float] = {}
         total = sum(count for _, count in self.sizes["val"])
         self.generator.manual_seed(draw_seed(self.stage.seed, 0, self.world.rank, _VALIDATION))
         self.task.eval()
-        with torch.no_grad(), self.averaged():
+        with torch.no_grad(), self.engine.averaged():
             wanted = (("val", *batch) for batch in self.batches["val"])
             for (part, subject, rows), parts in self.read_ahead(wanted):
-                row = self.terms(parts, len(rows))
+                row = self.engine.total(self.passes(parts, len(rows)))
                 self.check_finite(row, part, subject, rows)
                 _add(sums, row, len(rows) / total)
         train_mode(self.task)
@@ -273,53 +253,43 @@ class _Stage:
 
     def end_epoch(self) -> None:
         """Log the epoch, or what the stage has of its last one, validate, and decide whether to go on."""
-        progress = self.state.progress
-        row = {"epoch": progress.step / self.per_epoch, "step": progress.step}
+        state, progress, step = self.state, self.state.progress, self.engine.step
+        row = {"epoch": step / self.per_epoch, "step": step}
         row |= {name: total / progress.trials for name, total in progress.sums.items()}
         if self.validates:
             row |= {f"val_{name}": value for name, value in self.validate().items()}
         progress.trials, progress.sums = 0, {}
         progress.log.append(row)
-        if self.folder is not None and self.world.rank == 0:
-            write_rows(self.folder / "log.jsonl", [row], append=True)
+        self.log.add(row)
         _log.info("%s: %s", self.name, row)
-        whole = progress.step % self.per_epoch == 0
-        if whole and self.bound > -math.inf and row["mse"] < self.bound:
-            progress.ended, progress.best, self.state.best = "stop_mse", row.get("val_loss"), {}
+        if step % self.per_epoch == 0 and self.bound > -math.inf and row["mse"] < self.bound:
+            progress.ended, progress.best, state.best = "stop_mse", row.get("val_loss"), {}
             return
-        if self.watches and progress.best is not None and row["val_loss"] >= progress.best:
-            progress.stale += 1
-            progress.ended = "patience" if progress.stale >= self.stage.patience else None
-        elif self.validates:
-            progress.best, progress.stale = row["val_loss"], 0
-            if self.watches:
-                with self.averaged():
-                    self.state.best = {n: p.detach().cpu().clone() for n, p in self.state.parameters.items()}
-        if progress.ended is None and progress.step == self.length:
+        if self.validates and progress.improves(row["val_loss"], self.patience) and self.patience is not None:
+            state.keep_best()
+        if self.patience is not None and progress.stale >= self.patience:
+            progress.ended = "patience"
+        elif step == self.length:
             progress.ended = "length"
 
     def finish(self) -> None:
-        """Leave the weights that the stage is for; a checkpoint of them, or of all that going on needs."""
+        """Leave the weights that the stage is for, and a checkpoint of them or of all that resuming needs."""
         if self.state.progress.ended is None:
             self.save()
-        self.state.keep(self.path)
+        self.state.put(self.state.best or self.state.chosen(), self.path)
         if self.state.progress.ended is not None:
             self.save()
 
     def save(self) -> None:
-        if self.folder is None:
-            return
-        if self.world.rank == 0:
-            self.path = save_checkpoint(self.folder / "checkpoints", self.state.checkpoint(self.settings()))
-        if self.world.size > 1:
-            dist.barrier()
-            self.path = latest_checkpoint(self.folder / "checkpoints")
+        if self.folder is not None:
+            checkpoint = self.state.checkpoint(self.settings())
+            self.path = save_together(self.folder / "checkpoints", checkpoint, self.world)
 
     def settings(self) -> dict[str, Any]:
         """What must not change between two runs of a stage."""
         trials = {f"{part}_trials": dict(sizes) for part, sizes in self.sizes.items()}
         trained = sorted(self.state.parameters)
-        return to_json(self.stage) | trials | {"precision": self.precision, "trainable": trained}
+        return self.stage.to_json() | trials | {"precision": self.precision, "trainable": trained}
 
     def rows_of(self, step: int) -> tuple[str, np.ndarray]:
         """Subject and trials of a step, over all processes."""
@@ -349,23 +319,11 @@ class _Stage:
     def micro_batches(self, share: int) -> int:
         return -(-share // (self.stage.micro_batch or share))
 
-    def averaged(self) -> AbstractContextManager:
-        return self.state.averages.applied() if self.state.averages else nullcontext()
-
-    def sum_over_processes(self, tensors: list[Tensor]) -> None:
-        if self.world.size > 1:
-            for handle in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                handle.wait()
-
     def check_finite(self, row: dict[str, float], part: str, subject: str, rows: np.ndarray) -> None:
-        wrong = [name for name, value in row.items() if not math.isfinite(value)]
-        if wrong:
-            values = ", ".join(f"{name}={value:.6g}" for name, value in row.items())
-            trials = self.source.describe(part, subject, rows)
-            raise FloatingPointError(
-                f"{self.name} stopped at step {self.state.progress.step}: {', '.join(wrong)} not finite ({values}) on "
-                f"{part} trials of {subject}: {trials}; the last checkpoint is {self.path}"
-            )
+        def inputs() -> str:
+            return f"{part} trials of {subject}: {self.source.describe(part, subject, rows)}"
+
+        check_finite(row, self.name, self.engine.step, inputs, self.path)
 
 
 def _resolved(precision: str, device: torch.device) -> str:
@@ -376,7 +334,7 @@ def _resolved(precision: str, device: torch.device) -> str:
 
 
 def _error_bound(stage: TrainingStage, total_variance: float | None, validates: bool) -> float:
-    """The training error below which an epoch is the last; -inf without one."""
+    """Return the training error below which an epoch is the last; -inf without one."""
     bound = -math.inf if stage.stop_mse is None else stage.stop_mse
     if stage.stop_share is None or validates:
         return bound
@@ -385,6 +343,6 @@ def _error_bound(stage: TrainingStage, total_variance: float | None, validates: 
     return max(bound, stage.stop_share * total_variance)
 
 
-def _add(sums: dict[str, Any], terms: Mapping[str, Any], weight: float) -> None:
+def _add(sums: dict[str, float], terms: Mapping[str, float], weight: float) -> None:
     for name, value in terms.items():
         sums[name] = sums.get(name, 0.0) + value * weight

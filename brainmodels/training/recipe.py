@@ -1,8 +1,10 @@
-"""What recipes say: how a stage is trained, and what all systems share."""
+"""Recipes: how a stage is trained, and the settings that all systems share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
+
+from veca.train.schedules import SCHEDULES
 
 from ..errors import BrainDataError, check_choice
 from ..records import from_json, to_json
@@ -12,21 +14,23 @@ __all__ = ["LatentRecipe", "ModelRecipe", "TrainingStage"]
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """Training of one stage by AdamW with a constant learning rate.
+    """Settings of one stage, which AdamW trains.
 
     Attributes:
-        steps, epochs: the longest run, in optimiser steps or in passes over the trials; exactly one is given.
-        lr, weight_decay, betas: of AdamW.
-        batch_size: trials a step, over all processes.
-        micro_batch: most trials that a process computes at a time; their gradients add up, but a contrast sees no more
+        steps, epochs: Length of the longest run, in steps or in passes over the trials; exactly one is given.
+        lr, weight_decay, betas: Arguments of AdamW; `lr` is the largest learning rate.
+        batch_size: Number of trials of a step, over all processes.
+        micro_batch: Most trials that a process computes at a time. Their gradients add up, but a contrast sees no more
             trials than these. None is all of its share.
-        clip_norm: largest norm of the gradient; None never clips.
-        ema_decay: of the averaged weights, after n steps at most (1 + n) / (10 + n); None keeps no average.
-        seed: of weights, order and noise.
-        patience: epochs without a better validation loss before the stage ends with the best weights; None keeps the
-            last. Without validation trials it does not apply.
-        stop_mse: an epoch whose mean training error is below it is the last; None has no bound.
-        stop_share: the same as a share of the total training variance, used where there are no validation trials.
+        clip_norm: Largest norm of the gradient; None never clips.
+        ema_decay: Decay of the averaged weights, after n steps at most (1 + n) / (10 + n); None keeps no average.
+        seed: Seed of weights, order and noise.
+        patience: Number of epochs without a better validation loss before the stage ends with the best weights. None
+            keeps the last. Without validation trials it does not apply.
+        stop_mse: An epoch whose mean training error is below this is the last; None has no bound.
+        stop_share: The same as a share of the total training variance, used where there are no validation trials.
+        schedule: Course of the learning rate: "constant", "cosine" or "one_cycle", see `lr_factor`.
+        warmup: Number of first steps in which the learning rate rises linearly. "one_cycle" has its own rise.
     """
 
     steps: int | None = None
@@ -42,6 +46,8 @@ class TrainingStage:
     patience: int | None = None
     stop_mse: float | None = None
     stop_share: float | None = None
+    schedule: str = "constant"
+    warmup: int = 0
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
@@ -52,8 +58,22 @@ class TrainingStage:
                 raise BrainDataError(f"expected {name} of at least 1, got {value}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise BrainDataError(f"expected ema_decay from 0 to below 1, got {self.ema_decay}")
-        if self.seed < 0:
-            raise BrainDataError(f"expected a seed of at least 0, got {self.seed}")
+        for name in ("seed", "warmup"):
+            if getattr(self, name) < 0:
+                raise BrainDataError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if self.schedule == "one_cycle" and self.warmup:
+            raise BrainDataError(f"expected no warmup with schedule='one_cycle', which has its own, got {self.warmup}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON; without `schedule` and `warmup` where these are the defaults.
+
+        A stage without them equals one that was saved before they existed, so that its run can be resumed.
+        """
+        return {key: value for key, value in to_json(self).items() if _LATER.get(key, ...) != value}
+
+
+_LATER = {"schedule": "constant", "warmup": 0}  # defaults of the settings that older runs lack
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,9 @@ class ModelRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as dictionaries, lists, numbers and strings."""
-        return to_json(self)
+        stages = {x.name: getattr(self, x.name) for x in fields(self)}
+        stages = {name: stage.to_json() for name, stage in stages.items() if isinstance(stage, TrainingStage)}
+        return to_json(self) | stages
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:

@@ -1,10 +1,8 @@
-"""What a stage remembers between two steps, as a checkpoint and back, and its log."""
+"""What a stage remembers between two steps, as a checkpoint and back."""
 
-import dataclasses
-import json
 import reprlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,121 +10,105 @@ import torch
 from torch import Tensor, nn
 
 from veca.train.checkpoints import Checkpoint
+from veca.train.engine import EarlyStop, Engine
 
 from ..errors import BrainDataError
-from .averages import Averages
 
-__all__ = ["Progress", "State", "put", "write_rows"]
+__all__ = ["Progress", "State"]
 
 _AVERAGE, _BEST = "average.", "best."  # prefixes in the averaged weights of a checkpoint
 
 
 @dataclass
-class Progress:
-    """The part that is no tensor.
+class Progress(EarlyStop):
+    """What is no tensor and not in the engine.
 
     Attributes:
-        step: number of steps done.
-        trials, sums: of this epoch so far, and of the terms over these trials.
-        best: validation loss of the weights to keep.
-        stale: validations since that were not better.
-        ended: why the stage has ended; None before.
-        seconds: of all runs together.
-        scaler: of the loss, in fp16.
-        log: its rows.
+        trials: Number of trials of this epoch so far.
+        sums: Sums of the terms over these trials.
+        ended: Why the stage has ended; None before.
+        seconds: Time of all runs of the stage together.
+        log: Rows of the log.
     """
 
-    step: int = 0
     trials: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    best: float | None = None
-    stale: int = 0
     ended: str | None = None
     seconds: float = 0.0
-    scaler: dict[str, Any] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
 class State:
-    """All of it.
+    """All that a stage remembers.
 
     Attributes:
-        parameters: that are trained, by name.
-        optimizer: over them.
-        scaler: of the loss; does nothing but in fp16.
-        averages: of the parameters, if they are kept.
-        best: the weights of the best validation, on the CPU; empty before one.
-        progress: the rest.
+        parameters: Parameters that are trained, by name.
+        engine: The step over them.
+        best: Weights of the best validation, on the CPU; empty before one.
+        progress: The rest.
     """
 
     parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    averages: Averages | None = None
+    engine: Engine
     best: dict[str, Tensor] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
 
     def checkpoint(self, settings: dict[str, Any]) -> Checkpoint:
-        """All that going on needs; of a stage that has ended, its weights and its record."""
-        optimizer, averaged = {}, {}
-        if self.progress.ended is None:
-            for name, parameter in self.parameters.items():
-                kept = self.optimizer.state.get(parameter, {})
-                optimizer |= {f"{name}.{what}": value for what, value in kept.items()}
-            averages = self.averages.values if self.averages else {}
-            averaged = _prefixed(_AVERAGE, averages) | _prefixed(_BEST, self.best)
-        self.progress.scaler = self.scaler.state_dict()
-        record = {"settings": settings, "progress": dataclasses.asdict(self.progress)}
-        return Checkpoint(self.progress.step, self.parameters, optimizer, averaged, record)
+        """Return what resuming needs. Of a stage that has ended these are its weights and its record."""
+        optimizer, averages = self.engine.memory() if self.progress.ended is None else ({}, {})
+        best = self.best if self.progress.ended is None else {}
+        averaged = {_AVERAGE + name: x for name, x in averages.items()} | {_BEST + name: x for name, x in best.items()}
+        progress = asdict(self.progress) | {"step": self.engine.step, "scaler": self.engine.scaler.state_dict()}
+        record = {"settings": settings, "progress": progress}
+        return Checkpoint(self.engine.step, self.parameters, optimizer, averaged, record)
 
     def restore(self, saved: Checkpoint, settings: dict[str, Any], path: Path) -> None:
         """Go back to a checkpoint.
 
         Args:
-            saved: what `checkpoint` gave.
-            settings: of now.
-            path: of the checkpoint, for messages.
+            saved: What `checkpoint` gave.
+            settings: Settings of the present run.
+            path: Folder of the checkpoint, for messages.
 
         Raises:
-            BrainDataError: it was saved under other settings, or holds other weights.
+            BrainDataError: It was saved under other settings, or holds other weights.
         """
         _check_settings(saved.recipe["settings"], settings, path)
-        self.progress = Progress(**saved.recipe["progress"])
-        put(self.parameters, saved.weights, path)
-        if self.progress.ended is not None:
-            return
-        for key, value in saved.optimizer.items():
-            name, _, what = key.rpartition(".")
-            parameter = self.parameters[name]
-            self.optimizer.state[parameter][what] = value.to(parameter.device)
-        self.scaler.load_state_dict(self.progress.scaler)
-        if self.averages:
-            put(self.averages.values, _without(_AVERAGE, saved.ema), path)
-        self.best = _without(_BEST, saved.ema)
+        progress = dict(saved.recipe["progress"])
+        step, scaler = progress.pop("step"), progress.pop("scaler")
+        self.progress = Progress(**progress)
+        self.put(saved.weights, path)
+        if self.progress.ended is None:
+            self.engine.restore(step, saved.optimizer, _without(_AVERAGE, saved.ema), scaler)
+            self.best = _without(_BEST, saved.ema)
+        else:
+            self.engine.step = step
 
-    def keep(self, path: Path | None) -> None:
-        """Put the weights that the stage is for in place: the best, the averaged, or those that are there."""
-        weights = self.best or (self.averages.values if self.averages else None)
-        if weights:
-            put(self.parameters, weights, path)
+    def chosen(self) -> Mapping[str, Tensor]:
+        """Return the weights that are validated: the averaged ones if averages are kept, else those of the task."""
+        return self.engine.averages.values if self.engine.averages else self.parameters
 
+    def keep_best(self) -> None:
+        """Copy the weights that were validated, as the best so far."""
+        self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.chosen().items()}
 
-@torch.no_grad()
-def put(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], path: Path | None) -> None:
-    """Copy values into tensors of the same names and shapes, in place; `path` is where they come from."""
-    for name, tensor in tensors.items():
-        if name not in values or values[name].shape != tensor.shape:
-            got = tuple(values[name].shape) if name in values else "nothing"
-            raise BrainDataError(f"expected {name} of shape {tuple(tensor.shape)} in {path}, got {got}")
-        tensor.copy_(values[name])
+    @torch.no_grad()
+    def put(self, values: Mapping[str, Tensor], path: Path | None) -> None:
+        """Copy weights into the parameters.
 
+        Args:
+            values: Weights by name.
+            path: Folder of the checkpoint that they come from, for messages.
 
-def write_rows(path: Path, rows: Iterable[dict[str, float]], append: bool = False) -> None:
-    """Lines of JSON, instead of or after those in the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a" if append else "w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        Raises:
+            BrainDataError: A weight is missing or has another shape.
+        """
+        for name, tensor in self.parameters.items():
+            if name not in values or values[name].shape != tensor.shape:
+                got = tuple(values[name].shape) if name in values else "nothing"
+                raise BrainDataError(f"expected {name} of shape {tuple(tensor.shape)} in {path}, got {got}")
+            tensor.copy_(values[name])
 
 
 def _check_settings(saved: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
@@ -134,11 +116,7 @@ def _check_settings(saved: dict[str, Any], asked: dict[str, Any], path: Path) ->
     if changed:
         short = reprlib.repr
         values = ", ".join(f"{name}={short(saved.get(name))}, not {short(asked.get(name))}" for name in changed)
-        raise BrainDataError(f"expected the settings of {path} ({values}); give another folder to start anew")
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+        raise BrainDataError(f"expected the settings of {path} ({values}); give another folder to start a new run")
 
 
 def _without(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from brainmodels.errors import BrainDataError
-from brainmodels.training import Averages, train_stage
+from brainmodels.training import train_stage
 from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.staged import STAGE, TWO, Draws, Linear, Trials, same, trained, weights
+from veca.train.averages import Averages
 
 
 class TestOrder:
@@ -166,7 +167,7 @@ class TestFrozen:
             trained(STAGE, trainable=[])
         with pytest.raises(BrainDataError, match="train trials for stage, got none"):
             trained(STAGE, Trials({"a": 0}))
-        with pytest.raises(BrainDataError, match="precision of auto, fp32, bf16, fp16, got 'fp8'"):
+        with pytest.raises(BrainDataError, match="precision to be one of auto, fp32, bf16, fp16, got 'fp8'"):
             trained(STAGE, precision="fp8")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from brainmodels.data import bold5000_5fold, first_session, holdout, loso
 from brainmodels.features.sets import FeatureSet
 from brainmodels.nn import AdapterSize, ConvDecoder, DecoderSize, TokenAdapter
 from tests.brainmodels import evaluated, fitted, made
-from tests.models import images
+from tests.models import images, tiny_veca
 from veca.report.machine import describe_machine
+from veca.train import Recipe, SceneBatches, SupervisedTask, train
+from veca.train.checkpoints import load_checkpoint
 
 HERE = Path(__file__).parent
 FILE = HERE / "values.json"
@@ -81,6 +84,30 @@ def drawn():
     decoder = ConvDecoder.fit(tokens, pictures, DecoderSize(4, 6, (8, 4)), steps=8, noise=0.1, seed=1)
     x = torch.from_numpy(tokens[:3])
     return {"adapter": adapter(x).numpy(), "decoder": decoder(x).numpy()}
+
+
+def backbone_training():
+    """Weights, averages, optimizer state and log of short runs on drawn scenes, stopped once and resumed."""
+    base = Recipe(steps=5, batch_size=8, warmup_steps=2, accumulate=2, clip_norm=0.5, ema_decay=0.9)
+    base = replace(base, lr_max=3e-3, log_every=1, save_every=2)
+    runs = {"adamw": {"budgets_per_step": 2}, "normuon": {"optimizer": "normuon"}, "sgd": {"optimizer": "sgd"}}
+    found = {}
+    for name, options in runs.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for stop_at in (3, None):
+                model = tiny_veca(img_size=32, rope_shift=0.08, rope_scale=2.0, drop_path_rate=0.3)
+                source = SceneBatches(32, 32, 16, seed=1)
+                task = SupervisedTask(model, source.classes, source.patch_classes)
+                path = train(task, source, replace(base, **options), folder, "cpu", stop_at=stop_at)
+            saved = load_checkpoint(path)
+            log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+        for part in ("weights", "optimizer", "ema"):
+            tensors = getattr(saved, part)
+            found[f"{name}.{part}"] = np.concatenate([tensors[key].numpy().ravel() for key in sorted(tensors)])
+        rows = [{key: value for key, value in row.items() if key != "images_per_s"} for row in log]
+        found[f"{name}.log"] = np.array([numbers(row) for row in rows])
+        found[f"{name}.budgets"] = str([row["budgets"] for row in rows])
+    return found
 
 
 def splits():
@@ -143,6 +170,7 @@ GROUPS = {
     **{f"trained_{system}": functools.partial(trained, system) for system in MODELS},
     "drawn": drawn,
     "backbone": backbone,
+    "backbone_training": backbone_training,
     "scores": scores,
     "splits": splits,
     "fingerprints": fingerprints,

@@ -163,5 +163,5 @@ def test_mistakes_are_named():
         ElasticOptimizer(nn.Linear(3, 3), "normuon")
     with pytest.raises(ValueError, match=r"matrices of 3 n rows, got a parameter \(8, 8\)"):
         NorMuon([{"params": [nn.Parameter(torch.zeros(8, 8))], "splits": 3}])
-    with pytest.raises(ValueError, match=r"the state of this optimiser's parameters, got one of other"):
+    with pytest.raises(ValueError, match=r"the state of this optimizer's parameters, got one of other"):
         ElasticOptimizer(tiny()).load_state_dict({"other.exp_avg": torch.zeros(1)})

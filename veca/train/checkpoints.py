@@ -1,4 +1,4 @@
-"""Checkpoints: each is a folder of safetensors and JSON files, which appears whole or not at all."""
+"""Checkpoints are folders of safetensors and JSON, which appear whole or not at all."""
 
 import json
 import os
@@ -6,24 +6,27 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["Checkpoint", "latest_checkpoint", "load_backbone", "load_checkpoint", "save_checkpoint"]
+from .parallel import World
+
+__all__ = ["Checkpoint", "latest_checkpoint", "load_backbone", "load_checkpoint", "save_checkpoint", "save_together"]
 
 _PREFIX = "step-"
 _BACKBONE = "backbone."
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint has the state of a run at the end of a step.
+    """What a run needs to go on from the end of a step.
 
     Attributes:
-        step: number of steps done.
-        weights: weights of the task by name.
-        optimizer: state of the optimiser by name.
-        ema: averaged weights by name; empty without averaging.
-        recipe: fields of the recipe, as in JSON.
+        step: Number of steps done.
+        weights: Weights of the task by name.
+        optimizer: State of the optimizer by name.
+        ema: Averaged weights by name; empty without averaging.
+        recipe: Recipe of the run, and what else resuming needs, as JSON.
     """
 
     step: int
@@ -36,15 +39,15 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """Write a checkpoint beside the older ones, then remove all but the last few.
 
-    It is written under another name, flushed and renamed, so a reader sees all of it or nothing.
+    It is written under another name, flushed, and renamed. Other processes see all of it or nothing.
 
     Args:
-        folder: folder of all checkpoints of the run.
-        checkpoint: checkpoint to write.
-        keep: number of checkpoints to keep.
+        folder: Folder of all checkpoints of the run.
+        checkpoint: Checkpoint to write.
+        keep: Number of checkpoints to leave.
 
     Returns:
-        Its folder, such as `folder/step-00000100`.
+        The folder of the checkpoint, such as `folder/step-00000100`.
     """
     target = folder / f"{_PREFIX}{checkpoint.step:08d}"
     partial = folder / f".partial-{target.name}"
@@ -66,20 +69,29 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
     return target
 
 
+def save_together(folder: Path, checkpoint: Checkpoint, world: World) -> Path:
+    """Write a checkpoint on the first process while the others wait, and return its folder."""
+    if world.rank == 0:
+        save_checkpoint(folder, checkpoint)
+    if world.size > 1:
+        dist.barrier()
+    return latest_checkpoint(folder)
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint in a folder, None where there is none."""
+    """Return the last checkpoint in a folder, None where there is none."""
     found = _found(folder)
     return found[-1] if found else None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint, with tensors on the CPU.
+    """Read a checkpoint, with its tensors on the CPU.
 
     Args:
-        path: folder of the checkpoint.
+        path: Folder of the checkpoint.
 
     Raises:
-        FileNotFoundError: a file of the checkpoint is missing; the message names it.
+        FileNotFoundError: A file is missing.
     """
     names = ("weights", "optimizer", "ema")
     missing = [n for n in ("state.json", *(f"{name}.safetensors" for name in names)) if not (path / n).is_file()]
@@ -91,19 +103,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_backbone(model: nn.Module, path: str | Path, ema: bool = False) -> nn.Module:
-    """Load the backbone weights of a checkpoint into a model.
+    """Load the backbone of a checkpoint into a model of the same shape.
 
     Args:
-        model: a model with the same parameters, such as the VECA that was trained.
-        path: a checkpoint, or the folder of a run, whose last checkpoint is taken.
-        ema: take the averaged weights, which the run must have kept.
+        model: Model such as the VECA that was trained.
+        path: A checkpoint, or the folder of a run, whose last checkpoint is taken.
+        ema: Take the averaged weights, which the run must have kept.
 
     Returns:
         The model.
 
     Raises:
-        FileNotFoundError: no checkpoint at `path`.
-        ValueError: averaged weights of a run that kept none.
+        FileNotFoundError: The folder has no checkpoint.
+        ValueError: The run kept no averages.
     """
     path = Path(path)
     if not (path / "state.json").is_file():

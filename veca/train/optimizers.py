@@ -1,6 +1,6 @@
-"""An optimiser that does not change inactive cores, and the groups of its parameters."""
+"""Optimizers with named states, one that leaves inactive cores alone, and its groups of parameters."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from ..model.backbone import VECA
 from .bank import RowSlices
 from .budgets import BudgetSampler
 from .normuon import NorMuon
+from .parallel import whole
 
-__all__ = ["ElasticOptimizer", "parameter_groups"]
+__all__ = ["ElasticOptimizer", "NamedOptimizer", "parameter_groups"]
 
 _DECAYS = ("default", "paper")
 _KINDS = ("adamw", "sgd", "normuon")
@@ -26,19 +27,18 @@ def parameter_groups(
     muon: bool = False,
     edges: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Sort all trainable parameters into groups for an optimiser.
+    """Put all trainable parameters in groups for an optimizer.
 
     Args:
-        module: a VECA, or a module that may contain one.
-        weight_decay: weight decay of the groups that decay.
-        decay: which parameters decay. "default" exempts those of one dimension and those that a model names in
-            `no_weight_decay()`. For a VECA these are its cores, their coordinates and step sizes. "paper" exempts
-            nothing.
-        muon: put the matrices of a VECA or of a timm ViT in groups with `muon=True`. These are the weights of all
-            linear layers but the coordinate heads, the second layer of the last MLP, and the classifier. The fused
-            qkv weights have a group with `splits=3`.
-        edges: rows at which a budget may end, from 0 to M. Cores and coordinates are cut there (see `RowSlices`).
-            None does not cut them.
+        module: A VECA, or a module that holds one or none.
+        weight_decay: Weight decay of the groups that decay.
+        decay: "default" exempts parameters of one dimension and those that a model names in `no_weight_decay()`. For
+            a VECA these are its cores, their coordinates and step sizes. "paper" exempts nothing.
+        muon: Put the matrices of a VECA, or of a ViT of timm, in groups with `muon=True`. These are all linears but
+            the coordinate heads, the second linear of the last MLP and the classifier. The fused qkv weights have a
+            group with `splits=3`.
+        edges: Rows at which a budget may end, from 0 to M. Cores and coordinates are cut there, see `RowPieces`;
+            None keeps them whole.
 
     Returns:
         Dicts with `params`, `names`, `weight_decay`, `muon`, `splits` and `slices`, the `RowSlices` of the group. No
@@ -77,62 +77,22 @@ def parameter_groups(
     return list(groups.values())
 
 
-class ElasticOptimizer:
-    """An optimiser that does not change inactive cores or their state, not even by momentum or weight decay.
-
-        optimizer = ElasticOptimizer(model, lr=4e-4, weight_decay=0.01)
-        model.forward_features(images, num_cores=16).global_token.square().mean().backward()
-        optimizer.step(num_cores=16)
-        optimizer.zero_grad()
+class NamedOptimizer:
+    """Torch optimizers whose states are saved under the names of their parameters.
 
     Args:
-        module: a VECA, or a module that may contain one, already on its device.
-        kind: "adamw", "sgd" with momentum 0.9, or "normuon" for the matrices of a VECA or a ViT and AdamW for the
-            rest.
-        lr: learning rate of all groups.
-        weight_decay, decay: arguments of `parameter_groups`.
-        edges: rows at which a budget may end. None takes those of `BudgetSampler(M)`, the multiples of 8.
+        named: All parameters of the optimizers, by name.
+        optimizers: Optimizers over these parameters.
 
     Attributes:
-        optimizers: the torch optimisers, one or two.
-        slices: the `RowSlices` of the cores and of their coordinates.
-
-    Raises:
-        ValueError: an unknown kind, or "normuon" without a VECA or ViT, or with sharded matrices.
+        optimizers: See above.
+        parameters: Parameters whose gradients a step uses.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        kind: str = "adamw",
-        lr: float = 4e-4,
-        weight_decay: float = 0.01,
-        decay: str = "default",
-        edges: Sequence[int] | None = None,
-    ):
-        if kind not in _KINDS:
-            raise ValueError(f"expected kind to be one of {', '.join(_KINDS)}, got {kind!r}")
-        sizes = [model.num_cores for model in module.modules() if isinstance(model, VECA)]
-        if edges is None and sizes:
-            edges = BudgetSampler(sizes[0]).edges
-        groups = parameter_groups(module, weight_decay, decay, kind == "normuon", edges)
-        self.slices = [slices for group in groups for slices in group.pop("slices")]
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._names = {p: name for group in groups for name, p in zip(group.pop("names"), group["params"], strict=True)}
-        muon: list[dict[str, Any]] = []
-        rest: list[dict[str, Any]] = []
-        for group in groups:
-            (muon if group.pop("muon") else rest).append(group)
-        if kind == "normuon":
-            if not muon:
-                raise ValueError("expected a module that holds a VECA or a ViT of timm for 'normuon', got none")
-            if any(isinstance(parameter, DTensor) for group in muon for parameter in group["params"]):
-                raise ValueError("expected whole matrices for 'normuon', got sharded ones; use 'adamw' with FSDP")
-            self.optimizers = [NorMuon(muon, lr), torch.optim.AdamW(rest, lr, fused=True)]
-        elif kind == "adamw":
-            self.optimizers = [torch.optim.AdamW(rest, lr, fused=True)]
-        else:
-            self.optimizers = [torch.optim.SGD(rest, lr, momentum=0.9)]
+    def __init__(self, named: Mapping[str, nn.Parameter], optimizers: Sequence[torch.optim.Optimizer]):
+        self.optimizers = list(optimizers)
+        self.parameters = list(named.values())
+        self._names = {parameter: name for name, parameter in named.items()}
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all groups."""
@@ -140,46 +100,42 @@ class ElasticOptimizer:
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-    def step(self, num_cores: int | None = None) -> None:
-        """Update all parameters that have a gradient, but only the first rows of the core bank.
+    def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Move all parameters that have a gradient.
 
         Args:
-            num_cores: the largest budget among the passes that made the gradients; None means all cores.
+            scaler: Scaler that steps in place of the optimizers, and leaves a step out whose gradients overflow.
         """
-        for slices in self.slices:
-            slices.take_gradients(len(slices.parameter) if num_cores is None else num_cores)
         for optimizer in self.optimizers:
-            optimizer.step()
+            optimizer.step() if scaler is None else scaler.step(optimizer)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
-        for slices in self.slices:
-            slices.drop_gradients()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """State of the optimisers as whole tensors named "<parameter>.<what>"; empty before the first step."""
+        """Return the states as whole tensors called "<parameter>.<what>"; there are none before the first step."""
         return {
-            f"{name}.{key}": value.full_tensor() if isinstance(value, DTensor) else value
+            f"{name}.{key}": whole(value)
             for name, parameter, optimizer in self._named()
             for key, value in optimizer.state.get(parameter, {}).items()
             if isinstance(value, Tensor)
         }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state from `state_dict`.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave.
 
         Args:
-            state: state of an optimiser of the same kind, over the same module, with the same edges.
+            state: State of optimizers of the same kind over parameters of the same names and shapes.
 
         Raises:
-            ValueError: a state with other names or numbers of rows.
+            ValueError: A parameter is unknown or has another number of rows.
         """
         known = {name: (parameter, optimizer) for name, parameter, optimizer in self._named()}
         foreign = sorted({key.rpartition(".")[0] for key in state} - known.keys())
         if foreign:
-            raise ValueError(f"expected the state of this optimiser's parameters, got one of {', '.join(foreign[:3])}")
+            raise ValueError(f"expected the state of this optimizer's parameters, got one of {', '.join(foreign[:3])}")
         for _, parameter, optimizer in self._named():
             optimizer.state.pop(parameter, None)
         for name_key, value in state.items():
@@ -199,8 +155,84 @@ class ElasticOptimizer:
                     yield self._names[parameter], parameter, optimizer
 
 
+class ElasticOptimizer(NamedOptimizer):
+    """An optimizer whose step changes neither cores beyond the budget nor the state it keeps for them.
+
+        optimizer = ElasticOptimizer(model, lr=4e-4, weight_decay=0.01)
+        model.forward_features(images, num_cores=16).global_token.square().mean().backward()
+        optimizer.step(num_cores=16)
+        optimizer.zero_grad()
+
+    Args:
+        module: A VECA, or a module that holds one or none, already on its device.
+        kind: "adamw", "sgd" with momentum 0.9, or "normuon" for the matrices of a VECA or a ViT and AdamW for the rest.
+        lr: Learning rate of all groups.
+        weight_decay, decay: Arguments of `parameter_groups`.
+        edges: Rows at which a budget may end; None takes those of `BudgetSampler(M)`, the multiples of 8. Two
+            optimizers exchange states only where their edges are the same.
+
+    Attributes:
+        optimizers: One or two torch optimizers.
+        pieces: `RowPieces` of the cores and of their coordinates.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        kind: str = "adamw",
+        lr: float = 4e-4,
+        weight_decay: float = 0.01,
+        decay: str = "default",
+        edges: Sequence[int] | None = None,
+    ):
+        if kind not in _KINDS:
+            raise ValueError(f"expected kind to be one of {', '.join(_KINDS)}, got {kind!r}")
+        sizes = [model.num_cores for model in module.modules() if isinstance(model, VECA)]
+        if edges is None and sizes:
+            edges = BudgetSampler(sizes[0]).edges
+        groups = parameter_groups(module, weight_decay, decay, kind == "normuon", edges)
+        self.pieces = [pieces for group in groups for pieces in group.pop("pieces")]
+        named = {name: p for group in groups for name, p in zip(group.pop("names"), group["params"], strict=True)}
+        muon: list[dict[str, Any]] = []
+        rest: list[dict[str, Any]] = []
+        for group in groups:
+            (muon if group.pop("muon") else rest).append(group)
+        super().__init__(named, _optimizers(kind, muon, rest, lr))
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]  # without pieces
+
+    def step(self, num_cores: int | None = None, scaler: torch.amp.GradScaler | None = None) -> None:
+        """Move all parameters that have a gradient, and the first rows of the bank.
+
+        Args:
+            num_cores: Largest budget that the gradients come from; None means all cores.
+            scaler: See `NamedOptimizer.step`.
+        """
+        for pieces in self.pieces:
+            pieces.take_gradients(len(pieces.parameter) if num_cores is None else num_cores)
+        super().step(scaler)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        super().zero_grad()
+        for pieces in self.pieces:
+            pieces.drop_gradients()
+
+
+def _optimizers(kind: str, muon: list[dict], rest: list[dict], lr: float) -> list[torch.optim.Optimizer]:
+    if kind == "sgd":
+        return [torch.optim.SGD(rest, lr, momentum=0.9)]
+    adamw = torch.optim.AdamW(rest, lr, fused=True)
+    if kind == "adamw":
+        return [adamw]
+    if not muon:
+        raise ValueError("expected a module that holds a VECA or a ViT of timm for 'normuon', got none")
+    if any(isinstance(parameter, DTensor) for group in muon for parameter in group["params"]):
+        raise ValueError("expected whole matrices for 'normuon', got sharded ones; use 'adamw' with FSDP")
+    return [NorMuon(muon, lr), adamw]
+
+
 def _exempt(module: nn.Module) -> set[str]:
-    """Full names of the parameters that `no_weight_decay()` of the models inside names."""
+    """Return the full names of the parameters that the models inside exempt from decay."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, child in module.named_modules()
@@ -219,7 +251,7 @@ def _bank(module: nn.Module) -> set[str]:
 
 
 def _muon_splits(module: nn.Module) -> dict[str, int]:
-    """Full names of the matrices for Muon, with the number of matrices that are stacked in each."""
+    """Return the full names of the matrices for Muon, with the number of matrices that each stacks."""
     splits = {}
     for prefix, model in module.named_modules():
         if not isinstance(model, VECA | VisionTransformer):

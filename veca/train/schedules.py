@@ -1,24 +1,53 @@
-"""Schedules of the learning rate and the image size. They are functions of the step, so nothing has to be saved."""
+"""Learning rates and image sizes as functions of the step, which a checkpoint need not save."""
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
 
-__all__ = ["ResolutionSchedule", "warmup_cosine"]
+__all__ = ["SCHEDULES", "ResolutionSchedule", "lr_factor", "warmup_cosine"]
+
+SCHEDULES = ("constant", "cosine", "one_cycle")
+
+
+def lr_factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
+    """Return the share of the largest learning rate at a step.
+
+    Args:
+        schedule: "constant", "cosine" for half a cosine that ends near 0, or "one_cycle" for torch's `OneCycleLR`.
+        step: Number of the step, from 0 to steps - 1.
+        steps: Length of the run.
+        warmup: Number of steps in which the rate rises linearly, as a factor of the schedule.
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if schedule == "cosine":
+        return rise * (1 + math.cos(math.pi * step / steps)) / 2
+    return rise * _one_cycle(steps)[step] if schedule == "one_cycle" else rise
+
+
+@lru_cache(4)
+def _one_cycle(steps: int) -> list[float]:
+    """Learning rates of torch's `OneCycleLR` with a maximum of 1."""
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, cycle_momentum=False)
+    factors = []
+    for _ in range(steps):
+        factors += scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    return factors
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, lr_max: float, lr_min: float) -> float:
-    """Learning rate that grows linearly from the minimum to the maximum, then falls back by half a cosine.
+    """Return a learning rate that rises linearly and then falls along half a cosine back to the minimum.
 
     Args:
-        step: number of the step, from 0 to steps - 1.
-        steps: number of steps of the run.
-        warmup_steps: step at which the maximum is reached, 0 to steps.
-        lr_max, lr_min: largest and smallest learning rate.
-
-    Raises:
-        ValueError: `warmup_steps` out of range.
+        step: Number of the step, from 0 to steps - 1.
+        steps: Length of the run.
+        warmup_steps: Step at which the maximum is reached, 0 to steps.
+        lr_max, lr_min: Largest and smallest learning rate.
     """
     if not 0 <= warmup_steps <= steps:
         raise ValueError(f"expected warmup_steps from 0 to {steps}, the steps, got {warmup_steps}")
@@ -33,11 +62,8 @@ class ResolutionSchedule:
     """One image size for every step. It is drawn from (seed, step), so it is the same on all ranks.
 
     Args:
-        phases: tuples of first step, sizes in pixels and their probabilities. First steps ascend from 0.
-        seed: seed of the sequence.
-
-    Raises:
-        ValueError: first steps that do not ascend from 0, or probabilities that do not sum to 1.
+        phases: (first step, sizes in pixels, their probabilities) of each phase, by first step, starting with 0.
+        seed: Seed of the sequence of sizes.
     """
 
     phases: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...]
@@ -54,12 +80,12 @@ class ResolutionSchedule:
                 )
 
     def __call__(self, step: int) -> int:
-        """Side of the images of a step, in pixels.
+        """Return the side of the images of a step, in pixels.
 
         Args:
-            step: number of the optimiser step, from 0.
+            step: Number of the step, from 0.
         """
         _, sizes, probabilities = next(phase for phase in reversed(self.phases) if step >= phase[0])
-        # another stream than the budgets', with which small images would always get the same budgets
+        # not the stream of the budgets, with which small images would always meet the same budgets
         rng = np.random.default_rng((self.seed, step, 1))
         return int(rng.choice(sizes, p=probabilities))
