@@ -82,7 +82,7 @@ class ModelRecipe:
 
     The loss of the first stage is MSE + kl_weight * KL + contrast weight * SoftCLIP + ..., where MSE is summed over
     voxels and KL over the latent. A contrast weight of None is `contrast_share` times the total training variance in
-    model units, because a fixed number suits one count and scale of voxels only.
+    model units. A fixed number suits one count and scale of voxels only.
 
     Attributes:
         name: Name of the recipe.

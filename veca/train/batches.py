@@ -1,4 +1,4 @@
-"""Where batches come from. A batch depends on its indices and its step alone, so that a run can resume anywhere.
+"""Sources of batches. A batch depends on its indices and its step alone, so that a run can resume anywhere.
 
 A source is any object with
 
@@ -34,7 +34,7 @@ __all__ = ["ImageBatches", "SceneBatches", "Source", "StepBatches", "batch_indic
 
 
 class Source(Protocol):
-    """See the module."""
+    """A source of batches, see the module."""
 
     def __len__(self) -> int: ...
 
@@ -45,11 +45,11 @@ class SceneBatches:
     """Drawn scenes with the classes of their main object, and of every patch. See `veca.data.scenes`.
 
     Args:
-        count: how many scenes.
-        size: side in pixels.
-        patch_size: of the backbone, pixels.
-        seed: of the scenes; train and held-out sets take different ones.
-        cells: side of the grid of labels within a patch, a divisor of patch_size; see `PatchHead`.
+        count: Number of scenes.
+        size: Side of a scene in pixels.
+        patch_size: Side of the backbone's patches in pixels.
+        seed: Seed of the scenes; train and held-out sets take different ones.
+        cells: Side of the grid of labels within a patch, a divisor of patch_size; see `PatchHead`.
     """
 
     def __init__(self, count: int, size: int, patch_size: int, seed: int = 0, cells: int = 1):
@@ -65,7 +65,7 @@ class SceneBatches:
         return len(self.scenes)
 
     def batch(self, indices: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Keys "image" (B, 3, size, size), "label", "color" (B,), "patch_label" (B, P cells^2). No step differs."""
+        """Return "image" (B, 3, size, size), "label", "color" (B,), "patch_label" (B, P cells^2); no step differs."""
         samples = [self.scenes[index] for index in indices]
         cells = patch_labels(torch.stack([sample["mask"] for sample in samples]), self.patch_size // self.cells)
         return {
@@ -80,10 +80,10 @@ class ImageBatches:
     """Image files, cropped and varied at random as `veca.data.training_transform` does; no labels.
 
     Args:
-        images: the files: a folder or an index file, see `Images`, or their paths.
-        resolution: side of the crops of each step.
-        augment: with False only the resize and the central crop.
-        seed: of the variations; those of an image differ from step to step.
+        images: Paths of the files, or a folder or an index file, see `Images`.
+        resolution: Side of the crops at each step.
+        augment: Vary the images; False only resizes them and takes the central crop.
+        seed: Seed of the variations; those of an image differ from step to step.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ImageBatches:
         return len(self.paths)
 
     def batch(self, indices: Sequence[int], step: int) -> dict[str, Tensor]:
-        """Key "image" (B, 3, size, size), of the size of this step."""
+        """Return "image" (B, 3, size, size), of the size of this step."""
         size = self.resolution(step)
         transform = training_transform(size) if self.augment else inference_transform(size, margin=1.125)
         images = []
@@ -117,11 +117,11 @@ class StepBatches(Dataset):
     """A run's batches as a data set: item i is the i-th micro-batch of this rank.
 
     Args:
-        source: of the images.
-        batch_size: images of an optimiser step, over all ranks and micro-batches.
-        accumulate: micro-batches of a step.
-        seed: of the order.
-        rank, world_size: which share of each batch is this process's.
+        source: Source of the images.
+        batch_size: Number of images of a step, over all ranks and micro-batches.
+        accumulate: Number of micro-batches of a step.
+        seed: Seed of the order.
+        rank, world_size: Number of this process, which tells its share of each batch, and number of processes.
     """
 
     def __init__(
@@ -149,20 +149,20 @@ class StepBatches(Dataset):
 
 
 def batch_indices(count: int, batch_size: int, step: int, seed: int = 0) -> list[int]:
-    """Which images a step takes: every epoch goes through a new order, and leaves out what fills no batch.
+    """Return the images of a step. Every epoch has a new order, and leaves out images that do not fill a batch.
 
     Args:
-        count: number of images.
-        batch_size: at most the count.
-        step: from 0.
-        seed: of the order.
+        count: Number of images.
+        batch_size: Number of images of a step, at most the count.
+        step: Number of the step, from 0.
+        seed: Seed of the orders.
     """
     epoch, within = divmod(step, count // batch_size)
     return _order(count, seed, epoch)[within * batch_size : (within + 1) * batch_size].tolist()
 
 
 def draw_seed(*key: int) -> int:
-    """A seed for a generator that depends on all of the key."""
+    """Return a seed for a generator that depends on all numbers of the key."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

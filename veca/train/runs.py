@@ -32,7 +32,7 @@ _EVALUATED_AT_ONCE = 50
 
 
 def scenes_task(recipe: ScenesRecipe) -> tuple[SupervisedTask, SceneBatches, SceneBatches]:
-    """The task of a scenes recipe, and its scenes: those to train on and those held out."""
+    """Return the task of a scenes recipe, the scenes to train on, and the held-out scenes."""
     torch.manual_seed(recipe.seed)
     backbone: nn.Module = create_model(
         recipe.model,
@@ -54,9 +54,9 @@ def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = Non
     """Train on drawn scenes, and evaluate at every budget with each checkpoint.
 
     Args:
-        recipe: such as `nano_scenes()`.
-        out: folder of the run; in the end `out/model` is the trained VECA, for `VECA.from_pretrained`.
-        device: of `train`.
+        recipe: Recipe such as `nano_scenes()`.
+        out: Folder of the run. In the end `out/model` is the trained VECA, for `VECA.from_pretrained`.
+        device: Device to train on, see `train`.
 
     Returns:
         The folder of the last checkpoint.
@@ -90,15 +90,15 @@ def distill(
     """Train a student on the features of a teacher.
 
     Args:
-        recipe: such as `tiny()`.
-        teacher: anything `tokens_of` takes; see `load_teacher`.
-        data: images as `ImageBatches` takes them, or a `Source`.
-        out: folder of the run; in the end `out/model` is the student, for `VECA.from_pretrained`, or the weights of
-            a converted one, which `convert_vit` says how to load.
-        start_from: a run or checkpoint whose backbone the student starts with, for a second stage.
-        held_out: other images, on which `held_out_losses` joins the log with each checkpoint, and `teacher_cosine`
+        recipe: Recipe such as `tiny()`.
+        teacher: Model that `tokens_of` takes; see `load_teacher`.
+        data: Images as `ImageBatches` takes them, or a `Source`.
+        out: Folder of the run. In the end `out/model` is the student, for `VECA.from_pretrained`. Of a converted
+            student it has the weights, and `convert_vit` says how to load them.
+        start_from: Run or checkpoint whose backbone the student starts with, for a second stage.
+        held_out: Other images. Their `held_out_losses` join the log with each checkpoint, and their `teacher_cosine`
             before and after the run is written to `out/cosine.json`.
-        device: of `train`.
+        device: Device to train on, see `train`.
 
     Returns:
         The folder of the last checkpoint.
@@ -141,7 +141,7 @@ def _student(recipe: DistillationRecipe, teacher: nn.Module) -> nn.Module:
 
 
 def _publish(model: nn.Module, path: Path, out: Path, recipe: Recipe) -> nn.Module:
-    """Give a model of the trained shape the weights of a checkpoint, averaged if they were, and write it down."""
+    """Load a checkpoint into a model of the trained shape, with averaged weights if the run kept them, and save it."""
     load_backbone(model, path, recipe.ema_decay is not None)
     if isinstance(model, VECA):
         model.save_pretrained(out / "model")
@@ -172,6 +172,6 @@ def _budgets(recipe: DistillationRecipe | ScenesRecipe) -> BudgetSampler:
 
 @torch.no_grad()
 def _width(teacher: nn.Module, size: int) -> int:
-    """Width of the teacher's features, by trying it: any pair of tokens will do as a teacher."""
+    """Return the width of the teacher's features, which a forward pass of one image tells."""
     parameter = next(teacher.parameters(), torch.zeros(()))
     return tokens_of(teacher.eval(), parameter.new_zeros(1, 3, size, size)).patches.shape[-1]
