@@ -161,18 +161,7 @@ class TokenMap(nn.Module):
     ) -> Self:
         """Train by AdamW, whose learning rate rises over 30 steps and falls along a cosine.
 
-        Args:
-            tokens: Tokens (n, m, d) of the training images.
-            loss: Function of the outputs (B, ...) for a batch and of the rows (B,) of its images; returns a scalar.
-            noise: Largest standard deviation of the noise on standardised tokens.
-            steps, batch_size, lr: Length of the training, images of a step, and largest learning rate.
-            seed: Seed of order and noise.
-            device: Device to train on.
-            progress: Show a bar.
-
-        Raises:
-            BrainDataError: A number is out of range, or a token is not finite.
-            FloatingPointError: The loss is not finite at the end.
+        `loss` is a function of the outputs (B, ...) for a batch and of the rows (B,) of its images.
         """
         if steps < 1 or batch_size < 1 or not noise >= 0:
             raise BrainDataError(

@@ -1,4 +1,4 @@
-"""Training some parameters of a module while the others stand still."""
+"""Training some parameters of a module while the others are frozen."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ __all__ = ["only_trained", "train_mode"]
 
 @contextmanager
 def only_trained(task: nn.Module, trainable: Collection[str] | None) -> Iterator[dict[str, nn.Parameter]]:
-    """A context in which these parameters require gradients, and no others.
+    """A context in which some parameters require gradients, and no others.
 
-    On leaving it, also by an error, the flags are what they were and the module is in eval mode.
+    At its end, also after an error, the flags are what they were and the module is in eval mode.
 
     Args:
-        task: whose parameters.
-        trainable: their names; None are those that require gradients now.
+        task: Module that has the parameters.
+        trainable: Names of the parameters; None are those that require gradients now.
 
     Returns:
-        They, by name.
+        The parameters by name.
 
     Raises:
-        BrainDataError: an unknown name, or nothing to train.
+        BrainDataError: A name is unknown, or there is nothing to train.
     """
     named = dict(task.named_parameters())
     flags = {name: parameter.requires_grad for name, parameter in named.items()}
@@ -47,7 +47,7 @@ def only_trained(task: nn.Module, trainable: Collection[str] | None) -> Iterator
 
 
 def train_mode(task: nn.Module) -> None:
-    """Training mode for a module, eval mode for those in it whose parameters are all frozen."""
+    """Put a module in training mode, and the modules in it whose parameters are all frozen in eval mode."""
     task.train()
     for module in task.modules():
         flags = [parameter.requires_grad for parameter in module.parameters()]

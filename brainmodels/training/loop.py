@@ -4,8 +4,8 @@
 
 An epoch is a pass over the train trials of all subjects, and a batch holds trials of one subject. With a folder the
 stage writes checkpoints and `stage1/log.jsonl`, with one row an epoch. Started again with the same settings, it goes on
-from the last checkpoint. On a processor it then ends with the same bits as a stage that never stopped, because order
-and noise are functions of the seed and the step.
+from the last checkpoint. On a CPU it then ends with the same bits as a stage that never stopped. Order and noise are
+functions of the seed and the step.
 """
 
 import logging
@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from veca.train.averages import Averages
 from veca.train.batches import draw_seed
 from veca.train.checkpoints import latest_checkpoint, load_checkpoint, save_together
-from veca.train.engine import Engine, Pass, RowLog, check_finite
+from veca.train.engine import Averages, Engine, Pass, RowLog, check_finite, fill
 from veca.train.optimizers import NamedOptimizer
 from veca.train.parallel import Spread, World
 from veca.train.schedules import lr_factor
@@ -265,9 +265,9 @@ class _Stage:
         if step % self.per_epoch == 0 and self.bound > -math.inf and row["mse"] < self.bound:
             progress.ended, progress.best, state.best = "stop_mse", row.get("val_loss"), {}
             return
-        if self.validates and progress.improves(row["val_loss"], self.patience) and self.patience is not None:
-            state.keep_best()
-        if self.patience is not None and progress.stale >= self.patience:
+        if self.validates and progress.improves(row["val_loss"], self.patience) and self.patience:
+            state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.chosen().items()}
+        if self.patience and progress.stale >= self.patience:
             progress.ended = "patience"
         elif step == self.length:
             progress.ended = "length"
@@ -276,7 +276,7 @@ class _Stage:
         """Leave the weights that the stage is for, and a checkpoint of them or of all that resuming needs."""
         if self.state.progress.ended is None:
             self.save()
-        self.state.put(self.state.best or self.state.chosen(), self.path)
+        fill(self.state.parameters, self.state.best or self.state.chosen(), str(self.path))
         if self.state.progress.ended is not None:
             self.save()
 
@@ -298,14 +298,9 @@ class _Stage:
 
     def read_ahead(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Wanted, list[Batch]]]:
         """Batches with this process's micro-batches of them; the next is read while one is computed."""
-        ahead = None
-        for what in wanted:
-            following = what, self.reader.submit(self.read, *what)
-            if ahead:
-                yield ahead[0], ahead[1].result()
-            ahead = following
-        if ahead:
-            yield ahead[0], ahead[1].result()
+        submitted = ((what, self.reader.submit(self.read, *what)) for what in wanted)
+        for (what, reading), _ in pairwise(chain(submitted, [None])):
+            yield what, reading.result()
 
     def read(self, part: str, subject: str, rows: np.ndarray) -> list[Batch]:
         share = np.array_split(rows, self.world.size)[self.world.rank]
@@ -320,10 +315,9 @@ class _Stage:
         return -(-share // (self.stage.micro_batch or share))
 
     def check_finite(self, row: dict[str, float], part: str, subject: str, rows: np.ndarray) -> None:
-        def inputs() -> str:
-            return f"{part} trials of {subject}: {self.source.describe(part, subject, rows)}"
-
-        check_finite(row, self.name, self.engine.step, inputs, self.path)
+        what = f"{self.name} stopped at step {self.engine.step}"
+        trials = f"{part} trials of {subject}: "
+        check_finite(row, what, lambda: trials + self.source.describe(part, subject, rows), self.path)
 
 
 def _resolved(precision: str, device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""What the stages of one fit share, and what must not change when it goes on."""
+"""What the stages of one fit share, and what must not change when the fit is resumed."""
 
 import json
 import os
@@ -22,10 +22,10 @@ class Run:
     """What the stages of one fit share.
 
     Args:
-        world: the processes.
-        precision: of `train_stage`.
-        folder: of checkpoints and logs, or None.
-        options: of `train_stage`, the same for all stages.
+        world: The processes.
+        precision: Argument of `train_stage`.
+        folder: Folder for checkpoints and logs, or None.
+        options: Other arguments of `train_stage`, the same for all stages.
     """
 
     def __init__(self, world: World, precision: str, folder: Path | None, options: Mapping[str, Any]):
@@ -47,12 +47,12 @@ class Run:
 
 
 def lasting(stage: TrainingStage, steps: int | None) -> TrainingStage:
-    """The stage with another length in steps; None leaves it as it is."""
+    """Return the stage with another length in steps; None leaves it as it is."""
     return stage if steps is None else replace(stage, steps=steps, epochs=None)
 
 
 def generator_of(seed: int | None) -> torch.Generator:
-    """On the CPU, so that a seed draws the same everywhere; None seeds it anew."""
+    """Return a generator on the CPU, where a seed draws the same on all machines. None takes a random seed."""
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -61,14 +61,23 @@ def generator_of(seed: int | None) -> torch.Generator:
 
 
 def check_run(path: Path, content: dict[str, Any], world: World) -> None:
-    """A run goes on with the data and the recipe it began with."""
+    """Write down the data and the recipe of a new run, and refuse to resume a run that began with others.
+
+    Args:
+        path: Path of `run.json`.
+        content: Settings by name, as JSON.
+        world: The processes, of which the first writes.
+
+    Raises:
+        BrainDataError: The run began with other settings.
+    """
     if path.is_file():
         before = json.loads(path.read_text())
         changed = [key for key in content if before.get(key) != content[key]]
         if changed:
             raise BrainDataError(
                 f"expected the {' and '.join(changed)} with which the run in {path.parent} began, got others; give "
-                "another folder to start anew"
+                "another folder for a new run"
             )
     elif world.rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)

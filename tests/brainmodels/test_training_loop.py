@@ -1,5 +1,6 @@
 """The training loop on tasks whose optimum is known: what it reads, what it trains, where it ends."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,13 @@ import torch
 from torch import nn
 
 from brainmodels.errors import BrainDataError
+from brainmodels.records import to_json
+from brainmodels.systems.synbrain import tiny
 from brainmodels.training import train_stage
 from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.staged import STAGE, TWO, Draws, Linear, Trials, same, trained, weights
-from veca.train.averages import Averages
+from veca.train.engine import Averages
+from veca.train.schedules import lr_factor
 
 
 class TestOrder:
@@ -180,11 +184,50 @@ class TestFrozen:
         ({"steps": 1, "patience": 0}, "patience of at least 1, got 0"),
         ({"steps": 1, "ema_decay": 1.0}, r"ema_decay from 0 to below 1, got 1\.0"),
         ({"steps": 1, "seed": -1}, "seed of at least 0, got -1"),
+        ({"steps": 1, "warmup": -1}, "warmup of at least 0, got -1"),
+        ({"steps": 1, "schedule": "linear"}, "schedule to be one of constant, cosine, one_cycle, got 'linear'"),
+        ({"steps": 1, "schedule": "one_cycle", "warmup": 3}, "no warmup with schedule='one_cycle', .* got 3"),
     ],
 )
 def test_stages_that_cannot_be(given, message):
     with pytest.raises(BrainDataError, match=message):
         TrainingStage(**given)
+
+
+class TestSchedule:
+    def test_every_step_has_the_rate_of_its_schedule(self):
+        """A linear loss under a fixed sign of the gradient: AdamW moves x by the learning rate in each step."""
+
+        class Steady(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.x = nn.Parameter(torch.zeros((), dtype=torch.float64))
+                self.seen = []
+
+            def forward(self, batch, generator):
+                self.seen.append(self.x.item())
+                return {"loss": self.x + 0 * batch.responses.sum()}
+
+        for schedule, warmup in (("constant", 0), ("constant", 4), ("cosine", 3), ("one_cycle", 0)):
+            stage = TrainingStage(steps=12, lr=0.5, batch_size=8, schedule=schedule, warmup=warmup)
+            task = Steady()
+            trained(stage, Trials({"a": 24}), task)
+            moved = -np.diff([*task.seen, task.x.item()])
+            expected = [0.5 * lr_factor(schedule, step, 12, warmup) for step in range(12)]
+            np.testing.assert_allclose(moved, expected, rtol=1e-6)
+
+    def test_json_has_new_settings_only_where_they_are_used(self):
+        """Runs and models that were saved before they existed stay equal."""
+        recipe = tiny()
+        content = recipe.to_json()
+        later = {"schedule": "constant", "warmup": 0}
+        stages = [name for name, value in vars(recipe).items() if isinstance(value, TrainingStage)]
+        assert "stage1" in stages and all(later.keys().isdisjoint(content[name]) for name in stages)
+        assert content | {name: content[name] | later for name in stages} == to_json(recipe)
+        changed = replace(recipe, stage1=replace(recipe.stage1, schedule="cosine", warmup=5))
+        assert changed.to_json()["stage1"] == content["stage1"] | {"schedule": "cosine", "warmup": 5}
+        for item in (recipe, changed):
+            assert type(recipe).from_json(json.loads(json.dumps(item.to_json()))) == item
 
 
 class Drift(nn.Module):

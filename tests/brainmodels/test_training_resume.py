@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from brainmodels.errors import BrainDataError
 from brainmodels.training import train_stage
@@ -57,8 +58,6 @@ class TestResume:
 
     def test_only_what_is_trained_is_saved(self, tmp_path):
         self.run(tmp_path, trainable=["bias.a", "bias.b"], stop_at=3)
-        from safetensors.torch import load_file
-
         assert set(load_file(tmp_path / "stage/checkpoints/step-00000003/weights.safetensors")) == {"bias.a", "bias.b"}
 
     def test_other_settings_are_refused(self, tmp_path):
@@ -71,6 +70,22 @@ class TestResume:
             self.run(tmp_path, source=Trials({"a": 37}, {"a": 9, "b": 5}))
         with pytest.raises(BrainDataError, match="trainable="):
             self.run(tmp_path, trainable=["map.weight"])
+
+    def test_schedules_go_on_where_they_were(self, tmp_path):
+        stage = replace(FULL, schedule="one_cycle")
+        whole, expected = self.run(None, stage)
+        self.run(tmp_path, stage, stop_at=13)
+        with pytest.raises(BrainDataError, match="schedule='one_cycle', not None"):
+            self.run(tmp_path)
+        result, found = self.run(tmp_path, stage)
+        assert same(found, expected) and result.log == whole.log
+
+    def test_a_checkpoint_of_another_task_is_refused(self, tmp_path):
+        self.run(tmp_path, stop_at=3)
+        path = tmp_path / "stage/checkpoints/step-00000003/weights.safetensors"
+        save_file(load_file(path) | {"bias.a": torch.zeros(2)}, path)
+        with pytest.raises(BrainDataError, match=r"step-00000003, got another: expected bias\.a of shape \(3,\)"):
+            self.run(tmp_path)
 
     def test_fp16_with_its_factor(self, tmp_path):
         """The factor begins too high for this task: steps are skipped until it fits, and where it is is saved."""

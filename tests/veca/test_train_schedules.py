@@ -6,6 +6,7 @@ import torch
 
 from veca.train import ResolutionSchedule, paper_stage1, paper_stage2, warmup_cosine
 from veca.train.losses import cross_entropy, distillation_terms
+from veca.train.schedules import lr_factor
 
 
 def test_learning_rate_ends_and_middle():
@@ -16,6 +17,29 @@ def test_learning_rate_ends_and_middle():
     assert lr(50) == pytest.approx(2.25e-4) and lr(550) == pytest.approx(2.25e-4)
     assert lr(325) == pytest.approx(5e-5 + 3.5e-4 * (1 + math.sqrt(0.5)) / 2)
     assert warmup_cosine(0, 10, 0, 1.0, 0.1) == 1.0
+
+
+def test_factors_are_those_of_torch_s_schedulers():
+    def torch_s(make, steps):
+        optimizer = torch.optim.SGD([torch.zeros(())], lr=1.0)
+        scheduler, found = make(optimizer), []
+        for _ in range(steps):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    makers = {
+        "constant": lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+        "cosine": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20),
+        "one_cycle": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 20, cycle_momentum=False),
+    }
+    for schedule, make in makers.items():
+        assert [lr_factor(schedule, step, 20) for step in range(20)] == pytest.approx(torch_s(make, 20))
+    assert max(lr_factor("one_cycle", step, 20) for step in range(20)) == 1.0
+    rising = [lr_factor("constant", step, 20, warmup=4) for step in range(6)]
+    assert rising == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert lr_factor("cosine", 1, 20, warmup=4) == pytest.approx(0.5 * lr_factor("cosine", 1, 20))
 
 
 def test_warmup_longer_than_the_run_is_refused():

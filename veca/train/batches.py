@@ -1,4 +1,4 @@
-"""Sources of batches. A batch depends only on its indices and its step, so that a run can resume at any step.
+"""Sources of batches. A batch depends on its indices and its step alone, so that a run can resume anywhere.
 
 A source is any object with
 
@@ -34,7 +34,7 @@ __all__ = ["ImageBatches", "SceneBatches", "Source", "StepBatches", "batch_indic
 
 
 class Source(Protocol):
-    """A source of batches; see the module."""
+    """A source of batches, see the module."""
 
     def __len__(self) -> int: ...
 
@@ -45,14 +45,11 @@ class SceneBatches:
     """Drawn scenes (see `veca.data.scenes`) with the classes of their main object and of every patch.
 
     Args:
-        count: number of scenes.
-        size: side of the scenes in pixels.
-        patch_size: side of the backbone's patches in pixels.
-        seed: seed of the scenes. Train and held-out sets need different seeds.
-        cells: side of the grid of labels within a patch, a divisor of patch_size; see `PatchHead`.
-
-    Raises:
-        ValueError: `cells` does not divide `patch_size`.
+        count: Number of scenes.
+        size: Side of a scene in pixels.
+        patch_size: Side of the backbone's patches in pixels.
+        seed: Seed of the scenes; train and held-out sets take different ones.
+        cells: Side of the grid of labels within a patch, a divisor of patch_size; see `PatchHead`.
     """
 
     def __init__(self, count: int, size: int, patch_size: int, seed: int = 0, cells: int = 1):
@@ -68,12 +65,7 @@ class SceneBatches:
         return len(self.scenes)
 
     def batch(self, indices: Sequence[int], step: int) -> dict[str, Tensor]:
-        """A batch with "image" (B, 3, size, size), "label" and "color" (B,), "patch_label" (B, P cells^2).
-
-        Args:
-            indices: numbers of the scenes.
-            step: number of the step, without effect here.
-        """
+        """Return "image" (B, 3, size, size), "label", "color" (B,), "patch_label" (B, P cells^2); no step differs."""
         samples = [self.scenes[index] for index in indices]
         cells = patch_labels(torch.stack([sample["mask"] for sample in samples]), self.patch_size // self.cells)
         return {
@@ -88,10 +80,10 @@ class ImageBatches:
     """Image files without labels, augmented by `veca.data.training_transform`.
 
     Args:
-        images: a folder or an index file (see `Images`), or the paths of the files.
-        resolution: side of the crops in each step.
-        augment: False only resizes and cuts out the centre.
-        seed: seed of the augmentation. Each step augments an image differently.
+        images: Paths of the files, or a folder or an index file, see `Images`.
+        resolution: Side of the crops at each step.
+        augment: Vary the images; False only resizes them and takes the central crop.
+        seed: Seed of the variations; those of an image differ from step to step.
     """
 
     def __init__(
@@ -110,12 +102,7 @@ class ImageBatches:
         return len(self.paths)
 
     def batch(self, indices: Sequence[int], step: int) -> dict[str, Tensor]:
-        """A batch with "image" (B, 3, size, size), of the size of this step.
-
-        Args:
-            indices: numbers of the images.
-            step: number of the step, from 0.
-        """
+        """Return "image" (B, 3, size, size), of the size of this step."""
         size = self.resolution(step)
         transform = training_transform(size) if self.augment else inference_transform(size, margin=1.125)
         images = []
@@ -130,14 +117,11 @@ class StepBatches(Dataset):
     """The batches of a run as a data set. Item i is the i-th micro-batch of this rank.
 
     Args:
-        source: source of the images.
-        batch_size: number of images in an optimiser step, over all ranks and micro-batches.
-        accumulate: number of micro-batches in a step.
-        seed: seed of the order of the images.
-        rank, world_size: number of this process, and number of processes that share each batch.
-
-    Raises:
-        ValueError: a batch size that does not divide evenly, or that exceeds the number of images.
+        source: Source of the images.
+        batch_size: Number of images of a step, over all ranks and micro-batches.
+        accumulate: Number of micro-batches of a step.
+        seed: Seed of the order.
+        rank, world_size: Number of this process, which tells its share of each batch, and number of processes.
     """
 
     def __init__(
@@ -165,20 +149,20 @@ class StepBatches(Dataset):
 
 
 def batch_indices(count: int, batch_size: int, step: int, seed: int = 0) -> list[int]:
-    """Numbers of the images of a step. Every epoch has a new order, and leaves out the images that fill no batch.
+    """Return the images of a step. Every epoch has a new order, and leaves out images that do not fill a batch.
 
     Args:
-        count: number of images.
-        batch_size: number of images in a step, at most `count`.
-        step: number of the step, from 0.
-        seed: seed of the order.
+        count: Number of images.
+        batch_size: Number of images of a step, at most the count.
+        step: Number of the step, from 0.
+        seed: Seed of the orders.
     """
     epoch, within = divmod(step, count // batch_size)
     return _order(count, seed, epoch)[within * batch_size : (within + 1) * batch_size].tolist()
 
 
 def draw_seed(*key: int) -> int:
-    """A seed for a generator that depends on all numbers of the key."""
+    """Return a seed for a generator that depends on all numbers of the key."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -103,7 +103,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_backbone(model: nn.Module, path: str | Path, ema: bool = False) -> nn.Module:
-    """Load the backbone of a checkpoint into a model of the same shape.
+    """Load the weights of a checkpoint's backbone into a model that has the same shape.
 
     Args:
         model: Model such as the VECA that was trained.

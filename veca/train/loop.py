@@ -24,11 +24,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model.backbone import VECA
-from .averages import Averages
 from .batches import Source, StepBatches, batch_indices, draw_seed
 from .budgets import BudgetSampler
 from .checkpoints import Checkpoint, latest_checkpoint, load_checkpoint, save_together
-from .engine import Engine, Pass, RowLog, check_finite, rows_before
+from .engine import Averages, Engine, Pass, RowLog, changes, check_finite
 from .optimizers import ElasticOptimizer
 from .parallel import Spread, World, join_world, whole
 from .recipes import Recipe
@@ -95,13 +94,16 @@ class _Run:
         self.path = latest_checkpoint(out / "checkpoints")
         saved = load_checkpoint(self.path) if self.path else None
         if saved:
-            _check_recipe(saved.recipe, recipe, out)
+            if changed := changes(saved.recipe, _json(recipe), _FREE):
+                raise ValueError(
+                    f"expected the recipe of the run in {out} ({changed}); give another folder for a new run"
+                )
             task.load_state_dict(saved.weights)
         self.engine = self.new_engine()
         if saved:
             self.engine.restore(saved.step, saved.optimizer, saved.ema)
         log = out / "log.jsonl"
-        self.log = RowLog(log, rows_before(log, self.engine.step)) if world.rank == 0 else RowLog(None)
+        self.log = RowLog(log, _rows_before(log, self.engine.step)) if world.rank == 0 else RowLog(None)
 
     def new_engine(self) -> Engine:
         task, recipe = self.task, self.recipe
@@ -115,7 +117,7 @@ class _Run:
 
     def run(self, stop: int, validate: Callable[[nn.Module], dict[str, Any]] | None) -> Path:
         recipe, start = self.recipe, self.engine.step
-        loader = self.loader(start, stop)
+        loader = iter(self.loader(start, stop))
         steps = range(start, stop)
         for step in tqdm(steps, initial=start, total=recipe.steps, disable=self.world.rank > 0, unit="step"):
             started = time.perf_counter()
@@ -130,18 +132,13 @@ class _Run:
                     self.task.train()
         return self.path
 
-    def loader(self, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
-        """The micro-batches of this process from one step to another."""
+    def loader(self, start: int, stop: int) -> DataLoader:
+        """Return the micro-batches of this process from one step to another."""
         recipe, world = self.recipe, self.world
         batches = StepBatches(self.source, recipe.batch_size, recipe.accumulate, recipe.seed, world.rank, world.size)
-        loader = DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start * recipe.accumulate, stop * recipe.accumulate),
-            num_workers=recipe.workers,
-            pin_memory=world.device.type == "cuda",
-        )
-        return iter(loader)
+        order = range(start * recipe.accumulate, stop * recipe.accumulate)
+        options = {"num_workers": recipe.workers, "pin_memory": world.device.type == "cuda"}
+        return DataLoader(batches, batch_size=None, sampler=order, **options)
 
     def advance(self, step: int, loader: Iterator[dict[str, Tensor]]) -> dict[str, Any]:
         """Take one step and return its row of the log."""
@@ -171,14 +168,11 @@ class _Run:
 
     def check_finite(self, step: int, row: dict[str, float], budgets: tuple) -> None:
         def inputs() -> str:
+            self.log.add({"step": step} | {name: x if math.isfinite(x) else str(x) for name, x in row.items()})
             images = batch_indices(len(self.source), self.recipe.batch_size, step, self.recipe.seed)
             return f"images {images} with budgets {list(budgets)}"
 
-        try:
-            check_finite(row, "training", step, inputs, self.path)
-        except FloatingPointError:
-            self.log.add({"step": step} | {n: x if math.isfinite(x) else str(x) for n, x in row.items()})
-            raise
+        check_finite(row, f"training stopped at step {step}", inputs, self.path)
 
     def save(self) -> None:
         """Write a checkpoint. All processes gather what the first one writes."""
@@ -189,12 +183,11 @@ class _Run:
             _log.info("step %d: %s", self.engine.step, self.path)
 
 
-def _check_recipe(saved: dict[str, Any], recipe: Recipe, out: Path) -> None:
-    asked = _json(recipe)
-    changed = [name for name in {*saved, *asked} - _FREE if saved.get(name) != asked.get(name)]
-    if changed:
-        values = ", ".join(f"{name}={saved.get(name)!r}, not {asked.get(name)!r}" for name in sorted(changed))
-        raise ValueError(f"expected the recipe of the run in {out} ({values}); give another folder to start a new run")
+def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
+    """Return the rows of a log before a step; later ones are of a run that went beyond its last checkpoint."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = (json.loads(line) for line in lines if line.endswith("}\n"))
+    return [row for row in rows if row["step"] < step]
 
 
 def _json(recipe: Recipe) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _EVALUATED_AT_ONCE = 50
 
 
 def scenes_task(recipe: ScenesRecipe) -> tuple[SupervisedTask, SceneBatches, SceneBatches]:
-    """The task of a scenes recipe, the scenes to train on, and the held-out scenes."""
+    """Return the task of a scenes recipe, the scenes to train on, and the held-out scenes."""
     torch.manual_seed(recipe.seed)
     backbone: nn.Module = create_model(
         recipe.model,
@@ -54,9 +54,9 @@ def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = Non
     """Train on drawn scenes, and evaluate at every budget with each checkpoint.
 
     Args:
-        recipe: recipe, such as `nano_scenes()`.
-        out: folder of the run. At the end `out/model` is the trained VECA, for `VECA.from_pretrained`.
-        device: device to train on, as in `train`.
+        recipe: Recipe such as `nano_scenes()`.
+        out: Folder of the run. In the end `out/model` is the trained VECA, for `VECA.from_pretrained`.
+        device: Device to train on, see `train`.
 
     Returns:
         The folder of the last checkpoint.
@@ -90,15 +90,15 @@ def distill(
     """Train a student on the features of a teacher.
 
     Args:
-        recipe: recipe, such as `tiny()`.
-        teacher: a model that `tokens_of` takes, such as from `load_teacher`.
-        data: images, as for `ImageBatches`, or a `Source`.
-        out: folder of the run. At the end `out/model` is the student, for `VECA.from_pretrained`. Of a converted
-            student it has the weights; `convert_vit` says how to load them.
-        start_from: a run or checkpoint whose backbone the student starts with, for a second stage.
-        held_out: other images. `held_out_losses` on them join the log with each checkpoint. `teacher_cosine` before
-            and after the run is written to `out/cosine.json`.
-        device: device to train on, as in `train`.
+        recipe: Recipe such as `tiny()`.
+        teacher: Model that `tokens_of` takes; see `load_teacher`.
+        data: Images as `ImageBatches` takes them, or a `Source`.
+        out: Folder of the run. In the end `out/model` is the student, for `VECA.from_pretrained`. Of a converted
+            student it has the weights, and `convert_vit` says how to load them.
+        start_from: Run or checkpoint whose backbone the student starts with, for a second stage.
+        held_out: Other images. Their `held_out_losses` join the log with each checkpoint, and their `teacher_cosine`
+            before and after the run is written to `out/cosine.json`.
+        device: Device to train on, see `train`.
 
     Returns:
         The folder of the last checkpoint.
@@ -141,7 +141,7 @@ def _student(recipe: DistillationRecipe, teacher: nn.Module) -> nn.Module:
 
 
 def _publish(model: nn.Module, path: Path, out: Path, recipe: Recipe) -> nn.Module:
-    """Load the weights of a checkpoint, averaged if the recipe averages, into a model of that shape, and save it."""
+    """Load a checkpoint into a model of the trained shape, with averaged weights if the run kept them, and save it."""
     load_backbone(model, path, recipe.ema_decay is not None)
     if isinstance(model, VECA):
         model.save_pretrained(out / "model")
@@ -172,6 +172,6 @@ def _budgets(recipe: DistillationRecipe | ScenesRecipe) -> BudgetSampler:
 
 @torch.no_grad()
 def _width(teacher: nn.Module, size: int) -> int:
-    """Width of the teacher's features, found by a forward pass, because a teacher may be any module."""
+    """Return the width of the teacher's features, which a forward pass of one image tells."""
     parameter = next(teacher.parameters(), torch.zeros(()))
     return tokens_of(teacher.eval(), parameter.new_zeros(1, 3, size, size)).patches.shape[-1]
