@@ -47,7 +47,8 @@ def contenders() -> dict[str, tuple[Call, str]]:
     token_leaf, token_grads = token.clone().requires_grad_(), (torch.ones_like(token),) * 2
     attend = lambda x: core_periphery_attention_qkvpacked(x, C, patch_rope=rope, impl="triton")  # noqa: E731
     no_grad = torch.no_grad()  # as a decorator
-    arguments = (qkv, None, None, C, C, None, rope, D**-0.5, True, False)
+    given = (C, None, None, rope, None, True, False)
+    arguments = (qkv, None, None, checks.filled_in(given, D**-0.5))
 
     def sdpa(x: Tensor) -> tuple[Tensor, Tensor]:
         return F.scaled_dot_product_attention(x, x, x), F.scaled_dot_product_attention(x, x, x)
@@ -55,7 +56,7 @@ def contenders() -> dict[str, tuple[Call, str]]:
     return {
         _FORWARD: (no_grad(lambda: sdpa(token)), _FORWARD),
         "forward": (no_grad(lambda: attend(qkv)), _FORWARD),
-        "  of it checks, once a kind": (lambda: checks.recall("triton", (qkv,), *_options(rope)), _FORWARD),
+        "  of it checks, once a kind": (lambda: checks.recall("triton", (qkv,), given), _FORWARD),
         "  of it the plan": (no_grad(lambda: plan.run(ops.core_periphery_output, launch.JOINT, *arguments)), _FORWARD),
         "  the same without a plan": (no_grad(lambda: ops.core_periphery_output(*arguments)), _FORWARD),
         _BOTH: (lambda: torch.autograd.grad(sdpa(token_leaf), token_leaf, token_grads), _BOTH),
@@ -75,11 +76,6 @@ def measure(calls: dict[str, Call], runs: int, calls_per_run: int) -> dict[str, 
             if run >= 0:
                 times[name].append((time.thread_time() - start) / calls_per_run * 1e6)
     return times
-
-
-def _options(rope: tuple[Tensor, Tensor]) -> tuple[object, ...]:
-    """The arguments of the joint call after the tensors, in the order of the checks."""
-    return C, None, None, rope, None, True, False
 
 
 def _parser() -> argparse.ArgumentParser:

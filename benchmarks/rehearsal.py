@@ -201,8 +201,9 @@ class _Both:
         arguments = self.signature.bind(*values, **named).arguments
         if arguments.get("k", 0) is None:  # packed
             arguments |= zip("qkv", arguments["q"].unbind(2), strict=True)
-        if self.wrong and arguments.get("rope") is not None:
-            arguments["scale"] *= 1.5
+        options = arguments.get("options")
+        if self.wrong and options is not None and options.patch_rope is not None:
+            arguments["options"] = options._replace(scale=1.5 * options.scale)
         return self.computed(**arguments)
 
 

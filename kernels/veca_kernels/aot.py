@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+from .options import Options
+
 SHARED_LIMITS = {  # bytes a block may use
     "sm_80": 163 << 10,
     "sm_90": 227 << 10,
@@ -200,14 +202,14 @@ def launches_of(variant: Variant) -> list[tuple[Any, dict[str, Any]]]:
     q, k, v = torch.empty(1, C + P, 3, H, D, dtype=dtype, **meta).unbind(2)
     angles = torch.float32 if variant.dtype == "fp32" else torch.float16
     rope = tuple(torch.empty(P, D // 2, dtype=angles, **meta) for _ in range(2)) if variant.rope else None
-    joint = (C, C, None, rope, scale, True, variant.patch_self)
+    options = Options(C, C, None, rope, scale, True, variant.patch_self)
     rows, lse = torch.empty(1, C, H, D, dtype=dtype, **meta), torch.empty(1, H, C, **meta)
     cores, patches = [x[:, :C] for x in (q, k, v)], [x[:, C:] for x in (q, k, v)]
     with recorded_launches(variant.arch) as launches:
         if variant.call == "forward":
-            ops.core_periphery_forward(q, k, v, *joint)
+            ops.core_periphery_forward(q, k, v, options)
         elif variant.call == "backward":
-            ops.core_periphery_backward(q, q, k, v, rows, lse, *joint, True)
+            ops.core_periphery_backward(q, q, k, v, rows, lse, options, True)
         elif variant.call == "read":
             ops.read_forward(cores[0], *patches[1:], None, scale)
         elif variant.call == "read_backward":

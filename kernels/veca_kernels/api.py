@@ -17,9 +17,9 @@ from .checks import (
     check_options,
     check_qkv,
     check_scale,
+    filled_in,
     recall,
     shapes_of,
-    without_gradient,
 )
 from .support import triton_support
 
@@ -79,38 +79,23 @@ def core_periphery_attention(
         ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
     """
     q, k, v = _autocast(q, k, v)
-    slot = recall(impl, (q, k, v), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    given = (num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    slot = recall(impl, (q, k, v), given)
     if slot is not None and slot.scale is not None:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        active = num_cores if active_cores is None else active_cores
-        rope = without_gradient(patch_rope)
-        options = (num_cores, active, patch_lengths, rope, slot.scale, core_self, patch_self)
-        return registration.core_periphery_attention(q, k, v, *options).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, H, D)
+        return registration.core_periphery_attention(q, k, v, filled_in(given, slot.scale)).transpose(1, 2)
     check_qkv(q, k, v)
     if not q.shape == k.shape == v.shape:
         raise ValueError(f"expected q, k, v of one shape (B, H, T, D), got {shapes_of(q, k, v)}")
-    batch, _, tokens, head_dim = q.shape
-    options = check_options(
-        batch,
-        tokens,
-        head_dim,
-        q,
-        num_cores,
-        active_cores,
-        patch_lengths,
-        patch_rope,
-        scale,
-        core_self,
-        patch_self,
-    )
+    options = check_options(given, q, batch=q.shape[0], tokens=q.shape[2])
     chosen = _choose(impl, (q, k, v), num_cores)
     if chosen == "triton":
         if slot is not None:
-            slot.scale = options["scale"]
+            slot.scale = options.scale
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, T, H, D)
-        return registration.core_periphery_attention(q, k, v, **options).transpose(1, 2)
+        return registration.core_periphery_attention(q, k, v, options).transpose(1, 2)
     module = reference if chosen == "reference" else sdpa
-    return _token_major(module.core_periphery_attention(q, k, v, **options))
+    return _token_major(module.core_periphery_attention(q, k, v, options))
 
 
 def core_periphery_attention_qkvpacked(
@@ -138,40 +123,25 @@ def core_periphery_attention_qkvpacked(
         (B, T, H, D), contiguous.
     """
     (qkv,) = _autocast(qkv)
-    slot = recall(impl, (qkv,), num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    given = (num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
+    slot = recall(impl, (qkv,), given)
     if slot is not None and slot.scale is not None:
-        active = num_cores if active_cores is None else active_cores
-        rope = without_gradient(patch_rope)
-        options = (num_cores, active, patch_lengths, rope, slot.scale, core_self, patch_self)
-        return registration.core_periphery_attention(qkv, None, None, *options)
+        return registration.core_periphery_attention(qkv, None, None, filled_in(given, slot.scale))
     if not isinstance(qkv, Tensor):
         raise TypeError(f"expected qkv to be a tensor, got {type(qkv).__name__}")
     if qkv.ndim != 5 or qkv.shape[2] != 3:
         raise ValueError(f"expected qkv of shape (B, T, 3, H, D), got {tuple(qkv.shape)}")
     check_qkv(qkv)
-    batch, tokens, _, _, head_dim = qkv.shape
-    options = check_options(
-        batch,
-        tokens,
-        head_dim,
-        qkv,
-        num_cores,
-        active_cores,
-        patch_lengths,
-        patch_rope,
-        scale,
-        core_self,
-        patch_self,
-    )
+    options = check_options(given, qkv, batch=qkv.shape[0], tokens=qkv.shape[1])
     chosen = _choose(impl, (qkv,), num_cores)
     if chosen == "triton":
         if slot is not None:
-            slot.scale = options["scale"]
-        return registration.core_periphery_attention(qkv, None, None, **options)
+            slot.scale = options.scale
+        return registration.core_periphery_attention(qkv, None, None, options)
     if chosen == "sdpa":
-        return sdpa.core_periphery_attention_qkvpacked(qkv, **options).transpose(1, 2).contiguous()
+        return sdpa.core_periphery_attention_qkvpacked(qkv, options).transpose(1, 2).contiguous()
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
-    return reference.core_periphery_attention(q, k, v, **options).transpose(1, 2).contiguous()
+    return reference.core_periphery_attention(q, k, v, options).transpose(1, 2).contiguous()
 
 
 def patch_to_core_attention(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .devices import device_facts, takes_gpu_path
+from .options import Options
 
 
 class Slot:
@@ -26,32 +27,29 @@ def _slot(*key: Any) -> Slot:
     return Slot()
 
 
-def recall(
-    impl: str,
-    tensors: tuple[Tensor, ...],
-    num_cores: int,
-    active_cores: int | Tensor | None,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float | None,
-    core_self: bool,
-    patch_self: bool,
-) -> Slot | None:
-    """The place of this kind of call; where its `scale` is set, the call needs no check.
+def recall(impl: str, tensors: tuple[Tensor, ...], given: tuple[Any, ...]) -> Slot | None:
+    """The place of this kind of call. Where its `scale` is set, the call needs no check.
 
-    Returns None where the checks run every time: on a CPU, under compilers, and for arguments of odd types.
+    Args:
+        impl: Implementation that the caller named.
+        tensors: q, k and v, or qkv alone.
+        given: The other arguments of the caller, in the order of `Options`.
+
+    Returns:
+        The place, or None where the checks run every time: on a CPU, under compilers, and for arguments of odd types.
     """
     first = tensors[0]
     if impl not in ("auto", "triton"):
         return None
     if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not takes_gpu_path(first):
         return None
-    if not (patch_rope is None or type(patch_rope) is tuple):
+    num_cores, active, lengths, rope, *flags = given
+    if not (rope is None or type(rope) is tuple):
         return None
-    kinds = [None if x is None else _kind(x) for x in (*tensors, patch_lengths, *(patch_rope or ()))]
-    active = _kind(active_cores) if isinstance(active_cores, Tensor) else active_cores
+    kinds = [None if x is None else _kind(x) for x in (*tensors, lengths, *(rope or ()))]
+    active = _kind(active) if isinstance(active, Tensor) else active
     try:
-        return _slot(impl, num_cores, active, scale, core_self, patch_self, device_facts(first.device), *kinds)
+        return _slot(impl, num_cores, active, *flags, device_facts(first.device), *kinds)
     except TypeError:  # not hashable: the checks say what is wrong
         return None
 
@@ -61,44 +59,28 @@ def _kind(x: Any) -> Any:
     return (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
 
 
-def without_gradient(rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...] | None:
-    """The tables of a rotation, detached where they have a gradient."""
-    if rope is None:
-        return None
-    return tuple(x.detach() if x.requires_grad else x for x in rope)
+def filled_in(given: tuple[Any, ...], scale: float) -> Options:
+    """Checked arguments with their defaults. Tables that require a gradient are detached."""
+    num_cores, active, lengths, rope, _, core_self, patch_self = given
+    if rope is not None and (rope[0].requires_grad or rope[1].requires_grad):
+        rope = tuple(x.detach() for x in rope)
+    return Options(num_cores, num_cores if active is None else active, lengths, rope, scale, core_self, patch_self)
 
 
-def check_options(
-    batch: int,
-    tokens: int,
-    head_dim: int,
-    like: Tensor,
-    num_cores: int,
-    active_cores: int | Tensor | None,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float | None,
-    core_self: bool,
-    patch_self: bool,
-) -> dict[str, Any]:
-    """Check everything beside q, k, v and fill in the defaults."""
+def check_options(given: tuple[Any, ...], like: Tensor, batch: int, tokens: int) -> Options:
+    """Check everything beside q, k and v, and fill in the defaults. `like` is q or qkv, with last dimension D."""
+    num_cores, active, lengths, rope, scale, core_self, patch_self = given
     _check_int("num_cores", num_cores)
     if not 0 <= num_cores <= tokens:
         raise ValueError(f"expected 0 <= num_cores <= {tokens} tokens, got num_cores={num_cores}")
     for name, flag in (("core_self", core_self), ("patch_self", patch_self)):
         if not isinstance(flag, bool):
             raise TypeError(f"expected {name} to be a bool, got {type(flag).__name__}")
-    if patch_rope is not None:
-        check_rope(patch_rope, batch, tokens - num_cores, like)
-    return dict(
-        num_cores=num_cores,
-        active_cores=check_active(active_cores, num_cores, batch, like.device),
-        patch_lengths=check_counts("patch_lengths", patch_lengths, batch, like.device),
-        patch_rope=without_gradient(patch_rope),
-        scale=check_scale(scale, head_dim),
-        core_self=core_self,
-        patch_self=patch_self,
-    )
+    if rope is not None:
+        check_rope(rope, batch, tokens - num_cores, like)
+    check_active(active, num_cores, batch, like.device)
+    check_counts("patch_lengths", lengths, batch, like.device)
+    return filled_in(given, check_scale(scale, like.shape[-1]))
 
 
 def check_qkv(*tensors: Tensor) -> None:

@@ -8,30 +8,19 @@ import torch
 from torch import Tensor
 
 from .masks import allowed_pairs, masked_logsumexp, masked_softmax, prefix_mask, rotate_pairs
-
-Rope = tuple[Tensor, Tensor] | None
+from .options import Options
 
 
 @torch.no_grad()
-def core_periphery_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    num_cores: int,
-    active: int | Tensor,
-    lengths: Tensor | None,
-    rope: Rope,
-    scale: float,
-    core_self: bool,
-    patch_self: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     """out (B, T, H, D), a copy of its core rows (B, C, H, D), and their log-sum-exp (B, H, C)."""
-    q_, k_, v_ = _rotated(q, num_cores, rope), _rotated(k, num_cores, rope), _heads_first(v)
-    mask = _joint_mask(q, num_cores, active, lengths, core_self, patch_self)
-    scores = q_ @ k_.transpose(-2, -1) * scale  # (B, H, T, T)
-    lse = masked_logsumexp(scores[:, :, :num_cores], mask[:, :, :num_cores])
-    out = _tokens_first(masked_softmax(scores, mask) @ v_, q)
-    return out, out[:, :num_cores].clone(), lse
+    cores = options.num_cores
+    q_, k_, v_ = _rotated(q, cores, options.patch_rope), _rotated(k, cores, options.patch_rope), _heads_first(v)
+    mask = allowed_pairs(options, q.shape[1] - cores, q.device)[:, None]  # (1 or B, 1, T, T)
+    scores = q_ @ k_.transpose(-2, -1) * options.scale  # (B, H, T, T)
+    lse = masked_logsumexp(scores[:, :, :cores], mask[:, :, :cores])  # (B, H, C)
+    out = _tokens_first(masked_softmax(scores, mask) @ v_, q)  # (B, T, H, D)
+    return out, out[:, :cores].clone(), lse
 
 
 @torch.no_grad()
@@ -42,32 +31,22 @@ def core_periphery_backward(
     v: Tensor,
     core_rows: Tensor,
     lse: Tensor,
-    num_cores: int,
-    active: int | Tensor,
-    lengths: Tensor | None,
-    rope: Rope,
-    scale: float,
-    core_self: bool,
-    patch_self: bool,
+    options: Options,
     packed: bool,
 ) -> Tensor:
     """Gradients of q, k, v in one buffer: (B, T, 3, H, D) if packed, else (3, B, T, H, D)."""
-    q_, k_, v_, do = (
-        _rotated(q, num_cores, rope),
-        _rotated(k, num_cores, rope),
-        _heads_first(v),
-        _heads_first(grad),
-    )
-    mask = _joint_mask(q, num_cores, active, lengths, core_self, patch_self)
-    scores = q_ @ k_.transpose(-2, -1) * scale
-    p_core = _weights_from_lse(scores[:, :, :num_cores], lse, mask[:, :, :num_cores])
-    p = torch.cat((p_core, masked_softmax(scores[:, :, num_cores:], mask[:, :, num_cores:])), 2)
-    dp = do @ v_.transpose(-2, -1)
-    core_delta = (_heads_first(core_rows) * do[:, :, :num_cores]).sum(-1)
-    patch_delta = (p * dp)[:, :, num_cores:].sum(-1)
-    ds = p * (dp - torch.cat((core_delta, patch_delta), 2)[..., None]) * scale
+    cores, rope = options.num_cores, options.patch_rope
+    q_, k_, v_, do = _rotated(q, cores, rope), _rotated(k, cores, rope), _heads_first(v), _heads_first(grad)
+    mask = allowed_pairs(options, q.shape[1] - cores, q.device)[:, None]  # (1 or B, 1, T, T)
+    scores = q_ @ k_.transpose(-2, -1) * options.scale  # (B, H, T, T)
+    p_core = _weights_from_lse(scores[:, :, :cores], lse, mask[:, :, :cores])  # (B, H, C, T)
+    p = torch.cat((p_core, masked_softmax(scores[:, :, cores:], mask[:, :, cores:])), 2)  # (B, H, T, T)
+    dp = do @ v_.transpose(-2, -1)  # (B, H, T, T)
+    core_delta = (_heads_first(core_rows) * do[:, :, :cores]).sum(-1)  # (B, H, C)
+    patch_delta = (p * dp)[:, :, cores:].sum(-1)  # (B, H, P)
+    ds = p * (dp - torch.cat((core_delta, patch_delta), 2)[..., None]) * options.scale  # (B, H, T, T)
     back = None if rope is None else (rope[0], -rope[1])
-    dq, dk = (_turn_patches(x, num_cores, back) for x in (ds @ k_, ds.transpose(-2, -1) @ q_))
+    dq, dk = (_turn_patches(x, cores, back) for x in (ds @ k_, ds.transpose(-2, -1) @ q_))  # (B, H, T, D)
     grads = (dq, dk, p.transpose(-2, -1) @ do)
     return torch.stack([_tokens_first(x, q) for x in grads], dim=2 if packed else 0)
 
@@ -136,13 +115,13 @@ def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
     return torch.clone(x.transpose(1, 2).to(like.dtype), memory_format=torch.contiguous_format)
 
 
-def _rotated(x: Tensor, num_cores: int, rope: Rope) -> Tensor:
+def _rotated(x: Tensor, num_cores: int, rope: tuple[Tensor, Tensor] | None) -> Tensor:
     """Heads first and wide, the patches rotated; one rounding to the dtype of x, as the kernels' operands have."""
     turned = _turn_patches(_heads_first(x), num_cores, rope)
     return turned.to(x.dtype).to(turned.dtype)
 
 
-def _turn_patches(x: Tensor, num_cores: int, rope: Rope) -> Tensor:
+def _turn_patches(x: Tensor, num_cores: int, rope: tuple[Tensor, Tensor] | None) -> Tensor:
     if rope is None:
         return x
     return torch.cat((x[:, :, :num_cores], rotate_pairs(x[:, :, num_cores:], *rope)), 2)
@@ -156,11 +135,3 @@ def _weights_from_lse(scores: Tensor, lse: Tensor, mask: Tensor) -> Tensor:
 
 def _key_mask(k: Tensor, count: int | Tensor) -> Tensor:
     return prefix_mask(count, k.shape[1], k.device)[:, None, None]  # (1 or B, 1, 1, keys)
-
-
-def _joint_mask(
-    q: Tensor, num_cores: int, active: int | Tensor, lengths: Tensor | None, core_self: bool, patch_self: bool
-) -> Tensor:
-    patches = q.shape[1] - num_cores
-    filled = patches if lengths is None else lengths
-    return allowed_pairs(num_cores, patches, active, filled, core_self, patch_self, q.device)[:, None]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .options import Options
+
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the interleaved channel pairs (2k, 2k+1) counter-clockwise, in fp32, with one rounding at the end.
@@ -57,27 +59,20 @@ def prefix_mask(count: int | Tensor, size: int, device: torch.device) -> Tensor:
     return index[None] < (count[:, None] if isinstance(count, Tensor) else count)
 
 
-def allowed_pairs(
-    num_cores: int,
-    num_patches: int,
-    active_cores: int | Tensor,
-    patch_lengths: int | Tensor,
-    core_self: bool,
-    patch_self: bool,
-    device: torch.device,
-) -> Tensor:
+def allowed_pairs(options: Options, num_patches: int, device: torch.device) -> Tensor:
     """Who attends to whom, (1 or B, T, T): rows are queries, columns are keys, cores come first."""
-    active = prefix_mask(active_cores, num_cores, device)  # (1 or B, C)
-    filled = prefix_mask(patch_lengths, num_patches, device)  # (1 or B, P)
+    num_cores, lengths = options.num_cores, options.patch_lengths
+    active = prefix_mask(options.active_cores, num_cores, device)  # (1 or B, C)
+    filled = prefix_mask(num_patches if lengths is None else lengths, num_patches, device)  # (1 or B, P)
     batch = max(active.shape[0], filled.shape[0])
     present = torch.cat((active.expand(batch, -1), filled.expand(batch, -1)), 1)  # (batch, T)
 
     is_core = torch.arange(num_cores + num_patches, device=device) < num_cores
     core_row, core_column = is_core[:, None], is_core[None, :]
     rule = core_row ^ core_column  # read and write; (T, T)
-    if core_self:
+    if options.core_self:
         rule = rule | (core_row & core_column)
-    if patch_self:
+    if options.patch_self:
         rule = rule | torch.diag(~is_core)
     return present[:, :, None] & present[:, None, :] & rule
 

@@ -10,29 +10,18 @@ import torch
 from torch import Tensor
 
 from .masks import allowed_pairs, masked_logsumexp, masked_softmax, prefix_mask, rotate_pairs
+from .options import Options
 
 
-def core_periphery_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    num_cores: int,
-    active_cores: int | Tensor,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float,
-    core_self: bool,
-    patch_self: bool,
-) -> Tensor:
-    """See `api.core_periphery_attention`; arguments are already checked and filled in."""
-    num_patches = q.shape[2] - num_cores
-    if patch_rope is not None:
-        q = torch.cat((q[:, :, :num_cores], rotate_pairs(q[:, :, num_cores:], *patch_rope)), 2)
-        k = torch.cat((k[:, :, :num_cores], rotate_pairs(k[:, :, num_cores:], *patch_rope)), 2)
-    lengths = num_patches if patch_lengths is None else patch_lengths
-    mask = allowed_pairs(num_cores, num_patches, active_cores, lengths, core_self, patch_self, q.device)
-    scores = (q @ k.transpose(-2, -1)) * scale  # (B, H, T, T)
-    return masked_softmax(scores, mask[:, None]) @ v
+def core_periphery_attention(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+    """q, k, v (B, H, T, D) -> (B, H, T, D). See `api.core_periphery_attention`; the options are checked."""
+    cores, rope = options.num_cores, options.patch_rope
+    if rope is not None:
+        q = torch.cat((q[:, :, :cores], rotate_pairs(q[:, :, cores:], *rope)), 2)  # (B, H, T, D)
+        k = torch.cat((k[:, :, :cores], rotate_pairs(k[:, :, cores:], *rope)), 2)  # (B, H, T, D)
+    mask = allowed_pairs(options, q.shape[2] - cores, q.device)  # (1 or B, T, T)
+    scores = (q @ k.transpose(-2, -1)) * options.scale  # (B, H, T, T)
+    return masked_softmax(scores, mask[:, None]) @ v  # (B, H, T, D)
 
 
 def patch_to_core_attention(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .devices import kernels_on_cpu, takes_gpu_path
+from .options import Options
 from .rules import FAKES, vmap_rule
 
 _COUNTS = "SymInt active, Tensor? active_per_image"
@@ -33,34 +34,14 @@ SCHEMAS = {
     "write_forward": f"({_QKV}, {_COUNTS}, float scale) -> Tensor",
     "write_backward": f"(Tensor grad, {_QKV}, {_COUNTS}, float scale) -> (Tensor, Tensor)",
 }
-_CONTIGUOUS = ("active_per_image", "lengths", "cos", "sin", "lse", "grad_lse")  # addressed without strides
 _ops = torch.ops.veca_kernels
 
 
-def core_periphery_attention(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    num_cores: int,
-    active_cores: int | Tensor,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float,
-    core_self: bool,
-    patch_self: bool,
-) -> Tensor:
+def core_periphery_attention(q: Tensor, k: Tensor | None, v: Tensor | None, options: Options) -> Tensor:
     """q, k, v (B, T, H, D), or q = qkv (B, T, 3, H, D) with k and v None -> (B, T, H, D), contiguous."""
-    cos, sin = patch_rope or (None, None)
-    joint = (
-        num_cores,
-        *_counts(active_cores, num_cores),
-        patch_lengths,
-        cos,
-        sin,
-        scale,
-        core_self,
-        patch_self,
-    )
+    num_cores, active_cores, lengths, rope, scale, core_self, patch_self = options
+    cos, sin = rope or (None, None)
+    joint = (num_cores, *_counts(active_cores, num_cores), lengths, cos, sin, scale, core_self, patch_self)
     if not torch.is_grad_enabled():
         if _direct((q, k, v, *joint)):
             return _DIRECT["core_periphery_output"](q, k, v, *joint)
@@ -302,41 +283,45 @@ def _counts(active: int | Tensor, num_cores: int) -> tuple[int, Tensor | None]:
 
 
 def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
-    """The function behind an op: joins its optional arguments, imports what computes, repeats a launch plan."""
-    contiguous = [arguments.index(name) for name in _CONTIGUOUS if name in arguments]
-    grad = arguments.index("grad") if "grad" in arguments else None
-    counts = arguments.index("active_per_image") if "active_per_image" in arguments else None
-    angles = arguments.index("cos") if "cos" in arguments else None
+    """The function behind an op: joins its optional arguments, imports what computes, repeats a launch plan.
+
+    Kernels address counts, tables and log-sum-exps without strides, but callers expand and slice them.
+    """
+    place = {name: i for i, name in enumerate(arguments)}
+    joint, grad, counts = place.get("num_cores"), place.get("grad"), place.get("active_per_image")
+    contiguous = [place[name] for name in ("lse", "grad_lse", "lengths") if name in place]
 
     def run(*values: Any) -> Any:
         values = list(values)
-        for i in contiguous:  # callers expand and slice counts and tables
-            if values[i] is not None:
-                values[i] = values[i].contiguous()
         if grad is not None and values[grad].stride(-1) != 1:
             values[grad] = values[grad].contiguous()
-        if angles is not None:
-            cos, sin = values[angles : angles + 2]
-            values[angles : angles + 2] = [None if cos is None else (cos, sin)]
-        if counts is not None:
-            active, per_image = values[counts - 1 : counts + 1]
-            values[counts - 1 : counts + 1] = [active if per_image is None else per_image]
+        for i in contiguous:
+            if values[i] is not None:
+                values[i] = values[i].contiguous()
+        if counts is not None and values[counts] is not None:
+            values[counts - 1] = values[counts].contiguous()
+        if joint is not None:
+            cores, active, _, lengths, cos, sin, scale, core_self, patch_self = values[joint : joint + 9]
+            rope = None if cos is None else (cos.contiguous(), sin.contiguous())
+            values[joint : joint + 9] = (Options(cores, active, lengths, rope, scale, core_self, patch_self),)
+        elif counts is not None:
+            del values[counts]
         if on_cpu and not kernels_on_cpu():
             from . import composed
 
             return getattr(composed, op)(*values)
-        return _triton_body(op)(*values)
+        launch, ops, plan = _triton()
+        return plan.run(getattr(ops, op), launch.JOINT, *values)
 
     return run
 
 
 @functools.cache
-def _triton_body(op: str) -> Callable[..., Any]:
-    """The kernels' launches, planned; Triton is imported by the first call."""
+def _triton() -> tuple[Any, Any, Any]:
+    """The modules that launch kernels; the first call imports Triton."""
     from .triton import launch, ops, plan
 
-    body = getattr(ops, op)
-    return lambda *values: plan.run(body, launch.JOINT, *values)
+    return launch, ops, plan
 
 
 def _register() -> None:

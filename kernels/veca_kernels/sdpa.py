@@ -6,33 +6,23 @@ every stock attention backward is parallel over keys, and C keys are a single ti
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .masks import masked_logsumexp, masked_softmax, pad_rotation, prefix_mask, rotate_pairs, rotate_tokens
+from .options import Options
 
 _MIN_PIECE = 256  # patches in a piece of the fold: two query tiles of a stock kernel
 _CPU_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
-def core_periphery_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    num_cores: int,
-    active_cores: int | Tensor,
-    patch_lengths: Tensor | None,
-    patch_rope: tuple[Tensor, Tensor] | None,
-    scale: float,
-    core_self: bool,
-    patch_self: bool,
-) -> Tensor:
-    """See `api.core_periphery_attention`; arguments are already checked and filled in."""
-    sizes = (num_cores, q.shape[2] - num_cores)
-    num_patches = sizes[1]
+def core_periphery_attention(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+    """q, k, v (B, H, T, D) -> (B, H, T, D). See `api.core_periphery_attention`; the options are checked."""
+    num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self = options
+    num_patches = q.shape[2] - num_cores
+    sizes = (num_cores, num_patches)
     if patch_rope is not None:
         rope = pad_rotation(*patch_rope, num_cores)
         q, k = rotate_pairs(q, *rope), rotate_pairs(k, *rope)
@@ -58,17 +48,15 @@ def core_periphery_attention(
     return torch.cat((out_core.transpose(1, 2), out_patch.transpose(1, 2)), 1).transpose(1, 2)
 
 
-def core_periphery_attention_qkvpacked(
-    qkv: Tensor, num_cores: int, patch_rope: tuple[Tensor, Tensor] | None, **options: Any
-) -> Tensor:
+def core_periphery_attention_qkvpacked(qkv: Tensor, options: Options) -> Tensor:
     """`core_periphery_attention` of qkv (B, T, 3, H, D), with the same bits: one pass rotates q and k."""
-    if patch_rope is None or torch.compiler.is_compiling():
+    if options.patch_rope is None or torch.compiler.is_compiling():
         q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
-        return core_periphery_attention(q, k, v, num_cores, patch_rope=patch_rope, **options)
+        return core_periphery_attention(q, k, v, options)
     qk, v = qkv.split((2, 1), dim=2)  # not slices: the gradient of each would be a buffer as large as qkv
-    qk = rotate_tokens(qk, *pad_rotation(*patch_rope, num_cores))
-    q, k, v = (x.transpose(1, 2) for x in (*qk.unbind(2), v.squeeze(2)))
-    return core_periphery_attention(q, k, v, num_cores, patch_rope=None, **options)
+    qk = rotate_tokens(qk, *pad_rotation(*options.patch_rope, options.num_cores))  # (B, T, 2, H, D)
+    q, k, v = (x.transpose(1, 2) for x in (*qk.unbind(2), v.squeeze(2)))  # (B, H, T, D)
+    return core_periphery_attention(q, k, v, options._replace(patch_rope=None))
 
 
 def patch_to_core_attention(

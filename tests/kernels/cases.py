@@ -6,6 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 from veca_kernels import core_periphery_attention, core_periphery_attention_qkvpacked, registration
+from veca_kernels.options import Options
 
 SCALE = 0.37  # never D ** -0.5: a scale applied twice or not at all must show
 
@@ -129,18 +130,15 @@ def run(impl: str, case: Case, q: Tensor, k: Tensor, v: Tensor, options: dict) -
         ).transpose(1, 2)
     if impl != "ops":
         return core_periphery_attention(q, k, v, case.C, impl=impl, **options)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return registration.core_periphery_attention(q, k, v, joint_options(case, options)).transpose(1, 2)
+
+
+def joint_options(case: Case, options: dict) -> Options:
+    """The record behind the keywords of the public function, filled in."""
     active = case.C if options["active_cores"] is None else options["active_cores"]
-    out = registration.core_periphery_attention(
-        *(x.transpose(1, 2) for x in (q, k, v)),
-        num_cores=case.C,
-        active_cores=active,
-        patch_lengths=options["patch_lengths"],
-        patch_rope=options.get("patch_rope"),
-        scale=options["scale"],
-        core_self=case.core_self,
-        patch_self=case.patch_self,
-    )
-    return out.transpose(1, 2)
+    lengths, rope = options["patch_lengths"], options.get("patch_rope")
+    return Options(case.C, active, lengths, rope, options["scale"], case.core_self, case.patch_self)
 
 
 def forward_backward(impl: str, case: Case, device: str = "cpu", dtype: torch.dtype | None = None) -> list[Tensor]:

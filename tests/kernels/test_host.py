@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton")
 
 import triton
 from veca_kernels import core_periphery_attention, core_periphery_attention_qkvpacked, registration
+from veca_kernels.options import Options
 from veca_kernels.triton import launch, ops, plan
 
 from benchmarks import host_path
@@ -29,6 +31,7 @@ from tests.kernels.cases import (
     SCALE,
     Case,
     forward_backward,
+    joint_options,
     make_grad,
     make_options,
     make_qkv,
@@ -66,8 +69,7 @@ def named_launches(driver, body, *arguments):
     start = len(driver.launches)
     results = plan.run(body, launch.JOINT, *arguments)
     outputs = (results,) if isinstance(results, Tensor) else results
-    flat = [y for x in arguments for y in (x if isinstance(x, tuple) else (x,))]
-    owners = [x for x in (*flat, *outputs) if isinstance(x, Tensor) and x.numel()]
+    owners = [x for x in (*tree_leaves(arguments), *outputs) if isinstance(x, Tensor) and x.numel()]
     scratch: list[int] = []
 
     def name(kind, x):
@@ -98,9 +100,7 @@ def body_arguments(case):
     tensors = (
         (leaf.detach(), None, None) if case.layout == "packed" else (x.detach().transpose(1, 2) for x in (q, k, v))
     )
-    active = case.C if options["active_cores"] is None else options["active_cores"]
-    return (*tensors, case.C, active, options["patch_lengths"], options.get("patch_rope"), SCALE, case.core_self,
-            case.patch_self)  # fmt: skip
+    return (*tensors, joint_options(case, options))
 
 
 PLANNED = [x for x in (*OPTIONS, *LAYOUTS, Case(P=0), Case(P=5, C=0), Case(P=900, C=16, B=1)) if x.layout != "sliced"]
@@ -192,10 +192,10 @@ def test_views_of_one_memory_are_told_apart(driver):
     """The dispatcher hands over q, k and v as views of one memory; the same tensor three times leaves no plan."""
     qkv = torch.randn(1, 40, 3, 2, 32)
     x = torch.randn(1, 40, 2, 32)
-    options = (8, 8, None, None, SCALE, True, False)
+    options = Options(8, 8, None, None, SCALE, core_self=True, patch_self=False)
     for q, k, v in (qkv.unbind(2), qkv.flip(2).unbind(2), (x, x, x), qkv.unbind(2)):
         for _ in range(3):
-            launches = named_launches(driver, ops.core_periphery_forward, q, k, v, *options)[1]
+            launches = named_launches(driver, ops.core_periphery_forward, q, k, v, options)[1]
         assert [launches[0][2][i][0][1] for i in range(3)] == [y.storage_offset() * 4 for y in (q, k, v)]
 
 
@@ -247,7 +247,7 @@ def test_many_threads_and_a_bounded_number_of_plans(driver, monkeypatch):
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(16))) == list(range(16))
-    assert plan.count() <= 8
+    assert plan._slot.cache_info().currsize <= 8
 
 
 def test_launch_hooks_see_launches_of_plans():

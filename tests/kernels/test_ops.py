@@ -16,6 +16,7 @@ from tests.kernels.cases import (
     Case,
     assert_close,
     forward_backward,
+    joint_options,
     make_options,
     make_qkv,
     run,
@@ -63,16 +64,7 @@ def test_packed_gradient_is_one_buffer():
     case = Case(dtype=torch.float64, layout="packed", active=5, rope="shared")
     views, (qkv,) = make_qkv(case)
     options = make_options(case)
-    joint = dict(
-        num_cores=case.C,
-        active_cores=5,
-        patch_lengths=None,
-        patch_rope=options["patch_rope"],
-        scale=SCALE,
-        core_self=True,
-        patch_self=False,
-    )
-    out = registration.core_periphery_attention(qkv, None, None, **joint)
+    out = registration.core_periphery_attention(qkv, None, None, joint_options(case, options))
     (packed,) = torch.autograd.grad(out.square().sum(), qkv)
     assert packed.is_contiguous()
     (stacked,) = torch.autograd.grad(run("reference", case, *views, options).square().sum(), qkv)
@@ -173,15 +165,13 @@ def test_inductor():
 def test_vmap_of_values_and_gradients(packed):
     """vmap over a leading and an inner dimension equals a loop, through torch.func.grad as well."""
     case = Case(P=9, C=4, D=8, dtype=torch.float64, lengths=(7, 3), rope="per_image")
-    options = make_options(case)
-    joint = dict(num_cores=4, active_cores=3, patch_lengths=options["patch_lengths"], scale=SCALE)
-    joint |= dict(patch_rope=options["patch_rope"], core_self=True, patch_self=True)
+    options = joint_options(case.at(patch_self=True), make_options(case) | {"active_cores": 3})
     qkv = torch.randn(3, 2, 13, 3, 2, 8, dtype=torch.float64)
     k, v = (None, None) if packed else qkv[0].unbind(2)[1:]
     inputs = qkv if packed else qkv[:, :, :, 0]
 
     def loss(x):
-        return registration.core_periphery_attention(x, k, v, **joint).square().sum()
+        return registration.core_periphery_attention(x, k, v, options).square().sum()
 
     looped = torch.stack([torch.func.grad(loss)(x) for x in inputs])
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(inputs), looped, rtol=1e-10, atol=1e-10)

@@ -56,16 +56,14 @@ def target(arch: str) -> GPUTarget:
 
 def compile_ahead(kernel: Any, arguments: dict[str, Any], arch: str) -> Binary:
     """Compile what `kernel[grid](**arguments)` would launch, and count what it needs."""
-    return read_binary(_compile(kernel, arguments, arch), arch)
+    return read_binary(compile_kernel(kernel, arguments, arch), arch)
 
 
-def lower(kernel: Any, arguments: dict[str, Any], arch: str) -> str:
-    """Triton's own IR of the same compilation."""
-    return _compile(kernel, arguments, arch).asm["ttir"]
+def compile_kernel(kernel: Any, arguments: dict[str, Any], arch: str) -> Any:
+    """What Triton compiles for that target, with the code of every stage in `asm`.
 
-
-def _compile(kernel: Any, arguments: dict[str, Any], arch: str) -> Any:
-    """Tensors may live on the meta device: their dtype and the alignment of an allocation are all that enters."""
+    Tensors may live on the meta device. Only their dtype and the alignment of an allocation matter.
+    """
     constants = {p.name for p in kernel.params if p.is_constexpr}
     signature, constexprs, attributes = {}, {}, {}
     for index, name in enumerate(p.name for p in kernel.params):

@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from ..devices import device_facts
+from ..options import Options
 from . import joint, read, write
 from .plan import empty, launch
 from .strides import alignment, encode_stride, kernel_rows
@@ -56,15 +57,9 @@ class Call:
     q: Tensor
     k: Tensor
     v: Tensor
-    cores: int
     patches: int
     first_patch: int
-    active: int | Tensor
-    lengths: Tensor | None
-    rope: tuple[Tensor, Tensor] | None
-    scale: float
-    core_self: bool = False
-    patch_self: bool = False
+    options: Options
 
     @property
     def batch(self) -> int:
@@ -79,19 +74,23 @@ class Call:
         return self.q.shape[3]
 
     @property
+    def cores(self) -> int:
+        return self.options.num_cores
+
+    @property
     def num_sms(self) -> int:
         return device_facts(self.q.device)[0]
 
     def tile(self, kernel: str) -> Tile:
         shared = device_facts(self.q.device)[1]
-        return choose_tile(kernel, self.cores, self.head_dim, self.q.element_size(), self.patch_self, shared)
+        return choose_tile(kernel, self.cores, self.head_dim, self.q.element_size(), self.options.patch_self, shared)
 
     def tiles(self, tile: Tile) -> int:
         """Tiles of a walk over the patches, and over the cores where they read each other."""
         return self.core_tiles(tile) + triton.cdiv(self.patches, tile.block_p)
 
     def core_tiles(self, tile: Tile) -> int:
-        return triton.cdiv(self.cores, tile.block_p) if self.core_self else 0
+        return triton.cdiv(self.cores, tile.block_p) if self.options.core_self else 0
 
     def launch(self, kernel: Any, tile: Tile, programs: int, rows: dict[str, Tensor | None], **own: Any) -> None:
         """Launch one program per (image, split, head). `rows` are tensors (B, T, H, D) that the kernel addresses."""
@@ -104,9 +103,9 @@ class Call:
             self.q.device,
             **{name: kernel_rows(x, align) for name, x in rows.items()},
             rope=self._rope(),
-            active=self.active,
-            lengths=self.lengths,
-            scale=self.scale,
+            active=self.options.active_cores,
+            lengths=self.options.patch_lengths,
+            scale=self.options.scale,
             B=self.batch,
             H=self.heads,
             C=self.cores,
@@ -117,7 +116,7 @@ class Call:
             D1=d1,
             D2=d2,
             BC=tile.block_c,
-            NEGATE=self.scale < 0,
+            NEGATE=self.options.scale < 0,
             ALIGN=align,
             PRECISION=fp32_precision(self.q.device, self.q.dtype, kernel, tile),
             num_warps=tile.num_warps,
@@ -126,9 +125,9 @@ class Call:
         )
 
     def _rope(self) -> tuple[Any, ...] | None:
-        if self.rope is None:
+        if self.options.patch_rope is None:
             return None
-        cos, sin = (x.contiguous() for x in self.rope)
+        cos, sin = (x.contiguous() for x in self.options.patch_rope)
         return cos, sin, encode_stride(cos.stride(0) // 4 if cos.ndim == 3 else 0)
 
 
@@ -199,7 +198,7 @@ def run_forward(call: Call, out: Tensor, core_rows: Tensor) -> Tensor:
         write_tiles=share,
         BP_READ=tile.block_p,
         BP_WRITE=write_tile.block_p,
-        PATCH_SELF=call.patch_self,
+        PATCH_SELF=call.options.patch_self,
     )
     combine_reads(call, reads, out, core_rows, lse)
     return lse
@@ -267,7 +266,7 @@ def run_write_forward(call: Call, out: Tensor) -> None:
         tiles_per_split=share,
         first_program=0,
         BP=tile.block_p,
-        PATCH_SELF=call.patch_self,
+        PATCH_SELF=call.options.patch_self,
     )
 
 
@@ -296,9 +295,9 @@ def run_backward(
     """
     tile = call.tile("read_backward")
     (dq, dk, dv), (dq_core, dk_core, dv_core) = grads, core_grads
-    if not JOINT or call.patch_self or tile != call.tile("write_backward"):
+    if not JOINT or call.options.patch_self or tile != call.tile("write_backward"):
         run_read_backward(call, core_rows, lse, dout, None, (dq_core, dk, dv), splits)
-        known = (core_rows, lse) if call.core_self else None
+        known = (core_rows, lse) if call.options.core_self else None
         run_write_backward(call, dout, (dq, dk_core, dv_core), splits, known, (dk, dv))
         return
     rows = dict(out=core_rows, dout=dout, dq_core=dq_core, dk_core=dk_core, dv_core=dv_core, dq=dq, dk=dk, dv=dv)
@@ -357,7 +356,7 @@ def run_write_backward(
     """
     tile = call.tile("write_backward")
     dq, dk, dv = grads
-    dk_own, dv_own = own if call.patch_self else (dq, dq)
+    dk_own, dv_own = own if call.options.patch_self else (dq, dq)
     core_rows, lse = known or (None, None)
     call.launch(
         write.write_backward,
@@ -370,7 +369,7 @@ def run_write_backward(
         tiles_per_split=triton.cdiv(call.tiles(tile), splits),
         first_program=0,
         BP=tile.block_p,
-        PATCH_SELF=call.patch_self,
+        PATCH_SELF=call.options.patch_self,
     )
 
 

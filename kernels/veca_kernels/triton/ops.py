@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..options import Options
 from .launch import (
     Call,
     partial_sums,
@@ -20,27 +21,17 @@ from .launch import (
 )
 from .plan import empty
 
-Rope = tuple[Tensor, Tensor] | None
-
 
 def core_periphery_forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    num_cores: int,
-    active: int | Tensor,
-    lengths: Tensor | None,
-    rope: Rope,
-    scale: float,
-    core_self: bool,
-    patch_self: bool,
+    q: Tensor, k: Tensor | None, v: Tensor | None, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """out (B, T, H, D), a copy of its core rows (B, C, H, D), and their log-sum-exp (B, H, C), fp32."""
-    q, k, v = q.unbind(2) if k is None else (q, k, v)
-    patches = q.shape[1] - num_cores
-    call = Call(q, k, v, num_cores, patches, num_cores, active, lengths, rope, scale, core_self, patch_self)
-    out = empty(q, q.shape)
-    core_rows = empty(q, (q.shape[0], num_cores, *q.shape[2:]))
+    """out (B, T, H, D), a copy of its core rows (B, C, H, D), and their log-sum-exp (B, H, C), fp32.
+
+    q, k, v are (B, T, H, D), or q is qkv (B, T, 3, H, D) with k and v None.
+    """
+    call = _joint_call(q, k, v, options)
+    out = empty(q, call.q.shape)
+    core_rows = empty(q, (call.batch, call.cores, call.heads, call.head_dim))
     lse = run_forward(call, out, core_rows)
     return out, core_rows, lse
 
@@ -53,26 +44,17 @@ def core_periphery_output(*arguments: Any) -> Tensor:
 def core_periphery_backward(
     grad: Tensor,
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
     core_rows: Tensor,
     lse: Tensor,
-    num_cores: int,
-    active: int | Tensor,
-    lengths: Tensor | None,
-    rope: Rope,
-    scale: float,
-    core_self: bool,
-    patch_self: bool,
+    options: Options,
     packed: bool,
 ) -> Tensor:
     """Gradients of q, k, v in one buffer: (B, T, 3, H, D) if packed, else (3, B, T, H, D)."""
-    q, k, v = q.unbind(2) if k is None else (q, k, v)
-    batch, tokens, heads, head_dim = q.shape
-    patches = tokens - num_cores
-    call = Call(q, k, v, num_cores, patches, num_cores, active, lengths, rope, scale, core_self, patch_self)
-    shape = (batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim)
-    grads = empty(q, shape)
+    call = _joint_call(q, k, v, options)
+    batch, tokens, heads, head_dim = call.q.shape
+    grads = empty(q, (batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim))
     dq, dk, dv = dqkv = grads.movedim(2, 0) if packed else grads  # (3, B, T, H, D)
 
     splits, part = partial_sums(call, 3)
@@ -86,8 +68,7 @@ def core_periphery_backward(
 def read_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
     out = empty(q, q.shape)
-    call = Call(q, k, v, q.shape[1], k.shape[1], 0, q.shape[1], lengths, None, scale)
-    return out, run_read_forward(call, out)
+    return out, run_read_forward(_read_call(q, k, v, lengths, scale), out)
 
 
 def read_backward(
@@ -102,7 +83,7 @@ def read_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq (B, C, H, D), dk and dv (B, N, H, D)."""
-    call = Call(q, k, v, q.shape[1], k.shape[1], 0, q.shape[1], lengths, None, scale)
+    call = _read_call(q, k, v, lengths, scale)
     dq, dk, dv = empty(q, q.shape), empty(k, k.shape), empty(v, v.shape)
     splits, part = partial_sums(call, 1)
     sums = dq if part is None else part[0]
@@ -115,7 +96,7 @@ def read_backward(
 def write_forward(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float) -> Tensor:
     """q (B, N, H, D), k and v (B, C, H, D) -> out (B, N, H, D)."""
     out = empty(q, q.shape)
-    run_write_forward(Call(q, k, v, k.shape[1], q.shape[1], 0, active, None, None, scale), out)
+    run_write_forward(_write_call(q, k, v, active, scale), out)
     return out
 
 
@@ -123,7 +104,7 @@ def write_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """dq (B, N, H, D) and dk, dv stacked, (2, B, C, H, D)."""
-    call = Call(q, k, v, k.shape[1], q.shape[1], 0, active, None, None, scale)
+    call = _write_call(q, k, v, active, scale)
     dq, dkv = empty(q, q.shape), empty(k, (2, *k.shape))
     splits, part = partial_sums(call, 2)
     dk_sum, dv_sum = dkv if part is None else part
@@ -131,3 +112,17 @@ def write_backward(
     if part is not None:
         sum_partials(call, part, dkv, splits)
     return dq, dkv
+
+
+def _joint_call(q: Tensor, k: Tensor | None, v: Tensor | None, options: Options) -> Call:
+    q, k, v = q.unbind(2) if k is None else (q, k, v)  # (B, T, H, D)
+    return Call(q, k, v, q.shape[1] - options.num_cores, options.num_cores, options)
+
+
+def _read_call(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> Call:
+    cores = q.shape[1]
+    return Call(q, k, v, k.shape[1], 0, Options(cores, cores, lengths, None, scale, False, False))
+
+
+def _write_call(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float) -> Call:
+    return Call(q, k, v, q.shape[1], 0, Options(k.shape[1], active, None, None, scale, False, False))

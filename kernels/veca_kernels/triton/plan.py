@@ -36,7 +36,7 @@ def run(body: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
     Args:
         body: Allocates with `empty`, launches with `launch` and returns a buffer or a tuple of buffers.
         settings: What else the body's launches depend on, hashable.
-        arguments: Tensors of one device, tuples of tensors, None, numbers and flags. The first is a tensor.
+        arguments: Tensors of one device, None, numbers, flags and tuples of all these. The first is a tensor.
     """
     first = arguments[0]
     if not takes_gpu_path(first):  # ahead-of-time recording and the interpreter
@@ -45,16 +45,7 @@ def run(body: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
     key: list[Any] = [body, settings, first.device, adapter.compilation_state()]
     if first.dtype == torch.float32:
         key.append(torch.backends.cuda.matmul.fp32_precision)
-    for x in arguments:
-        kind = type(x)
-        if kind in _SCALARS:
-            key.append(x)
-        elif kind is tuple:
-            tensors += x
-            key += map(_layout, x)
-        else:
-            tensors.append(x)
-            key.append(_layout(x))
+    _describe(arguments, key, tensors)
     slot = _slot(tuple(key))
     if slot.plan is not None:
         results = slot.plan.repeat(tensors)
@@ -97,11 +88,6 @@ def clear() -> None:
     _slot.cache_clear()
 
 
-def count() -> int:
-    """Kinds of calls that are remembered."""
-    return _slot.cache_info().currsize
-
-
 class _Slot:
     """The place of a plan; `seen` after the first call of its kind."""
 
@@ -115,6 +101,18 @@ class _Slot:
 @functools.lru_cache(MAX_PLANS)  # thread-safe; two threads may both fill a slot, with the same plan
 def _slot(key: tuple[Any, ...]) -> _Slot:
     return _Slot()
+
+
+def _describe(values: tuple[Any, ...], key: list[Any], tensors: list[Tensor]) -> None:
+    """Append to `key` what a plan depends on, and the tensors among the values and in their tuples to `tensors`."""
+    for x in values:
+        if type(x) in _SCALARS:
+            key.append(x)
+        elif isinstance(x, tuple):
+            _describe(x, key, tensors)
+        else:
+            tensors.append(x)
+            key.append(_layout(x))
 
 
 def _layout(x: Tensor) -> tuple[Any, ...]:
