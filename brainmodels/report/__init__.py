@@ -1,4 +1,4 @@
-"""One page of a study: pictures, figures and tables, with every number in a JSON file beside it."""
+"""The report of an evaluation: a page with figures and tables, and all numbers in a JSON file beside it."""
 
 from .page import write_report
 

@@ -1,6 +1,6 @@
-"""Figures of an evaluation. Each function writes one PNG; numbers come in, nothing is computed but what is drawn.
+"""Figures of an evaluation. Each function draws the numbers it gets and writes one PNG file.
 
-Colours are those of `veca.report.curves`. Needs matplotlib, and nilearn for maps.
+The colours are those of `veca.report.curves`. The figures need matplotlib, and maps need nilearn.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,14 +30,14 @@ __all__ = [
     "voxel_scores",
 ]
 
-CUTS = 4  # of a response that is shown as one small picture
-_MANY = 3000  # voxels beyond which points hide each other
+CUTS = 4  # number of cuts in the small picture of a response
+_MANY = 3000  # with more voxels, points hide each other
 PALETTE = (BLUES[0], VERMILLION, BLUES[2], "#7d5ba6", "#4c9f62", "#c9a227", "#a3305e", "#8c6d4f")
-GREYS = (GREY, "#a3adb6", "#d0d6dc")  # of controls
+GREYS = (GREY, "#a3adb6", "#d0d6dc")  # colours of controls
 
 
 class Bar(NamedTuple):
-    """A value with its interval."""
+    """A value with the ends of its interval."""
 
     value: float
     low: float
@@ -45,7 +45,14 @@ class Bar(NamedTuple):
 
 
 class PictureRow(NamedTuple):
-    """A row of a grid: its name, pictures uint8 (H, W, 3), a line of words below each, and whether each is framed."""
+    """A row of a grid of pictures.
+
+    Attributes:
+        name: Name of the row.
+        pictures: uint8 pictures, each of shape (H, W, 3).
+        captions: One line of text for each picture.
+        framed: Whether each picture has a frame.
+    """
 
     name: str
     pictures: Sequence[np.ndarray]
@@ -54,13 +61,13 @@ class PictureRow(NamedTuple):
 
 
 def voxel_scores(scores: np.ndarray, ceiling: np.ndarray | None, path: Path, name: str = "r") -> None:
-    """Scores of single voxels: their histogram, and each against the best that its noise allows.
+    """Draw a histogram of the scores of voxels, and each score against the best that its noise allows.
 
     Args:
-        scores: (V,) correlations; NaN where a voxel has none.
-        ceiling: (V,) largest correlation that the noise allows, sqrt(NC); None draws the histogram alone.
-        path: of the PNG.
-        name: of the score, for the axes.
+        scores: Correlations, shape (V,); NaN for a voxel without a score.
+        ceiling: Largest correlations that the noise allows, sqrt(NC), shape (V,). None draws only the histogram.
+        path: PNG file to write.
+        name: Name of the score, for the axes.
     """
     plt = _pyplot()
     with plt.rc_context(STYLE):
@@ -86,7 +93,7 @@ def voxel_scores(scores: np.ndarray, ceiling: np.ndarray | None, path: Path, nam
 
 
 def _against_ceiling(axes: "Axes", scores: np.ndarray, ceiling: np.ndarray, name: str) -> None:
-    """Each voxel's score over the largest that its noise allows."""
+    """Draw the score of each voxel against the largest that its noise allows."""
     top = float(np.nanmax(ceiling)) * 1.05
     if len(scores) < _MANY:
         axes.scatter(ceiling, scores, s=11, color=BLUES[1], alpha=0.6, lw=0)
@@ -116,14 +123,14 @@ def roi_bars(
     line: float | None = None,
     controls: Collection[str] = (),
 ) -> None:
-    """A group of bars for each region, a bar for each model.
+    """Draw a group of bars for each region, with a bar for each model.
 
     Args:
-        values: by model, then by region; whiskers are the intervals.
-        path: of the PNG.
-        ylabel: of the values.
-        line: drawn across, such as a ceiling of 1.
-        controls: models that are drawn in grey.
+        values: Values by model, then by region. The whiskers are the intervals.
+        path: PNG file to write.
+        ylabel: Label of the vertical axis.
+        line: Value of a horizontal line, such as a ceiling of 1.
+        controls: Names of the models to draw in grey.
     """
     plt = _pyplot()
     regions = list(dict.fromkeys(region for bars in values.values() for region in bars))
@@ -163,14 +170,15 @@ def curves(
     lines: Mapping[str, float] | None = None,
     logarithmic: bool = False,
 ) -> None:
-    """Values against a number, such as train images or core budgets, with their intervals as bands.
+    """Draw values against a number, such as train images or core budgets, with their intervals as bands.
 
     Args:
-        series: by name, then by the number.
-        path: of the PNG.
-        xlabel, ylabel: of the axes.
-        lines: levels drawn across by name, such as a ceiling, chance, or a model without that number.
-        logarithmic: of the horizontal axis.
+        series: Values by name, then by the number.
+        path: PNG file to write.
+        xlabel: Label of the horizontal axis.
+        ylabel: Label of the vertical axis.
+        lines: Horizontal lines by name, such as a ceiling, chance, or a model without that number.
+        logarithmic: Whether the horizontal axis is logarithmic.
     """
     plt = _pyplot()
     with plt.rc_context(STYLE):
@@ -198,7 +206,7 @@ def curves(
 
 
 def _apart(ticks: Sequence[float], logarithmic: bool) -> list[float]:
-    """Ticks without those whose label would run into the next one's; the last stays."""
+    """Leave out ticks whose label would touch the next one. The last tick stays."""
     places = np.log(ticks) if logarithmic else np.asarray(ticks, float)
     least, kept = 0.05 * (places[-1] - places[0]), [len(ticks) - 1]
     for i in reversed(range(len(ticks) - 1)):
@@ -208,7 +216,7 @@ def _apart(ticks: Sequence[float], logarithmic: bool) -> list[float]:
 
 
 def picture_grid(groups: Sequence[Sequence[PictureRow]], path: Path) -> None:
-    """Rows of pictures in groups, each row named at the left, a line of words below each picture."""
+    """Draw rows of pictures in groups. The name of a row is at the left, captions are below the pictures."""
     plt = _pyplot()
     columns = max(len(row.pictures) for rows in groups for row in rows)
     lines = [row for rows in groups for row in (*rows, None)][:-1]  # a narrow empty line between groups
@@ -242,14 +250,14 @@ def _picture_row(row: PictureRow, axes: Sequence["Axes"]) -> None:
 
 
 def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "r", cuts: int = 7) -> None:
-    """Scores (V,) on cuts through the volume of a space that has an affine, from below to above; NaN stays white.
+    """Draw scores on cuts through a volume, from below to above. NaN stays white.
 
     Args:
-        scores: of the voxels.
-        space: of the voxels.
-        path: of the PNG.
-        name: of the score, beside its colours.
-        cuts: at most; equally spaced where there are voxels.
+        scores: Scores of the voxels, shape (V,).
+        space: Space of the voxels, with an affine.
+        path: PNG file to write.
+        name: Name of the score, for the colour bar.
+        cuts: Largest number of cuts. They are at equal quantiles of the heights of the voxels.
     """
     try:
         from nilearn.plotting import plot_stat_map
@@ -289,10 +297,19 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
 
 
 def response_picture(values: np.ndarray, space: "VoxelSpace", limit: float, side: int = 240) -> np.ndarray:
-    """A response (V,) as a small picture, uint8 (side, side, 3): four axial cuts, front above, from below to above.
+    """Draw a response as a small picture of four axial cuts, front at the top, from below to above.
 
-    Red is above 0, blue below, full at `limit`; NaN is white. Spaces without a volume show their voxels in a square, in
-    the order in which they are stored.
+    Red is above 0 and blue is below. NaN is white. A space without a volume shows its voxels in a square, in the order
+    in which they are stored.
+
+    Args:
+        values: Response, shape (V,).
+        space: Space of the voxels.
+        limit: Absolute value of the strongest colours.
+        side: Side of the picture in pixels.
+
+    Returns:
+        The picture, uint8, shape (side, side, 3).
     """
     if space.index.shape[1] == 3:
         used = space.index[np.isfinite(values)]
@@ -316,7 +333,7 @@ def response_picture(values: np.ndarray, space: "VoxelSpace", limit: float, side
 
 
 def _beside(axes: "Axes", level: float, name: str) -> None:
-    """The name of a level, right of the axes."""
+    """Write the name of a horizontal line right of the axes."""
     axes.annotate(
         name,
         (1.0, level),

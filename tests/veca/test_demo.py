@@ -173,8 +173,8 @@ def test_exponents_are_those_between_the_two_largest_sizes():
 def test_notes_tell_what_was_left_out():
     rows = [timed(64, 8, 1.0), timed(128, None, None, predicted=61.27), timed(96, None, 2.0, note="in place of 128 px")]
     notes = conclusions.timing_notes(rows, [flop(64, 8, 1, 1, 1)], {"load_average": 3.0, "cpu_count": 2})
-    assert notes[0] == "128 px: no time left for the ViT (61.3 s predicted)"
-    assert notes[1] == "96 px was measured in place of 128 px"
+    assert notes[0] == "128 px: there was no time left for the ViT (61.3 s predicted)."
+    assert notes[1] == "96 px was measured in place of 128 px."
     assert "load 3.0 on 2 cores" in notes[2] and len(notes) == 3
     calm = {"load_average": 0.2, "cpu_count": 2}
     assert conclusions.timing_notes(rows[:1], [flop(64, 8, 1, 1, 1)], calm) == []
@@ -185,7 +185,7 @@ def test_a_machine_that_slows_down_is_noted(seconds, noted):
     flops = [flop(64, 8, 1, 1, 1e9), flop(128, 8, 1, 1, 4e9)]
     calm = {"load_average": None, "cpu_count": 2}
     notes = conclusions.timing_notes([timed(64, 8, 1.0), timed(128, 8, seconds)], flops, calm)
-    assert [note.startswith("the machine slowed down") for note in notes] == [True] * noted
+    assert [note.startswith("The machine slowed down") for note in notes] == [True] * noted
 
 
 def test_numbers_as_text():
@@ -410,8 +410,8 @@ def test_the_page_links_to_a_brain_only_where_there_is_one(demo, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sizes": (64, 100)}, r"multiples of 16 pixels from 32 on, got \(64, 100\)"),
-        ({"sizes": (16,)}, "from 32 on"),
+        ({"sizes": (64, 100)}, r"multiples of 16 pixels, at least 32, got \(64, 100\)"),
+        ({"sizes": (16,)}, "at least 32"),
         ({"sizes": ()}, "multiples of 16"),
         ({"budgets": (0, 8)}, r"at least 1 core, got \(0, 8\)"),
         ({"budget_seconds": 0}, "above 0, got 0"),
@@ -438,5 +438,5 @@ def test_requests_that_cannot_work_are_refused_before_anything_runs(monkeypatch)
     with pytest.raises(ValueError, match="device='cuda'"):
         check_request(DemoSettings(device="cuda"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'matplotlib, absent here; pip install "veca\[brain\]"'):
+    with pytest.raises(ImportError, match=r'matplotlib, which is missing; pip install "veca\[brain\]"'):
         check_request(DemoSettings())

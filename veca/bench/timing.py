@@ -1,10 +1,10 @@
-"""Timers. A contender is measured over several buffer sets in turn: no run finds its inputs in the cache.
+"""Timers of the benchmarks. A contender uses several buffer sets in turn, so that no run finds its inputs in the cache.
 
-    cpu     wall clock, contenders interleaved run by run: other programs disturb neighbouring runs alike
-    eager   CUDA events around every call: what a model without graphs sees, launch latency included
-    graph   CUDA graph of a turn or more of the buffer sets; events around each replay, over the calls in it
+    cpu     wall clock; contenders take turns run by run, so that other programs disturb all of them alike
+    eager   CUDA events around every call; the time includes the launch latency
+    graph   CUDA graph of one or more turns of the buffer sets; the time of a replay divided by its calls
 
-Every sample list is reported as its median with the 20 % and 80 % quantiles and its length.
+A list of samples is reported by its median, its 20 % and 80 % quantiles and its length.
 """
 
 import math
@@ -31,7 +31,7 @@ _CPU_CACHE_BYTES = 32_000_000
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call: median, 20 and 80 % quantiles of `runs` samples, each the mean of `calls_per_run`."""
+    """Seconds per call: median, 20 % and 80 % quantiles of `runs` samples, each a mean of `calls_per_run` calls."""
 
     median: float
     low: float
@@ -44,8 +44,9 @@ class Timing:
 class Budget:
     """How long to measure.
 
-    Every contender gets `screening` runs. Those within `factor` of the fastest known in their group that is
-    not `kept` go on to `runs` runs, or to as many as fit `max_seconds`; `Timing.runs` tells how many there were.
+    Every contender gets `screening` runs. It goes on to `runs` runs, or to as many as fit `max_seconds`, if it is
+    within `factor` of the fastest of its group. Contenders that are `kept` always go on; they do not count as fastest.
+    `Timing.runs` tells how many runs there were.
     """
 
     runs: int = 100
@@ -56,22 +57,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time: `make` builds one call per buffer set and runs, like the calls, inside `context`."""
+    """Something to time. `make` builds one call for each buffer set. It and the calls run inside `context`."""
 
     make: Callable[[], Sequence[Call]]
     context: Callable[[], AbstractContextManager[object]]
     group: str = ""  # contenders of one group are screened against each other
-    kept: bool = False  # measured in full however slow
+    kept: bool = False  # measured in full even if slow
 
 
 def measure(contenders: Mapping[Hashable, Contender], mode: str, budget: Budget) -> dict[Hashable, Timing | str]:
-    """Time every contender; a contender that raises is reported by its error instead of a timing."""
+    """Time every contender. A contender that raises gets its error as text instead of a timing."""
     if mode not in MODES:
         raise ValueError(f"expected a timer of {MODES}, got {mode!r}")
     if mode == "cpu":
         return _interleave(contenders, budget)
     results: dict[Hashable, Timing | str] = {}
-    fastest: dict[str, float] = {}  # of each group, among those measured so far
+    fastest: dict[str, float] = {}  # seconds by group, so far
     for name, contender in contenders.items():
         limit = math.inf if contender.kept else budget.factor * fastest.get(contender.group, math.inf)
         result = _guarded(lambda c=contender, limit=limit: _measure_cuda(c, mode, budget, limit))
@@ -82,14 +83,14 @@ def measure(contenders: Mapping[Hashable, Contender], mode: str, budget: Budget)
 
 
 def num_buffer_sets(bytes_per_set: int, device: torch.device, most: int = 128) -> int:
-    """How many buffer sets exceed three times the last-level cache, at most `most`."""
+    """Number of buffer sets that exceed three times the last-level cache, at most `most`."""
     cuda = device.type == "cuda"
     cache = torch.cuda.get_device_properties(device).L2_cache_size if cuda else _CPU_CACHE_BYTES
     return max(1, min(most, math.ceil(3 * cache / max(bytes_per_set, 1))))
 
 
 def summarize(samples: Sequence[float], calls_per_run: int = 1) -> Timing:
-    """The quantiles of samples, in seconds, each an average over `calls_per_run` calls."""
+    """Median and quantiles of samples in seconds. Each sample is an average over `calls_per_run` calls."""
     if not samples:
         raise ValueError("expected at least one sample, got none")
     ordered = sorted(samples)
@@ -101,7 +102,7 @@ def summarize(samples: Sequence[float], calls_per_run: int = 1) -> Timing:
 
 
 def short_error(error: BaseException) -> str:
-    """One line of an exception, and of the first one behind it: a failed graph capture hides its cause."""
+    """One line of an exception and of the first one behind it, because a failed graph capture hides its cause."""
     first = error
     while first.__context__ is not None:
         first = first.__context__
@@ -114,7 +115,7 @@ def _line(error: BaseException) -> str:
 
 
 def _affordable(seconds_per_run: float, budget: Budget) -> int:
-    """Runs that fit the budget, between the screening count and the full count."""
+    """Number of runs that fit the budget, between the screening count and the full count."""
     fitting = int(budget.max_seconds / max(seconds_per_run, 1e-9))
     return max(budget.screening, min(budget.runs, fitting))
 
@@ -122,7 +123,7 @@ def _affordable(seconds_per_run: float, budget: Budget) -> int:
 def _promising(
     contenders: Mapping[Hashable, Contender], screened: Mapping[Hashable, Timing], factor: float
 ) -> set[Hashable]:
-    """Who gets all runs: the kept, and those within `factor` of the fastest of their group."""
+    """Contenders that get all runs: those that are kept, and those within `factor` of the fastest of their group."""
     fastest: dict[str, float] = {}
     for name, timing in screened.items():
         if not contenders[name].kept:
@@ -136,12 +137,12 @@ def _promising(
 
 
 def _guarded(run: Callable[[], Timing]) -> Timing | str:
-    """Run a timing; errors become their one-line text and leave the device usable for the next contender."""
+    """Run a timing. An error becomes one line of text and leaves the device usable for the next contender."""
     try:
         return run()
-    except Exception as error:  # whatever a third-party kernel throws is that contender's result
+    except Exception as error:  # an error of a third-party kernel is that contender's result
         message = short_error(error)
-    # Outside the handler, whose traceback keeps the tensors of a failed run alive.
+    # This is outside the handler because its traceback keeps the tensors of a failed run alive.
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -149,9 +150,9 @@ def _guarded(run: Callable[[], Timing]) -> Timing | str:
 
 
 def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dict[Hashable, Timing | str]:
-    """Wall clock, round-robin. The first round warms up and screens, at twice the usual factor.
+    """Measure by wall clock in turns. The first round warms up and screens with twice the usual factor.
 
-    Its sample is dropped, unless a run takes so long that a warm-up would not show.
+    The first sample is dropped unless a run takes so long that the warm-up makes no difference.
     """
     results: dict[Hashable, Timing | str] = {}
     calls: dict[Hashable, Sequence[Call]] = {}
@@ -181,7 +182,7 @@ def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dic
 
 
 def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float) -> Timing:
-    """Warm up and time one contender on a stream of its own, so that backward passes can be captured too."""
+    """Warm up and time one contender on a new stream, so that backward passes can be captured too."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with contender.context(), torch.cuda.stream(stream):
@@ -204,15 +205,15 @@ def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float)
 
 
 def _repeats(calls: Sequence[Call]) -> int:
-    """How often one replay goes through the calls, so that it takes about a millisecond but few outputs."""
+    """How often one replay goes through the calls. It should take about a millisecond but keep few outputs."""
     once = _time_events(calls, Budget(screening=len(calls)), limit=0.0).median
     return max(1, min(_MOST_REPEATS, math.ceil(_REPLAY_SECONDS / (once * len(calls)))))
 
 
 def _time_events(calls: Sequence[Call], budget: Budget, limit: float, calls_per_run: int = 1) -> Timing:
-    """CUDA events around each run on the current stream; outputs live for one turn of the buffer sets.
+    """Time runs by CUDA events on the current stream. Outputs live for one turn of the buffer sets.
 
-    Stops after the screening if a call takes longer than `limit` seconds.
+    The measurement stops after the screening if a call takes longer than `limit` seconds.
     """
     samples: list[float] = []
     kept: list[object] = [None] * len(calls)

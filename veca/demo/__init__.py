@@ -1,8 +1,8 @@
-"""`veca demo`: VECA beside a ViT on photographs, measured and drawn, ending in a report.
+"""`veca demo`: a report that compares VECA with a ViT on photographs.
 
     record = run_demo(DemoSettings(sizes=(256, 512)))    # writes out/demo/report.html and report.json
 
-Weights are random: what is shown is cost, correctness and mechanics, never quality.
+The weights are random. The report shows cost and correctness, and how the model works, but not its quality.
 """
 
 from .report import summary_lines

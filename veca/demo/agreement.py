@@ -1,8 +1,8 @@
-"""Do the implementations of the attention agree on the tokens of a photograph?
+"""Check that the implementations of the attention agree on the tokens of photographs.
 
-Every block's q, k and v are taken from a forward pass, with the rotation tables of its patches, and each
-implementation is compared with the reference in fp64. With untrained weights the softmax is nearly uniform, a
-lenient test, so a second comparison multiplies the scores until their standard deviation is about 4.
+We take q, k and v of every block from a forward pass, with the rotation tables of the patches. Each implementation is
+compared with the reference in fp64. With untrained weights the softmax is nearly uniform, which hides errors. A second
+comparison therefore multiplies the scores until their standard deviation is about 4.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,24 @@ from ..model.backbone import VECA
 
 __all__ = ["TOLERANCES", "Agreement", "compare_implementations"]
 
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # relative RMS error
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # largest relative RMS error
 _SHARP_STD = 4.0
 
 
 class Agreement(NamedTuple):
-    """One implementation on one block of one photograph.
+    """The errors of one implementation on one block of one photograph.
 
     Attributes:
-        impl, size, block: what was compared; `size` in pixels.
-        sharpened: whether the scores were multiplied.
-        photograph: its name.
-        score_std: standard deviation of the scores of the core read.
-        max_abs: largest absolute error, where values are of the order of `rms`.
-        relative_rms: root mean square of the error over that of the fp64 result.
-        rms: root mean square of the fp64 result.
-        failure: why there are no numbers, or None.
+        impl: Name of the implementation.
+        size: Image side in pixels.
+        block: Number of the block, from 0.
+        sharpened: Whether the scores were multiplied.
+        photograph: Name of the photograph.
+        score_std: Standard deviation of the scores of the core read.
+        max_abs: Largest absolute error; the values are of the order of `rms`.
+        relative_rms: Root mean square of the error over that of the fp64 result.
+        rms: Root mean square of the fp64 result.
+        failure: Reason why there are no numbers, or None.
     """
 
     impl: str
@@ -58,15 +60,15 @@ class _Call(NamedTuple):
 def compare_implementations(
     model: VECA, names: Sequence[str], images: Tensor, num_cores: int, blocks: Sequence[int], sharpened: bool
 ) -> list[Agreement]:
-    """All implementations but "auto".
+    """Compare all implementations except "auto" with the reference.
 
     Args:
-        model: parallel update, as by default.
-        names: of the photographs.
-        images: normalised, (len(names), 3, size, size).
-        num_cores: C.
-        blocks: which blocks, from 0.
-        sharpened: compare with multiplied scores.
+        model: VECA with the parallel update, which is the default.
+        names: Names of the photographs.
+        images: Normalised photographs, shape (len(names), 3, size, size).
+        num_cores: Number C of active cores.
+        blocks: Numbers of the blocks to compare, from 0.
+        sharpened: Compare with multiplied scores.
     """
     calls = _attention_calls(model, images, num_cores)
     rows = []
@@ -78,7 +80,7 @@ def compare_implementations(
 
 
 def _attention_calls(model: VECA, images: Tensor, num_cores: int) -> list[_Call]:
-    """What the attention op receives in each block of a forward pass."""
+    """Inputs of the attention op in each block of a forward pass."""
     calls = []
 
     def take(layer, arguments):
@@ -96,9 +98,9 @@ def _attention_calls(model: VECA, images: Tensor, num_cores: int) -> list[_Call]
 
 
 def _compare(call: _Call, sharpened: bool) -> dict[str, list[dict[str, object]]]:
-    """Errors of every implementation, one entry an image."""
+    """Errors of every implementation, with one entry for each image."""
     scale = call.q.shape[-1] ** -0.5
-    scores = scale * call.q[:, :, : call.num_cores] @ call.k.transpose(-2, -1)  # of the core read, near enough
+    scores = scale * call.q[:, :, : call.num_cores] @ call.k.transpose(-2, -1)  # of the core read, approximately
     std = scores.float().std().item()
     if sharpened:
         scale, std = scale * _SHARP_STD / std, _SHARP_STD

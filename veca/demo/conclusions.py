@@ -1,6 +1,6 @@
-"""What follows from the measurements: ratios, exponents, crossings, verdicts. Plain functions of plain numbers.
+"""Ratios, exponents, notes and verdicts, computed from the measurements.
 
-Rows are those of report.json. Ratios are ViT over VECA: above 1, VECA is cheaper.
+The rows are those of report.json. A ratio is the ViT's value divided by VECA's, so VECA is cheaper above 1.
 """
 
 import itertools
@@ -16,18 +16,18 @@ __all__ = ["find", "headline", "ratio_rows", "slopes", "summarise_agreement", "t
 
 Row = Mapping[str, Any]
 
-_SLOWER = 1.4  # measured on two idle cores, 256 to 1024 px: rates within 1.1 of each other
+_SLOWER = 1.4  # on two idle cores, rates at 256 to 1024 px were within a factor of 1.1
 
 
 def find(rows: Iterable[Row], size: int, num_cores: int | None) -> Row | None:
-    """The row of a model at a size; None for `num_cores` is the ViT."""
+    """Find the row of a model at a size; None if there is none. The ViT has None for `num_cores`."""
     return next((row for row in rows if (row["size"], row["num_cores"]) == (size, num_cores)), None)
 
 
 def ratio_rows(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]:
-    """Time, memory and FLOPs of the ViT over VECA's, for every size and budget.
+    """Time, memory and FLOPs of the ViT divided by VECA's, for every size and budget.
 
-    A ratio is None where a side was not measured.
+    A ratio is None if one side was not measured.
     """
     rows = []
     for cost in sorted(flops, key=lambda row: (row["size"], row["num_cores"] or 0)):
@@ -70,7 +70,7 @@ def slopes(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]
 
 
 def timing_notes(timings: Sequence[Row], flops: Sequence[Row], machine: Row) -> list[str]:
-    """What a reader of the times must know: runs left out, sizes put in, a busy machine, one that slowed down."""
+    """Notes on the times: runs left out, sizes added, a machine that was busy or slowed down."""
     notes = []
     for size in sorted({row["size"] for row in timings}):
         left_out = [row for row in timings if row["size"] == size and not row["times_s"]]
@@ -80,17 +80,17 @@ def timing_notes(timings: Sequence[Row], flops: Sequence[Row], machine: Row) -> 
                 + (f" ({row['predicted_s']:.3g} s predicted)" if row["predicted_s"] else "")
                 for row in left_out
             ]
-            notes.append(f"{size} px: no time left for {', '.join(names)}")
+            notes.append(f"{size} px: there was no time left for {', '.join(names)}.")
     instead = {(row["size"], row["note"]) for row in timings if row["note"]}
-    notes += [f"{size} px was measured {note}" for size, note in sorted(instead)]
+    notes += [f"{size} px was measured {note}." for size, note in sorted(instead)]
     load, cores = machine["load_average"], machine["cpu_count"]
     if load is not None and cores and load > 0.5 * cores:
-        notes.append(f"the machine was busy before the start (load {load:.1f} on {cores} cores): times are noisy")
+        notes.append(f"The machine was busy before the start (load {load:.1f} on {cores} cores), so times are noisy.")
     return notes + _slow_down(timings, flops)
 
 
 def _slow_down(timings: Sequence[Row], flops: Sequence[Row]) -> list[str]:
-    """VECA's FLOPs are linear, so its rate should not fall with size; where it does, the machine has changed."""
+    """A note if VECA's rate falls with size. Its FLOPs are linear, so a lower rate means a slower machine."""
     main = max(row["num_cores"] or 0 for row in timings)
     rates = [
         (find(flops, row["size"], main)["model"] / row["median_s"] / 1e9, row["size"])
@@ -103,13 +103,13 @@ def _slow_down(timings: Sequence[Row], flops: Sequence[Row]) -> list[str]:
     if before < _SLOWER * after:
         return []
     return [
-        f"the machine slowed down during the run (VECA reached {before:.0f} GFLOP/s at {small} px, {after:.0f} at "
-        f"{large} px): compare times within a size, not between sizes; exponents are too large"
+        f"The machine slowed down during the run: VECA reached {before:.0f} GFLOP/s at {small} px and {after:.0f} at "
+        f"{large} px. Compare times within a size, not between sizes. The exponents are too large."
     ]
 
 
 def summarise_agreement(rows: Sequence[Agreement], dtype: torch.dtype) -> list[dict[str, Any]]:
-    """The worst errors of each implementation, over photographs and blocks."""
+    """The largest errors of each implementation, over photographs and blocks."""
     tolerance = TOLERANCES[dtype]
 
     def key(row: Agreement) -> tuple[str, int, bool]:

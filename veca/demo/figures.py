@@ -1,4 +1,4 @@
-"""The pictures of the report. Needs matplotlib, which comes with the extra `brain`."""
+"""The pictures of the report. They need matplotlib, which is part of the extra `brain`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,15 +28,15 @@ def draw_times(
     predicted: Series,
     caption: str,
 ) -> None:
-    """Time against resolution, both logarithmic, and beside it how many times faster VECA is.
+    """Draw time against resolution, and beside it how many times faster VECA is.
 
     Args:
-        path: PNG to write.
-        vit: seconds of the ViT.
-        veca: seconds by number of cores.
-        slopes: exponents of time against patches by number of cores, None for the ViT.
-        predicted: seconds of the ViT where it was not run.
-        caption: machine and precision.
+        path: PNG file to write.
+        vit: Seconds of the ViT by image side.
+        veca: Seconds of VECA by number of cores and image side.
+        slopes: Exponents of time against patches by number of cores; the ViT has the key None.
+        predicted: Seconds of the ViT at sizes where it was not run.
+        caption: Machine and precision.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.2, 4.7))
@@ -66,7 +66,7 @@ def draw_times(
 
 
 def draw_memory(path: Path, vit: Series, veca: Mapping[int, Series], caption: str) -> None:
-    """Peak memory against resolution; arguments as in `draw_times`, in bytes."""
+    """Draw peak memory in bytes against resolution. The arguments are those of `draw_times`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 4.7))
         axes = figure.subplots()
@@ -93,14 +93,14 @@ def draw_photograph(
     cores: Sequence[int],
     colors: Mapping[int, Tensor],
 ) -> None:
-    """One photograph: the cores on it, what some of them read in some blocks, and its patch features.
+    """Draw one photograph with its cores, what some cores read in some blocks, and its patch features.
 
     Args:
-        path: PNG to write.
-        image: (3, size, size) in [0, 1], what the maps were computed on.
-        maps: attention maps by number of the block, counted from 1.
-        cores: which cores to show, in columns.
-        colors: features as colours (rows, cols, 3), by pixels of the image they come from.
+        path: PNG file to write.
+        image: Image of the maps, shape (3, size, size), values in [0, 1].
+        maps: Attention maps by number of the block, counted from 1.
+        cores: Numbers of the cores to show, in columns.
+        colors: Features as colours, shape (rows, cols, 3), by the side of their image in pixels.
     """
     shares = {block: core_shares(record, cores) for block, record in maps.items()}
     limit = max(map_limit(share) for share in shares.values())
@@ -170,7 +170,7 @@ def _draw_ratios(axes: Axes, vit: Series, veca: Mapping[int, Series]) -> None:
 
 
 def _veca_looks(veca: Mapping[int, Series]) -> list[tuple[str, str, int]]:
-    """Colour, marker, cores of each line, few cores first, so that the darkest blue ends on top."""
+    """Colour, marker and cores of each line. Few cores come first, so that the darkest blue is drawn on top."""
     budgets = sorted(veca, reverse=True)
     return [(BLUES[min(i, len(BLUES) - 1)], _MARKERS[i % 4], cores) for i, cores in enumerate(budgets)][::-1]
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: the curves, and for each photograph what cores read and what patches become."""
+"""Pictures of a run: the curves, and what cores and patches make of each photograph."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,9 @@ from .figures import draw_memory, draw_photograph, draw_times
 __all__ = ["draw_curves", "picture_photographs"]
 
 _SHOWN_CORES = (0, 1, 2, 5, 9, 17, 33, 63)
-_MAP_SIZE = 512  # pixels; maps need memory for every pair, and 32 x 32 patches can be told apart by eye
-_EVERY_PHOTOGRAPH = 1024  # pixels; larger sizes are shown for the photograph with the most pixels alone
-_DRAWING = 2.0  # seconds of a picture beyond its features: maps and matplotlib, on one slow core
+_MAP_SIZE = 512  # pixels; maps store every pair of tokens, and 32 x 32 patches are visible by eye
+_EVERY_PHOTOGRAPH = 1024  # pixels; only the photograph with the most pixels is shown at larger sizes
+_DRAWING = 2.0  # seconds of a picture for maps and matplotlib, on one slow core
 
 
 @torch.inference_mode()
@@ -32,20 +32,20 @@ def picture_photographs(
     deadline: float,
     report: Callable[[str], None],
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Draw a picture of each photograph; as time runs short with fewer sizes, then none.
+    """Draw a picture of each photograph. When time is short, pictures have fewer sizes or are left out.
 
     Args:
-        model: on its device.
-        names: of photographs.
-        sizes: image sides, pixels, ascending.
-        num_cores: C.
-        flops_per_second: rate that the model has reached, to plan with.
-        out: folder.
-        deadline: `time.monotonic()` at which the last one should be done; the first is always drawn.
-        report: called with a few words before each.
+        model: VECA, on its device.
+        names: Names of the photographs.
+        sizes: Image sides in pixels, ascending.
+        num_cores: Number C of active cores.
+        flops_per_second: Rate that the model has reached, used to plan.
+        out: Folder to write to.
+        deadline: Time on `time.monotonic()` at which the last picture should be done. The first is always drawn.
+        report: Function that receives a short message before each picture.
 
     Returns:
-        (a row for each photograph, with "figure" None where none was drawn; notes for the reader).
+        A row for each photograph and a list of notes. A row without a picture has None for "figure".
     """
     richest = max(names, key=lambda name: min(photograph(name).native_size))
     rows, missing, reduced, slowness = [], [], [], 1.0
@@ -76,9 +76,9 @@ def picture_photographs(
         started, planned = time.monotonic(), seconds(shown) / slowness
         _picture(model, name, shown, num_cores, out / row["figure"])
         slowness = (slowness + (time.monotonic() - started) / planned) / 2
-    notes = [f"no pictures of {', '.join(missing)}: the time was too short"] if missing else []
+    notes = [f"There was no time for pictures of {', '.join(missing)}."] if missing else []
     if reduced:
-        notes.append(f"pictures of {', '.join(reduced)} without the larger sizes: the time was too short")
+        notes.append(f"There was no time for the larger sizes in the pictures of {', '.join(reduced)}.")
     return rows, notes
 
 
@@ -104,14 +104,14 @@ def _picture(model: VECA, name: str, sizes: Sequence[int], num_cores: int, path:
 
 
 def draw_curves(record: Mapping[str, Any], out: Path) -> dict[str, str]:
-    """Time and memory against resolution.
+    """Draw time and memory against resolution.
 
     Args:
-        record: with the rows of report.json.
-        out: folder.
+        record: Content of report.json.
+        out: Folder to write to.
 
     Returns:
-        File names by what they show.
+        File names of the figures "times" and "memory".
     """
     machine = record["machine"]
     caption = f"{machine['device']}, {machine['dtype']}, batch 1, one process, torch {machine['torch']}"

@@ -1,4 +1,4 @@
-"""The run: models, measurements, pictures, in this order, within the time asked for."""
+"""The run: it builds models, measures, and draws pictures, within the time asked for."""
 
 import copy
 import dataclasses
@@ -37,18 +37,18 @@ _VITS = {
     768: "vit_base_patch16_224",
     1024: "vit_large_patch16_224",
 }
-# shares of the time, by when parts should be over
+# ends of the parts, as shares of the time
 _EARLY_END, _PICTURES_END, _LATE_END, _REPEAT_END = 0.27, 0.6, 0.97, 0.85
-_GRACE, _LEAST_REPEAT = 0.2, 0.04  # shares too: see Schedule.run; repetitions get this much however late it is
+_GRACE, _LEAST_REPEAT = 0.2, 0.04  # shares: see Schedule.run; repetitions always get _LEAST_REPEAT
 _REFERENCE_TOKENS = 1200  # the dense reference holds H T^2 scores, in fp64 here
 
 
 def run_demo(settings: DemoSettings, progress: bool = True) -> dict[str, Any]:
-    """Measure, draw, write `report.html` and `report.json` into `settings.out`.
+    """Compare VECA with a ViT, and write report.html and report.json to the folder `settings.out`.
 
     Args:
-        settings: what to do.
-        progress: show a bar on stderr.
+        settings: Settings of the run.
+        progress: Show a progress bar on stderr.
 
     Returns:
         The content of `report.json`.
@@ -92,7 +92,7 @@ def _measure(
     started: float,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """FLOPs, pictures, agreement, times: the parts of the record that take time."""
+    """The parts of the record that take time: FLOPs, agreement, times and pictures."""
     from .pictures import picture_photographs
 
     weight = next(veca.parameters())
@@ -120,7 +120,7 @@ def _measure(
     photographs, notes = picture_photographs(
         veca, names, settings.sizes, num_cores, rate, settings.out, started + _PICTURES_END * seconds, report
     )
-    # the size that takes longest comes last and has the time that nothing else needed
+    # the largest size comes last and gets the time that is left
     schedule.deadline = started + _LATE_END * seconds
     schedule.run(settings.sizes[split:], settings.budgets)
     schedule.deadline = max(started + _REPEAT_END * seconds, time.monotonic() + _LEAST_REPEAT * seconds)
@@ -138,15 +138,15 @@ def _measure(
 
 
 def check_request(settings: DemoSettings) -> None:
-    """Everything that can be known to fail before anything runs.
+    """Check the settings before anything runs.
 
     Raises:
-        ImportError: a package of the extra `brain` is absent.
-        ValueError: an unknown model or photograph, or no CUDA device.
+        ImportError: A package of the extra `brain` is missing.
+        ValueError: The model or a photograph is unknown, or there is no CUDA device.
     """
     for package in ("matplotlib", "skimage", "sklearn"):
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f'the demo needs {package}, absent here; pip install "veca[brain]"')
+            raise ImportError(f'the demo needs {package}, which is missing; pip install "veca[brain]"')
     for name in settings.photographs:
         photograph(name)
     _device(settings.device)
@@ -163,7 +163,7 @@ def _device(name: str) -> torch.device:
 
 
 def _models(settings: DemoSettings, device: torch.device, dtype: torch.dtype) -> tuple[VECA, nn.Module]:
-    """Both models with random weights, equal in width, depth and heads."""
+    """Both models with random weights and equal width, depth and number of heads."""
     torch.manual_seed(0)
     veca = create_model(settings.model, num_cores=max(64, *settings.budgets))
     vit = timm.create_model(_VITS[veca.embed_dim], depth=len(veca.blocks), dynamic_img_size=True, num_classes=0)
@@ -182,7 +182,7 @@ def _describe(role: str, name: str, model: nn.Module) -> dict[str, Any]:
 
 
 def _flops(veca: VECA, vit: nn.Module, sizes: Sequence[int], budgets: Sequence[int]) -> list[dict[str, Any]]:
-    """FLOPs of one image by formula; at the extreme sizes and budgets also as torch counts them."""
+    """FLOPs of one image by formula. At the smallest and largest sizes and budgets, torch counts them too."""
     veca, vit = (copy.deepcopy(model).to("meta") for model in (veca, vit))
     rows = []
     for size in sizes:
@@ -204,7 +204,10 @@ def _agreement(
     image_of: Callable[[int, int], Tensor],
     report: Callable[[str], None],
 ) -> list[Agreement]:
-    """Every block of all photographs at the smallest size; the first one sharpened, and at a larger size."""
+    """Compare every block of all photographs at the smallest size.
+
+    The first photograph is also compared with sharpened scores, at the smallest size and at a larger one.
+    """
     depth = len(veca.blocks)
     every, some = range(depth), sorted({0, depth // 2, depth - 1})
 
@@ -237,7 +240,7 @@ def _timing_row(measured: Measured) -> dict[str, Any]:
 
 @contextmanager
 def _progress(budget_seconds: float, show: bool) -> Iterator[Callable[[str], None]]:
-    """A bar of the time used; what it is handed says what happens now."""
+    """Show a bar of the time used, and yield a function that shows a message beside it."""
     started = time.monotonic()
     layout = "{desc:<44.44} {bar} {n:3.0f} of at most {total:.0f} s"
     interval = 0.1 if sys.stderr.isatty() else 15.0

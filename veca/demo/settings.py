@@ -1,4 +1,4 @@
-"""What a run of the demo is asked to do."""
+"""Settings of the demo."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,17 @@ PATCH = 16
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Run VECA beside a ViT of the same width and depth on photographs, and write a report.
+    """Compare VECA with a ViT of the same width and depth on photographs, and write a report.
 
     Args:
-        out: folder for report.html, report.json and the pictures.
-        sizes: image sides, pixels, multiples of 16 from 32 on.
-        budgets: numbers of active cores.
-        photographs: names from `veca.data.list_photographs`; none given takes eight of them.
-        budget_seconds: about how long everything may take; what does not fit is left out or made smaller, and
-            the report says so.
-        model: one of `veca models`; the ViT is timm's of the same width, cut to the same depth.
-        device: where to run; "auto" is CUDA where there is one.
-        dtype: of weights and images, on both sides.
+        out: Folder for report.html, report.json and the pictures.
+        sizes: Image sides in pixels, multiples of 16, at least 32.
+        budgets: Numbers of active cores.
+        photographs: Names from `veca.data.list_photographs`. Default: eight of them.
+        budget_seconds: Approximate time limit of the run. The report says what was left out or made smaller.
+        model: One of `veca models`. The ViT is timm's of the same width, cut to the same depth.
+        device: Device to run on. "auto" takes CUDA if there is a device.
+        dtype: Precision of weights and images of both models.
     """
 
     out: Path = Path("out/demo")
@@ -36,11 +35,11 @@ class DemoSettings:
 
     def __post_init__(self):
         if not self.sizes or any(size < 2 * PATCH or size % PATCH for size in self.sizes):
-            raise ValueError(f"expected sizes in multiples of {PATCH} pixels from {2 * PATCH} on, got {self.sizes}")
+            raise ValueError(f"expected sizes in multiples of {PATCH} pixels, at least {2 * PATCH}, got {self.sizes}")
         if not self.budgets or min(self.budgets) < 1:
             raise ValueError(f"expected budgets of at least 1 core, got {self.budgets}")
         if self.budget_seconds <= 0:
             raise ValueError(f"expected budget_seconds above 0, got {self.budget_seconds}")
-        # order and repetition mean nothing
+        # order and duplicates do not matter
         object.__setattr__(self, "sizes", tuple(sorted(set(self.sizes))))
         object.__setattr__(self, "budgets", tuple(sorted(set(self.budgets))))

@@ -1,4 +1,4 @@
-"""The stopwatch of the demo and of `veca bench`: the wall-clock time of one call."""
+"""The stopwatch of the demo and of `veca bench`. It measures the wall-clock time of one call."""
 
 import time
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""Parts of every report: the HTML page, curves, and facts of the machine."""
+"""Parts that all reports share: HTML templates, curves and facts about the machine."""

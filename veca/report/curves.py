@@ -1,6 +1,7 @@
-"""Curves against resolution, as the demo and `veca bench` draw them: logarithmic, each line named at its end.
+"""Curves against resolution for the demo and `veca bench`. Both axes are logarithmic, and a name ends each line.
 
-Colours are Okabe and Ito's: blues for VECA, darker for more cores, vermillion for plain ViTs. Needs matplotlib.
+The colours are those of Okabe and Ito. VECA is blue, darker with more cores, and plain ViTs are vermillion. The module
+needs matplotlib.
 """
 
 import itertools
@@ -45,13 +46,13 @@ Series = Mapping[int, float]  # pixels -> value
 
 
 def draw_line(axes: Axes, series: Series, color: str, marker: str, width: float = 1.6) -> None:
-    """One line with its markers."""
+    """Draw one line with its markers."""
     sizes = sorted(series)
     axes.plot(sizes, [series[size] for size in sizes], c=color, marker=marker, lw=width, ms=5.5, mec="white", mew=0.7)
 
 
 def resolution_axis(axes: Axes, sizes: Sequence[int]) -> None:
-    """The horizontal axis: a tick at each of the ascending sizes, unless it would run into the next."""
+    """Set up the horizontal axis. Each of the ascending sizes gets a tick unless its label would touch the next one."""
     axes.set_xscale("log")
     spaced = [a for a, b in itertools.pairwise([*sizes, math.inf]) if b / a > 1.2]
     axes.set_xticks(spaced, [str(size) for size in spaced])
@@ -62,7 +63,12 @@ def resolution_axis(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def log_ticks(axes: Axes, text: Callable[[float], str]) -> None:
-    """The vertical axis: 1, 2, 5 times powers of ten, only the powers over many decades, written by `text`."""
+    """Set up the vertical axis with ticks at 1, 2 and 5 times powers of ten.
+
+    Args:
+        axes: Axes with all lines drawn.
+        text: Function that writes the value of a tick. Over three decades or more, only powers of ten have ticks.
+    """
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     steps = (1, 2, 5) if high / low < 1000 else (1,)
@@ -75,11 +81,11 @@ def log_ticks(axes: Axes, text: Callable[[float], str]) -> None:
 
 
 def label_ends(axes: Axes, lines: Sequence[tuple[str, str, Series]]) -> None:
-    """Names right of the axes in the order of the lines' ends, a step apart at least, joined to them by a hair.
+    """Write the names of the lines right of the axes, in the order of their ends, with a thin line to each end.
 
     Args:
-        axes: both axes as they will stay.
-        lines: (name, colour, values); lines without values have no name.
+        axes: Axes whose limits do not change any more.
+        lines: Name, colour and values of each line. A line without values gets no name.
     """
     ends = sorted((math.log(values[max(values)]), max(values), name, color) for name, color, values in lines if values)
     if not ends:
@@ -90,7 +96,7 @@ def label_ends(axes: Axes, lines: Sequence[tuple[str, str, Series]]) -> None:
     for end, *_ in ends:
         places.append(max(end, places[-1] + step) if places else end)
     ceiling = high
-    for i in reversed(range(len(places))):  # push down what ran over the top
+    for i in reversed(range(len(places))):  # move names down that are above the top
         places[i] = min(places[i], ceiling)
         ceiling = places[i] - step
     sizes = [size for *_, values in lines for size in values]

@@ -1,4 +1,4 @@
-"""On what the numbers were measured."""
+"""Facts about the machine on which the numbers were measured."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "triton", "timm", "numpy", "veca")
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """Device, processor, threads, precision, versions and date, ready for JSON."""
+    """Collect device, processor, threads, precision, versions and date as JSON types."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else f"CPU, {_cpu_name()}",
@@ -43,7 +43,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    """The processor as its maker calls it; the architecture where the system does not tell."""
+    """The processor's product name, or the architecture if the system does not tell the name."""
     if sys.platform == "linux" and (info := Path("/proc/cpuinfo")).is_file():
         for line in info.read_text().splitlines():
             if line.startswith("model name"):
