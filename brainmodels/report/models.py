@@ -36,7 +36,10 @@ def _view(evaluation: "Evaluation", item: "ModelEvaluation", out: Path, number: 
         _draw_pictures(pictures, out / files["pictures"])
         scored = [score.metric.name for score in pictures.drawn[0].scores if score.available]
         view["picture_columns"] = {name: f"{name.replace('two_way', 'two-way ')} ↑" for name in scored}
-    view |= _draw_responses(evaluation, item, out / files["responses"])
+    if item.opened.encodes:
+        view |= _draw_responses(evaluation, item, out / files["responses"])
+    else:
+        files["responses"] = ""
     if item.bottleneck is None:
         files["bottleneck"] = ""
     else:

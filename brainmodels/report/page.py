@@ -42,6 +42,7 @@ class Result(NamedTuple):
         variance: Share of the explainable variance, or `correlation` where there is no noise ceiling.
         top: Share of the test images that are identified.
         judge: Name of the decoder of `top`.
+        encodes: Whether the model predicts responses.
         decodes: Whether the model goes from responses to images.
         ridge: The same for ridge on the same tokens; None for ridge itself.
     """
@@ -51,6 +52,7 @@ class Result(NamedTuple):
     variance: Score
     top: Score
     judge: str
+    encodes: bool = True
     decodes: bool = True
     ridge: "Result | None" = None
 
@@ -61,10 +63,11 @@ class Result(NamedTuple):
 
     @classmethod
     def of_model(cls, item: "ModelEvaluation") -> "Result":
-        (own, same), (found, found_by_ridge) = item.encoded, item.found
-        decodes = item.opened.decodes
-        ridge = cls.of(SAME_TOKENS, same, found_by_ridge, decodes=decodes)
-        return cls.of(item.opened.name, own, found, decodes=decodes, ridge=ridge)
+        own, same = item.encoded[0], item.encoded[-1]  # one row, of ridge, where the model only decodes
+        found, found_by_ridge = item.found
+        ways = {"encodes": item.opened.encodes, "decodes": item.opened.decodes}
+        ridge = cls.of(SAME_TOKENS, same, found_by_ridge, **ways)
+        return cls.of(item.opened.name, own, found, ridge=ridge, **ways)
 
 
 def write_report(evaluation: "Evaluation", out: Path) -> Path:
