@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..data import BrainDataset, Split, load_prepared
 from ..data.joined import join_datasets
-from ..data.splits import context_split
+from ..data.subject_splits import context_split
 from ..errors import BrainDataError
 from ..simulated import PRESETS, simulate
 

@@ -22,16 +22,15 @@ from .spaces import SensorSpace, VoxelSpace
 from .splits import (
     bold5000_5fold,
     bold5000_repeated,
-    context_split,
     first_250_images,
     first_session,
     holdout,
-    loso,
     shared1000,
     split_from_ids,
     validation_ids,
 )
 from .stimuli import ArrayImages, HDF5Images, ImageFiles, RenderedImages, StimulusSet
+from .subject_splits import context_split, loso
 from .summary import SubjectSummary, summarize
 
 __all__ = [

@@ -18,18 +18,16 @@ import numpy as np
 from veca.hashes import hex_digest
 
 from ..errors import BrainDataError, IdError, LeakageError
-from .dataset import BrainDataset, Split
+from .dataset import Split
 from .recording_costs import recording_cost
 from .responses import TrialTable
 
 __all__ = [
     "bold5000_5fold",
     "bold5000_repeated",
-    "context_split",
     "first_250_images",
     "first_session",
     "holdout",
-    "loso",
     "repeated_images",
     "shared1000",
     "split_from_ids",
@@ -134,7 +132,7 @@ def shared1000(
     """
     tables = [trials] if isinstance(trials, TrialTable) else list(trials)
     shared = frozenset(map(str, shared_ids))
-    shown = [_presentations(table) for table in tables]
+    shown = [presentations(table) for table in tables]
     seen = shared.intersection(*[set().union(*shown)])
     if variant == "seen":
         test, known = seen, _SHARED_SEEN.get(len(seen))
@@ -200,7 +198,7 @@ def first_250_images(
         IdError: Too few images were shown exactly `repeats` times.
     """
     test = frozenset(map(str, test_ids))
-    counts = _presentations(trials)
+    counts = presentations(trials)
     in_time = trials.image_id[np.argsort(trials.trial, kind="stable")].tolist()
     order = [name for name in dict.fromkeys(in_time) if name not in test]
     chosen = [name for name in order if counts[name] == repeats][:num_images]
@@ -213,115 +211,9 @@ def first_250_images(
     return split
 
 
-def loso(
-    dataset: BrainDataset,
-    subject: str,
-    test: Split | str,
-    n_context: int,
-    seed: int = 0,
-    draw: int = 0,
-    draws: int = 5,
-    percent: int = 5,
-) -> Split:
-    """Leave one subject out: train on the others, and on a few context images of the subject that is left out.
-
-    The test images are removed from every subject, because the other subjects saw them too. The left-out subject has no
-    validation images.
-
-    Args:
-        dataset: Data set of two or more subjects.
-        subject: Id of the subject to leave out.
-        test: Split, or name of the split, whose test images are the test part.
-        n_context: Number of context images of the left-out subject. Each counts with all its repeats.
-        seed: Seed of the order in which context images are taken.
-        draw: Number of the draw, 0 to draws - 1. Two draws share no context image. The images of a smaller `n_context`
-            are among those of a larger one.
-        draws: Number of disjoint draws that must be possible.
-        percent: Percentage of the other subjects' images to validate on.
-
-    Raises:
-        IdError: The subject saw too few images for that many disjoint draws.
-        BrainDataError: There is no other subject, or `draw` is out of range.
-    """
-    test = dataset.split(test) if isinstance(test, str) else test
-    dataset.subject(subject)
-    shown = {
-        name: set(_presentations(person.responses.trials)) - test.test for name, person in dataset.subjects.items()
-    }
-    if len(shown) < 2:
-        raise BrainDataError(f"expected other subjects than {subject} to train on, got none")
-    val = validation_ids(set().union(*(ids for name, ids in shown.items() if name != subject)), percent, seed)
-    train_of = {name: frozenset(ids - val) for name, ids in shown.items()}
-    train_of[subject] = _context_images(train_of[subject], subject, n_context, seed, draw, draws)
-    params = {"subject": subject, "test": test.name, "n_context": n_context, "seed": seed, "draw": draw}
-    params |= {"draws": draws, "val_percent": percent, "budget_seed": seed}
-    split = Split(
-        name=f"loso-{subject}",
-        train=frozenset().union(*train_of.values()),
-        val=val,
-        test=test.test,
-        params=params,
-        train_of=train_of,
-        val_of={subject: frozenset()},
-    )
-    split.params["budget"] = str(recording_cost(dataset.subject(subject).responses.trials, split, subject))
-    return split
-
-
-def context_split(
-    dataset: BrainDataset, subject: str, test: Split, n_context: int, seed: int = 0, draw: int = 0, draws: int = 1
-) -> Split:
-    """A split in which one subject has few train images: the context from which a model is adapted to it.
-
-    Other subjects keep their train images. The subject has no validation images.
-
-    Args:
-        dataset: Data set with the subject.
-        subject: Subject that gives the context.
-        test: Split whose train images are drawn from and whose test images are tested on.
-        n_context: Number of images; every image counts with all its repeats.
-        seed: Seed of the order in which images are taken.
-        draw: Number of the draw, 0 to draws - 1; the images of two draws are disjoint, and those of a smaller
-            `n_context` are among those of a larger one.
-        draws: Number of disjoint draws that there have to be.
-
-    Raises:
-        IdError: The subject saw too few images for that.
-    """
-    shown = set(_presentations(dataset.subject(subject).responses.trials))
-    pool = (test.ids("train", subject) | test.ids("val", subject)) & shown
-    chosen = _context_images(pool, subject, n_context, seed, draw, draws)
-    others = {name: test.ids("train", name) for name in dataset.subjects if name != subject}
-    params = {"subject": subject, "test": test.name, "n_context": n_context, "seed": seed, "draw": draw, "draws": draws}
-    return Split(
-        f"context-{subject}",
-        train=frozenset().union(chosen, *others.values()),
-        val=frozenset(),
-        test=test.test,
-        params=params,
-        train_of={**others, subject: chosen},
-        sessions=test.sessions,
-    )
-
-
-def _context_images(
-    pool: Iterable[str], subject: str, n_context: int, seed: int, draw: int, draws: int
-) -> frozenset[str]:
-    """Images of one of several disjoint draws, in an order by hash."""
-    if not 0 <= draw < draws:
-        raise BrainDataError(f"expected a draw from 0 to {draws - 1}, got {draw}")
-    order = sorted(pool, key=lambda name: hashed(f"{seed}:context", name))
-    if len(order) < n_context * draws:
-        raise IdError(
-            f"expected {draws} x {n_context} train images of {subject} for disjoint draws, got {len(order)}; "
-            "ask for less context or fewer draws"
-        )
-    return frozenset(order[draw::draws][:n_context])
-
-
 def repeated_images(trials: TrialTable, at_least: int = 2) -> frozenset[str]:
     """Ids of the images that a subject saw `at_least` times or more."""
-    return frozenset(name for name, count in _presentations(trials).items() if count >= at_least)
+    return frozenset(name for name, count in presentations(trials).items() if count >= at_least)
 
 
 def bold5000_repeated(trials: TrialTable, percent: int = 5, seed: int = 0) -> Split:
@@ -336,7 +228,7 @@ def bold5000_repeated(trials: TrialTable, percent: int = 5, seed: int = 0) -> Sp
         IdError: No image was shown twice.
     """
     test = _repeated(trials)
-    train = set(_presentations(trials)) - test
+    train = set(presentations(trials)) - test
     return split_from_ids("bold5000_repeated", train, test, percent, seed, {"repeated": len(test)})
 
 
@@ -358,7 +250,7 @@ def bold5000_5fold(trials: TrialTable, fold: int, folds: int = 5, percent: int =
         raise BrainDataError(f"expected a fold from 0 to {folds - 1}, got {fold}")
     order = sorted(_repeated(trials), key=lambda name: hashed(f"{seed}:fold", name))
     test = order[fold::folds]
-    train = set(_presentations(trials)).difference(test)
+    train = set(presentations(trials)).difference(test)
     params = {"fold": fold, "folds": folds, "repeated": len(order)}
     return split_from_ids(f"bold5000_{folds}fold", train, test, percent, seed, params)
 
@@ -388,7 +280,7 @@ def holdout(
     """
     if not 0 < frac < 1:
         raise BrainDataError(f"expected a share between 0 and 1, got {frac}")
-    shown = sorted(_presentations(trials))
+    shown = sorted(presentations(trials))
     groups = _groups(trials, by, concepts, shown)
     order = sorted(groups, key=lambda group: hashed(f"{seed}:holdout", str(group)))
     held = order[: max(1, round(frac * len(order)))]
@@ -423,7 +315,7 @@ def hashed(seed: int | str, name: str) -> int:
     return int(hex_digest([f"{seed}:{name}"], 16), 16)
 
 
-def _presentations(trials: TrialTable) -> dict[str, int]:
+def presentations(trials: TrialTable) -> dict[str, int]:
     names, counts = np.unique(trials.image_id, return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
 

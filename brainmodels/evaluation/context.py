@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..data import BrainDataset, Split, Subject
-from ..data.splits import context_split
+from ..data.subject_splits import context_split
 from ..errors import BrainDataError
 from .encoding import judge
 from .models import SAME_TOKENS, TokenSpace
