@@ -73,7 +73,7 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """Return the value if it is one of `choices`, and raise a `BrainDataError` otherwise."""
     if value not in choices:
         listed = ", ".join(map(str, choices))
-        raise BrainDataError(f"expected {name} of {listed}, got {value!r}{near_names(value, choices)}")
+        raise BrainDataError(f"expected {name} to be one of {listed}, got {value!r}{near_names(value, choices)}")
     return value
 
 

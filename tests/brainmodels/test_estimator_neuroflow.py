@@ -151,9 +151,9 @@ def test_retrieval_head():
         truth = model.vae_.encode(torch.from_numpy((values - scale.mean) / scale.std))
     np.testing.assert_allclose(model.latents(values, head="retrieval"), truth.retrieval, atol=1e-5)
     np.testing.assert_allclose(model.latents(values), truth.posterior.mean, atol=1e-5)
-    with pytest.raises(BrainDataError, match="expected head of posterior, got 'retrieval'"):
+    with pytest.raises(BrainDataError, match="expected head to be one of posterior, got 'retrieval'"):
         fitted("neuroflow").latents(values, head="retrieval")
-    with pytest.raises(BrainDataError, match="head of posterior, retrieval, got 'raw'"):
+    with pytest.raises(BrainDataError, match="head to be one of posterior, retrieval, got 'raw'"):
         fitted("neuroflow").latents(values, head="raw")
 
 
@@ -266,7 +266,7 @@ class TestAddedSubject:
             (
                 {"subject": "new", "image_ids": ids, "train": "all"},
                 BrainDataError,
-                "train of projections, vae",
+                "train to be one of projections, vae",
             ),
             ({"subject": "new", "image_ids": ids, "steps": (0, 1)}, BrainDataError, "steps of at least 1"),
         ):

@@ -41,7 +41,7 @@ def test_kind_follows_from_the_axes(tokens):
     np.testing.assert_array_equal(single.get(IDS, "tokens")[:, 0], pooled.get(IDS))
     with pytest.raises(AxisError, match=r"expected pooled of array, got tokens \(6, 4, 3\) only; values.mean\(1\)"):
         ArrayFeatures(tokens, IDS).get(IDS)
-    with pytest.raises(BrainDataError, match="expected what of tokens, pooled, got 'cores'"):
+    with pytest.raises(BrainDataError, match="expected what to be one of tokens, pooled, got 'cores'"):
         pooled.get(IDS, "cores")
 
 

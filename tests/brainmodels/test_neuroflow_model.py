@@ -251,7 +251,7 @@ def test_stage_two_ends_at_a_sample_or_at_the_mean():
         assert float(found.detach()) == pytest.approx(expected)
         found.backward()
         assert mean.grad is None and logvar.grad is None
-    with pytest.raises(BrainDataError, match="target of sample, mean, got 'mode'"):
+    with pytest.raises(BrainDataError, match="target to be one of sample, mean, got 'mode'"):
         stage_two_loss(flow, tokens, posterior, "mode")
 
 
@@ -324,7 +324,7 @@ def test_round_trips_are_made_of_encode_and_decode():
     for wrong in ({}, {"tokens": tokens, "responses": responses}):
         with pytest.raises(BrainDataError, match="neither" if not wrong else "both"):
             round_trip(vae, flow, **wrong)
-    with pytest.raises(BrainDataError, match="through of latent, response, got 'voxels'"):
+    with pytest.raises(BrainDataError, match="through to be one of latent, response, got 'voxels'"):
         round_trip(vae, flow, tokens=tokens, through="voxels")
 
 

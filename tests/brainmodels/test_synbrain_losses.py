@@ -150,8 +150,8 @@ class TestRecipes:
         [
             ({"kl_wieght": 1}, "recipe.*got 'kl_wieght'; near: kl_weight"),
             ({"vae": {"pools": 8}}, r"recipe\.vae.*got 'pools'; near: pool"),
-            ({"precision": "fp8"}, "precision of auto, fp32, bf16, fp16, got 'fp8'"),
-            ({"mapper": {"conditioning": "none"}}, "conditioning of adaln, plain, got 'none'"),
+            ({"precision": "fp8"}, "precision to be one of auto, fp32, bf16, fp16, got 'fp8'"),
+            ({"mapper": {"conditioning": "none"}}, "conditioning to be one of adaln, plain, got 'none'"),
             ({"validation": 1.0}, "below 1, got 1.0"),
             ({"stage1": {"steps": 3, "epochs": 2}}, "either steps or epochs, got steps=3 and epochs=2"),
         ],

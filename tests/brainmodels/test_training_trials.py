@@ -87,7 +87,7 @@ class TestJoining:
             ({"responses": np.zeros((252, 2, 2))}, AxisError, r"responses \(trials, voxels\).*\(252, 2, 2\)"),
             ({"validation": 0.055}, BrainDataError, "whole percents .* got 0.055"),
             ({"validation": 1.0}, BrainDataError, "whole percents .* got 1.0"),
-            ({"alignment": "maybe"}, BrainDataError, "alignment of auto, off, got 'maybe'"),
+            ({"alignment": "maybe"}, BrainDataError, "alignment to be one of auto, off, got 'maybe'"),
         ],
     )
     def test_mistakes_are_named(self, given, error, message):
@@ -149,7 +149,7 @@ class TestRows:
             model.fit(**options)
 
     def test_pairing_is_one_of_two(self):
-        with pytest.raises(BrainDataError, match="pairing of ids, rows, got 'row'; near: rows"):
+        with pytest.raises(BrainDataError, match="pairing to be one of ids, rows, got 'row'; near: rows"):
             type(small("synbrain"))("tiny", pairing="row")
 
 
