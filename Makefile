@@ -5,13 +5,15 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest -n auto
 
-.PHONY: help install demo test test-slow test-interpreter lint format aot bench clean
+.PHONY: help install demo test test-slow test-interpreter lint types format docs aot bench clean
 
 help:
 	@echo "make demo              photographs and a simulated brain through VECA, report in out/demo/report.html"
 	@echo "make test              lint, all fast tests, the Triton kernels in the interpreter"
 	@echo "make test-slow         the tests that take minutes"
 	@echo "make lint | format     ruff"
+	@echo "make types             basedpyright"
+	@echo "make docs              the documentation as a site, in out/site"
 	@echo "make aot               compile the attention kernels for five GPU targets, check the limits"
 	@echo "make bench             kernel benchmark on this machine"
 
@@ -47,9 +49,15 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+types: $(INSTALLED)
+	$(BIN)/basedpyright
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet --site-dir out/site
 
 aot: $(INSTALLED)
 	$(BIN)/python -m veca_kernels.aot --check
