@@ -37,7 +37,7 @@ def parameter_groups(
         muon: Put the matrices of a VECA, or of a ViT of timm, in groups with `muon=True`. These are all linears but
             the coordinate heads, the second linear of the last MLP and the classifier. The fused qkv weights have a
             group with `splits=3`.
-        edges: Rows at which a budget may end, from 0 to M. Cores and coordinates are cut there, see `RowPieces`;
+        edges: Rows at which a budget may end, from 0 to M. Cores and coordinates are cut there, see `RowSlices`;
             None keeps them whole.
 
     Returns:
@@ -173,7 +173,7 @@ class ElasticOptimizer(NamedOptimizer):
 
     Attributes:
         optimizers: One or two torch optimizers.
-        pieces: `RowPieces` of the cores and of their coordinates.
+        slices: The `RowSlices` of the cores and of their coordinates.
     """
 
     def __init__(
@@ -191,14 +191,14 @@ class ElasticOptimizer(NamedOptimizer):
         if edges is None and sizes:
             edges = BudgetSampler(sizes[0]).edges
         groups = parameter_groups(module, weight_decay, decay, kind == "normuon", edges)
-        self.pieces = [pieces for group in groups for pieces in group.pop("pieces")]
+        self.slices = [slices for group in groups for slices in group.pop("slices")]
         named = {name: p for group in groups for name, p in zip(group.pop("names"), group["params"], strict=True)}
         muon: list[dict[str, Any]] = []
         rest: list[dict[str, Any]] = []
         for group in groups:
             (muon if group.pop("muon") else rest).append(group)
         super().__init__(named, _optimizers(kind, muon, rest, lr))
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]  # without pieces
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]  # without slices
 
     def step(self, num_cores: int | None = None, scaler: torch.amp.GradScaler | None = None) -> None:
         """Move all parameters that have a gradient, and the first rows of the bank.
@@ -207,15 +207,15 @@ class ElasticOptimizer(NamedOptimizer):
             num_cores: Largest budget that the gradients come from; None means all cores.
             scaler: See `NamedOptimizer.step`.
         """
-        for pieces in self.pieces:
-            pieces.take_gradients(len(pieces.parameter) if num_cores is None else num_cores)
+        for slices in self.slices:
+            slices.take_gradients(len(slices.parameter) if num_cores is None else num_cores)
         super().step(scaler)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
         super().zero_grad()
-        for pieces in self.pieces:
-            pieces.drop_gradients()
+        for slices in self.slices:
+            slices.drop_gradients()
 
 
 def _optimizers(kind: str, muon: list[dict], rest: list[dict], lr: float) -> list[torch.optim.Optimizer]:
