@@ -43,8 +43,6 @@ _log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _NOISE, _VALIDATION = 0, 1  # what a seed is for
 
-Wanted = tuple[str, str, np.ndarray]  # part, subject, rows
-
 
 @dataclass(frozen=True)
 class StageResult:
@@ -288,16 +286,16 @@ class _Stage:
     def settings(self) -> dict[str, Any]:
         """What must not change between two runs of a stage."""
         trials = {f"{part}_trials": dict(sizes) for part, sizes in self.sizes.items()}
-        trained = sorted(self.state.parameters)
-        return self.stage.to_json() | trials | {"precision": self.precision, "trainable": trained}
+        others = {"precision": self.precision, "trainable": sorted(self.state.parameters)}
+        return self.stage.to_json() | trials | others
 
     def rows_of(self, step: int) -> tuple[str, np.ndarray]:
         """Subject and trials of a step, over all processes."""
         epoch, index = divmod(step, self.per_epoch)
         return shuffled(self.sizes["train"], self.stage.batch_size, self.stage.seed, epoch)[index]
 
-    def read_ahead(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Wanted, list[Batch]]]:
-        """Batches with this process's micro-batches of them; the next is read while one is computed."""
+    def read_ahead(self, wanted: Iterable[tuple[str, str, np.ndarray]]) -> Iterator[tuple[tuple, list[Batch]]]:
+        """Read the micro-batches of (part, subject, rows) for this process, always one batch ahead of the computation."""
         submitted = ((what, self.reader.submit(self.read, *what)) for what in wanted)
         for (what, reading), _ in pairwise(chain(submitted, [None])):
             yield what, reading.result()
@@ -315,8 +313,7 @@ class _Stage:
         return -(-share // (self.stage.micro_batch or share))
 
     def check_finite(self, row: dict[str, float], part: str, subject: str, rows: np.ndarray) -> None:
-        what = f"{self.name} stopped at step {self.engine.step}"
-        trials = f"{part} trials of {subject}: "
+        what, trials = f"{self.name} stopped at step {self.engine.step}", f"{part} trials of {subject}: "
         check_finite(row, what, lambda: trials + self.source.describe(part, subject, rows), self.path)
 
 

@@ -67,8 +67,7 @@ def train(
         The folder of the last checkpoint.
 
     Raises:
-        FloatingPointError: A term of the loss or the gradient is not finite. The message names step, terms, budgets
-            and images.
+        FloatingPointError: A term or the gradient is not finite. The message names step, terms, budgets and images.
         ValueError: `out` holds a run with another recipe.
     """
     with join_world(device) as world:
@@ -90,14 +89,11 @@ class _Run:
             task.backbone.set_grad_checkpointing(True)
         cores = task.backbone.num_cores if isinstance(task.backbone, VECA) else None
         self.sampler = cores and BudgetSampler(cores, recipe.budgets, recipe.budgets_per_step, recipe.seed)
-
         self.path = latest_checkpoint(out / "checkpoints")
         saved = load_checkpoint(self.path) if self.path else None
         if saved:
             if changed := changes(saved.recipe, _json(recipe), _FREE):
-                raise ValueError(
-                    f"expected the recipe of the run in {out} ({changed}); give another folder for a new run"
-                )
+                raise ValueError(f"expected the recipe of the run in {out} ({changed}); give another folder")
             task.load_state_dict(saved.weights)
         self.engine = self.new_engine()
         if saved:
