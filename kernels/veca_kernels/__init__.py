@@ -1,6 +1,6 @@
-"""Fused core-periphery attention: C cores attend to everything, P patches attend to the cores only.
+"""Fused core-periphery attention: C cores attend to all tokens, P patches attend to the cores only.
 
-Needs torch alone. Triton is imported by the first call that launches a kernel.
+The package needs torch alone. The first call that launches a kernel imports Triton.
 """
 
 from .api import (

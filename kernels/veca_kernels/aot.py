@@ -5,9 +5,9 @@
 
 The exit status is 1 when a limit is broken.
 
-Registers, spills, shared memory and loops come from the binaries that the launch table would run: launches of the
-real ops are recorded on meta tensors and compiled with the signature that the launcher would derive. A limit that a
-variant cannot keep is listed with its reason in `EXCEPTIONS`.
+Registers, spills, shared memory and loops come from the binaries that the launch table would run. Launches of the real
+ops are recorded on meta tensors and compiled with the signature that the launcher would derive. `EXCEPTIONS` lists the
+limits that a variant cannot keep, with the reasons.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 
 from .options import Options
 
-SHARED_LIMITS = {  # bytes a block may use
+SHARED_LIMITS = {  # bytes of shared memory that a block may use
     "sm_80": 163 << 10,
     "sm_90": 227 << 10,
     "sm_100": 227 << 10,
@@ -33,12 +33,12 @@ SHARED_LIMITS = {  # bytes a block may use
     "gfx942": 64 << 10,
 }
 CALLS = ("forward", "backward", "read", "read_backward", "write", "write_backward")
-JOINS = ("combine_reads", "sum_partials")  # of partial results: no matrix products
+JOINS = ("combine_reads", "sum_partials")  # they join partial results, without matrix products
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 CORES = (16, 32, 64, 128)
 HEAD_DIMS = (32, 64, 80, 96, 128)
 H200_BYTES_PER_CYCLE = 4.3e12 / 132 / 1.98e9  # measured copy rate, of one of 132 multiprocessors at 1.98 GHz
-FLOOR_TENSORS = {  # patch-sized tensors that a kernel must move; of a joint kernel the half that moves fewer
+FLOOR_TENSORS = {  # patch-sized tensors that a kernel must move; for a joint kernel, in the half that moves fewer
     "read_forward": 2,
     "write_forward": 2,
     "joint_forward": 2,
@@ -50,7 +50,7 @@ FLOOR_TENSORS = {  # patch-sized tensors that a kernel must move; of a joint ker
 
 @dataclass(frozen=True)
 class Variant:
-    """One compilation: a kernel that a call of the op or of a half launches, and what the launch depends on."""
+    """One compilation: a kernel that a call of the op or of a half launches, and all that the launch depends on."""
 
     arch: str
     call: str
@@ -86,7 +86,7 @@ EXCEPTIONS: tuple[tuple[str, Callable[[Variant], bool], str], ...] = (
 
 @dataclass(frozen=True)
 class Row:
-    """A variant, the launch that the table chose for it, and what the compiler made of it (see `triton.binary`)."""
+    """A variant, the launch that the table chose for it, and its binary (see `triton.binary`)."""
 
     variant: Variant
     tile: str
@@ -102,19 +102,19 @@ class Row:
 
     @property
     def issue_cycles(self) -> float:
-        """Cycles in which an sm_90 multiprocessor issues the longest loop for 64 patches of a head."""
+        """Cycles that an sm_90 multiprocessor needs to issue the longest loop for 64 patches of a head."""
         rows, warps, _ = (int(x.rstrip("ws")) for x in self.tile.split(" x ")) if self.loops else (64, 0, 0)
         return max(self.loops, default=0) * warps / 4 * 64 / rows
 
     @property
     def floor_cycles(self) -> float:
-        """Cycles in which an H200 moves what the kernel must move for them."""
+        """Cycles that an H200 needs to move what the kernel must move for 64 patches of a head."""
         v = self.variant
         return FLOOR_TENSORS[v.kernel] * 64 * v.head_dim * DTYPES[v.dtype].itemsize / H200_BYTES_PER_CYCLE
 
     @property
     def breaches(self) -> dict[str, str]:
-        """Limits that this variant does not keep, excused or not."""
+        """Limits that this variant does not keep, with or without a reason."""
         v = self.variant
         if self.error:
             return {"compiles": f"does not compile: {self.error}"}
@@ -149,8 +149,9 @@ class Row:
 
 
 def variants(arch: str, full: bool) -> list[Variant]:
-    """bf16 with rotation at all sizes, and what only the halves launch; `full` adds fp16, fp32, unrotated and
-    patch_self at D = 64 and 128.
+    """All variants for one target: bf16 with rotation at all sizes, and what only the halves launch.
+
+    `full` adds fp16, fp32, unrotated and patch_self variants at D = 64 and 128.
     """
     from .triton.tables import fits
 
@@ -173,14 +174,14 @@ def variants(arch: str, full: bool) -> list[Variant]:
         for kernel, _ in launches_of(call):
             name = kernel.__name__
             one = replace(call, kernel=name)
-            # joins depend on the head dim alone, of what is varied here
+            # of all that is varied here, joins depend on the head dim alone
             found.setdefault((name, call.head_dim) if name in JOINS else one, one)
     return list(found.values())
 
 
 @contextmanager
 def recorded_launches(arch: str) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
-    """Launches inside the block are noted instead of run, as if on that GPU."""
+    """Inside the block, launches are noted instead of run, as if on that GPU."""
     from .triton import launch
 
     launches: list[tuple[Any, dict[str, Any]]] = []
@@ -236,12 +237,12 @@ def build(variant: Variant) -> Row:
     tile = "-" if joins else f"{rows} x {arguments['num_warps']}w x {arguments['num_stages']}s"
     try:
         return Row(variant, tile, **asdict(compile_ahead(kernel, arguments, variant.arch)))
-    except Exception as error:  # whatever the compiler raises, the report must name the variant
+    except Exception as error:  # the report must name the variant for any error of the compiler
         return Row(variant, tile, 0, 0, 0, 0, 0, error=f"{type(error).__name__}: {error}"[:200])
 
 
 def build_all(todo: list[Variant], workers: int) -> list[Row]:
-    """All variants, in order, on `workers` processes; progress on stderr."""
+    """Rows of all variants, in order, from `workers` processes. Progress goes to stderr."""
     rows, start = [], time.monotonic()
     with ProcessPoolExecutor(workers) as pool:
         for row in pool.map(build, todo, chunksize=4):
@@ -252,7 +253,7 @@ def build_all(todo: list[Variant], workers: int) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: one line a variant."""
+    """Formats the rows as a Markdown table, one line a variant."""
     columns = "arch, call, kernel, dtype, C, D, options, tile, registers, spill bytes, shared KB, wgmma, mma"
     columns = [*columns.split(", "), "issue cycles", "limits"]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
@@ -268,7 +269,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """The command line. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m veca_kernels.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", nargs="+", choices=SHARED_LIMITS, help="targets; all with --check, else sm_90")
     parser.add_argument("--check", action="store_true", help="all targets unless --arch names some")

@@ -1,7 +1,7 @@
-"""The public functions: what is allowed, and who computes it. Nothing is computed here but the merge.
+"""The public functions: they check a call and choose the implementation. Only the merge is computed here.
 
-Shapes: B images, H heads, C cores, P patches, T = C + P tokens, D head dim. One layout for ever, that of torch's
-scaled_dot_product_attention: (B, H, tokens, D), any strides; results are token-major in memory.
+Shapes: B images, H heads, C cores, P patches, T = C + P tokens, D head dim. The layout is that of torch's
+scaled_dot_product_attention, (B, H, tokens, D) with any strides. Results are token-major in memory.
 """
 
 from collections.abc import Sequence
@@ -53,30 +53,33 @@ def core_periphery_attention(
         core i:   out_i = sum_j softmax_j(scale <q_i, k_j>) v_j    over cores and patches
         patch i:  out_i = sum_j softmax_j(scale <q_i, k_j>) v_j    over cores
 
-    Both halves read the same projected tensors, in parallel (VECA, arXiv 2605.12491, section 3). Cost O(B H C T D).
+    Both halves read the same projected tensors, in parallel (VECA, arXiv 2605.12491, section 3).
+    The cost of both together is O(B H C T D).
 
     Args:
-        q, k, v: (B, H, T, D), the first `num_cores` tokens are the cores; one dtype and one device.
-        num_cores: C, 0 <= C <= T.
-        active_cores: elastic truncation at run time, without a copy: only the first cores of the C take part. An int
-            for the batch, or an int32 tensor (B,) with one budget per image (clamped to [0, C], never read by the
-            host). Inactive cores are attended by nobody; their outputs and all their gradients are zeros.
-        patch_lengths: int32 tensor (B,), valid patches per image, packed first (clamped to [0, P]). Padded patches
-            are attended by nobody; their outputs and gradients are zeros.
-        patch_rope: (cos, sin), each (P, D/2) or (B, P, D/2): rotates interleaved channel pairs of the patches' q and
-            k in fp32. The tables are fp32. With 16-bit q they may be fp16, which halves what the kernels read for
-            them and rounds an eighth as much as bf16. Cores are rotated by the caller. No gradient flows to them.
-        scale: multiplies the scores; None means D ** -0.5.
-        core_self: cores attend to cores too; False leaves them the patches only.
-        patch_self: a patch also attends to its own key.
+        q, k, v: Projected tokens, (B, H, T, D), of one dtype on one device. The first `num_cores` tokens are the cores.
+        num_cores: Number of cores C, 0 <= C <= T.
+        active_cores: Number of leading cores that take part, which can change from call to call without a copy. An int
+            for the batch, or an int32 tensor (B,) with one number per image, clamped to [0, C] and never read by the
+            host. No token attends to inactive cores. Their outputs and gradients are zeros. Default: all.
+        patch_lengths: Number of valid patches per image, int32 (B,), clamped to [0, P]. Valid patches come first. No
+            token attends to the others. Their outputs and gradients are zeros. Default: all.
+        patch_rope: Rotation of q and k of the patches, (cos, sin), each (P, D/2) or (B, P, D/2). Interleaved channel
+            pairs are rotated in fp32. The tables are fp32. With 16-bit q they may be fp16, which halves what the
+            kernels read for them and rounds an eighth as much as bf16. The caller rotates the cores. The tables get no
+            gradient.
+        scale: Factor of the scores. Default: D ** -0.5.
+        core_self: Whether cores attend to cores. With False they attend to patches only.
+        patch_self: Whether a patch also attends to its own key.
         impl: "triton" (fused kernels), "sdpa" (two torch attention calls), "reference" (dense, quadratic,
             differentiable to any order), or "auto": triton on a GPU that supports the call, else sdpa.
 
     Returns:
-        (B, H, T, D), memory token-major (B, T, H, D). A token that attends to nothing gets zeros.
+        The attended tokens, (B, H, T, D), token-major in memory (B, T, H, D). A token without keys gets zeros.
 
     Raises:
-        ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
+        ValueError: A shape, device or number is wrong, or an explicit `impl` cannot take the call. It never falls back.
+        TypeError: An argument has the wrong type or dtype.
     """
     q, k, v = _autocast(q, k, v)
     given = (num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
@@ -112,15 +115,18 @@ def core_periphery_attention_qkvpacked(
 ) -> Tensor:
     """`core_periphery_attention` for the output of one fused projection; its gradient is written into one buffer.
 
-    What models should call: stacking dq, dk and dv afterwards would move six patch-sized tensors.
+    Models should call this one. Stacking dq, dk and dv after the three-tensor form would move six patch-sized tensors.
 
     Args:
-        qkv: (B, T, 3, H, D), the first `num_cores` tokens are the cores.
-        num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self, impl: as in
+        qkv: Projected tokens, (B, T, 3, H, D). The first `num_cores` tokens are the cores.
+        num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self, impl: As in
             `core_periphery_attention`.
 
     Returns:
-        (B, T, H, D), contiguous.
+        The attended tokens, (B, T, H, D), contiguous.
+
+    Raises:
+        ValueError, TypeError: As in `core_periphery_attention`.
     """
     (qkv,) = _autocast(qkv)
     given = (num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
@@ -157,16 +163,20 @@ def patch_to_core_attention(
     """The read: few cores attend to many patches. On a GPU the patches are split over the multiprocessors.
 
     Args:
-        q: cores, (B, H, C, D).
-        k, v: patches, (B, H, N, D).
-        scale: multiplies the scores; None means D ** -0.5.
-        key_lengths: int32 tensor (B,), valid patches per image, packed first (clamped to [0, N]).
-        return_lse: also return the log-sum-exp of the scaled scores: natural logarithm, fp32 (fp64 for fp64 inputs),
-            -inf for a core without keys. Differentiable; with `merge_attention_states` it joins reads of shards.
-        impl: as in `core_periphery_attention`.
+        q: Queries of the cores, (B, H, C, D).
+        k, v: Keys and values of the patches, (B, H, N, D).
+        scale: Factor of the scores. Default: D ** -0.5.
+        key_lengths: Number of valid patches per image, int32 (B,), clamped to [0, N]. Valid patches come first.
+        return_lse: Whether to return the log-sum-exp of the scaled scores too. It is differentiable, and with it
+            `merge_attention_states` joins reads of shards.
+        impl: As in `core_periphery_attention`.
 
     Returns:
-        (B, H, C, D), and with `return_lse` also (B, H, C).
+        What the cores read, (B, H, C, D). With `return_lse` also the log-sum-exp (B, H, C): natural logarithm, fp32
+        (fp64 for fp64 inputs), -inf for a core without keys.
+
+    Raises:
+        ValueError, TypeError: As in `core_periphery_attention`.
     """
     q, k, v = _autocast(q, k, v)
     check_halves(q, k, v)
@@ -198,14 +208,17 @@ def core_to_patch_attention(
     """The write: many patches attend to few cores, whose keys and values stay on the chip.
 
     Args:
-        q: patches, (B, H, N, D).
-        k, v: cores, (B, H, C, D).
-        active_cores: int, or int32 tensor (B,): the leading cores that take part.
-        scale: multiplies the scores; None means D ** -0.5.
-        impl: as in `core_periphery_attention`.
+        q: Queries of the patches, (B, H, N, D).
+        k, v: Keys and values of the cores, (B, H, C, D).
+        active_cores: Number of leading cores that take part, an int or int32 (B,). Default: all.
+        scale: Factor of the scores. Default: D ** -0.5.
+        impl: As in `core_periphery_attention`.
 
     Returns:
-        (B, H, N, D); zeros where no core is active.
+        What the patches receive, (B, H, N, D). It is zero where no core is active.
+
+    Raises:
+        ValueError, TypeError: As in `core_periphery_attention`.
     """
     q, k, v = _autocast(q, k, v)
     check_halves(q, k, v)
@@ -220,16 +233,19 @@ def core_to_patch_attention(
 
 
 def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Join attention over disjoint sets of keys: softmax over the union, exactly.
+    """Join attention over disjoint sets of keys. The result is exactly the softmax over their union.
 
         lse = log sum_s exp(lse_s),    out = sum_s exp(lse_s - lse) out_s
 
     Args:
-        outputs: one (B, H, C, D) tensor a part.
-        lses: one (B, H, C) tensor a part, natural logarithm, -inf where the part held no key.
+        outputs: One output (B, H, C, D) for each part.
+        lses: One log-sum-exp (B, H, C) for each part, natural logarithm, -inf where the part has no key.
 
     Returns:
-        (output, lse) of the union; zeros and -inf where every part is empty. Plain torch, differentiable.
+        (output, lse) of the union: zeros and -inf where every part is empty. Plain torch, differentiable.
+
+    Raises:
+        ValueError: There is no part, or shapes and numbers of outputs and lses differ.
     """
     if len(outputs) != len(lses) or not outputs:
         raise ValueError(f"expected as many outputs as lses, at least one, got {len(outputs)} and {len(lses)}")
@@ -240,19 +256,19 @@ def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) ->
                 f"{shapes_of(*lses)}"
             )
     lse_parts = torch.stack(tuple(lses))  # (parts, B, H, C)
-    peak = lse_parts.detach().amax(0)
+    peak = lse_parts.detach().amax(0)  # (B, H, C)
     peak = peak.masked_fill(peak == float("-inf"), 0.0)
     weights = (lse_parts - peak).exp()
     total = weights.sum(0)
     empty = total == 0
     lse = peak + total.masked_fill(empty, 1.0).log()
-    out_parts = torch.stack(tuple(outputs)).to(weights.dtype)
+    out_parts = torch.stack(tuple(outputs)).to(weights.dtype)  # (parts, B, H, C, D)
     merged = (weights[..., None] * out_parts).sum(0) / total.masked_fill(empty, 1.0)[..., None]
     return merged.to(outputs[0].dtype), lse.masked_fill(empty, float("-inf"))
 
 
 def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
-    """The implementation that will run; an explicit one is taken or refused, never replaced."""
+    """The implementation that will run. An explicit one is taken or refused, never replaced."""
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"expected impl to be one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
     if impl in ("reference", "sdpa") or (impl == "auto" and not tensors[0].is_cuda):
@@ -264,7 +280,7 @@ def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
 
 
 def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
-    """Cast as torch's own attention does under autocast: all floating tensors but fp64."""
+    """Under autocast, cast all floating tensors but fp64, as torch's own attention does."""
     first = tensors[0]
     device = first.device.type if isinstance(first, Tensor) else "meta"
     if device == "meta" or not torch.is_autocast_enabled(device) or not all(isinstance(x, Tensor) for x in tensors):
@@ -274,5 +290,5 @@ def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
 
 
 def _token_major(x: Tensor) -> Tensor:
-    """The same (B, H, N, D) values in (B, N, H, D) memory, so that the output projection needs no copy."""
+    """The same (B, H, N, D) values in (B, N, H, D) memory, so the output projection needs no copy."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What a call may be: every argument checked, every error naming what was expected and what came.
+"""Checks of all arguments. Every error names what was expected and what came.
 
 Checks take longer than a short kernel. So each kind of joint call that goes to Triton is checked once, see `recall`.
 """
@@ -14,7 +14,7 @@ from .options import Options
 
 
 class Slot:
-    """The place of what the checks of a joint call found: the scale, None until a call has passed them."""
+    """What the checks of one kind of joint call found: the scale, or None until a call has passed them."""
 
     __slots__ = ("scale",)
 
@@ -22,7 +22,7 @@ class Slot:
         self.scale: float | None = None
 
 
-@functools.lru_cache(1024, typed=True)  # typed: True is no number of cores
+@functools.lru_cache(1024, typed=True)  # typed, because True is no number of cores
 def _slot(*key: Any) -> Slot:
     return Slot()
 
@@ -50,12 +50,12 @@ def recall(impl: str, tensors: tuple[Tensor, ...], given: tuple[Any, ...]) -> Sl
     active = _kind(active) if isinstance(active, Tensor) else active
     try:
         return _slot(impl, num_cores, active, *flags, device_facts(first.device), *kinds)
-    except TypeError:  # not hashable: the checks say what is wrong
+    except TypeError:  # not hashable; the checks say what is wrong
         return None
 
 
 def _kind(x: Any) -> Any:
-    """All that the checks ask about a tensor; the class of anything else."""
+    """Everything that the checks ask about a tensor, and the class of anything else."""
     return (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
 
 
@@ -84,6 +84,7 @@ def check_options(given: tuple[Any, ...], like: Tensor, batch: int, tokens: int)
 
 
 def check_qkv(*tensors: Tensor) -> None:
+    """Types, dtypes, devices and dimensions of q, k and v (B, H, tokens, D), or of qkv alone."""
     for x in tensors:
         if not isinstance(x, Tensor):
             raise TypeError(f"expected q, k, v to be tensors, got {type(x).__name__}")
@@ -100,12 +101,14 @@ def check_qkv(*tensors: Tensor) -> None:
 
 
 def check_halves(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q (B, H, queries, D), k and v (B, H, keys, D)."""
     check_qkv(q, k, v)
     if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise ValueError(f"expected q (B, H, queries, D) and k, v (B, H, keys, D), got {shapes_of(q, k, v)}")
 
 
 def check_active(active: int | Tensor | None, num_cores: int, batch: int, device: torch.device) -> int | Tensor:
+    """The number of active cores, an int or int32 (B,); all for None."""
     if active is None:
         return num_cores
     if isinstance(active, Tensor):
@@ -117,6 +120,7 @@ def check_active(active: int | Tensor | None, num_cores: int, batch: int, device
 
 
 def check_counts(name: str, counts: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
+    """Counts per image, int32 (B,), or None."""
     if counts is None:
         return None
     if not isinstance(counts, Tensor):
@@ -131,6 +135,7 @@ def check_counts(name: str, counts: Tensor | None, batch: int, device: torch.dev
 
 
 def check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, like: Tensor) -> None:
+    """(cos, sin), each (P, D/2) or (B, P, D/2), on the device of `like`, in fp32 or with 16-bit q in fp16."""
     if not isinstance(rope, tuple | list) or len(rope) != 2 or not all(isinstance(x, Tensor) for x in rope):
         raise TypeError(f"expected patch_rope to be a pair of tensors (cos, sin), got {type(rope).__name__}")
     head_dim = like.shape[-1]
@@ -151,6 +156,7 @@ def check_rope(rope: tuple[Tensor, Tensor], batch: int, patches: int, like: Tens
 
 
 def check_scale(scale: float | None, head_dim: int) -> float:
+    """The factor of the scores; D ** -0.5 for None."""
     if scale is None:
         return head_dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, int | float):
@@ -164,4 +170,5 @@ def _check_int(name: str, value: int) -> None:
 
 
 def shapes_of(*tensors: Tensor) -> str:
+    """Shapes for an error message."""
     return ", ".join(str(tuple(x.shape)) for x in tensors)

@@ -1,7 +1,8 @@
-"""The bodies of the registered ops on a CPU: the kernels' own algebra in plain torch, dense and unfused.
+"""The bodies of the registered ops on a CPU: the algebra of the kernels in plain torch, dense and unfused.
 
-Same signatures as triton/ops.py, so that registration, autograd, compilation and the backward formulas are tested
-without a GPU and, unlike the kernels, in fp64. Nothing dispatches here on its own: the CPU path is sdpa.py.
+They run where a program that holds the ops, such as one exported on a GPU, gets CPU tensors. The public functions take
+sdpa.py there. Signatures are those of triton/ops.py, and fp64 is supported. So registration, autograd, compilation and
+the backward formulas are tested without a GPU.
 """
 
 import torch
@@ -53,10 +54,10 @@ def core_periphery_backward(
 
 @torch.no_grad()
 def read_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
+    """Returns out (B, C, H, D) and its log-sum-exp (B, H, C), for q (B, C, H, D) and k, v (B, N, H, D)."""
     mask = _key_mask(k, k.shape[1] if lengths is None else lengths)
-    scores = _heads_first(q) @ _heads_first(k).transpose(-2, -1) * scale
-    out = masked_softmax(scores, mask) @ _heads_first(v)
+    scores = _heads_first(q) @ _heads_first(k).transpose(-2, -1) * scale  # (B, H, C, N)
+    out = masked_softmax(scores, mask) @ _heads_first(v)  # (B, H, C, D)
     return _tokens_first(out, q), masked_logsumexp(scores, mask)
 
 
@@ -72,12 +73,12 @@ def read_backward(
     lengths: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq (B, C, H, D), dk and dv (B, N, H, D)."""
+    """Returns dq (B, C, H, D), dk and dv (B, N, H, D)."""
     q_, k_, v_, do = (_heads_first(x) for x in (q, k, v, grad))
     mask = _key_mask(k, k.shape[1] if lengths is None else lengths)
-    p = _weights_from_lse(q_ @ k_.transpose(-2, -1) * scale, lse, mask)
-    delta = (_heads_first(out) * do).sum(-1) - grad_lse.masked_fill(lse == float("-inf"), 0.0)
-    ds = p * (do @ v_.transpose(-2, -1) - delta[..., None]) * scale
+    p = _weights_from_lse(q_ @ k_.transpose(-2, -1) * scale, lse, mask)  # (B, H, C, N)
+    delta = (_heads_first(out) * do).sum(-1) - grad_lse.masked_fill(lse == float("-inf"), 0.0)  # (B, H, C)
+    ds = p * (do @ v_.transpose(-2, -1) - delta[..., None]) * scale  # (B, H, C, N)
     return (
         _tokens_first(ds @ k_, q),
         _tokens_first(ds.transpose(-2, -1) @ q_, q),
@@ -87,8 +88,8 @@ def read_backward(
 
 @torch.no_grad()
 def write_forward(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float) -> Tensor:
-    """q (B, N, H, D), k and v (B, C, H, D) -> out (B, N, H, D)."""
-    scores = _heads_first(q) @ _heads_first(k).transpose(-2, -1) * scale
+    """Returns out (B, N, H, D), for q (B, N, H, D) and k, v (B, C, H, D)."""
+    scores = _heads_first(q) @ _heads_first(k).transpose(-2, -1) * scale  # (B, H, N, C)
     return _tokens_first(masked_softmax(scores, _key_mask(k, active)) @ _heads_first(v), q)
 
 
@@ -96,11 +97,11 @@ def write_forward(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: 
 def write_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """dq (B, N, H, D) and dk, dv stacked, (2, B, C, H, D)."""
+    """Returns dq (B, N, H, D), and dk and dv stacked, (2, B, C, H, D)."""
     q_, k_, v_, do = (_heads_first(x) for x in (q, k, v, grad))
-    p = masked_softmax(q_ @ k_.transpose(-2, -1) * scale, _key_mask(k, active))
-    dp = do @ v_.transpose(-2, -1)
-    ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
+    p = masked_softmax(q_ @ k_.transpose(-2, -1) * scale, _key_mask(k, active))  # (B, H, N, C)
+    dp = do @ v_.transpose(-2, -1)  # (B, H, N, C)
+    ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale  # (B, H, N, C)
     dkv = (ds.transpose(-2, -1) @ q_, p.transpose(-2, -1) @ do)
     return _tokens_first(ds @ k_, q), torch.stack([_tokens_first(x, q) for x in dkv])
 
@@ -111,12 +112,12 @@ def _heads_first(x: Tensor) -> Tensor:
 
 
 def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
-    """(B, H, tokens, D) -> (B, tokens, H, D), contiguous, in the dtype of `like`; always memory of its own."""
+    """(B, H, tokens, D) -> (B, tokens, H, D), a contiguous copy in the dtype of `like`."""
     return torch.clone(x.transpose(1, 2).to(like.dtype), memory_format=torch.contiguous_format)
 
 
 def _rotated(x: Tensor, num_cores: int, rope: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Heads first and wide, the patches rotated; one rounding to the dtype of x, as the kernels' operands have."""
+    """`_heads_first` with the patches rotated, rounded once to the dtype of x, as the kernels round their operands."""
     turned = _turn_patches(_heads_first(x), num_cores, rope)
     return turned.to(x.dtype).to(turned.dtype)
 
@@ -128,7 +129,7 @@ def _turn_patches(x: Tensor, num_cores: int, rope: tuple[Tensor, Tensor] | None)
 
 
 def _weights_from_lse(scores: Tensor, lse: Tensor, mask: Tensor) -> Tensor:
-    """exp(scores - lse) where allowed; zeros in rows without a key, whose lse is -inf."""
+    """exp(scores - lse) where allowed, and zeros in rows without a key, where lse is -inf."""
     lse = lse.masked_fill(lse == float("-inf"), float("inf"))
     return (scores - lse[..., None]).exp().masked_fill(~mask, 0.0)
 

@@ -1,4 +1,4 @@
-"""Where kernels may run: facts about a device, and CPU tensors that stand for a GPU's in tests and benchmarks."""
+"""Where kernels may run: facts about a device, and CPU tensors that tests and benchmarks send the way of a GPU's."""
 
 import functools
 import os
@@ -6,7 +6,7 @@ import os
 import torch
 from torch import Tensor
 
-_INTERPRETED_DEVICE = (4, 163 << 10)
+_INTERPRETED_DEVICE = (4, 163 << 10)  # multiprocessors, bytes of shared memory
 _emulated: tuple[int, int] | None = None
 
 
@@ -35,7 +35,7 @@ def kernels_on_cpu() -> bool:
 
 
 def device_facts(device: torch.device) -> tuple[int, int]:
-    """(multiprocessors, bytes of shared memory a block may use); a small device where the interpreter runs."""
+    """(multiprocessors, bytes of shared memory that a block may use). For the interpreter it is a small device."""
     if device.type != "cuda":
         return _emulated or _INTERPRETED_DEVICE
     return _cuda_facts(device)

@@ -1,10 +1,10 @@
-"""The parts of a transformer block around its attention, with the least saved for backward.
+"""The parts of a transformer block around its attention. They save as little as possible for the backward pass.
 
     residual_norm_linear    x + scale * branch, and a linear layer of its LayerNorm: fc1, or the qkv projection
     swiglu                  a linear layer of silu(gate) * value: fc2
 
-A linear layer needs its input for the weight gradient: here the normalised tokens, or the product. The backward pass
-computes it again, in one cheap pass over the rows. kernels/README.md states what is saved.
+A linear layer needs its input for the weight gradient. Here that input is the normalised tokens, or the product. The
+backward pass computes it again, in one cheap pass over the rows. kernels/README.md states what is saved.
 """
 
 import torch
@@ -36,21 +36,23 @@ def residual_norm_linear(
         out = LayerNorm(total) weight^T + bias
 
     Args:
-        x: the residual stream, (..., E).
-        branch: what is added to it, (..., E); None adds nothing.
+        x: Residual stream, (..., E).
+        branch: Tensor that is added to it, (..., E). None adds nothing.
         norm_weight, norm_bias: Parameters of the LayerNorm, (E,).
-        weight: (F, E). The normalised tokens are rounded to its dtype; under autocast it is cast first.
-        bias: (F,) or None.
-        scale: LayerScale of the branch, (E,); None is 1.
+        weight: Weight of the linear layer, (F, E). The normalised tokens are rounded to its dtype. Under autocast it is
+            cast first.
+        bias: Bias of the linear layer, (F,) or None.
+        scale: LayerScale of the branch, (E,). None is 1.
         eps: Epsilon of the LayerNorm.
         impl: "triton" (one kernel for sum, scale and norm), "torch" (its operators), or "auto": triton on a GPU
-            that supports the call, else torch. Derivatives of derivatives always take torch's operators.
+            that supports the call, else torch. Second derivatives always take torch's operators.
 
     Returns:
         total (..., E), which is x where nothing is added, and out (..., F).
 
     Raises:
-        ValueError, TypeError: naming what was expected and what came. An explicit `impl` never falls back.
+        ValueError: A shape or name is wrong, or an explicit `impl` cannot take the call. It never falls back.
+        TypeError: An argument is no tensor of a floating dtype.
     """
     _check_tensors(x=x, branch=branch, norm_weight=norm_weight, norm_bias=norm_bias, weight=weight, scale=scale)
     width = x.shape[-1]
@@ -73,13 +75,16 @@ def swiglu(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
         out = (silu(gate) * value) weight^T + bias
 
     Args:
-        x: gate and value side by side, (..., 2h), what the first linear layer gives.
-        weight: (F, h); under autocast it is cast, and so is x.
-        bias: (F,) or None.
-        impl: as in `residual_norm_linear`.
+        x: Gate and value side by side, (..., 2h), the output of the first linear layer.
+        weight: Weight of the second linear layer, (F, h). Under autocast it is cast, and so is x.
+        bias: Bias of the second linear layer, (F,) or None.
+        impl: As in `residual_norm_linear`.
 
     Returns:
-        (..., F).
+        The output of the second linear layer, (..., F).
+
+    Raises:
+        ValueError, TypeError: As in `residual_norm_linear`.
     """
     _check_tensors(x=x, weight=weight)
     if x.shape[-1] % 2:
@@ -101,7 +106,7 @@ def _check_tensors(**tensors: Tensor | None) -> None:
 
 
 def _check_linear(width: int, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias in the dtype that they are multiplied in, as torch's autocast casts them."""
+    """Weight and bias in the dtype of the product, which under autocast is that of torch's own layers."""
     if weight.ndim != 2 or weight.shape[1] != width:
         raise ValueError(f"expected weight of shape (features, {width}), got {tuple(weight.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:

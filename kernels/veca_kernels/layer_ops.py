@@ -1,7 +1,7 @@
-"""Ops around the row kernels, and the two autograd functions of a block that keep no recomputable activation.
+"""Ops around the row kernels, and the two autograd functions of a block, which save no activation they can recompute.
 
 On CUDA the bodies of the four ops are the Triton kernels. On a CPU they are plain torch, or the interpreted kernels
-under TRITON_INTERPRET=1. Where a derivative is to be differentiated again, layer_torch.py computes it.
+under TRITON_INTERPRET=1. layer_torch.py computes derivatives that are differentiated again.
 """
 
 import inspect
@@ -50,18 +50,18 @@ def norm_linear(
 
 
 def gate_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kernels: bool) -> Tensor:
-    """(silu(gate) * value) weight^T; see `layer.swiglu`."""
+    """Computes (silu(gate) * value) weight^T, see `layer.swiglu`."""
     run = _GateLinear.apply if torch.is_grad_enabled() else _GateLinear.forward
     return run(_rows(x), weight, bias, kernels).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(R, E). A Function works on rows, since what it returns must not be a view: callers may write into it."""
+    """Rows (R, E) of (..., E). A Function takes rows and returns no views, since callers may write into its results."""
     return x.reshape(-1, x.shape[-1])
 
 
 class _NormLinear(Function):
-    """Saved for backward: total, the weights, and with a scale the branch. Neither normed tokens nor statistics."""
+    """Saves total and the weights, and with a scale the branch. Normed tokens and statistics are not saved."""
 
     generate_vmap_rule = True
 
@@ -124,7 +124,7 @@ class _NormLinear(Function):
 
 
 class _GateLinear(Function):
-    """Saved for backward: x and the weight. Neither silu(gate) nor the product."""
+    """Saves x and the weight. silu(gate) and the product are not saved."""
 
     generate_vmap_rule = True
 
@@ -164,7 +164,7 @@ def _linear_backward(
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """The callers of the functions here have cast; a backward may run inside autocast or outside."""
+    """No autocast: callers have cast already, and a backward pass may run inside autocast or outside."""
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
         return nullcontext()
@@ -248,7 +248,7 @@ def _body(op: str, on_cpu: bool) -> Callable[..., Any]:
 
 
 def _vmap_rule(name: str) -> Callable[..., Any]:
-    """One call per slice: weights may be mapped too, and one launch takes one set of them."""
+    """One call per slice, since weights may be mapped too and a launch takes one set of them."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *values: Any) -> tuple[Any, Any]:
         slices = [

@@ -1,7 +1,7 @@
-"""Residual, LayerScale, LayerNorm and SwiGLU in plain torch: the definition, the CPU path and the fallback.
+"""Residual, LayerScale, LayerNorm and SwiGLU in plain torch: the definition, which CPUs and refused calls take.
 
 All functions but `gate_backward_in_place` can be differentiated again and mapped, since they are made of torch's own
-operators. They take and give the same as triton/layer.py, rows (R, E).
+operators. Arguments and results are those of triton/layer.py, rows (R, E).
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 def norm_forward(
     x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """total = x + scale * branch, its LayerNorm in `dtype`, and mean and 1 / deviation of its rows (R, 1)."""
+    """Returns total = x + scale * branch, its LayerNorm in `dtype`, and mean and 1 / deviation of its rows (R, 1)."""
     total = x
     if branch is not None:
         total = x + (branch if scale is None else branch * scale)
@@ -32,7 +32,10 @@ def norm_backward(
     branch: Tensor | None,
     scale: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None]:
-    """Gradients of total, branch, weight, bias and scale; None for the branch where it is that of total, rounded."""
+    """Gradients of total, branch, weight, bias and scale.
+
+    That of the branch is None where it is the gradient of total, rounded.
+    """
     wide = [p.to(total.dtype) for p in (weight, bias)]
     backward = torch.ops.aten.native_layer_norm_backward
     d_total, d_weight, d_bias = backward(
@@ -47,22 +50,22 @@ def norm_backward(
 
 
 def gate_forward(x: Tensor) -> Tensor:
-    """silu(gate) * value of x = (gate, value), (R, 2h) -> (R, h)."""
+    """Returns silu(gate) * value, (R, h), for x = (gate, value), (R, 2h)."""
     gate, value = x.chunk(2, -1)
     return F.silu(gate) * value
 
 
 def gate_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The product again, and the gradient of x."""
+    """Returns the product again, (R, h), and the gradient of x, (R, 2h)."""
     gate, value = x.chunk(2, -1)
     slope = gate.sigmoid()
     silu = gate * slope
-    d_gate = grad * value * (slope + silu * (1 - slope))  # written out: torch's silu_backward has no derivative
+    d_gate = grad * value * (slope + silu * (1 - slope))  # written out, since torch's silu_backward has no derivative
     return silu * value, torch.cat((d_gate, grad * silu), -1)
 
 
 def gate_backward_in_place(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`gate_backward` with two temporary tensors less, for first derivatives."""
+    """`gate_backward` with two temporary tensors less. For first derivatives only."""
     gate, value = x.chunk(2, -1)
     dx = torch.empty_like(x)
     d_gate, d_value = dx.chunk(2, -1)

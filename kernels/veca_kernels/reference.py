@@ -2,7 +2,7 @@
 
     out_i = sum_j softmax_j(scale <R_i q_i, R_j k_j> over the allowed j) v_j
 
-Slow, quadratic in memory, differentiable to any order, exact in fp64. Every other implementation is tested
+It is slow, quadratic in memory, differentiable to any order and exact in fp64. Every other implementation is tested
 against it.
 """
 
@@ -14,7 +14,7 @@ from .options import Options
 
 
 def core_periphery_attention(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
-    """q, k, v (B, H, T, D) -> (B, H, T, D). See `api.core_periphery_attention`; the options are checked."""
+    """`api.core_periphery_attention` with checked options. q, k, v and the result are (B, H, T, D)."""
     cores, rope = options.num_cores, options.patch_rope
     if rope is not None:
         q = torch.cat((q[:, :, :cores], rotate_pairs(q[:, :, cores:], *rope)), 2)  # (B, H, T, D)
@@ -27,16 +27,16 @@ def core_periphery_attention(q: Tensor, k: Tensor, v: Tensor, options: Options) 
 def patch_to_core_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, key_lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The read. Returns the output (B, H, C, D) and the log-sum-exp (B, H, C), fp32 or fp64."""
+    """The read. q and the output are (B, H, C, D), k and v (B, H, N, D). The log-sum-exp (B, H, C) is fp32 or fp64."""
     keys = k.shape[2]
-    mask = prefix_mask(keys if key_lengths is None else key_lengths, keys, q.device)[:, None, None]
+    mask = prefix_mask(keys if key_lengths is None else key_lengths, keys, q.device)[:, None, None]  # (1 or B, 1, 1, N)
     scores = (q @ k.transpose(-2, -1)) * scale  # (B, H, C, N)
-    lse = masked_logsumexp(scores.to(torch.promote_types(q.dtype, torch.float32)), mask)
+    lse = masked_logsumexp(scores.to(torch.promote_types(q.dtype, torch.float32)), mask)  # (B, H, C)
     return masked_softmax(scores, mask) @ v, lse
 
 
 def core_to_patch_attention(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
-    """The write. Returns (B, H, N, D)."""
-    mask = prefix_mask(active_cores, k.shape[2], q.device)[:, None, None]
+    """The write. q and the output are (B, H, N, D), k and v (B, H, C, D)."""
+    mask = prefix_mask(active_cores, k.shape[2], q.device)[:, None, None]  # (1 or B, 1, 1, C)
     scores = (q @ k.transpose(-2, -1)) * scale  # (B, H, N, C)
-    return masked_softmax(scores, mask) @ v
+    return masked_softmax(scores, mask) @ v  # (B, H, N, D)

@@ -1,8 +1,8 @@
 """torch.library ops around the kernels, and the autograd functions above them.
 
-Six raw ops, forward and backward of the joint op and of both halves, on tensors (B, T, H, D) with any strides but a
-contiguous last dimension. On CUDA their bodies are the Triton kernels; on a CPU the composed algebra, or the
-interpreted kernels under TRITON_INTERPRET=1. Raw ops return contiguous tensors, so a fake needs sizes only.
+There are six raw ops, forward and backward of the joint op and of both halves. Tensors are (B, T, H, D) with any
+strides but a contiguous last dimension. On CUDA the bodies are the Triton kernels. On a CPU they are composed.py, or
+the interpreted kernels under TRITON_INTERPRET=1. Raw ops return contiguous tensors, so a fake needs sizes only.
 """
 
 import functools
@@ -38,7 +38,7 @@ _ops = torch.ops.veca_kernels
 
 
 def core_periphery_attention(q: Tensor, k: Tensor | None, v: Tensor | None, options: Options) -> Tensor:
-    """q, k, v (B, T, H, D), or q = qkv (B, T, 3, H, D) with k and v None -> (B, T, H, D), contiguous."""
+    """Returns (B, T, H, D), contiguous. q, k, v are (B, T, H, D), or q is qkv (B, T, 3, H, D) and k, v are None."""
     num_cores, active_cores, lengths, rope, scale, core_self, patch_self = options
     cos, sin = rope or (None, None)
     joint = (num_cores, *_counts(active_cores, num_cores), lengths, cos, sin, scale, core_self, patch_self)
@@ -50,20 +50,20 @@ def core_periphery_attention(q: Tensor, k: Tensor | None, v: Tensor | None, opti
 
 
 def read(q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
+    """Returns out (B, C, H, D) and its log-sum-exp (B, H, C), for q (B, C, H, D) and k, v (B, N, H, D)."""
     return _apply(_Read, q, k, v, key_lengths, scale)
 
 
 def write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
-    """q (B, N, H, D), k and v (B, C, H, D) -> (B, N, H, D)."""
+    """Returns out (B, N, H, D), for q (B, N, H, D) and k, v (B, C, H, D)."""
     return _apply(_Write, q, k, v, *_counts(active_cores, k.shape[1]), scale)
 
 
 def _with_eager_twin(function: type[Function]) -> type[Function]:
     """Add `eager` to the class: the same Function without `setup_context`.
 
-    For Functions with one, torch builds an `inspect.signature` in every call, which takes longer than all launches.
-    Transforms of torch.func need `setup_context`; plain eager calls do not.
+    For a Function with `setup_context`, torch builds an `inspect.signature` in every call. That takes longer than all
+    launches. Transforms of torch.func need `setup_context`, plain eager calls do not.
     """
 
     def forward(ctx: Any, *inputs: Any) -> Any:
@@ -84,14 +84,14 @@ def _apply(function: type[Function], *inputs: Any) -> Any:
 
 
 def _differentiate(function: type[Function], *inputs: Any) -> Any:
-    """Run a backward op. It gets a graph where the caller asked for one (`create_graph=True`)."""
+    """Run a backward op, with a graph where the caller asked for one (`create_graph=True`)."""
     return _apply(function, *inputs) if torch.is_grad_enabled() else function.forward(*inputs)
 
 
 class _FirstOrderOnly(Function):
-    """Base of the backward ops: differentiating them again is refused by name.
+    """Base of the backward ops. Differentiating them again raises an error that names the remedy.
 
-    `forward` of every Function here spells its parameters out: torch 2.11's Dynamo counts them to learn whether a
+    `forward` of every Function here spells out its parameters. torch 2.11's Dynamo counts them to learn whether a
     nested Function wants a context.
     """
 
@@ -136,7 +136,7 @@ class _CorePeripheryBackward(_FirstOrderOnly):
 
 @_with_eager_twin
 class _CorePeriphery(Function):
-    """Saved for backward: q, k, v, the core rows of the output and their lse. No patch output, no statistics."""
+    """Saves q, k, v, the core rows of the output and their lse. Patch outputs and their statistics are not saved."""
 
     generate_vmap_rule = True
 
@@ -252,9 +252,9 @@ _ORDINARY = frozenset({Tensor, torch.nn.Parameter, type(None), int, float, bool}
 def _joint_op(
     name: str, before: tuple[Tensor, ...], qkv: tuple[Tensor, Tensor | None, Tensor | None], after: tuple[Any, ...]
 ) -> Any:
-    """Run one op of the joint attention; its body is called directly where the dispatcher has nothing to do.
+    """Runs one op of the joint attention. Where the dispatcher has nothing to do, the body is called directly.
 
-    Passing a dozen arguments through the dispatcher and unpacking q, k and v take as long as the launches.
+    Passing a dozen arguments through the dispatcher and unpacking q, k and v takes as long as the launches.
     """
     q, k, v = qkv
     arguments = (*before, *qkv, *after)
@@ -265,7 +265,7 @@ def _joint_op(
 
 
 def _direct(arguments: tuple[Any, ...]) -> bool:
-    """Whether a call goes to a GPU while no compiler, mode, transform, tracer or profiler must see the op."""
+    """Whether a call goes to a GPU and no compiler, mode, transform, tracer or profiler must see the op."""
     return not (
         torch.compiler.is_compiling()
         or not takes_gpu_path(arguments[0])
@@ -283,9 +283,10 @@ def _counts(active: int | Tensor, num_cores: int) -> tuple[int, Tensor | None]:
 
 
 def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
-    """The function behind an op: joins its optional arguments, imports what computes, repeats a launch plan.
+    """The function behind an op. It joins the arguments of the schema to those of the body, and runs the body.
 
-    Kernels address counts, tables and log-sum-exps without strides, but callers expand and slice them.
+    Counts, tables and log-sum-exps are made contiguous. Callers expand and slice them, and kernels address them without
+    strides.
     """
     place = {name: i for i, name in enumerate(arguments)}
     joint, grad, counts = place.get("num_cores"), place.get("grad"), place.get("active_per_image")

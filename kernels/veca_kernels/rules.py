@@ -1,4 +1,4 @@
-"""How the registered ops behave where nothing is computed: their fakes for compilers, their rules under vmap."""
+"""Fakes of the registered ops for compilers, and their rules under vmap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ FAKES = {
 
 
 def vmap_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
-    """Fold the mapped dimension into the batch, run the op, unfold its results."""
+    """A rule that folds the mapped dimension into the batch, runs the op and unfolds its results."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *values: Any) -> tuple[Any, Any]:
         size = info.batch_size
@@ -77,7 +77,7 @@ def vmap_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
         results = getattr(torch.ops.veca_kernels, name)(*folded)
         single = isinstance(results, Tensor)
         results = (results,) if single else results
-        # the batch is the first dimension but where gradients of several tensors are stacked before it
+        # the batch is the first dimension, except where gradients of several tensors are stacked before it
         stacked = {"core_periphery_backward": [not folded[-1]], "write_backward": [False, True]}
         dims = [int(x) for x in stacked.get(name, [False] * len(results))]
         results = tuple(x.unflatten(d, (size, batch)) for x, d in zip(results, dims, strict=True))

@@ -1,8 +1,8 @@
-"""The op as two calls of torch's scaled_dot_product_attention: the CPU path, the fallback, the honest baseline.
+"""The op as two calls of torch's scaled_dot_product_attention: the CPU path, the fallback and a strong baseline.
 
-Linear in the number of patches like the fused kernels; what it cannot avoid is traffic (one concatenation, a
-rotation pass, stacked gradients). On a GPU the write is folded: pieces of the patches move into the batch, since
-every stock attention backward is parallel over keys, and C keys are a single tile.
+Its cost is linear in the number of patches, like that of the fused kernels. It moves more data: one concatenation, a
+rotation pass, stacked gradients. On a GPU the write is folded, which means that pieces of the patches move into the
+batch. Every stock attention backward is parallel over keys, and C keys are a single tile.
 """
 
 import math
@@ -14,23 +14,24 @@ from torch import Tensor
 from .masks import masked_logsumexp, masked_softmax, pad_rotation, prefix_mask, rotate_pairs, rotate_tokens
 from .options import Options
 
-_MIN_PIECE = 256  # patches in a piece of the fold: two query tiles of a stock kernel
+_MIN_PIECE = 256  # patches in a piece of the fold, two query tiles of a stock kernel
 _CPU_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
 def core_periphery_attention(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
-    """q, k, v (B, H, T, D) -> (B, H, T, D). See `api.core_periphery_attention`; the options are checked."""
+    """`api.core_periphery_attention` with checked options. q, k, v and the result are (B, H, T, D)."""
     num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self = options
     num_patches = q.shape[2] - num_cores
     sizes = (num_cores, num_patches)
     if patch_rope is not None:
-        rope = pad_rotation(*patch_rope, num_cores)
+        rope = pad_rotation(*patch_rope, num_cores)  # (T, D/2) or (B, T, D/2)
         q, k = rotate_pairs(q, *rope), rotate_pairs(k, *rope)
+    # (B, H, C, D) and (B, H, P, D)
     (q_core, q_patch), (k_core, k_patch), (v_core, v_patch) = (x.split(sizes, dim=2) for x in (q, k, v))
 
     truncated = isinstance(active_cores, Tensor) or active_cores != num_cores
-    active = prefix_mask(active_cores, num_cores, q.device) if truncated else None
-    filled = None if patch_lengths is None else prefix_mask(patch_lengths, num_patches, q.device)
+    active = prefix_mask(active_cores, num_cores, q.device) if truncated else None  # (1 or B, C)
+    filled = None if patch_lengths is None else prefix_mask(patch_lengths, num_patches, q.device)  # (B, P)
 
     if core_self:
         out_core = _attend(q_core, k, v, _join_masks(active, filled, sizes, q.device), scale)
@@ -45,7 +46,7 @@ def core_periphery_attention(q: Tensor, k: Tensor, v: Tensor, options: Options) 
         out_core = out_core.masked_fill(~active[:, None, :, None], 0.0)
     if filled is not None:
         out_patch = out_patch.masked_fill(~filled[:, None, :, None], 0.0)
-    return torch.cat((out_core.transpose(1, 2), out_patch.transpose(1, 2)), 1).transpose(1, 2)
+    return torch.cat((out_core.transpose(1, 2), out_patch.transpose(1, 2)), 1).transpose(1, 2)  # (B, H, T, D)
 
 
 def core_periphery_attention_qkvpacked(qkv: Tensor, options: Options) -> Tensor:
@@ -53,7 +54,7 @@ def core_periphery_attention_qkvpacked(qkv: Tensor, options: Options) -> Tensor:
     if options.patch_rope is None or torch.compiler.is_compiling():
         q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))  # (B, H, T, D)
         return core_periphery_attention(q, k, v, options)
-    qk, v = qkv.split((2, 1), dim=2)  # not slices: the gradient of each would be a buffer as large as qkv
+    qk, v = qkv.split((2, 1), dim=2)  # no slices, because the gradient of each would be a buffer as large as qkv
     qk = rotate_tokens(qk, *pad_rotation(*options.patch_rope, options.num_cores))  # (B, T, 2, H, D)
     q, k, v = (x.transpose(1, 2) for x in (*qk.unbind(2), v.squeeze(2)))  # (B, H, T, D)
     return core_periphery_attention(q, k, v, options._replace(patch_rope=None))
@@ -62,8 +63,10 @@ def core_periphery_attention_qkvpacked(qkv: Tensor, options: Options) -> Tensor:
 def patch_to_core_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, key_lengths: Tensor | None, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The read. SDPA returns no log-sum-exp; asking for it takes the composed chain, (B, H, C, N) in memory, or in
-    inference on a CPU the operator below SDPA, which does return it.
+    """The read. q and the output are (B, H, C, D), k and v (B, H, N, D), the log-sum-exp (B, H, C).
+
+    SDPA returns no log-sum-exp. With `return_lse` the scores (B, H, C, N) are computed one operator at a time. Without
+    gradients on a CPU, the operator below SDPA returns both.
     """
     keys = k.shape[2]
     mask = None if key_lengths is None else prefix_mask(key_lengths, keys, q.device)
@@ -71,7 +74,7 @@ def patch_to_core_attention(
         return _attend(q, k, v, mask, scale), None
     if mask is None and _takes_cpu_flash(q, k):
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
-    scores = _scores(q, k, scale).to(torch.promote_types(q.dtype, torch.float32))
+    scores = _scores(q, k, scale).to(torch.promote_types(q.dtype, torch.float32))  # (B, H, C, N)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], -torch.inf)
     peak = scores.detach().amax(-1, keepdim=True) if keys else scores.new_full((*scores.shape[:-1], 1), -torch.inf)
@@ -79,22 +82,23 @@ def patch_to_core_attention(
     total = weights.sum(-1, keepdim=True)
     total = total.masked_fill(total == 0, 1.0)
     lse = (peak + total.log()).squeeze(-1)  # -inf for a core without keys
-    return (weights / total).to(v.dtype) @ v, lse  # normalised first: fp16 could not hold the sum of many values
+    return (weights / total).to(v.dtype) @ v, lse  # normalised first, since fp16 could not hold the sum of many values
 
 
 def _takes_cpu_flash(q: Tensor, k: Tensor) -> bool:
+    """Whether the operator below SDPA takes the call: fp32 or fp64 on a CPU, without gradients or a compiler."""
     if q.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return q.dtype in (torch.float32, torch.float64) and min(q.numel(), k.numel()) > 0
 
 
 def core_to_patch_attention(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
-    """The write."""
+    """The write. q and the output are (B, H, N, D), k and v (B, H, C, D)."""
     return _write(q, k, v, active_cores, scale)
 
 
 def _write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: float) -> Tensor:
-    """Patches attend to the active cores: a slice for one count, a mask for one count per image."""
+    """Patches attend to the active cores. One count takes a slice, one count per image a mask."""
     if isinstance(active_cores, Tensor):
         return _attend(q, k, v, prefix_mask(active_cores, k.shape[2], q.device), scale)
     k, v = k[:, :, :active_cores], v[:, :, :active_cores]
@@ -109,19 +113,19 @@ def _write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: f
 def _write_with_own_key(
     q: Tensor, k: Tensor, v: Tensor, k_own: Tensor, v_own: Tensor, active: Tensor | None, scale: float
 ) -> Tensor:
-    """Patches attend to the cores and to their own key: the two partial reads merged in closed form."""
+    """Patches attend to the cores and to their own key. The two partial softmaxes are merged in closed form."""
     if active is None:
         active = prefix_mask(k.shape[2], k.shape[2], q.device)
     mask = active[:, None, None]  # (1 or B, 1, 1, C)
-    scores = _scores(q, k, scale)
+    scores = _scores(q, k, scale)  # (B, H, P, C)
     lse = masked_logsumexp(scores.to(torch.promote_types(q.dtype, torch.float32)), mask)  # (B, H, P)
-    own = (q * k_own).sum(-1, dtype=lse.dtype) * scale
-    weight = torch.sigmoid(own - lse)[..., None].to(v.dtype)  # 1 where no core is active
+    own = (q * k_own).sum(-1, dtype=lse.dtype) * scale  # (B, H, P)
+    weight = torch.sigmoid(own - lse)[..., None].to(v.dtype)  # (B, H, P, 1); 1 where no core is active
     return (1 - weight) * (masked_softmax(scores, mask) @ v) + weight * v_own
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: float) -> Tensor:
-    """Attention with an optional key mask (1 or B, keys); queries without a key give zeros."""
+    """Attention with an optional key mask (1 or B, keys). Queries without a key give zeros."""
     composed = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not _CPU_HAS_AMX
     if k.shape[2] == 0 or composed:
         scores = _scores(q, k, scale)
@@ -132,13 +136,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, scale: flo
 
 
 def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    return (q @ k.transpose(-2, -1)) * scale
+    return (q @ k.transpose(-2, -1)) * scale  # (B, H, queries, keys)
 
 
 def _join_masks(
     active: Tensor | None, filled: Tensor | None, sizes: tuple[int, int], device: torch.device
 ) -> Tensor | None:
-    """The key mask of a core that reads cores and patches, (1 or B, T); None when every key is present."""
+    """The key mask of a core that reads cores and patches, (1 or B, T), or None where every key is present."""
     if active is None and filled is None:
         return None
     active = prefix_mask(sizes[0], sizes[0], device) if active is None else active
@@ -148,10 +152,11 @@ def _join_masks(
 
 
 def fold_pieces(batch: int, heads: int, patches: int, cores: int, num_sms: int) -> int:
-    """How many pieces the patches should be cut into so that a key-parallel backward fills the device.
+    """How many pieces the patches should be cut into, so that a key-parallel backward fills the device.
 
-    The smallest divisor of `patches` that yields two thread blocks per multiprocessor with pieces of at least 256
-    patches, or the largest such divisor; 1 where the device is full anyway or folding would copy q (large batches).
+    Pieces have at least 256 patches, and their number divides `patches`. It is the smallest number that yields two
+    thread blocks per multiprocessor, else the largest one. It is 1 where the device is full anyway, and for batches
+    above 4 images, where folding would copy q.
     """
     blocks = batch * heads * math.ceil(cores / 128)
     if batch > 4 or blocks == 0 or blocks >= 2 * num_sms:
@@ -163,9 +168,9 @@ def fold_pieces(batch: int, heads: int, patches: int, cores: int, num_sms: int) 
 
 
 def folded_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, pieces: int) -> Tensor:
-    """SDPA with the patches cut into `pieces` that join the batch; k and v are expanded with stride 0.
+    """SDPA with the patches cut into `pieces` that join the batch. k and v are expanded with stride 0.
 
-    Folding the patch slice of a joint tensor is a view for one image only, so images are taken one by one.
+    Only for one image is the folded patch slice of a joint tensor a view. So images are taken one by one.
     """
 
     def one_image(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -175,4 +180,4 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, pieces: int)
 
     if q.shape[0] == 1:
         return one_image(q[0], k[0], v[0])[None]
-    return torch.stack([one_image(*image) for image in zip(q, k, v, strict=True)])
+    return torch.stack([one_image(*image) for image in zip(q, k, v, strict=True)])  # (B, H, P, D)

@@ -1,4 +1,4 @@
-"""Whether the Triton kernels can take a call: one predicate for `impl="auto"` and for the errors of `impl="triton"`."""
+"""Whether the Triton kernels can take a call. `impl="auto"` and the errors of `impl="triton"` share the predicates."""
 
 import importlib.util
 
@@ -16,7 +16,7 @@ _TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def triton_support(tensors: tuple[Tensor, ...], num_cores: int) -> tuple[bool, str]:
-    """(True, "") if the Triton kernels take these tensors (last dimension D), else (False, reason and remedy)."""
+    """(True, "") if the kernels take these tensors, with last dimension D, else (False, reason and remedy)."""
     x = tensors[0]
     fallback = "use impl='auto' or impl='sdpa'"
     if refusal := _device_refusal(x.device, fallback):
@@ -37,7 +37,7 @@ def triton_support(tensors: tuple[Tensor, ...], num_cores: int) -> tuple[bool, s
 
 
 def row_support(tensors: tuple[Tensor, ...], width: int) -> tuple[bool, str]:
-    """`triton_support` of the kernels that work on whole rows of `width` numbers."""
+    """The same answer for the kernels that work on whole rows of `width` numbers."""
     fallback = "use impl='auto' or impl='torch'"
     if refusal := _device_refusal(tensors[0].device, fallback):
         return False, refusal
@@ -49,7 +49,7 @@ def row_support(tensors: tuple[Tensor, ...], width: int) -> tuple[bool, str]:
 
 
 def _device_refusal(device: torch.device, fallback: str) -> str:
-    """Why no kernel runs on that device; empty where they do."""
+    """Why no kernel runs on that device, or an empty string where kernels run."""
     if not _TRITON_INSTALLED:
         return f"triton is not installed; `pip install triton` on Linux, or {fallback}"
     if device.type != "cuda" and not (device.type == "cpu" and kernels_on_cpu()):

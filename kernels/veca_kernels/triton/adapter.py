@@ -1,4 +1,4 @@
-"""The one place that touches Triton's internals: compiling for a GPU that is not here, launching what is compiled."""
+"""All uses of Triton's internals: compiling for a GPU that is not here, and launching what is compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def active_driver() -> Any:
 
 
 def compilation_state() -> tuple[Any, ...]:
-    """Switches that the same kernel and arguments compile differently under: debugging, instrumenting profilers."""
+    """Switches that change how Triton compiles the same kernel and arguments: debugging, instrumenting profilers."""
     runtime, compilation = triton.knobs.runtime, triton.knobs.compilation
     return runtime.debug, compilation.instrumentation_mode, getattr(runtime, "add_stages_inspection_hook", None)
 
@@ -62,7 +62,7 @@ def compile_ahead(kernel: Any, arguments: dict[str, Any], arch: str) -> Binary:
 def compile_kernel(kernel: Any, arguments: dict[str, Any], arch: str) -> Any:
     """What Triton compiles for that target, with the code of every stage in `asm`.
 
-    Tensors may live on the meta device. Only their dtype and the alignment of an allocation matter.
+    Tensors may live on the meta device. The result depends only on their dtype and the alignment of an allocation.
     """
     constants = {p.name for p in kernel.params if p.is_constexpr}
     signature, constexprs, attributes = {}, {}, {}
@@ -77,7 +77,7 @@ def compile_kernel(kernel: Any, arguments: dict[str, Any], arch: str) -> Any:
 
 
 def _type_of(value: Any, path: tuple[int, ...], attributes: dict, constexprs: dict) -> Any:
-    """The signature entry of an argument; aligned pointers and compile-time None are noted under their path."""
+    """The signature entry of an argument. Aligned pointers and compile-time None are noted under their path."""
     if isinstance(value, tuple):
         return tuple(_type_of(x, (*path, i), attributes, constexprs) for i, x in enumerate(value))
     if isinstance(value, Tensor):

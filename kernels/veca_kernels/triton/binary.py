@@ -1,4 +1,4 @@
-"""What a compiled kernel needs and does, read from its binary without a GPU: for the ahead-of-time report."""
+"""Resources and structure of a compiled kernel, read from its binary without a GPU, for the ahead-of-time report."""
 
 import re
 import subprocess
@@ -28,12 +28,12 @@ class Binary:
     """Resources and structure of one compiled kernel.
 
     Attributes:
-        registers, spill_bytes: per thread.
-        shared_bytes: per block.
-        wgmma, mma: matrix instructions in the code: wgmma; mma.sync, tcgen05 or mfma.
-        loops: instructions of each innermost loop with matrix products, the longest first (sm_90; else empty).
-        serialised: wgmma instructions that wait for the one before, because ptxas could not overlap them.
-        duplicated: matrix layouts of which several warps compute the same part.
+        registers, spill_bytes: Registers and spilled bytes of a thread.
+        shared_bytes: Shared memory of a block in bytes.
+        wgmma, mma: Number of matrix instructions in the code. `mma` counts mma.sync, tcgen05 or mfma.
+        loops: Number of instructions of each innermost loop with matrix products, longest first. Empty but on sm_90.
+        serialised: Number of wgmma instructions that wait for the one before, because ptxas could not overlap them.
+        duplicated: Matrix layouts of which several warps compute the same part.
     """
 
     registers: int
@@ -47,15 +47,15 @@ class Binary:
 
 
 def read_binary(compiled: Any, arch: str) -> Binary:
-    """Counts of a kernel that `triton.compile` returned for that target."""
+    """The resources and structure of a kernel that `triton.compile` returned for that target."""
     return _read_cuda(compiled, arch) if arch.startswith("sm_") else _read_hip(compiled)
 
 
 def duplicated_mma(ttgir: str) -> tuple[str, ...]:
     """Layouts of matrix products, "64x64 by 8x1 warps", whose warps cover more rows or columns than there are.
 
-    A warp of wgmma holds 16 rows of the 64 of its group; of mma.sync 16 rows too. Where warps outnumber the rows,
-    some of them compute what others compute.
+    A warp holds 16 rows, in wgmma (of the 64 rows of its group) and in mma.sync. With more warps than rows for them,
+    some warps compute what others compute.
     """
     found = {}
     layouts = {m[1]: m for m in _NVIDIA_MMA.finditer(ttgir)}
@@ -71,7 +71,7 @@ def duplicated_mma(ttgir: str) -> tuple[str, ...]:
 
 
 def loops_of(sass: str) -> tuple[tuple[int, ...], int]:
-    """(instructions of each innermost loop with matrix products, longest first; wgmma that ptxas serialised)."""
+    """(number of instructions of each innermost loop with matrix products, longest first; serialised wgmma)."""
     labels: dict[str, int] = {}
     code: list[tuple[str, str]] = []
     for line in sass.splitlines():

@@ -1,9 +1,9 @@
 """Both halves of the op in one launch: the first programs read, the others write.
 
 Read and write need nothing from each other, forward or backward. Below about 4,096 patches a launch costs as much as
-its work, and one grid of both keeps the device busier at its ends. The tiles of both halves may differ in patches;
-warps and stages are those of the launch. With `patch_self` the backward stays two launches, since the write adds to
-what the read stored.
+its work, and one grid of both keeps the device busier at its ends. The tiles of both halves may differ in patches, but
+not in warps and stages. With `patch_self` the backward takes two launches, since the write adds to what the read
+stored.
 """
 
 import triton
@@ -48,7 +48,7 @@ def joint_forward(
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """core_out takes what cores read (or its partials), out the rows of patches."""
+    """`core_out` takes what cores read (or its partials), and `out` the rows of patches."""
     reads = B * H * read_splits
     if tl.program_id(0) < reads:
         read_forward(
@@ -99,7 +99,7 @@ def joint_backward(
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """*_core take the gradients of cores (or their partials), the others those of patches."""
+    """The pointers *_core take the gradients of cores (or their partials), the others those of patches."""
     half = B * H * num_splits
     if tl.program_id(0) < half:
         read_backward(

@@ -1,8 +1,8 @@
-"""From tensors to launches: buffers, split counts, strides. The only caller of the kernels.
+"""From tensors to launches: buffers, split counts, strides. Only this module launches the attention kernels.
 
-Tensors come token-major by meaning, (B, T, H, D) with any strides but a contiguous last dimension. A pass over the
-patches is cut into splits when its images and heads alone would not fill the device. Partial results of the splits are
-fp32. A second small kernel joins them in split order, so every run gives the same bits.
+Tensors are (B, T, H, D) with any strides but a contiguous last dimension. A pass over the patches is cut into splits
+when its images and heads alone would not fill the device. Partial results of the splits are fp32. A second small
+kernel joins them in split order, so every run gives the same bits.
 """
 
 import math
@@ -22,22 +22,28 @@ from .tables import Tile, choose_tile, split_head_dim
 
 _MAX_SPLITS = 64
 _MIN_TILES_PER_SPLIT = 4
-_PARTIAL_BYTES = 24 << 20  # all partials of a pass together: they must stay in L2 between their two kernels
+_PARTIAL_BYTES = 24 << 20  # of all partials of a pass, which must stay in L2 between their two kernels
 _COMBINE_ROWS = 4
 _SUM_BLOCK = 1024
-JOINT = True  # read and write in one launch where their tiles agree; benchmarks compare with two
+JOINT = True  # read and write share a launch where their tiles agree; benchmarks compare with two launches
 
 
 def same_launch(one: Tile, other: Tile) -> bool:
-    """Whether two tiles may share a launch: they may differ in patches only."""
+    """Whether two tiles may share a launch. They may differ in patches only."""
     return (one.block_c, one.num_warps, one.num_stages) == (other.block_c, other.num_warps, other.num_stages)
 
 
 def split_count(programs: int, tiles: int, bytes_per_split: int, num_sms: int) -> int:
-    """The number of splits that is fastest on paper: waves of two blocks a multiprocessor, times tiles of a block.
+    """The number of splits with the least estimated cost: waves of two blocks a multiprocessor, times tiles of a block.
 
-    Loading what a program keeps and writing its partial count as two tiles. At least 4 tiles a split, at most 64
-    splits, all partials together within 24 MB; the fewest splits among equals.
+    Loading what a program keeps and writing its partial count as two tiles. There are at least 4 tiles a split and at
+    most 64 splits, and all partials together take at most 24 MB. Among equals the fewest splits are chosen.
+
+    Args:
+        programs: Number of programs of one split, B H.
+        tiles: Number of tiles of the whole walk.
+        bytes_per_split: Bytes of the partials of one split.
+        num_sms: Number of multiprocessors of the device.
     """
     most = min(_MAX_SPLITS, tiles // _MIN_TILES_PER_SPLIT, _PARTIAL_BYTES // max(bytes_per_split, 1))
 
@@ -49,9 +55,9 @@ def split_count(programs: int, tiles: int, bytes_per_split: int, num_sms: int) -
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the op: what all of its launches share.
+    """What all launches of one call share.
 
-    In a joint tensor patches start at row C; the halves have cores and patches in tensors of their own, row 0 both.
+    In a joint tensor patches start at row C. The halves have cores and patches in separate tensors, both from row 0.
     """
 
     q: Tensor
@@ -93,7 +99,7 @@ class Call:
         return triton.cdiv(self.cores, tile.block_p) if self.options.core_self else 0
 
     def launch(self, kernel: Any, tile: Tile, programs: int, rows: dict[str, Tensor | None], **own: Any) -> None:
-        """Launch one program per (image, split, head). `rows` are tensors (B, T, H, D) that the kernel addresses."""
+        """Launches one program per (image, split, head). `rows` are tensors (B, T, H, D) that the kernel addresses."""
         rows = dict(q=self.q, k=self.k, v=self.v, **rows)
         align = alignment(*(x for x in rows.values() if x is not None))
         d1, d2 = split_head_dim(self.head_dim)
@@ -134,8 +140,8 @@ class Call:
 def fp32_precision(device: torch.device, dtype: torch.dtype, kernel: Any, tile: Tile) -> str:
     """tf32 for fp32 tensors where the user asked torch for it.
 
-    Backward kernels with 64 rows of cores stay exact: Triton 3.6 and 3.9 fail to compile their transposed tf32
-    products for sm_90 (TritonGPUOptimizeDotOperands, 2026-11-22).
+    Backward kernels with 64 or more rows of cores stay exact. For sm_90, Triton 3.6 and 3.9 do not compile their
+    transposed tf32 products. The pass TritonGPUOptimizeDotOperands fails (2026-11-22).
     """
     if device.type != "cuda" or dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision != "tf32":
         return "ieee"
@@ -145,7 +151,7 @@ def fp32_precision(device: torch.device, dtype: torch.dtype, kernel: Any, tile: 
 
 @dataclass(frozen=True)
 class Reads:
-    """Where the read leaves its results, (B, C, H, D) and (B, H, C): its own tensors, or partials of its splits."""
+    """Where the read leaves its results, (B, C, H, D) and (B, H, C): the final tensors, or partials of its splits."""
 
     splits: int
     tiles: int
@@ -154,18 +160,18 @@ class Reads:
 
 
 def plan_reads(call: Call, tile: Tile, out: Tensor, lse: Tensor) -> Reads:
-    """How many splits a core read takes, and room for their partials."""
+    """The splits of a read, with room for their partials."""
     B, H, C, D = call.batch, call.heads, call.cores, call.head_dim
     tiles = call.tiles(tile)
     splits = split_count(B * H, tiles, 4 * B * H * C * (D + 1), call.num_sms)
     if splits > 1:
-        out = empty(out, (splits * B, C, H, D), torch.float32)
-        lse = empty(lse, (splits, B, H, C))
+        out = empty(out, (splits * B, C, H, D), torch.float32)  # (splits B, C, H, D)
+        lse = empty(lse, (splits, B, H, C))  # (splits, B, H, C)
     return Reads(splits, triton.cdiv(tiles, splits), out, lse)
 
 
 def plan_writes(call: Call, tile: Tile) -> tuple[int, int]:
-    """(shares, tiles of a share) of the patches, four programs a multiprocessor and none without a tile."""
+    """(shares of the patches, tiles of a share): about four programs a multiprocessor, each with at least one tile."""
     tiles = triton.cdiv(call.patches, tile.block_p)
     if tiles == 0:
         return 0, 0
@@ -175,7 +181,7 @@ def plan_writes(call: Call, tile: Tile) -> tuple[int, int]:
 
 
 def run_forward(call: Call, out: Tensor, core_rows: Tensor) -> Tensor:
-    """Write `out` and a copy of its core rows; return the log-sum-exp of the cores (B, H, C)."""
+    """Write `out` and a copy of its core rows. Returns the log-sum-exp of the cores (B, H, C)."""
     tile, write_tile = call.tile("read_forward"), call.tile("write_forward")
     writes, share = plan_writes(call, write_tile)
     if not (JOINT and call.cores and writes and same_launch(tile, write_tile)):
@@ -205,7 +211,7 @@ def run_forward(call: Call, out: Tensor, core_rows: Tensor) -> Tensor:
 
 
 def run_read_forward(call: Call, out: Tensor, core_rows: Tensor | None = None) -> Tensor:
-    """Write the core rows of `out`, and a copy of them; return their log-sum-exp (B, H, C)."""
+    """Write the core rows of `out`, and a copy of them. Returns their log-sum-exp (B, H, C)."""
     tile = call.tile("read_forward")
     lse = empty(out, (call.batch, call.heads, call.cores), torch.float32)
     if call.cores == 0:
@@ -271,7 +277,10 @@ def run_write_forward(call: Call, out: Tensor) -> None:
 
 
 def partial_sums(call: Call, kinds: int) -> tuple[int, Tensor | None]:
-    """Splits of a backward pass, and room for `kinds` sums of each: (kinds, splits B, C, H, D), None for one split."""
+    """The number of splits of a backward pass, and room for `kinds` partial sums of each.
+
+    The room is (kinds, splits B, C, H, D), or None for one split.
+    """
     B, H, C, D = call.batch, call.heads, call.cores, call.head_dim
     rows = max(call.tile(name).block_p for name in ("read_backward", "write_backward"))
     splits = split_count(B * H, triton.cdiv(call.patches, rows), 4 * kinds * B * H * C * D, call.num_sms)
@@ -351,8 +360,13 @@ def run_write_backward(
 ) -> None:
     """Write dq of the patches, dk and dv of the cores (or their partial sums).
 
-    known: output rows and log-sum-exp of the cores, which then join as query rows. own: dk and dv of the patches, to
-    which the own keys add with `patch_self`.
+    Args:
+        call: What all launches share.
+        dout: Gradient of the output, (B, T, H, D).
+        grads: dq of the patches, dk and dv of the cores.
+        splits: Number of splits of the pass.
+        known: Output rows and log-sum-exp of the cores. With them the cores join as query rows.
+        own: dk and dv of the patches, to which the own keys add with `patch_self`.
     """
     tile = call.tile("write_backward")
     dq, dk, dv = grads

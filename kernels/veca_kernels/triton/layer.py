@@ -22,7 +22,7 @@ _GATE_BLOCK = 1024
 def norm_forward(
     x: Tensor, branch: Tensor | None, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`layer_torch.norm_forward` for x (..., E); total is empty where it would be x."""
+    """Does what `layer_torch.norm_forward` does, for x (..., E). total is empty where it would be x."""
     rows, tile = x.numel() // x.shape[-1], _row_tile(x.shape[-1])
     total = None if branch is None else x.new_empty(x.shape, dtype=_total_dtype(x, branch, scale))
     normed = x.new_empty(x.shape, dtype=dtype)
@@ -91,14 +91,14 @@ def norm_backward(
 
 
 def gate_forward(x: Tensor) -> Tensor:
-    """`layer_torch.gate_forward` for x (..., 2h)."""
+    """Does what `layer_torch.gate_forward` does, for x (..., 2h)."""
     product = x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
     _launch_gate(gate.gate_forward, x=x.contiguous(), product=product)
     return product
 
 
 def gate_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """`layer_torch.gate_backward` for grad (..., h) and x (..., 2h)."""
+    """Does what `layer_torch.gate_backward` does, for grad (..., h) and x (..., 2h)."""
     product, dx = x.new_empty(grad.shape), x.new_empty(x.shape)
     _launch_gate(gate.gate_backward, grad=grad.contiguous(), x=x.contiguous(), product=product, dx=dx)
     return product, dx

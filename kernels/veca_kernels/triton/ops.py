@@ -1,6 +1,6 @@
-"""The bodies of the registered ops on a GPU, and in the interpreter: same signatures as composed.py.
+"""The bodies of the registered ops on a GPU and in the interpreter, with the signatures of composed.py.
 
-All tensors (B, T, H, D) by meaning, any strides but a contiguous last dimension; results are contiguous.
+Tensors are (B, T, H, D) with any strides but a contiguous last dimension. Results are contiguous.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ def core_periphery_forward(
 
 
 def core_periphery_output(*arguments: Any) -> Tensor:
-    """`core_periphery_forward` where only out is wanted: the rest is scratch memory."""
+    """`core_periphery_forward` where only `out` is wanted. The other results become scratch memory."""
     return core_periphery_forward(*arguments)[0]
 
 
@@ -57,7 +57,7 @@ def core_periphery_backward(
     grads = empty(q, (batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim))
     dq, dk, dv = dqkv = grads.movedim(2, 0) if packed else grads  # (3, B, T, H, D)
 
-    splits, part = partial_sums(call, 3)
+    splits, part = partial_sums(call, 3)  # (3, splits B, C, H, D)
     core_grads = (dq, dk, dv) if part is None else part.unbind(0)
     run_backward(call, core_rows, lse, grad, (dq, dk, dv), core_grads, splits)
     if part is not None:
@@ -66,7 +66,7 @@ def core_periphery_backward(
 
 
 def read_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """q (B, C, H, D), k and v (B, N, H, D) -> out (B, C, H, D), lse (B, H, C)."""
+    """Returns out (B, C, H, D) and its log-sum-exp (B, H, C), for q (B, C, H, D) and k, v (B, N, H, D)."""
     out = empty(q, q.shape)
     return out, run_read_forward(_read_call(q, k, v, lengths, scale), out)
 
@@ -82,7 +82,7 @@ def read_backward(
     lengths: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dq (B, C, H, D), dk and dv (B, N, H, D)."""
+    """Returns dq (B, C, H, D), dk and dv (B, N, H, D)."""
     call = _read_call(q, k, v, lengths, scale)
     dq, dk, dv = empty(q, q.shape), empty(k, k.shape), empty(v, v.shape)
     splits, part = partial_sums(call, 1)
@@ -94,7 +94,7 @@ def read_backward(
 
 
 def write_forward(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float) -> Tensor:
-    """q (B, N, H, D), k and v (B, C, H, D) -> out (B, N, H, D)."""
+    """Returns out (B, N, H, D), for q (B, N, H, D) and k, v (B, C, H, D)."""
     out = empty(q, q.shape)
     run_write_forward(_write_call(q, k, v, active, scale), out)
     return out
@@ -103,7 +103,7 @@ def write_forward(q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: 
 def write_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, active: int | Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """dq (B, N, H, D) and dk, dv stacked, (2, B, C, H, D)."""
+    """Returns dq (B, N, H, D), and dk and dv stacked, (2, B, C, H, D)."""
     call = _write_call(q, k, v, active, scale)
     dq, dkv = empty(q, q.shape), empty(k, (2, *k.shape))
     splits, part = partial_sums(call, 2)

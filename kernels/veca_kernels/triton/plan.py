@@ -1,12 +1,13 @@
-"""Launch plans: what a call allocates and launches, noted once and repeated from then on.
+"""Launch plans: what a call allocates and launches is noted once and then repeated.
 
 Preparing a launch (tile, splits, strides, Triton's own binding of arguments) takes longer than a short kernel runs.
 All of it follows from shapes, strides, dtypes, numbers and flags. So the second call of a kind is noted while it
 runs: its buffers, its binaries, and where every pointer among their arguments came from. Later calls of that kind
 allocate, fill in pointers and launch.
 
-A plan is found by everything the noted call could depend on. Values of tensors are never read. Pointers that are not
-aligned to 16 bytes, which other binaries serve, and calls whose pointers cannot be traced take the long way.
+The key of a plan holds everything that the noted call could depend on. Values of tensors are never read. Calls whose
+pointers cannot be traced take the long way. So do calls with a pointer that is not aligned to 16 bytes, because they
+need other binaries.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from torch import Tensor
 from ..devices import takes_gpu_path
 from . import adapter
 
-MAX_PLANS = 1024  # of all shapes, budgets and passes; the least recently used goes first
+MAX_PLANS = 1024  # for all shapes, budgets and passes; the least recently used plan is dropped first
 _ALIGNMENT = 16  # bytes: what Triton specialises pointers on
 _SCRATCH_ALIGNMENT = 256
 _SCALARS = frozenset({type(None), bool, int, float})
@@ -35,7 +36,7 @@ def run(body: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
 
     Args:
         body: Allocates with `empty`, launches with `launch` and returns a buffer or a tuple of buffers.
-        settings: What else the body's launches depend on, hashable.
+        settings: What else the launches of the body depend on, hashable.
         arguments: Tensors of one device, None, numbers, flags and tuples of all these. The first is a tensor.
     """
     first = arguments[0]
@@ -50,7 +51,7 @@ def run(body: Callable[..., Any], settings: Any, *arguments: Any) -> Any:
     if slot.plan is not None:
         results = slot.plan.repeat(tensors)
         return body(*arguments) if results is None else results
-    if not slot.seen:  # sizes that never come again are not worth a plan
+    if not slot.seen:  # a size that comes only once is not worth a plan
         slot.seen = True
         return body(*arguments)
     _local.notes = notes = _Notes(tensors)
@@ -72,7 +73,7 @@ def empty(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) 
 
 
 def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -> None:
-    """Launch a flat grid on the device of the tensors; an empty grid is no launch."""
+    """Launch a flat grid on the device of the tensors. An empty grid launches nothing."""
     if programs == 0:
         return
     # on a CPU: the interpreter, or an emulated device
@@ -84,12 +85,12 @@ def launch(kernel: Any, programs: int, device: torch.device, **arguments: Any) -
 
 
 def clear() -> None:
-    """Forget all plans: for tests and benchmarks that change what launches depend on."""
+    """Forget all plans. For tests and benchmarks that change what launches depend on."""
     _slot.cache_clear()
 
 
 class _Slot:
-    """The place of a plan; `seen` after the first call of its kind."""
+    """The place of a plan. `seen` is set by the first call of its kind."""
 
     __slots__ = ("plan", "seen")
 
@@ -130,7 +131,7 @@ class Plan:
         self.outputs, self.single, self.scratch, self.launches = outputs, single, scratch, launches
 
     def repeat(self, tensors: list[Tensor]) -> Any:
-        """Results for these tensors; None, with nothing launched, if an address is not aligned."""
+        """Results for these tensors. If an address is not aligned, nothing is launched and None is returned."""
         first = tensors[0]
         results = [first.new_empty(shape, dtype=dtype) for shape, dtype in self.outputs]
         pointers = [x.data_ptr() for x in tensors]
@@ -166,7 +167,7 @@ class _Notes:
         self.launches: list[tuple[Any, int, Any, dict[str, Any]]] = []
 
     def plan(self, results: Tensor | tuple[Tensor, ...]) -> Plan | None:
-        """The plan of the call that returned `results`; None if it cannot be repeated."""
+        """The plan of the call that returned `results`, or None if it cannot be repeated."""
         single = isinstance(results, Tensor)
         outputs = [results] if single else list(results)
         scratch = [x for x in self.buffers if not any(x is y for y in outputs)]
@@ -191,7 +192,7 @@ def _repeatable(
 ) -> tuple[Callable, int, Callable]:
     """(launcher, programs, function from pointers to the kernel's arguments).
 
-    The arguments are one expression, compiled once: filling them in by a loop takes as long as the rest of a launch.
+    The arguments are one expression that is compiled once. A loop over them would take as long as the rest of a launch.
     """
     if compiled is None:  # a hook of Triton's forbade the compilation
         raise _Untraced
@@ -201,7 +202,7 @@ def _repeatable(
 
 
 def _expression(value: Any, places: list[tuple[Tensor, str]]) -> str:
-    """Python for a value of an argument: itself, but for tensors their address in terms of p."""
+    """Writes the value of an argument as Python code. A tensor becomes an address in terms of the pointers p."""
     if isinstance(value, tuple):
         return "(" + "".join(f"{_expression(x, places)}, " for x in value) + ")"
     if not isinstance(value, Tensor):

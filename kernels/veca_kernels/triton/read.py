@@ -2,8 +2,8 @@
 
     out[c] = sum_t softmax_t(scale <q[c], k[t]>) v[t]
 
-Shapes     q, out (B, T, H, D) rows 0..C; k, v (B, T, H, D), patches from row
-           `first_patch` on, and with core tiles the cores' own keys in rows 0..C.
+Shapes     q, out (B, T, H, D), cores in rows 0..C. k, v (B, T, H, D), patches from row `first_patch` on. With core
+           tiles the keys of the cores are in rows 0..C.
 Programs   one per (image, split, head), heads fastest. A split walks its share of the tiles of keys, core tiles last,
            and leaves a normalised partial with its log-sum-exp. `combine_reads` joins them in split order.
 Traffic    2 BPHD elements forward (k, v), 4 BPHD backward (k, v, dk, dv).
@@ -38,14 +38,17 @@ from .tiles import (
 
 @triton.jit
 def read_keys(b_q, b_k, b_v, m_k, factor, b_m, b_l, b_acc, D2: tl.constexpr, PRECISION: tl.constexpr):
-    """One step of the online softmax: m, l and acc are rescaled whenever the running maximum grows."""
+    """One step of the online softmax over a tile of keys.
+
+    The running maximum m [BC], the sum of weights l [BC] and acc [BC, D] are rescaled when the maximum grows.
+    """
     b_s = tl.where(m_k[None, :], scores(b_q, b_k, D2, PRECISION), float("-inf"))  # [BC, BP]
-    b_peak = tl.maximum(b_m, tl.max(b_s, 1))
+    b_peak = tl.maximum(b_m, tl.max(b_s, 1))  # [BC]
     b_top = tl.where(b_peak == float("-inf"), 0.0, b_peak) * factor
-    b_w = tl.exp2(b_s * factor - b_top[:, None])
-    b_shrink = tl.exp2(b_m * factor - b_top)
+    b_w = tl.exp2(b_s * factor - b_top[:, None])  # [BC, BP]
+    b_shrink = tl.exp2(b_m * factor - b_top)  # [BC]
     b_l = b_l * b_shrink + tl.sum(b_w, 1)
-    b_acc = accumulate(b_w, b_v, scale_tile(b_acc, b_shrink[:, None], D2), D2, PRECISION)
+    b_acc = accumulate(b_w, b_v, scale_tile(b_acc, b_shrink[:, None], D2), D2, PRECISION)  # [BC, D]
     return b_peak, b_l, b_acc
 
 
@@ -79,23 +82,23 @@ def read_forward(
     ALIGN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Softmax over one split of the keys. core_rows: where the backward will find the rows of `out`, or None."""
+    """Softmax over one split of the keys. `core_rows` takes a copy of the rows of `out`, or is None."""
     i_b, i_s, i_h = place(first_program, num_splits, H)
     n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
     o_c, o_t = tl.arange(0, BC), tl.arange(0, BP)
     factor = base_2(scale)
-    b_q = load_tile(q, i_b, i_h, o_c, o_c < n_c, D, D1, D2, ALIGN)
+    b_q = load_tile(q, i_b, i_h, o_c, o_c < n_c, D, D1, D2, ALIGN)  # [BC, D]
     if NEGATE:
         b_q = negated(b_q, D2)
     b_m = tl.full([BC], float("-inf"), tl.float32)
     b_l = tl.zeros([BC], tl.float32)
-    b_acc = zero_tile(BC, D1, D2)
+    b_acc = zero_tile(BC, D1, D2)  # [BC, D]
     patch_tiles = tl.cdiv(n_p, BP)
     first = i_s * tiles_per_split
     last = tl.minimum(first + tiles_per_split, patch_tiles + core_tiles)
     for i_t in range(first, tl.minimum(last, patch_tiles)):
         o_p = i_t * BP + o_t
-        b_k = load_tile(k, i_b, i_h, first_patch + o_p, o_p < n_p, D, D1, D2, ALIGN)
+        b_k = load_tile(k, i_b, i_h, first_patch + o_p, o_p < n_p, D, D1, D2, ALIGN)  # [BP, D]
         b_v = load_tile(v, i_b, i_h, first_patch + o_p, o_p < n_p, D, D1, D2, ALIGN)
         if rope is not None:
             b_k = rotate_tile(b_k, load_angles(rope, i_b, o_p, o_p < n_p, D, D1, D2), 1, D2)
@@ -103,13 +106,13 @@ def read_forward(
     # cores last: before the patches, ptxas serialises every wgmma of their loop (Triton 3.9, sm_90, 2026-11-28)
     for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):
         rows = (i_t - patch_tiles) * BP + o_t
-        b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+        b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)  # [BP, D]
         b_v = load_tile(v, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
         b_m, b_l, b_acc = read_keys(b_q, b_k, b_v, rows < n_c, factor, b_m, b_l, b_acc, D2, PRECISION)
     m_out = (o_c < n_c) & (b_l > 0)
     b_safe = tl.where(b_l > 0, b_l, 1.0)
-    b_out = scale_tile(b_acc, tl.where(m_out, 1.0 / b_safe, 0.0)[:, None], D2)
-    b_lse = tl.where(m_out, (b_m * factor + tl.log2(b_safe)) * LN_2, float("-inf"))
+    b_out = scale_tile(b_acc, tl.where(m_out, 1.0 / b_safe, 0.0)[:, None], D2)  # [BC, D]
+    b_lse = tl.where(m_out, (b_m * factor + tl.log2(b_safe)) * LN_2, float("-inf"))  # [BC]
     i_sb = i_s * B + i_b  # partials stack the splits along the batch
     store_tile(out, b_out, i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
     if core_rows is not None:
@@ -119,9 +122,9 @@ def read_forward(
 
 @triton.jit
 def read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, m_k, factor, D2: tl.constexpr, PRECISION: tl.constexpr):
-    """Weights and score gradients of a tile of keys, tile-major: p = exp2(s f - lse), ds = p (v do^T - delta)."""
+    """Weights and score gradients of a tile of keys, both [BP, BC]: p = exp2(s f - lse), ds = p (v do^T - delta)."""
     b_s = scores(b_k, b_q, D2, PRECISION)  # [BP, BC]
-    # rows outside are zeros, whose exp2(0 - lse) may be inf: inf times their zero key would be NaN in dq
+    # rows outside the mask are zeros; exp2(0 - lse) may be inf there, and inf times a zero key is NaN in dq
     b_p = tl.where(m_k[:, None], tl.exp2(b_s * factor - b_lse[None, :]), 0.0)
     return b_p, b_p * (scores(b_v, b_do, D2, PRECISION) - b_delta[None, :])
 
@@ -162,8 +165,8 @@ def read_backward(
 ):
     """dv = p^T do; dk = scale ds^T q; dq = scale sum ds k, with delta = <out, dout> - dlse.
 
-    One pass, tile-major: dk and dv of a patch belong to one program, only dq is summed over tiles (fp32 partials in
-    split order). Tiles of core keys add to dq alone; their dk and dv are the business of `write_backward`.
+    One pass over the tiles of keys. One program writes dk and dv of a patch. Only dq is a sum over tiles, with fp32
+    partials that are added in split order. Tiles of core keys add to dq alone. `write_backward` writes their dk and dv.
     """
     i_b, i_s, i_h = place(first_program, num_splits, H)
     n_c, n_p = count_of(active, i_b, C), count_of(lengths, i_b, P)
@@ -171,17 +174,17 @@ def read_backward(
     m_c = o_c < n_c
     factor = base_2(scale)
     HALF: tl.constexpr = q[0].dtype.element_ty == tl.float16
-    b_q = load_tile(q, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    b_q = load_tile(q, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)  # [BC, D]
     if NEGATE:
         b_q = negated(b_q, D2)
-    b_do = load_tile(dout, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)
+    b_do = load_tile(dout, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN)  # [BC, D]
     b_delta = row_dot(load_tile(out, i_b, i_h, o_c, m_c, D, D1, D2, ALIGN), b_do, D2)  # [BC]
     i_row = (i_b.to(tl.int64) * H + i_h) * C
-    b_lse = tl.load(lse + i_row + o_c, mask=m_c, other=float("-inf")) * LOG2_E
+    b_lse = tl.load(lse + i_row + o_c, mask=m_c, other=float("-inf")) * LOG2_E  # [BC]
     b_lse = tl.where(b_lse == float("-inf"), float("inf"), b_lse)  # p = 0 where a core reads nothing
     if dlse is not None:
         b_delta -= tl.where(b_lse == float("inf"), 0.0, tl.load(dlse + i_row + o_c, mask=m_c, other=0.0))
-    b_dq = zero_tile(BC, D1, D2)
+    b_dq = zero_tile(BC, D1, D2)  # [BC, D]
     if HALF:
         lift = tl.full((), 60, tl.int32)
     patch_tiles = tl.cdiv(P, BP)
@@ -190,12 +193,12 @@ def read_backward(
     for i_t in range(first, tl.minimum(last, patch_tiles)):
         o_p = i_t * BP + o_t
         rows, m_p = first_patch + o_p, o_p < n_p
-        b_k = load_tile(k, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
+        b_k = load_tile(k, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)  # [BP, D]
         b_v = load_tile(v, i_b, i_h, rows, m_p, D, D1, D2, ALIGN)
         if rope is not None:
-            angles = load_angles(rope, i_b, o_p, m_p, D, D1, D2)
+            angles = load_angles(rope, i_b, o_p, m_p, D, D1, D2)  # [BP, D/2]
             b_k = rotate_tile(b_k, angles, 1, D2)
-        b_p, b_ds = read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, m_p, factor, D2, PRECISION)
+        b_p, b_ds = read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, m_p, factor, D2, PRECISION)  # [BP, BC]
         p_unit, ds_unit = 1.0, tl.abs(scale)
         if HALF:
             new_lift = lift_of(b_ds, lift)
@@ -203,23 +206,23 @@ def read_backward(
             lift = new_lift
             b_p, p_unit, ds_unit = b_p * 32768.0, 1.0 / 32768.0, ds_unit * power_of_two(-lift)
         # dq first: after dk, ptxas serialises every wgmma of the loop (C7515, Triton 3.6, sm_90, 2026-11-22)
-        b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)
-        b_dv = scale_tile(accumulate(b_p, b_do, zero_tile(BP, D1, D2), D2, PRECISION), p_unit, D2)
-        b_dk = scale_tile(accumulate(b_ds, b_q, zero_tile(BP, D1, D2), D2, PRECISION), ds_unit, D2)
+        b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)  # [BC, D]
+        b_dv = scale_tile(accumulate(b_p, b_do, zero_tile(BP, D1, D2), D2, PRECISION), p_unit, D2)  # [BP, D]
+        b_dk = scale_tile(accumulate(b_ds, b_q, zero_tile(BP, D1, D2), D2, PRECISION), ds_unit, D2)  # [BP, D]
         if rope is not None:
             b_dk = rotate_tile(b_dk, angles, -1, D2)
         store_tile(dk, b_dk, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
         store_tile(dv, b_dv, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
     for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):
         rows = (i_t - patch_tiles) * BP + o_t
-        b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
+        b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)  # [BP, D]
         b_v = load_tile(v, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
-        b_p, b_ds = read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, rows < n_c, factor, D2, PRECISION)
+        b_p, b_ds = read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, rows < n_c, factor, D2, PRECISION)  # [BP, BC]
         if HALF:
             new_lift = lift_of(b_ds, lift)
             b_ds, b_dq = b_ds * power_of_two(new_lift), scale_tile(b_dq, power_of_two(new_lift - lift), D2)
             lift = new_lift
-        b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)
+        b_dq = accumulate(tl.trans(b_ds), b_k, b_dq, D2, PRECISION)  # [BC, D]
     dq_unit = scale
     if HALF:
         dq_unit = scale * power_of_two(-lift)
@@ -242,7 +245,9 @@ def combine_reads(
     ROWS: tl.constexpr,
     ALIGN: tl.constexpr,
 ):
-    """out = sum_s exp(lse_s - lse) out_s with lse = log sum_s exp(lse_s), in split order.
+    """Joins the partials of the splits, in split order.
+
+        out = sum_s exp(lse_s - lse) out_s,    lse = log sum_s exp(lse_s)
 
     part (S, B, C, H, D) fp32 contiguous, part_lse (S, B, H, C). One program joins ROWS rows of one (image, head).
     """
@@ -257,10 +262,10 @@ def combine_reads(
     b_acc = tl.zeros([ROWS, BD], tl.float32)
     for i_s in tl.range(0, num_splits, loop_unroll_factor=4):  # four loads in flight
         i_sb = (i_s * B + i_b).to(tl.int64)
-        b_lse = tl.load(part_lse + (i_sb * H + i_h) * C + o_c, mask=m_c, other=float("-inf"))
-        p = part + ((i_sb * C + o_c[:, None]) * H + i_h) * D + o_d
-        b_part = tl.load(p, mask=m_c[:, None] & (o_d < D), other=0.0)
-        b_peak = tl.maximum(b_m, b_lse)
+        b_lse = tl.load(part_lse + (i_sb * H + i_h) * C + o_c, mask=m_c, other=float("-inf"))  # [ROWS]
+        p = part + ((i_sb * C + o_c[:, None]) * H + i_h) * D + o_d  # [ROWS, BD]
+        b_part = tl.load(p, mask=m_c[:, None] & (o_d < D), other=0.0)  # [ROWS, BD]
+        b_peak = tl.maximum(b_m, b_lse)  # [ROWS]
         b_safe = tl.where(b_peak == float("-inf"), 0.0, b_peak)
         b_w = tl.exp2((b_lse - b_safe) * LOG2_E)
         b_shrink = tl.exp2((b_m - b_safe) * LOG2_E)
@@ -269,7 +274,7 @@ def combine_reads(
         b_m = b_peak
     b_safe = tl.where(b_l > 0, b_l, 1.0)
     b_lse = tl.where(b_l > 0, b_m + tl.log2(b_safe) * LN_2, float("-inf"))
-    b_out = (b_acc / b_safe[:, None]).to(out[0].dtype.element_ty)
+    b_out = (b_acc / b_safe[:, None]).to(out[0].dtype.element_ty)  # [ROWS, BD]
     m_out = m_c[:, None] & (o_d < D)
     tl.store(row_pointers(out, i_b, i_h, o_c, ALIGN) + o_d, b_out, mask=m_out)
     if core_rows is not None:

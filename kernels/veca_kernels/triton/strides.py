@@ -1,4 +1,4 @@
-"""Strides as kernels take them: in units of ALIGN elements, as odd numbers; tiles.py says why."""
+"""Strides as kernels take them: in units of ALIGN elements and as odd numbers. tiles.py says why."""
 
 from typing import Any
 
