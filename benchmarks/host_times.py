@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from veca.bench.timing import Budget, Contender, Timing, measure, num_buffer_sets, short_error
+from veca.bench.timing import Contender, TimeLimits, Timing, measure, num_buffer_sets, short_error
 
 from . import acceptance
 from .checks import Buffers, Oracle, verify
@@ -79,7 +79,7 @@ def host_seconds(calls: Sequence[Callable[[], object]], runs: int) -> float:
     return statistics.median(samples)
 
 
-def measure_call(peer: Peer, buffers: Buffers, pass_: str, limits: Budget) -> dict[str, float]:
+def measure_call(peer: Peer, buffers: Buffers, pass_: str, limits: TimeLimits) -> dict[str, float]:
     """Microseconds of a call on the host, in eager mode and in a graph. The reason of a failure is under "reason"."""
     job: Contender = contender(peer, buffers, pass_)
     found: dict[str, object] = {}
@@ -94,7 +94,7 @@ def measure_call(peer: Peer, buffers: Buffers, pass_: str, limits: Budget) -> di
     return found
 
 
-def run(case: AttentionCase, limits: Budget, sink: JsonLines, deadline: float) -> None:
+def run(case: AttentionCase, limits: TimeLimits, sink: JsonLines, deadline: float) -> None:
     device = torch.device("cuda")
     buffers = Buffers(case, "whole", device, num_buffer_sets(3 * (case.patch_bytes + case.core_bytes), device))
     oracle = Oracle(case, "whole", buffers)
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shape = args.batch or batch, args.patches or patches, args.cores or cores
     for tables in args.tables:
         case = AttentionCase(*shape, tables=None if tables == "none" else tables)
-        run(case, Budget(runs=args.runs, screening=min(11, args.runs), max_seconds=0.3), sink, deadline)
+        run(case, TimeLimits(runs=args.runs, screening=min(11, args.runs), max_seconds=0.3), sink, deadline)
     print(host_table(sink.rows))
     return 1 if any(row["status"] in ("wrong", "error") for row in sink.rows) else 0
 

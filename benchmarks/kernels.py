@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from veca.bench.timing import OUT_OF_MEMORY, Budget, Contender, Timing, measure, num_buffer_sets, short_error
+from veca.bench.timing import OUT_OF_MEMORY, Contender, TimeLimits, Timing, measure, num_buffer_sets, short_error
 
 from . import acceptance
 from .checks import Buffers, BufferSet, Check, Oracle, verify
@@ -60,7 +60,7 @@ class Plan:
     modes: tuple[str, ...]
     families: tuple[str, ...]
     layouts: tuple[str, ...]
-    limits: Budget
+    limits: TimeLimits
     longest_run: float  # seconds; a contender whose predicted run is longer is skipped
     seconds: float  # seconds for the whole run
 
@@ -140,7 +140,7 @@ def _run_group(
                 _append(sink, case, entrant.peer, status, pass_, mode, {"reason": f"{pass_}, {mode}: {timing}"})
 
 
-def _timings(able: dict[str, Entrant], pass_: str, mode: str, limits: Budget) -> Iterator[tuple[str, Timing | str]]:
+def _timings(able: dict[str, Entrant], pass_: str, mode: str, limits: TimeLimits) -> Iterator[tuple[str, Timing | str]]:
     """Yield each contender with its timing. On a CPU all take turns, so all timings come at the end.
 
     On CUDA a peer whose check took twice as long as the fastest peer's gets only as many runs as a screening.
@@ -308,7 +308,7 @@ def plan_of(args: argparse.Namespace, cuda: bool) -> Plan:
         wanted = getattr(args, name)
         if wanted:
             cases = tuple(dict.fromkeys(dataclasses.replace(case, **{field: n}) for case in cases for n in wanted))
-    limits = Budget(
+    limits = TimeLimits(
         runs=args.runs or (100 if cuda else 11),
         screening=11 if cuda else 2,
         max_seconds=args.max_seconds or (1.0 if cuda else 0.3),

@@ -6,7 +6,7 @@ import math
 import torch
 
 from veca.bench.peak import matmul_peak
-from veca.bench.timing import Budget, Contender, Timing, measure
+from veca.bench.timing import Contender, TimeLimits, Timing, measure
 
 from .floors import H200, Machine
 
@@ -42,7 +42,7 @@ def measured_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     source = torch.randn(_COPIED[device.type], device=device).to(dtype)
     target = torch.empty_like(source)
     contenders = {"copy": Contender(lambda: [lambda: target.copy_(source)], torch.no_grad, kept=True)}
-    limits = Budget(runs=20, screening=5, max_seconds=1.0)
+    limits = TimeLimits(runs=20, screening=5, max_seconds=1.0)
     timing = measure(contenders, "eager" if cuda else "cpu", limits)["copy"]
     if not isinstance(timing, Timing):
         raise RuntimeError(f"the copy that fixes the bandwidth of {device} failed: {timing}")

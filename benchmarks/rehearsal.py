@@ -212,8 +212,8 @@ def _shrink_modules(driver: Any) -> None:
     from veca.bench import models, peak, run, timing
 
     timing._MOST_REPEATS = timing._WARMUP_CALLS = 1
-    few = timing.Budget(runs=2, screening=2, max_seconds=0.1)
-    timing.Budget = run.Budget = lambda *limits, **named: few
+    few = timing.TimeLimits(runs=2, screening=2, max_seconds=0.1)
+    timing.TimeLimits = run.TimeLimits = lambda *limits, **named: few
 
     from . import backbone, host_times, kernels, launches, machine, tiles, warm
 

@@ -15,7 +15,7 @@ from veca import cli
 from veca.bench import LINEAR_BACKBONES, BenchSettings, check_bench, models, run, run_bench
 from veca.bench.alone import measure_alone
 from veca.bench.models import BackboneCase, build_model, prepare
-from veca.bench.timing import Budget
+from veca.bench.timing import TimeLimits
 from veca.inspect.cost import counted_flops
 
 CPU = torch.device("cpu")
@@ -146,9 +146,9 @@ def test_time_that_is_used_up_leaves_rows(tmp_path, tiny):
 
 def test_a_case_alone_is_timed_in_another_process():
     case = BackboneCase("vit_tiny_patch16_224", None, 32, 1, "inference", "eager", "float32")
-    timing = measure_alone(case, 1, Budget(runs=2, screening=1, max_seconds=1.0))
+    timing = measure_alone(case, 1, TimeLimits(runs=2, screening=1, max_seconds=1.0))
     assert timing.runs == 2 and 0 < timing.low <= timing.high
-    assert "vit_smal" in measure_alone(dataclasses.replace(case, model="vit_smal"), 1, Budget(runs=1))
+    assert "vit_smal" in measure_alone(dataclasses.replace(case, model="vit_smal"), 1, TimeLimits(runs=1))
 
 
 def test_models_take_turns(tmp_path, tiny, monkeypatch):

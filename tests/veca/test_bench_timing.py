@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from veca.bench import peak, timing
-from veca.bench.timing import Budget, Contender, Timing, measure, num_buffer_sets, summarize
+from veca.bench.timing import Contender, TimeLimits, Timing, measure, num_buffer_sets, summarize
 
 
 def _contender(seconds, log=None, name="", sets=1, **options):
@@ -35,7 +35,7 @@ def test_cpu_runs_are_interleaved_and_slow_peers_stop_early():
         "slow": _contender(0.02, log, "slow"),
         "other group": _contender(0.02, log, "other group", group="full"),
     }
-    found = measure(contenders, "cpu", Budget(runs=5, screening=2, max_seconds=10))
+    found = measure(contenders, "cpu", TimeLimits(runs=5, screening=2, max_seconds=10))
     assert {name: result.runs for name, result in found.items()} == {
         "ours": 5,
         "fast": 5,
@@ -47,7 +47,7 @@ def test_cpu_runs_are_interleaved_and_slow_peers_stop_early():
 
 
 def test_the_budget_of_seconds_limits_runs_but_not_below_the_screening():
-    found = measure({"a": _contender(0.01)}, "cpu", Budget(runs=50, screening=3, max_seconds=0.001))
+    found = measure({"a": _contender(0.01)}, "cpu", TimeLimits(runs=50, screening=3, max_seconds=0.001))
     assert found["a"].runs == 3
 
 
@@ -56,7 +56,7 @@ def test_buffer_sets_take_turns():
     contender = Contender(
         lambda: [lambda: log.append(0), lambda: log.append(1), lambda: log.append(2)], contextlib.nullcontext
     )
-    measure({"a": contender}, "cpu", Budget(runs=6, screening=6, max_seconds=1))
+    measure({"a": contender}, "cpu", TimeLimits(runs=6, screening=6, max_seconds=1))
     assert log[1:] == [0, 1, 2, 0, 1, 2]  # the first call warms up
 
 
@@ -65,7 +65,7 @@ def test_an_error_is_a_result():
         raise RuntimeError("no kernel\nand a long story")
 
     contenders = {"broken": Contender(lambda: [broken], contextlib.nullcontext), "fine": _contender(0)}
-    found = measure(contenders, "cpu", Budget(runs=2, screening=1, max_seconds=1))
+    found = measure(contenders, "cpu", TimeLimits(runs=2, screening=1, max_seconds=1))
     assert found["broken"] == "RuntimeError: no kernel"
     assert found["fine"].runs == 2
 
@@ -79,7 +79,7 @@ def test_an_error_in_a_later_run_is_a_result_too():
             raise MemoryError("no room")
 
     contenders = {"later": Contender(lambda: [breaks_later], contextlib.nullcontext), "fine": _contender(0)}
-    found = measure(contenders, "cpu", Budget(runs=6, screening=1, max_seconds=1, factor=math.inf))
+    found = measure(contenders, "cpu", TimeLimits(runs=6, screening=1, max_seconds=1, factor=math.inf))
     assert found["later"] == "MemoryError: no room" and len(runs) == 3
     assert found["fine"].runs == 6
 
@@ -91,13 +91,13 @@ def test_the_cause_behind_an_error_is_named():
         finally:
             raise RuntimeError("capture invalidated")
 
-    found = measure({"a": Contender(lambda: [capture], contextlib.nullcontext)}, "cpu", Budget())
+    found = measure({"a": Contender(lambda: [capture], contextlib.nullcontext)}, "cpu", TimeLimits())
     assert found["a"] == "RuntimeError: capture invalidated (after MemoryError: no room)"
 
 
 def test_unknown_timers_are_refused():
     with pytest.raises(ValueError, match=r"expected a timer of .* got 'gpu'"):
-        measure({}, "gpu", Budget())
+        measure({}, "gpu", TimeLimits())
 
 
 def test_buffer_sets_exceed_the_cache():
@@ -189,7 +189,7 @@ def _device_contender(seconds, log, sets=2, **options):
 
 def test_eager_takes_events_around_each_call(fake_cuda):
     log = []
-    found = measure({"a": _device_contender(0.002, log)}, "eager", Budget(runs=20, screening=5, max_seconds=1))["a"]
+    found = measure({"a": _device_contender(0.002, log)}, "eager", TimeLimits(runs=20, screening=5, max_seconds=1))["a"]
     assert (found.runs, found.calls_per_run) == (20, 1)
     assert found.median == pytest.approx(0.002)
     assert log[: timing._WARMUP_CALLS] == [0, 1, 0]
@@ -198,7 +198,9 @@ def test_eager_takes_events_around_each_call(fake_cuda):
 
 def test_graph_divides_a_replay_by_its_calls(fake_cuda):
     log = []
-    found = measure({"a": _device_contender(1.1e-4, log)}, "graph", Budget(runs=100, screening=5, max_seconds=1))["a"]
+    found = measure({"a": _device_contender(1.1e-4, log)}, "graph", TimeLimits(runs=100, screening=5, max_seconds=1))[
+        "a"
+    ]
     repeats = math.ceil(timing._REPLAY_SECONDS / 2.2e-4)
     assert found.calls_per_run == 2 * repeats
     assert found.median == pytest.approx(1.1e-4)
@@ -211,5 +213,5 @@ def test_on_a_device_slow_peers_stop_after_the_screening_and_ours_never(fake_cud
         "slow": _device_contender(0.003, []),
         "ours": _device_contender(0.003, [], kept=True),
     }
-    found = measure(contenders, "eager", Budget(runs=40, screening=11, max_seconds=10))
+    found = measure(contenders, "eager", TimeLimits(runs=40, screening=11, max_seconds=10))
     assert {name: result.runs for name, result in found.items()} == {"fast": 40, "slow": 11, "ours": 40}

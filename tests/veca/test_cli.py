@@ -44,7 +44,7 @@ def test_demo_without_arguments(asked, capsys):
     cli.main(["demo"])
     assert asked == [DemoSettings()]
     assert asked[0].out == Path("out/demo") and asked[0].sizes == (256, 512, 1024, 2048)
-    assert asked[0].budgets == (8, 16, 32, 64) and asked[0].budget_seconds == 240
+    assert asked[0].budgets == (8, 16, 32, 64) and asked[0].time_limit == 240
 
 
 def test_demo_ends_with_the_ratios_both_sides_and_the_report(asked, capsys):
@@ -61,14 +61,14 @@ def test_demo_ends_with_the_ratios_both_sides_and_the_report(asked, capsys):
 
 
 def test_demo_takes_every_setting(asked):
-    words = "--sizes 96 64 --budgets 16 8 --photographs coffee flower --budget-seconds 9 --model veca_nano_patch16"
+    words = "--sizes 96 64 --budgets 16 8 --photographs coffee flower --time-limit 9 --model veca_nano_patch16"
     cli.main(["demo", *words.split(), "--device", "cpu", "--dtype", "bfloat16"])
     assert asked == [
         DemoSettings(
             sizes=(64, 96),
             budgets=(8, 16),
             photographs=("coffee", "flower"),
-            budget_seconds=9,
+            time_limit=9,
             model="veca_nano_patch16",
             device="cpu",
             dtype="bfloat16",

@@ -280,7 +280,7 @@ def demo(tmp_path_factory):
         sizes=(96, 64),
         budgets=(8, 16),
         photographs=("astronaut", "flower"),
-        budget_seconds=600,  # a loaded machine must not leave out pictures or runs
+        time_limit=600,  # a loaded machine must not leave out pictures or runs
         model="veca_nano_patch16",
         device="cpu",
     )
@@ -414,7 +414,7 @@ def test_the_page_links_to_a_brain_only_where_there_is_one(demo, tmp_path):
         ({"sizes": (16,)}, "at least 32"),
         ({"sizes": ()}, "multiples of 16"),
         ({"budgets": (0, 8)}, r"at least 1 core, got \(0, 8\)"),
-        ({"budget_seconds": 0}, "above 0, got 0"),
+        ({"time_limit": 0}, "above 0, got 0"),
     ],
 )
 def test_settings_refuse(options, message):

@@ -11,12 +11,12 @@ import sys
 import torch
 
 from .models import BackboneCase, prepare
-from .timing import Budget, Contender, Timing, measure
+from .timing import Contender, TimeLimits, Timing, measure
 
 __all__ = ["measure_alone"]
 
 
-def measure_alone(case: BackboneCase, flops: int, limits: Budget) -> Timing | str:
+def measure_alone(case: BackboneCase, flops: int, limits: TimeLimits) -> Timing | str:
     """Time a case on the CPU in a fresh process with as many threads as this one.
 
     Args:
@@ -44,7 +44,7 @@ def main() -> None:
     counts = {(case.model, case.num_cores, case.size): request["flops"]}
     prepared = prepare(case, torch.device("cpu"), counts)
     contender = Contender(lambda: prepared.calls, prepared.context, kept=True)
-    (timing,) = measure({case: contender}, "cpu", Budget(**request["limits"])).values()
+    (timing,) = measure({case: contender}, "cpu", TimeLimits(**request["limits"])).values()
     print(json.dumps(dataclasses.asdict(timing) if isinstance(timing, Timing) else timing))
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from ..model.linear import linear
-from .timing import Budget, Contender, Timing, measure
+from .timing import Contender, TimeLimits, Timing, measure
 
 __all__ = ["matmul_peak"]
 
@@ -28,7 +28,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
         "matmul": Contender(lambda: [lambda: a @ b], torch.inference_mode, kept=True),
         "linear": Contender(lambda: [lambda: linear(a, b)], torch.inference_mode, kept=True),
     }
-    timings = measure(contenders, "eager" if cuda else "cpu", Budget(runs=20, screening=5, max_seconds=1.0))
+    timings = measure(contenders, "eager" if cuda else "cpu", TimeLimits(runs=20, screening=5, max_seconds=1.0))
     for name, timing in timings.items():
         if not isinstance(timing, Timing):
             raise RuntimeError(f"the {name} that fixes the peak rate of {device} failed: {timing}")

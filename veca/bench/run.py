@@ -33,7 +33,7 @@ from .models import BackboneCase, Prepared, agrees_with_formula, build_model, pr
 from .peak import matmul_peak
 from .settings import PATCH, BenchSettings
 from .table import Row, bench_table
-from .timing import OUT_OF_MEMORY, Budget, Contender, Timing, measure, short_error
+from .timing import OUT_OF_MEMORY, Contender, TimeLimits, Timing, measure, short_error
 
 __all__ = ["check_bench", "run_bench"]
 
@@ -196,7 +196,7 @@ def _measure(
         else:
             ready[case] = prepared
     contenders = {case: Contender(lambda p=p: p.calls, p.context, kept=True) for case, p in ready.items()}
-    timed = Budget(settings.runs, min(_LEAST_RUNS, settings.runs), settings.case_seconds)
+    timed = TimeLimits(settings.runs, min(_LEAST_RUNS, settings.runs), settings.case_seconds)
     timings = measure(contenders, "eager" if device.type == "cuda" else "cpu", timed)
     for case, timing in timings.items():
         if not isinstance(timing, Timing):
@@ -210,11 +210,11 @@ def _measure(
         limits.note(ready[case], timing.median, held)
         rows[case] = _row(case) | _fields(ready[case], timing, held, limits.peak)
         if settings.alone and device.type == "cpu" and case.mode == "eager":
-            rows[case] |= _alone(ready[case], Budget(timed.screening, 1, timed.max_seconds))
+            rows[case] |= _alone(ready[case], TimeLimits(timed.screening, 1, timed.max_seconds))
     return [rows[case] for case in group]
 
 
-def _alone(prepared: Prepared, limits: Budget) -> Row:
+def _alone(prepared: Prepared, limits: TimeLimits) -> Row:
     timing = measure_alone(prepared.case, prepared.flops, limits)
     if not isinstance(timing, Timing):
         _log.warning("%s at %d px, alone: %s", prepared.case.model, prepared.case.size, timing)

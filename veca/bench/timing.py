@@ -17,7 +17,7 @@ import torch
 
 from ..inspect.stopwatch import wall_seconds
 
-__all__ = ["Budget", "Contender", "Timing", "measure", "num_buffer_sets", "summarize"]
+__all__ = ["Contender", "TimeLimits", "Timing", "measure", "num_buffer_sets", "summarize"]
 
 Call = Callable[[], object]
 OUT_OF_MEMORY = "OutOfMemoryError"
@@ -41,7 +41,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Budget:
+class TimeLimits:
     """How long to measure.
 
     Every contender gets `screening` runs. It goes on to `runs` runs, or to as many as fit `max_seconds`, if it is
@@ -65,17 +65,17 @@ class Contender:
     kept: bool = False  # measured in full even if slow
 
 
-def measure(contenders: Mapping[Hashable, Contender], mode: str, budget: Budget) -> dict[Hashable, Timing | str]:
+def measure(contenders: Mapping[Hashable, Contender], mode: str, limits: TimeLimits) -> dict[Hashable, Timing | str]:
     """Time every contender. A contender that raises gets its error as text instead of a timing."""
     if mode not in MODES:
         raise ValueError(f"expected a timer of {MODES}, got {mode!r}")
     if mode == "cpu":
-        return _interleave(contenders, budget)
+        return _interleave(contenders, limits)
     results: dict[Hashable, Timing | str] = {}
     fastest: dict[str, float] = {}  # seconds by group, so far
     for name, contender in contenders.items():
-        limit = math.inf if contender.kept else budget.factor * fastest.get(contender.group, math.inf)
-        result = _guarded(lambda c=contender, limit=limit: _measure_cuda(c, mode, budget, limit))
+        limit = math.inf if contender.kept else limits.factor * fastest.get(contender.group, math.inf)
+        result = _guarded(lambda c=contender, limit=limit: _measure_cuda(c, mode, limits, limit))
         if isinstance(result, Timing) and not contender.kept:
             fastest[contender.group] = min(result.median, fastest.get(contender.group, math.inf))
         results[name] = result
@@ -114,10 +114,10 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}"
 
 
-def _affordable(seconds_per_run: float, budget: Budget) -> int:
-    """Number of runs that fit the budget, between the screening count and the full count."""
-    fitting = int(budget.max_seconds / max(seconds_per_run, 1e-9))
-    return max(budget.screening, min(budget.runs, fitting))
+def _affordable(seconds_per_run: float, limits: TimeLimits) -> int:
+    """Number of runs that fit the limits, between the screening count and the full count."""
+    fitting = int(limits.max_seconds / max(seconds_per_run, 1e-9))
+    return max(limits.screening, min(limits.runs, fitting))
 
 
 def _promising(
@@ -149,7 +149,7 @@ def _guarded(run: Callable[[], Timing]) -> Timing | str:
     return message
 
 
-def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dict[Hashable, Timing | str]:
+def _interleave(contenders: Mapping[Hashable, Contender], limits: TimeLimits) -> dict[Hashable, Timing | str]:
     """Measure by wall clock in turns. The first round warms up and screens with twice the usual factor.
 
     The first sample is dropped unless a run takes so long that the warm-up makes no difference.
@@ -165,8 +165,8 @@ def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dic
         except Exception as error:
             results[name] = short_error(error)
     first = {name: summarize(times) for name, times in samples.items()}
-    running = _promising(contenders, first, 2 * budget.factor)
-    wanted = {n: _affordable(first[n].median, budget) for n in running}
+    running = _promising(contenders, first, 2 * limits.factor)
+    wanted = {n: _affordable(first[n].median, limits) for n in running}
     for name in running:
         if first[name].median < _LONG_RUN:
             samples[name].clear()
@@ -181,7 +181,7 @@ def _interleave(contenders: Mapping[Hashable, Contender], budget: Budget) -> dic
     return results | {name: summarize(times) for name, times in samples.items()}
 
 
-def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float) -> Timing:
+def _measure_cuda(contender: Contender, mode: str, limits: TimeLimits, limit: float) -> Timing:
     """Warm up and time one contender on a new stream, so that backward passes can be captured too."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -190,7 +190,7 @@ def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float)
         for i in range(max(_WARMUP_CALLS, len(calls))):
             calls[i % len(calls)]()
         if mode == "eager":
-            timing = _time_events(calls, budget, limit)
+            timing = _time_events(calls, limits, limit)
         else:
             calls = [*calls] * _repeats(calls)
             graph = torch.cuda.CUDAGraph()
@@ -198,7 +198,7 @@ def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float)
                 kept = [call() for call in calls]  # alive until the end: outputs reach memory, not L2
             del kept
             graph.replay()
-            timing = _time_events([graph.replay], budget, limit, calls_per_run=len(calls))
+            timing = _time_events([graph.replay], limits, limit, calls_per_run=len(calls))
             graph.reset()
     torch.cuda.current_stream().wait_stream(stream)
     return timing
@@ -206,18 +206,18 @@ def _measure_cuda(contender: Contender, mode: str, budget: Budget, limit: float)
 
 def _repeats(calls: Sequence[Call]) -> int:
     """How often one replay goes through the calls. It should take about a millisecond but keep few outputs."""
-    once = _time_events(calls, Budget(screening=len(calls)), limit=0.0).median
+    once = _time_events(calls, TimeLimits(screening=len(calls)), limit=0.0).median
     return max(1, min(_MOST_REPEATS, math.ceil(_REPLAY_SECONDS / (once * len(calls)))))
 
 
-def _time_events(calls: Sequence[Call], budget: Budget, limit: float, calls_per_run: int = 1) -> Timing:
+def _time_events(calls: Sequence[Call], limits: TimeLimits, limit: float, calls_per_run: int = 1) -> Timing:
     """Time runs by CUDA events on the current stream. Outputs live for one turn of the buffer sets.
 
     The measurement stops after the screening if a call takes longer than `limit` seconds.
     """
     samples: list[float] = []
     kept: list[object] = [None] * len(calls)
-    runs = budget.screening
+    runs = limits.screening
     while len(samples) < runs:
         count = min(runs - len(samples), 32)  # runs queued between two synchronisations
         events = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(count)]
@@ -228,6 +228,6 @@ def _time_events(calls: Sequence[Call], budget: Budget, limit: float, calls_per_
         torch.cuda.synchronize()
         samples += [start.elapsed_time(end) * 1e-3 / calls_per_run for start, end in events]
         median = statistics.median(samples)
-        if len(samples) >= budget.screening and median <= limit:
-            runs = _affordable(median * calls_per_run, budget)
+        if len(samples) >= limits.screening and median <= limit:
+            runs = _affordable(median * calls_per_run, limits)
     return summarize(samples, calls_per_run)

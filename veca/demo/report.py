@@ -115,7 +115,7 @@ def _command(record: Record) -> str:
         "model": settings["model"],
         "device": record["machine"]["device_type"],
         "dtype": settings["dtype"],
-        "budget-seconds": f"{settings['budget_seconds']:g}",
+        "time-limit": f"{settings['time_limit']:g}",
         "photographs": " ".join(settings["photographs"]),
     }
     return "veca demo " + " \\\n  ".join(f"--{name} {value}" for name, value in words.items())

@@ -63,7 +63,7 @@ def run_demo(settings: DemoSettings, progress: bool = True) -> dict[str, Any]:
     settings.out.mkdir(parents=True, exist_ok=True)
     veca, vit = _models(settings, device, dtype)
 
-    with _progress(settings.budget_seconds, progress) as report:
+    with _progress(settings.time_limit, progress) as report:
         parts = _measure(settings, names, veca, vit, started, report)
         report("writing the report")
         record = {
@@ -97,7 +97,7 @@ def _measure(
 
     weight = next(veca.parameters())
     num_cores = max(settings.budgets)
-    seconds = settings.budget_seconds
+    seconds = settings.time_limit
 
     @lru_cache(maxsize=6)
     def image_of(size: int, index: int) -> Tensor:
@@ -239,16 +239,16 @@ def _timing_row(measured: Measured) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(budget_seconds: float, show: bool) -> Iterator[Callable[[str], None]]:
+def _progress(time_limit: float, show: bool) -> Iterator[Callable[[str], None]]:
     """Show a bar of the time used, and yield a function that shows a message beside it."""
     started = time.monotonic()
     layout = "{desc:<44.44} {bar} {n:3.0f} of at most {total:.0f} s"
     interval = 0.1 if sys.stderr.isatty() else 15.0
-    with tqdm(total=budget_seconds, bar_format=layout, mininterval=interval, disable=not show) as bar:
+    with tqdm(total=time_limit, bar_format=layout, mininterval=interval, disable=not show) as bar:
 
         def report(text: str) -> None:
             bar.set_description_str(text, refresh=False)
-            bar.update(min(time.monotonic() - started, budget_seconds) - bar.n)
+            bar.update(min(time.monotonic() - started, time_limit) - bar.n)
             if sys.stderr.isatty():
                 bar.refresh()
 

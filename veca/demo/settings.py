@@ -18,7 +18,7 @@ class DemoSettings:
         sizes: Image sides in pixels, multiples of 16, at least 32.
         budgets: Numbers of active cores.
         photographs: Names from `veca.data.list_photographs`. Default: eight of them.
-        budget_seconds: Approximate time limit of the run. The report says what was left out or made smaller.
+        time_limit: Approximate time limit of the run. The report says what was left out or made smaller.
         model: One of `veca models`. The ViT is timm's of the same width, cut to the same depth.
         device: Device to run on. "auto" takes CUDA if there is a device.
         dtype: Precision of weights and images of both models.
@@ -28,7 +28,7 @@ class DemoSettings:
     sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     budgets: tuple[int, ...] = (8, 16, 32, 64)
     photographs: tuple[str, ...] = ()
-    budget_seconds: float = 240.0
+    time_limit: float = 240.0
     model: str = "veca_small_patch16"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -38,8 +38,8 @@ class DemoSettings:
             raise ValueError(f"expected sizes in multiples of {PATCH} pixels, at least {2 * PATCH}, got {self.sizes}")
         if not self.budgets or min(self.budgets) < 1:
             raise ValueError(f"expected budgets of at least 1 core, got {self.budgets}")
-        if self.budget_seconds <= 0:
-            raise ValueError(f"expected budget_seconds above 0, got {self.budget_seconds}")
+        if self.time_limit <= 0:
+            raise ValueError(f"expected time_limit above 0, got {self.time_limit}")
         # order and duplicates do not matter
         object.__setattr__(self, "sizes", tuple(sorted(set(self.sizes))))
         object.__setattr__(self, "budgets", tuple(sorted(set(self.budgets))))
