@@ -295,7 +295,7 @@ class _Stage:
         return shuffled(self.sizes["train"], self.stage.batch_size, self.stage.seed, epoch)[index]
 
     def read_ahead(self, wanted: Iterable[tuple[str, str, np.ndarray]]) -> Iterator[tuple[tuple, list[Batch]]]:
-        """Read the micro-batches of (part, subject, rows) for this process, one batch ahead of the computation."""
+        """Read this process's micro-batches of (part, subject, rows), always one batch ahead of the computation."""
         submitted = ((what, self.reader.submit(self.read, *what)) for what in wanted)
         for (what, reading), _ in pairwise(chain(submitted, [None])):
             yield what, reading.result()
