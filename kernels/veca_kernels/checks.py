@@ -43,20 +43,18 @@ def recall(impl: str, tensors: tuple[Tensor, ...], given: tuple[Any, ...]) -> Sl
         return None
     if torch.compiler.is_compiling() or not isinstance(first, Tensor) or not takes_gpu_path(first):
         return None
-    num_cores, active, lengths, rope, *flags = given
+    num_cores, active, lengths, rope, scale, core_self, patch_self = given
     if not (rope is None or type(rope) is tuple):
         return None
-    kinds = [None if x is None else _kind(x) for x in (*tensors, lengths, *(rope or ()))]
-    active = _kind(active) if isinstance(active, Tensor) else active
+    kinds = [  # all that the checks ask about a tensor, and the class of anything else
+        (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
+        for x in (*tensors, active, lengths, *(rope or ()))
+    ]
+    active = None if isinstance(active, Tensor) else active
     try:
-        return _slot(impl, num_cores, active, *flags, device_facts(first.device), *kinds)
+        return _slot(impl, num_cores, active, scale, core_self, patch_self, device_facts(first.device), *kinds)
     except TypeError:  # not hashable; the checks say what is wrong
         return None
-
-
-def _kind(x: Any) -> Any:
-    """Everything that the checks ask about a tensor, and the class of anything else."""
-    return (type(x), x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else type(x)
 
 
 def filled_in(given: tuple[Any, ...], scale: float) -> Options:
