@@ -290,7 +290,7 @@ def test_a_browser_shows_the_page(folder, tmp_path):
     subprocess.run(
         [
             *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--hide-scrollbars"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,5200", f"--screenshot={picture}"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,7000", f"--screenshot={picture}"),
             (folder / "report.html").as_uri(),
         ],
         check=True,
@@ -298,9 +298,9 @@ def test_a_browser_shows_the_page(folder, tmp_path):
         timeout=120,
     )
     shown = np.asarray(Image.open(picture).convert("L"), np.float32)
-    assert shown.shape == (5200, 1200)
+    assert shown.shape == (7000, 1200)
     last = max(np.flatnonzero(np.ptp(shown, axis=1) > 100))
-    assert 4000 < last < 5190  # all of the page is in the window
+    assert 4000 < last < 6990  # all of the page is in the window
     tops = [place_of(folder / name, shown) for name in Page(folder / "report.html").images]
     assert tops == sorted(tops)
 
