@@ -36,7 +36,6 @@ def main(out: Path) -> None:
     test = study.pairs("sim01", split, "test", average="repeats", transform=scale)
     cache = FeatureCache(out / "features", extractor("veca_nano_patch8", pretrained=True), study.stimuli)
     cache.extract([*np.unique(train.image_ids), *test.image_ids])
-
     sizes = {"reduce": (2, 32), "num_tokens": 4, "vae": VAESize(channels=(4, 8, 4), hidden=128)}
     stage = TrainingStage(steps=STEPS, lr=3e-3, batch_size=32, ema_decay=0.99)
     recipe = replace(nano(), stage1=stage, stage2=stage, **sizes)  # 2 x 2 tokens, so that it trains in seconds

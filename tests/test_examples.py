@@ -70,7 +70,7 @@ def test_brain_own_arrays(tmp_path):
         for item in record["encoding"]
         if item["model"] == "ridge"
         for score in item["scores"]
-        if score["metric"] == "nr2"
+        if score["metric"]["name"] == "nr2"
     }
     assert scores["veca"] > 0.15 > scores["pixels"]
     assert "me" in (tmp_path / "report.html").read_text()
