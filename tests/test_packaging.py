@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -70,7 +71,23 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel):
         "veca/report/templates/page.css",
         "brainmodels/report/templates/brain.html",
         "veca/zoo/weights/vit_nano_patch8.safetensors",
+        "veca/py.typed",
+        "brainmodels/py.typed",
     } <= set(names)
+
+
+def test_sdist_holds_what_a_reader_needs(tmp_path):
+    """Packages, documentation, examples and the files of the root; no tests and no results of benchmarks."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", tmp_path]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tops = {name.partition("/")[0] for name in names}
+    assert {"kernels", "veca", "brainmodels", "docs", "examples", "mkdocs.yml", "constraints.txt"} <= tops
+    assert {"README.md", "CONTRIBUTING.md", "CITATION.cff", "CHANGELOG.md", "LICENSE"} <= tops
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.py")} <= names
+    assert not tops & {"tests", "benchmarks", "out"}
 
 
 def test_wheel_installs_and_runs(wheel, tmp_path):
