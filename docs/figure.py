@@ -58,7 +58,7 @@ def draw(path: Path) -> None:
         axes.set_title("One forward pass on two CPU cores", loc="left", fontsize=11.5)
         figure.text(1, 0, "AMD EPYC, torch 2.15.0, fp32, 2026-11-22", ha="right", va="bottom", fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 if __name__ == "__main__":
