@@ -366,7 +366,7 @@ def test_tiny_recipe_has_its_published_sizes_and_paper_its_settings():
     assert round(count(vae) / 1e6, 2) == 0.16 and round(count(flow) / 1e6, 2) == 0.33
     assert (paper.solver, paper.steps, paper.flow.path) == ("euler", 20, "cos_sin")
     assert (tiny.solver, tiny.steps, tiny.flow.path) == ("heun", 20, "linear")
-    with pytest.raises(BrainDataError, match=r"a recipe of .* got 'papr'; near: paper"):
+    with pytest.raises(BrainDataError, match=r"a recipe to be one of .* got 'papr'; near: paper"):
         recipes.named("papr")
     for change in ({"solver": "dopri5"}, {"tokens": "whitened"}, {"validation": 1.0}, {"flow_target": "mode"}):
         with pytest.raises(BrainDataError, match=str(next(iter(change.values())))):

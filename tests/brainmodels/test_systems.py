@@ -40,7 +40,7 @@ def test_a_saved_model_of_a_new_system_predicts_the_same(toy, tmp_path):
     ids, measured = pairs("test").image_ids, pairs("test").array()
     np.testing.assert_array_equal(model.predict(features(), image_ids=ids), loaded.predict(features(), image_ids=ids))
     np.testing.assert_array_equal(model.decode(measured), loaded.decode(measured))
-    assert model.score(features(), pairs("test"), image_ids=ids).mean() > 0.3
+    assert model.score(features(), pairs("test"), image_ids=ids).mean() > 0.2
     assert brainmodels.ToyRidge is type(model)
 
 

@@ -137,7 +137,7 @@ def test_the_evaluation_takes_the_folder_of_a_run(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "NeuroFlow, grid tokens: nr2" in printed and "ridge, same tokens, grid tokens: nr2" in printed
     assert (
-        "NeuroFlow predicts responses from images and image tokens from responses"
+        "NeuroFlow goes from images to responses and back through one reversible flow"
         in (tmp_path / "report.html").read_text()
     )
     with pytest.raises(SystemExit, match=r"veca brain evaluate: expected NeuroFlow of split"):

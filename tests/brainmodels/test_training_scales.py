@@ -78,7 +78,7 @@ class TestMissingValues:
     @BOTH
     def test_use_names_trial_image_and_voxel(self, system):
         model = fitted(system)
-        uses = [model.latents, model.decode] if system == "neuroflow" else [model.encode]
+        uses = [model.latents, model.decode] if system == "neuroflow" else [model.latents]
         row = pairs("test").trials[5][0]
         broken = with_values(lambda values: values.__setitem__((row, 11), NAN))
         values = pairs("test", dataset=broken).array()
@@ -135,7 +135,7 @@ class TestDroppedVoxels:
         np.testing.assert_array_equal(found[:, kept], other.predict(features(), image_ids=ids))
         draws = model.predict(features(), image_ids=ids, n_trials=2, noise="residual", seed=1)
         assert np.isnan(draws[..., self.GONE]).all() and np.isfinite(draws[..., kept]).all()
-        use = "latents" if system == "neuroflow" else "encode"
+        use = "latents"
         measured = pairs("test", dataset=dataset).array()
         np.testing.assert_array_equal(getattr(model, use)(measured), getattr(other, use)(measured[:, kept]))
         given = pairs("test", average="repeats")
