@@ -135,9 +135,8 @@ class TestDroppedVoxels:
         np.testing.assert_array_equal(found[:, kept], other.predict(features(), image_ids=ids))
         draws = model.predict(features(), image_ids=ids, n_trials=2, noise="residual", seed=1)
         assert np.isnan(draws[..., self.GONE]).all() and np.isfinite(draws[..., kept]).all()
-        use = "latents"
         measured = pairs("test", dataset=dataset).array()
-        np.testing.assert_array_equal(getattr(model, use)(measured), getattr(other, use)(measured[:, kept]))
+        np.testing.assert_array_equal(model.latents(measured), other.latents(measured[:, kept]))
         given = pairs("test", average="repeats")
         scores = model.score(features(), given, image_ids=given.image_ids)
         assert np.isnan(scores[list(self.GONE)]).all()
