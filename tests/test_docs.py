@@ -17,7 +17,7 @@ PROMISED = {
     "veca_train": ("nano_scenes", "train_scenes", "BudgetSampler", "ElasticOptimizer", "Images"),
     "brain_data": ("StimulusSet", "Responses", "BrainDataset", "check_alignment", "simulate", "save_prepared"),
     "brain_features": ("extractor", "FeatureCache", "ArrayFeatures", "Ridge", "BandedRidge"),
-    "brain_systems": ("load_model", "BrainModel.fit", "NeuroFlow.decode", "SynBrain.predict"),
+    "brain_systems": ("load_model", "BrainModel.fit", "NeuroFlow.decode", "LatentModel.predict", "SynBrain.adapt"),
     "brain_metrics": ("Score", "nr2", "noise_input", "evaluate", "run_training"),
 }
 
