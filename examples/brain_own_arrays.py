@@ -3,8 +3,10 @@
     python examples/brain_own_arrays.py out/brain
 
 Takes three arrays as a laboratory has them: responses, the image id of each trial and pictures. Here they come from a
-simulated subject. Prints the share of the explainable variance that ridge predicts from the features of VECA and from
-pixels, and how many images are found from the responses. Writes report.html, record.json and voxels.npz.
+simulated subject.
+
+Prints the share of the explainable variance that ridge predicts, from features of VECA and from pixels. Prints also how
+many images are found from the responses. Writes report.html, record.json and voxels.npz.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python examples/drop_in.py out/drop_in
 
-Prints the GFLOPs of a forward pass of timm's ViT-S/16 and of the same model with core attention at four image sizes,
-and writes them to flops.csv. Also prints that the weights of one model load into the other.
+Compares timm's ViT-S/16 with the same model with core attention. Prints the GFLOPs of a forward pass at four image
+sizes and writes them to flops.csv. Also prints that the weights of one model load into the other.
 """
 
 import csv

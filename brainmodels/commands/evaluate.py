@@ -11,7 +11,7 @@ from pathlib import Path
 from ..data import BrainDataset
 from ..errors import BrainDataError
 from ..evaluation import Evaluation, EvaluationSettings, evaluate
-from ..evaluation.context import adapt_models, context_curve
+from ..evaluation.context import context_curve
 from ..evaluation.opened import OpenedModel, open_models
 from ..features.sets import FeatureSet
 from ..report import write_report
@@ -60,10 +60,8 @@ def _with_context(
     normalizer = "train_z" if settings.normalizer == "auto" else settings.normalizer
     settings = replace(settings, normalizer=normalizer)
     whole = choose_split(dataset, settings.split)
-    curve = context_curve(models, dataset, subject, whole, settings)
-    few = choose_split(dataset, settings.split, subject.id, max(settings.context), 0, settings.draws, settings.seed)
+    curve, few, adapted = context_curve(models, dataset, subject, whole, settings)
     dataset = dataset.with_splits(few)
-    adapted = adapt_models(models, dataset, subject, few, settings)
     evaluation = evaluate(dataset, sets, replace(settings, split=few.name), adapted)
     evaluation.record["context"] = curve
     return evaluation

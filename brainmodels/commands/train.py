@@ -17,7 +17,7 @@ import torch
 from veca.report.machine import describe_machine
 from veca.train.parallel import World, join_world
 
-from ..data import BrainDataset, Pairs, Split
+from ..data import BrainDataset, Pairs, Split, Subject, VoxelSpace
 from ..data.align import check_alignment
 from ..data.normalize import default_normalizer, fit_normalizer
 from ..errors import BrainDataError
@@ -123,6 +123,8 @@ def run_training(settings: TrainSettings) -> Path:
     wanted = (*settings.subject, *settings.held_out, *([settings.new] if settings.new else []))
     dataset = open_data(settings.data, settings.seed, wanted, everyone=bool(settings.held_out))
     names = _subjects(settings, dataset)
+    for name in names:
+        _check_kind(settings.model, dataset.subject(name))
     split = choose_split(dataset, settings.split, names[0], settings.context, seed=settings.seed)
     with join_world(settings.device) as world:
         aligned = {name: str(check_alignment(dataset, name, split, settings.check_alignment)) for name in names}
@@ -174,6 +176,16 @@ def _subjects(settings: TrainSettings, dataset: BrainDataset) -> tuple[str, ...]
     if not left:
         raise BrainDataError(f"expected subjects beside those held out, got {', '.join(settings.held_out)} alone")
     return tuple(left) if settings.held_out else (left[0],)
+
+
+def _check_kind(name: str, subject: Subject) -> None:
+    """Refuse responses of a kind that the system does not take."""
+    kind = "voxels" if isinstance(subject.space, VoxelSpace) else "sensors"
+    wanted = system(name).responses
+    if kind not in wanted:
+        raise BrainDataError(
+            f"expected responses of {' or '.join(wanted)}, which {name} takes, got {kind} of {subject.id}"
+        )
 
 
 def _recipe(settings: TrainSettings) -> ModelRecipe:

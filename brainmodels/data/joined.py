@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 def join_datasets(datasets: Sequence[BrainDataset]) -> BrainDataset:
     """One data set of all subjects.
 
-    An image with one id in several data sets is one image. Splits that all data sets have under one name are joined:
-    each subject keeps its train and validation images, and the test images are those of all.
+    An image with one id in several data sets is one image. Splits are joined if all data
+    sets have them under one name. Each subject keeps its train and validation images. The test images are those of all.
 
     Args:
         datasets: Data sets of different subjects whose images are named alike.

@@ -1,7 +1,6 @@
 """Models adapted to a subject from few images, beside ridge on the same images: scores against their number.
 
-opened = adapt_models(models, dataset, subject, split, settings)
-curve = context_curve(models, dataset, subject, split, settings)
+curve, few, adapted = context_curve(models, dataset, subject, split, settings)
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from ..data import BrainDataset, Split, Subject
 from ..data.subject_splits import context_split
 from ..errors import BrainDataError
-from .encoding import judge
+from .encoding import Study, judge
 from .models import SAME_TOKENS, TokenSpace
 from .opened import OpenedModel
 from .run import EvaluationSettings, feature_cache, study_of
@@ -26,6 +25,7 @@ def adapt_models(
     dataset: BrainDataset,
     subject: Subject,
     split: Split,
+    study: Study,
     settings: EvaluationSettings,
 ) -> list[OpenedModel]:
     """The models, each adapted to the train trials of a subject that it does not know.
@@ -34,7 +34,8 @@ def adapt_models(
         models: Trained models.
         dataset, subject: The data of the subject.
         split: Split with the few train images.
-        settings: Normaliser, device and folder of features.
+        study: Responses of this split.
+        settings: Device and folder of features.
 
     Raises:
         BrainDataError: A model neither knows the subject nor can be adapted to it.
@@ -49,7 +50,6 @@ def adapt_models(
                 f"expected {item.name} to know {subject.id} or to adapt to a new subject, got a model of "
                 f"{', '.join(item.model.subjects_)} that does neither"
             )
-        study = study_of(dataset, subject, split, settings)
         cache = feature_cache(item.features, dataset, study, settings)
         trials = dataset.pairs(subject.id, split, "train", "none", study.train.transform)
         model = item.model.adapt(cache, trials, subject=subject.id, alignment="off", progress=settings.progress)
@@ -64,14 +64,15 @@ def context_curve(
     subject: Subject,
     split: Split,
     settings: EvaluationSettings,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Split, list[OpenedModel]]:
     """Scores of every model and of ridge on its tokens against the number of train images, one value a draw.
 
     The noise ceiling, and with it the voxels that count, comes from all train images of `split`, so that all points
     are of the same voxels.
 
     Returns:
-        {"metric": name, "points": {model: {number of images: [value of each draw]}}}, ready for JSON.
+        {"metric": name, "points": {model: {number of images: [value of each draw]}}}, ready for JSON; and the split and
+        the adapted models of the largest number of images, first draw.
     """
     points: dict[str, dict[str, list[float]]] = {}
     name = ""
@@ -80,7 +81,10 @@ def context_curve(
             few = context_split(dataset, subject.id, split, count, settings.seed, draw, settings.draws)
             plain = replace(settings, progress=False)
             study = study_of(dataset, subject, few, plain, repeats=split)
-            for item in adapt_models(models, dataset, subject, few, plain):
+            adapted = adapt_models(models, dataset, subject, few, study, plain)
+            if count == max(settings.context) and draw == 0:
+                largest = few, adapted
+            for item in adapted:
                 cache = feature_cache(item.features, dataset, study, plain)
                 tokens = [item.model.tokens(cache, pairs.image_ids) for pairs in (study.train, study.test)]
                 rows = {f"{SAME_TOKENS} as {item.name}": TokenSpace.of(study, *tokens).predicted}
@@ -92,4 +96,4 @@ def context_curve(
                     score = encoded.score("nr2") or encoded.score("voxel_r")
                     name = score.metric.name
                     points.setdefault(model, {}).setdefault(str(count), []).append(float(score.value))
-    return {"metric": name, "draws": settings.draws, "points": points}
+    return {"metric": name, "draws": settings.draws, "points": points}, *largest

@@ -5,11 +5,12 @@ and how it is trained. To add one, write its room and its line of `SYSTEMS`: not
 """
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 import torch
 
-from ..errors import BrainDataError, near_names
+from ..errors import BrainDataError, near_names, need
 from ..training.estimator import BrainModel
 from ..training.files import read_meta
 
@@ -25,12 +26,17 @@ def system(name: str) -> type[BrainModel]:
     """The class of a system by its name on the command line.
 
     Raises:
-        BrainDataError: an unknown name, with the nearest known ones.
+        BrainDataError: The name is unknown; the message has the nearest known ones.
+        ImportError: A package that the system needs is not installed.
     """
     if name not in SYSTEMS:
         raise BrainDataError(f"expected a system of {', '.join(SYSTEMS)}, got {name!r}{near_names(name, [*SYSTEMS])}")
     module, _, kind = SYSTEMS[name].partition(":")
-    return getattr(importlib.import_module(module), kind)
+    found = getattr(importlib.import_module(module), kind)
+    for package in found.needs:
+        if importlib.util.find_spec(package) is None:
+            raise need(package, f"the system {name}")
+    return found
 
 
 def class_names() -> dict[str, str]:

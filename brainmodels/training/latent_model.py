@@ -16,6 +16,7 @@ from ..nn.gaussian import Posterior
 from ..nn.noise import ResidualNoise, draw_responses, mean_sigma
 from .estimator import BATCH, BrainModel
 from .joining import Features
+from .latents import LatentData
 from .loop import StageResult
 from .run import generator_of
 from .trials import TrialData, Trials
@@ -117,6 +118,12 @@ class LatentModel(BrainModel):
         """What a function of responses and subject returns for one batch after the other."""
         values, device = self._measured(responses, subject), self._place()
         return [ask(part.to(device), subject) for part in values.split(BATCH)]
+
+    def _with_posteriors(self, data: TrialData, device: torch.device) -> TrialData | LatentData:
+        """Trials for a second stage: the posterior of each is computed once where all of them fit."""
+        if not LatentData.fits(data, self.recipe.num_tokens, self.recipe.token_width):
+            return data
+        return LatentData(data, self._posterior, device)
 
     def _check_tokens(self, shape: tuple[int, int]) -> None:
         wanted = (self.recipe.num_tokens, self.recipe.token_width)

@@ -1,7 +1,6 @@
 """What the stages of one fit share, and what must not change when the fit is resumed."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from veca.files import whole_file
 from veca.train.parallel import World
 
 from ..errors import BrainDataError
@@ -81,6 +81,5 @@ def check_run(path: Path, content: dict[str, Any], world: World) -> None:
             )
     elif world.rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n")

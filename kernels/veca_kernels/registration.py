@@ -38,7 +38,7 @@ _ops = torch.ops.veca_kernels
 
 
 def core_periphery_attention(q: Tensor, k: Tensor | None, v: Tensor | None, options: Options) -> Tensor:
-    """Returns (B, T, H, D), contiguous. q, k, v are (B, T, H, D), or q is qkv (B, T, 3, H, D) and k, v are None."""
+    """Returns (B, T, H, D), contiguous, of q, k, v (B, T, H, D). Or q is qkv (B, T, 3, H, D), with k and v None."""
     num_cores, active_cores, lengths, rope, scale, core_self, patch_self = options
     cos, sin = rope or (None, None)
     joint = (num_cores, *_counts(active_cores, num_cores), lengths, cos, sin, scale, core_self, patch_self)

@@ -330,7 +330,7 @@ class TestLearning:
         measured, truth = test.array(), model.tokens(tiny_features(), test.image_ids)
         assert voxel_r(measured, model.encode(tiny_features(), image_ids=test.image_ids)).mean() > 0.35
         assert (
-            np.nanmean(model.score(tiny_features(), test, image_ids=test.image_ids)) > 0.05
+            np.nanmean(model.score(tiny_features(), test, image_ids=test.image_ids)) > 0.1  # the mean map has 0
         )  # the mean map has 0; single digits depend on the processor
         decoded = model.scaler_.transform(model.decode(test))
         assert image_given_brain(similarity(decoded, truth)) > 10 / len(test)

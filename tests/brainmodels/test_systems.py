@@ -61,3 +61,16 @@ def test_every_system_says_what_it_is(name):
     assert all(hasattr(recipe, stage) for stage in kind.stages)
     assert getattr(brainmodels, kind.__name__) is kind and kind.__name__ in dir(brainmodels)
     assert kind.adapts == hasattr(kind, "adapt") and kind.reversible == hasattr(kind, "round_trip")
+
+
+def test_a_package_that_is_missing_is_named(toy, monkeypatch):
+    monkeypatch.setattr(system("toy"), "needs", ("no_such_package",))
+    with pytest.raises(ImportError, match="the system toy needs no_such_package"):
+        system("toy")
+
+
+def test_a_kind_of_responses_that_a_system_does_not_take_is_refused(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(system("toy"), "responses", ("sensors",))
+    words = ["--model", "toy", "--recipe", "toy", "--features", "grid", "--data", "simulated:tiny"]
+    with pytest.raises(SystemExit, match="expected responses of sensors, which toy takes, got voxels of sim01"):
+        main(["train", *words, "--no-progress", "--out", str(tmp_path)])

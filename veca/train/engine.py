@@ -11,7 +11,6 @@ and `engine.step`, so that a resumed run draws the same.
 
 import json
 import math
-import os
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import whole_file
 from .optimizers import NamedOptimizer
 from .parallel import Spread, clip_gradients, like, total_norm, whole
 
@@ -192,9 +192,8 @@ class RowLog:
         self.path = path
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row."""

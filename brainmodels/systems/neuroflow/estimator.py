@@ -22,7 +22,7 @@ from ...nn.gaussian import Posterior
 from ...training.estimator import BATCH
 from ...training.joining import Features
 from ...training.latent_model import LatentModel
-from ...training.latents import LatentData, posterior_of
+from ...training.latents import posterior_of
 from ...training.loop import Batch, StageResult
 from ...training.recipe import TrainingStage
 from ...training.run import Run, lasting
@@ -197,8 +197,7 @@ class NeuroFlow(LatentModel):
         recipe = self.recipe
         self.flow_.net.checkpointing = recipe.grad_checkpointing
         self.vae_.to(run.device).eval()
-        cached = LatentData.fits(data, recipe.num_tokens, recipe.token_width)
-        source = LatentData(data, self._posterior, run.device) if cached else data
+        source = self._with_posteriors(data, run.device)
         return run.stage("flow", _FlowTask(self.flow_, self._posterior, recipe.flow_target), source, stage, names)
 
     def _posterior(self, responses: Tensor, subject: str) -> Posterior:

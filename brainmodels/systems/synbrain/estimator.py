@@ -18,7 +18,7 @@ from veca.train.parallel import join_world
 from ...nn.gaussian import Posterior
 from ...training.joining import Features
 from ...training.latent_model import LatentModel
-from ...training.latents import LatentData, posterior_of
+from ...training.latents import posterior_of
 from ...training.loop import Batch, StageResult
 from ...training.run import Run, lasting
 from ...training.trials import TrialData, Trials
@@ -120,8 +120,7 @@ class SynBrain(LatentModel):
         recipe = self.recipe
         self.mapper_.checkpointing = recipe.grad_checkpointing
         self.vae_.to(run.device).eval()
-        cached = LatentData.fits(data, recipe.num_tokens, recipe.token_width)
-        source = LatentData(data, self._posterior, run.device) if cached else data
+        source = self._with_posteriors(data, run.device)
         return run.stage("mapper", _MapperTask(self.mapper_, self._posterior), source, stage, names)
 
     def _posterior(self, responses: Tensor, subject: str) -> Posterior:
