@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -24,6 +26,9 @@ BASE = {"veca_kernels": {"torch", "triton"}}
 EXTRAS = {"veca": set(), "brainmodels": {"brain"}, "benchmarks": {"brain", "bench", "dev"}, "examples": {"brain"}}
 # Modules that may import more than their package, because they are themselves imported when they are used.
 LAZY = dict.fromkeys(("veca/bench/figure.py", "veca/demo/figures.py", "veca/report/curves.py"), "matplotlib")
+# The three platforms that the pins must install on from wheels alone, and what only one of them needs.
+PLATFORMS = ("x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
+PLATFORM_ONLY = {"colorama"}
 # Declared, and imported by none of our files.
 UNUSED = {
     "basedpyright": "a command",
@@ -36,6 +41,7 @@ UNUSED = {
     "ruff": "a command",
     "torchmetrics": "coming systems measure pictures with it",
     "transformers": "coming systems take language models from it",
+    "uv": "a command",
 }
 
 
@@ -133,6 +139,24 @@ def test_each_declared_distribution_has_an_exact_pin():
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
     pinned = {normal(line.partition("==")[0]) for line in lines}
     assert sorted(set().union(*declared().values()) - pinned) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_pins_resolve_to_wheels(platform):
+    """Every extra, with the constraints, has wheels there; nothing is built or installed. This needs the index."""
+    words = ["uv", "pip", "compile", "pyproject.toml", "--all-extras", "--constraint", "constraints.txt", "--quiet"]
+    words += ["--python-platform", platform, "--python-version", "3.11.9", "--only-binary", ":all:"]
+    words += ["--no-header", "--no-annotate", "--no-sources"]
+    environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # torch has wheels from macOS 14 on
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    resolved = {normal(line.partition("==")[0]) for line in done.stdout.split("\n") if line}
+    pinned = {normal(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
+    assert resolved - pinned <= PLATFORM_ONLY
+    assert ("xformers" in resolved) == ("linux" in platform)  # it has no wheel elsewhere
 
 
 def test_an_undeclared_import_is_found(tmp_path, monkeypatch):
