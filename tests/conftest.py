@@ -1,7 +1,11 @@
 """One thread a worker, and files that share trained models in one worker: `make test` has as many workers as cores."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 torch.set_num_threads(1)
 
@@ -16,8 +20,14 @@ TOGETHER = (  # what these files fit and evaluate is kept in memory, once a proc
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        name = item.path.name
-        if item.path.parent.name != "kernels":  # whose tests share nothing
-            item.add_marker(pytest.mark.xdist_group("fitted" if name in TOGETHER else name))
+class ByFile(LoadScopeScheduling):
+    """A file goes to one worker, and so do the files of `TOGETHER`; the kernels' tests, which share nothing, spread."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.partition("::")[0])
+        return nodeid if path.parent.name == "kernels" else "fitted" if path.name in TOGETHER else path.as_posix()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    config.option.loadscopereorder = False
+    return ByFile(config, log)

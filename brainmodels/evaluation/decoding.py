@@ -1,6 +1,6 @@
 """Decoding: from responses to features of the image, and from those to the image itself among others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,11 @@ import numpy as np
 from ..baselines import LinearDecoder
 from ..metrics import Score
 from ..metrics.retrieval import full_gallery, identification, similarity
-from .encoding import SHUFFLED, Study, standardized
+from .encoding import SHUFFLED, Study, chance_band, chance_band_note, standardized
 
-__all__ = ["Decoded", "decode"]
+__all__ = ["Decoded", "decode", "decode_shuffled", "shuffled_decodings"]
+
+_COLUMNS = 2**14  # features that decoders of several shuffles are fitted to at once, to share what they decompose
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,7 @@ class Decoded:
         return {"features": self.features, "note": self.note, "scores": [score.to_json() for score in self.scores]}
 
 
-def decode(
-    study: Study,
-    features: str,
-    fingerprint: str,
-    X: np.ndarray,
-    X_test: np.ndarray,
-    note: str = "",
-    shuffled: bool = False,
-) -> Decoded:
+def decode(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = "") -> Decoded:
     """A linear decoder from the voxels that count to standardised features, and how well it tells test images apart.
 
     Args:
@@ -61,21 +55,57 @@ def decode(
         fingerprint: Fingerprint of its extractor.
         X, X_test: Features (n, p) of the train and test images.
         note: A caution about the features.
-        shuffled: Whether train images are paired with responses at random, as a control.
     """
     X, X_test = standardized(X, X_test)
-    if shuffled:
-        X = X[np.random.default_rng(study.seed).permutation(len(X))]
     decoder = LinearDecoder().fit(study.measured_train[:, study.voxels], X)
     guess = decoder.predict(study.measured[:, study.voxels])
-    conditions = {
-        "decoder": SHUFFLED if shuffled else "ridge",
-        "mask": f"{int(study.voxels.sum())} of {len(study.voxels)} voxels",
-    }
+    return _found(study, features, fingerprint, guess, X_test, "ridge", note)
+
+
+def decode_shuffled(
+    study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = ""
+) -> Decoded:
+    """The chance band of `decode`: mean and range over decoders that were fitted to wrong pairs; arguments as there."""
+    X, X_test = standardized(X, X_test)
+    said = "; ".join(filter(None, [note, chance_band_note(study)]))
+    case = (study, features, fingerprint)
+    runs = [_found(*case, guess, X_test, SHUFFLED, said) for guess in shuffled_decodings(study, X)]
+    return Decoded(features, chance_band([run.scores for run in runs]), runs[0].similarities, note)
+
+
+def shuffled_decodings(study: Study, X: np.ndarray) -> Iterator[np.ndarray]:
+    """What linear decoders read from the test responses, each fitted to train images paired with wrong responses.
+
+    Args:
+        study: Responses of train and test images.
+        X: Features (n, p) of the train images.
+
+    Returns:
+        Features (n_test, p) of the test images, for one shuffle after the other.
+    """
+    responses, test = study.measured_train[:, study.voxels], study.measured[:, study.voxels]
+    orders, together = list(study.wrong_pairs()), max(1, _COLUMNS // X.shape[1])
+    for start in range(0, len(orders), together):
+        some = orders[start : start + together]
+        decoder = LinearDecoder().fit(responses, np.concatenate([X[order] for order in some], axis=1))
+        yield from np.split(decoder.predict(test), len(some), axis=1)
+
+
+def _found(
+    study: Study,
+    features: str,
+    fingerprint: str,
+    guess: np.ndarray,
+    X_test: np.ndarray,
+    decoder: str,
+    note: str,
+) -> Decoded:
+    """Scores of retrieval and identification of decoded features among those of the test images."""
+    options = {"resamples": study.resamples, "seed": study.seed, "decoder": decoder}
+    options["mask"] = f"{int(study.voxels.sum())} of {len(study.voxels)} voxels"
     table = similarity(guess, X_test)
-    options = {"resamples": study.resamples, "seed": study.seed}
-    scores = full_gallery(table, **options, **conditions)
-    scores.append(identification(X_test, guess, features, **options, **conditions))
+    scores = full_gallery(table, **options)
+    scores.append(identification(X_test, guess, features, **options))
     said = [
         score.under(study.test, features=fingerprint, note="; ".join(filter(None, [score.note, note])))
         for score in scores

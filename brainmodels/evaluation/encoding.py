@@ -1,7 +1,7 @@
 """Encoding: from features of images to responses, beside the controls and the ceiling."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from ..simulated import SimulatedDataset
 __all__ = [
     "Encoded",
     "Study",
+    "chance_band",
+    "chance_band_note",
     "encode",
     "encode_controls",
     "judge",
@@ -32,7 +34,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-SHUFFLED, SHUFFLES = "ridge, pairs shuffled", 5
+SHUFFLED, SHUFFLES = "ridge, pairs shuffled", 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Study:
         threshold: Smallest ceiling of a voxel that counts.
         resamples: Number of bootstrap resamples and of permutations.
         seed: Seed of intervals and permutations.
+        shuffles: Number of fits to wrong pairs, whose range is the chance band of encoding and of decoding.
     """
 
     train: Pairs
@@ -60,9 +63,19 @@ class Study:
     threshold: float
     resamples: int
     seed: int
+    shuffles: int = SHUFFLES
 
     @classmethod
-    def of(cls, train: Pairs, test: Pairs, ncsnr: np.ndarray | None, threshold: float, resamples: int, seed: int):
+    def of(
+        cls,
+        train: Pairs,
+        test: Pairs,
+        ncsnr: np.ndarray | None,
+        threshold: float,
+        resamples: int,
+        seed: int,
+        shuffles: int = SHUFFLES,
+    ):
         measured_train, measured = train.array(), test.array()
         usable = usable_voxels(measured_train) & usable_voxels(measured)
         ceiling = None if ncsnr is None else noise_ceiling(ncsnr, [len(rows) for rows in test.trials])
@@ -72,7 +85,13 @@ class Study:
                 f"expected voxels above a noise ceiling of {threshold:g}, got none of {len(usable)}, "
                 f"{int((~usable).sum())} of them constant or undefined; what does not repeat cannot be predicted"
             )
-        return cls(train, test, measured_train, measured, ncsnr, voxels, ceiling, threshold, resamples, seed)
+        arrays = measured_train, measured, ncsnr, voxels, ceiling
+        return cls(train, test, *arrays, threshold, resamples, seed, shuffles)
+
+    def wrong_pairs(self) -> Iterator[np.ndarray]:
+        """Orders (n,) in which the train images do not belong to their responses, one for each shuffle."""
+        rng = np.random.default_rng(self.seed)
+        return (rng.permutation(len(self.train)) for _ in range(self.shuffles))
 
     @property
     def rois(self) -> Mapping[str, np.ndarray]:
@@ -135,9 +154,8 @@ def encode_controls(
     """Scores that every model should exceed: the mean response, the nearest train image's, ridge on shuffled pairs."""
     Y = study.measured_train[:, study.voxels]
     neighbor = NearestNeighbor().fit(X, Y).predict(X_test)
-    rng = np.random.default_rng(study.seed)
-    shuffles = [ridge_prediction(study, X[rng.permutation(len(X))], X_test) for _ in range(SHUFFLES)]
-    said = "; ".join(filter(None, [note, f"mean of {SHUFFLES} shuffles, the interval from least to most"]))
+    shuffles = [ridge_prediction(study, X[order], X_test) for order in study.wrong_pairs()]
+    said = "; ".join(filter(None, [note, chance_band_note(study)]))
     return [
         judge(study, _widen(study, MeanMap().fit(X, Y).predict(X_test)), "mean map", "none"),
         judge(study, _widen(study, neighbor), "nearest neighbour", features, note, features_of=fingerprint),
@@ -145,13 +163,24 @@ def encode_controls(
     ]
 
 
-def _mean_of(runs: Sequence[Encoded]) -> Encoded:
-    """Runs of one control as one: means, with intervals from the least to the greatest run."""
+def chance_band_note(study: Study) -> str:
+    """What the value and the interval of a control with shuffled pairs are."""
+    return f"mean of {study.shuffles} shuffles, the interval from least to most"
+
+
+def chance_band(runs: Sequence[Sequence[Score]]) -> list[Score]:
+    """Scores of several fits to wrong pairs as one row: means, with intervals from the least to the greatest fit."""
     scores = []
-    for same in zip(*(run.scores for run in runs), strict=True):
+    for same in zip(*runs, strict=True):
         values = [score.value for score in same]
         span = Interval(min(values), max(values), 1.0, f"{len(runs)} shuffles")
         scores.append(replace(same[0], value=float(np.mean(values)), interval=span))
+    return scores
+
+
+def _mean_of(runs: Sequence[Encoded]) -> Encoded:
+    """Fits of one control as one row."""
+    scores = chance_band([run.scores for run in runs])
     rois = {}
     for name in runs[0].rois:
         values = [run.rois[name][0] for run in runs]

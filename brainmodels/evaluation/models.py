@@ -4,8 +4,8 @@ evaluated = evaluate_model(opened, study, cache)
 print(evaluated.decoded[0].score("two_way"))
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from ..metrics import Metric, Score, metric, register
 from ..metrics.controls import Runs, bottleneck_curve
 from ..metrics.retrieval import correlation_matrix, full_gallery, identification, similarity, two_way
 from ..metrics.statistics import score_images
-from .decoding import Decoded
-from .encoding import Encoded, Study, judge, ridge_prediction
+from .decoding import Decoded, shuffled_decodings
+from .encoding import SHUFFLED, Encoded, Study, chance_band, chance_band_note, judge, ridge_prediction
 from .opened import OpenedModel
 
 __all__ = [
@@ -83,6 +83,11 @@ class TokenSpace:
     def decode(self, study: Study, responses: np.ndarray) -> np.ndarray:
         """Tokens (n, m, d) that ridge reads from responses (n, V)."""
         return self.decoder.predict(responses[:, study.voxels]).reshape(-1, *self.test.shape[1:])
+
+    def shuffled(self, study: Study) -> Iterator[np.ndarray]:
+        """Tokens (n, m, d) that ridge reads from the test responses after each fit to wrong pairs."""
+        for guess in shuffled_decodings(study, self.train.reshape(len(self.train), -1)):
+            yield guess.reshape(self.test.shape)
 
 
 @dataclass(frozen=True)
@@ -289,7 +294,10 @@ def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     if answers.decoded is not None:
         guesses[f"{opened.name}, responses of another image"] = answers.decoded[other_images(study)]
     guesses |= {f"{opened.name} {kind}": latents for kind, latents in answers.latents.items()}
-    return [_found(opened, study, space, guess, decoder) for decoder, guess in guesses.items()]
+    found = [_found(opened, study, space, guess, decoder) for decoder, guess in guesses.items()]
+    wrong = [_found(opened, study, space, guess, SHUFFLED) for guess in space.shuffled(study)]
+    band = chance_band([run.scores for run in wrong])
+    return [*found, replace(wrong[0], scores=[score.under(note=chance_band_note(study)) for score in band])]
 
 
 def other_images(study: Study) -> np.ndarray:

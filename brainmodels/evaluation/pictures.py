@@ -5,8 +5,8 @@ works. The row from another image's responses says what a picture scores by chan
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..metrics.retrieval import correlation_matrix, identification
 from ..metrics.statistics import score_images
 from ..nn.tokens_to_image import Blend, ConvDecoder, DecoderSize, NearestImage, TokensToImage
 from ..simulated import SimulatedDataset, scene_stimuli
-from .encoding import Study
+from .encoding import SHUFFLED, Study, chance_band, chance_band_note
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
 
 __all__ = ["ANOTHER", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]
@@ -71,8 +71,8 @@ class Pictures:
     Attributes:
         model: Name of the model.
         shown: Test images at the size of the pictures, uint8 (n, H, W, 3).
-        drawn: by source; all of the first drawer, then what others make of the first source: the nearest picture of
-            the bank, and what is drawn laid over it.
+        drawn: by source; all of the first drawer, then what others make of the first source, of ridge and of the true
+            tokens: the nearest picture of the bank, and what is drawn laid over it.
         chosen: rows for figures: "random" ones, then the "best" and the "worst" of the others by the cosine of decoded
             and true tokens.
         seed: Seed of the random ones.
@@ -220,7 +220,9 @@ def draw_pictures(
     judge, first = _Judge(study, shown, device), next(iter(sources))
     trained: dict[str, Any] = {}
     if kind == "nearest":
-        drawn = [judge(source, nearest, guess) for source, guess in (sources | {TRUE: evaluated.space.test}).items()]
+        made = sources | {TRUE: evaluated.space.test}
+        drawn = [judge(source, nearest, guess) for source, guess in made.items()]
+        drawn.append(judge.chance(nearest, evaluated.space.shuffled(study)))
     else:
         measured = _decode_error(evaluated, study, dataset, cache)
         error = UNKNOWN_ERROR if measured is None else measured
@@ -230,8 +232,10 @@ def draw_pictures(
             made[REDUCED] = space.of(evaluated.space.test)
         made[TRUE] = space.true(cache.get(study.test.image_ids, "tokens"))
         drawn = [judge(source, conv, guess) for source, guess in made.items()]
-        over = Blend(_FromModel(conv, space), nearest, LOW)
-        drawn += [judge(first, drawer, sources[first]) for drawer in (nearest, over)]
+        drawn.append(judge.chance(conv, map(space.of, evaluated.space.shuffled(study))))
+        compared = {first: sources[first], SAME_TOKENS: sources[SAME_TOKENS], TRUE: evaluated.space.test}
+        for drawer in (nearest, Blend(_FromModel(conv, space), nearest, LOW)):
+            drawn += [judge(source, drawer, guess) for source, guess in compared.items()]
         trained = dict(conv.trained) | {"error": error, "error_measured": measured is not None}
     chosen, counts = _chosen(evaluated, study), (len(bank.ids), len(study.train.image_ids))
     return Pictures(evaluated.opened.name, shown, drawn, chosen, study.seed, trained, counts)
@@ -290,6 +294,14 @@ class _Judge:
         scores += [not_available(metric(name), f"weights {metric(name).needs_weights}") for name in WEIGHTED]
         images = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         return Drawn(source, told, images, scores)
+
+    def chance(self, drawer: TokensToImage, shuffles: Iterable[np.ndarray]) -> Drawn:
+        """Pictures from ridge after each fit to wrong pairs: mean and range of the scores, images of the first fit."""
+        runs = [self(SHUFFLED, drawer, tokens) for tokens in shuffles]
+        scores = chance_band([[score for score in run.scores if score.available] for run in runs])
+        absent = [score for score in runs[0].scores if not score.available]
+        note = chance_band_note(self.study)
+        return replace(runs[0], scores=[score.under(note=f"{score.note}; {note}") for score in scores] + absent)
 
     def _seen(self, network: Extractor, images: torch.Tensor) -> np.ndarray:
         outputs = [network(part.to(self.device)) for part in images.split(64)]

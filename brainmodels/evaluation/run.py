@@ -22,8 +22,8 @@ from ..features import FeatureCache
 from ..features.sets import FeatureSet, feature_rows
 from ..records import plain
 from ..simulated import SimulatedDataset
-from .decoding import Decoded, decode
-from .encoding import Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
+from .decoding import Decoded, decode, decode_shuffled
+from .encoding import SHUFFLES, Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
 from .models import ModelEvaluation, evaluate_model
 from .opened import OpenedModel
 from .pictures import Pictures, draw_pictures
@@ -59,6 +59,7 @@ class EvaluationSettings:
         threshold: Smallest noise ceiling (r^2) of a voxel that counts.
         check_alignment: "auto", or "off", which the report then says.
         resamples: Number of bootstrap resamples, and of permutations.
+        shuffles: Number of fits to wrongly paired images and responses, whose range is the chance band.
         curve: Numbers of train images of the learning curve; those beyond the train images are left out.
         seed: Seed of the simulation, the resamples and all random choices.
         device: Device of the extractors, the models and the drawing of pictures.
@@ -79,6 +80,7 @@ class EvaluationSettings:
     threshold: float = 0.1
     check_alignment: Literal["auto", "off"] = "auto"
     resamples: int = 1000
+    shuffles: int = SHUFFLES
     curve: tuple[int, ...] = (50, 100, 200, 400, 800)
     seed: int = 0
     device: str = "cpu"
@@ -148,7 +150,7 @@ def evaluate(
     first, (X, X_test) = sets[0], rows[sets[0].name]
     mark, note = first.extractor.fingerprint(), first.extractor.note
     encoded += encode_controls(study, first.name, mark, X, X_test, note)
-    decoded.append(decode(study, first.name, mark, X, X_test, note, shuffled=True))
+    decoded.append(decode_shuffled(study, first.name, mark, X, X_test, note))
     if isinstance(dataset, SimulatedDataset):
         encoded.append(planted_oracle(study, dataset))
     _step(bar, "learning curve")
@@ -186,7 +188,7 @@ def study_of(
     scale = None if name == "none" else fit_normalizer(name, subject, split)
     train, test = (dataset.pairs(subject.id, split, part, "repeats", scale) for part in ("train", "test"))
     ncsnr = reliability(subject, dataset.pairs(subject.id, repeats or split, "train", "none", scale))
-    return Study.of(train, test, ncsnr, settings.threshold, settings.resamples, settings.seed)
+    return Study.of(train, test, ncsnr, settings.threshold, settings.resamples, settings.seed, settings.shuffles)
 
 
 def _linear(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..evaluation.encoding import SHUFFLED
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
 from ..evaluation.pictures import TRUE
 from . import figures
@@ -58,15 +59,20 @@ def _draw_pictures(pictures: "Pictures", path: Path) -> None:
 
 
 def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
-    """Rows of the grid: the first source in every way of drawing it, then ridge and the ceiling."""
+    """Rows of the grid: the first source in every way of drawing it, then what the first drawer makes of others."""
     first = pictures.drawn[0]
     name = "ridge" if first.source == SAME_TOKENS else first.source
     drawn, *others = (item for item in pictures.drawn if item.source == first.source)
     how = "drawn" if others else "nearest picture"
     rows = [(f"{name},\n{label}", item) for label, item in zip(("nearest picture", "both"), others, strict=False)]
     rows.append((f"{name},\n{how}", drawn))
-    further = {SAME_TOKENS: f"ridge,\n{how}", TRUE: f"ceiling: true\ntokens, {how}"}
-    return rows + [(further[x.source], x) for x in pictures.drawn if x.source in further and x.source != first.source]
+    further = {
+        SAME_TOKENS: f"ridge,\n{how}",
+        SHUFFLED: f"chance: ridge,\nshuffled, {how}",
+        TRUE: f"ceiling: true\ntokens, {how}",
+    }
+    same = [x for x in pictures.drawn if x.drawer == first.drawer and x.source != first.source]
+    return rows + [(label, x) for source, label in further.items() for x in same if x.source == source]
 
 
 def _draw_responses(evaluation: "Evaluation", item: "ModelEvaluation", path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from tests.brainmodels.made import made_dataset
 @functools.cache
 def simulated_evaluation():
     """Ridge on grid features and on pixels, their controls and the planted signal."""
-    return evaluation_of(simulate("tiny", n_subjects=1), ["grid", "pixels"], resamples=200, curve=(60,))
+    return evaluation_of(simulate("tiny", n_subjects=1), ["grid", "pixels"], resamples=200, curve=(60,), shuffles=6)
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def opened_models():
 @functools.cache
 def evaluation_of_models():
     """What both say, with pictures that a decoder draws which saw a few hundred others."""
-    options = {"pictures": "conv", "resamples": 200, "curve": (), "seed": 1, "check_alignment": "off"}
+    options = {"pictures": "conv", "resamples": 200, "shuffles": 3, "curve": (), "seed": 1, "check_alignment": "off"}
     with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(pictures, SCENES=100, STEPS=120):
         settings = EvaluationSettings(features=("random_conv",), out=Path(folder), progress=False, **options)
         opened = opened_models()

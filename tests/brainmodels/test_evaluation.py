@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from brainmodels.baselines import LinearDecoder
 from brainmodels.commands.evaluate import run_evaluation
 from brainmodels.data import ArrayImages, BrainDataset, Responses, SensorSpace, StimulusSet
 from brainmodels.data.align import check_alignment
 from brainmodels.errors import AlignmentError, BrainDataError
 from brainmodels.evaluation import EvaluationSettings
+from brainmodels.evaluation.decoding import shuffled_decodings
 from brainmodels.evaluation.encoding import SHUFFLED, Study, _mean_of, judge, standardized
 from brainmodels.features import Extractor, FeatureCache, FeatureOutput, Pixels
 from brainmodels.features.sets import FeatureSet, feature_rows
@@ -60,8 +62,22 @@ def test_decoding_finds_images_and_a_shuffled_decoder_does_not(evaluation):
     assert top.value > 10 * top.chance == 10 / 60
     assert grid.score("two_way").value > 0.9 and grid.score("two_way").value > pixels.score("two_way").value
     assert shuffled.scores[0].decoder == SHUFFLED
-    for name in ("image_given_brain_top1", "brain_given_image_top1"):
-        assert shuffled.score(name).at_chance, name
+    for name in ("image_given_brain_top1", "brain_given_image_top1", "two_way"):
+        right, wrong = grid.score(name), shuffled.score(name)
+        assert wrong.interval.low <= right.chance <= wrong.interval.high < right.interval.low, name
+        assert "mean of 6 shuffles" in wrong.note and wrong.interval.low <= wrong.value <= wrong.interval.high
+
+
+def test_shuffled_decoders_are_separate_fits_to_the_orders_of_the_study(evaluation, monkeypatch):
+    """However many are fitted at once, each is the decoder of its own order."""
+    study, X = evaluation.study, evaluation.study.train.array()[:, :7] + 3.0
+    monkeypatch.setattr("brainmodels.evaluation.decoding._COLUMNS", 30)  # four at once, then two
+    found = list(shuffled_decodings(study, X))
+    orders = list(study.wrong_pairs())
+    assert len(found) == len(orders) == 6 and (np.sort(orders, axis=1) == np.arange(len(X))).all()
+    for order, guess in zip(orders, found, strict=True):
+        alone = LinearDecoder().fit(study.measured_train[:, study.voxels], X[order])
+        np.testing.assert_allclose(guess, alone.predict(study.measured[:, study.voxels]), rtol=1e-4, atol=1e-4)
 
 
 def test_ranks_are_those_of_the_scores(evaluation):
@@ -97,10 +113,8 @@ def test_shuffled_fits_are_averaged_and_span_their_interval(evaluation):
     assert mean.scores[0].value == pytest.approx(0.05) and mean.r == pytest.approx([0.05] * 3)
     assert mean.scores[0].interval[:2] == (-0.1, 0.2) and mean.rois["V1"] == (pytest.approx(0.05), -0.1, 0.2)
     shuffled = next(item for item in evaluation.encoded if item.model == SHUFFLED)
-    assert (
-        "mean of 5 shuffles" in shuffled.scores[0].note
-        and abs(shuffled.score("nr2").value) < 0.1  # one scatters by 0.06, voxels together
-    )
+    assert "mean of 6 shuffles" in shuffled.scores[0].note
+    assert abs(shuffled.score("nr2").value) < 0.1  # one scatters by 0.06, voxels together
 
 
 def test_the_record_is_json_and_its_scores_come_back(evaluation):

@@ -11,6 +11,7 @@ import torch
 from brainmodels.baselines import LinearDecoder
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError, NormalizationError
 from brainmodels.evaluation import EvaluationSettings, pictures
+from brainmodels.evaluation.encoding import SHUFFLED
 from brainmodels.evaluation.models import EXTERNAL, SAME_TOKENS, evaluate_model, other_images
 from brainmodels.evaluation.opened import OpenedModel, open_models
 from brainmodels.evaluation.pictures import ANOTHER, REDUCED, TRUE
@@ -131,6 +132,11 @@ def test_controls_are_at_chance_and_models_are_not(evaluation, neuroflow):
         assert shuffled.score(name).at_chance, name
         assert not rows["NeuroFlow"].score(name).at_chance, name
         assert not rows[SAME_TOKENS].score(name).at_chance, name
+    band = rows[SHUFFLED]
+    for name in ("two_way", "image_given_brain_top1"):
+        assert band.score(name).interval.low <= band.score(name).value <= band.score(name).interval.high
+        assert "mean of 3 shuffles" in band.score(name).note
+        assert rows["NeuroFlow"].score(name).value > band.score(name).interval.high, name
     assert mean.score("two_way").value == pytest.approx(0.5)
     assert mean.score("image_given_brain_top1").value <= 1 / len(evaluation.study.test)
     order = other_images(evaluation.study)
@@ -200,6 +206,11 @@ def test_pictures_lie_between_the_ceiling_and_those_of_another_image(evaluation)
         ceiling, own, shuffled = (drawn[source].score(name) for source in (TRUE, "NeuroFlow", ANOTHER))
         assert ceiling.interval.low > own.value > own.interval.low > shuffled.value, name
         assert shuffled.value in own.chance_interval or shuffled.at_chance, name
+        assert drawn[SHUFFLED].score(name).interval.high < own.interval.low, name
+    every = [(item.drawer.split("@")[0], item.source) for item in made.drawn if item.drawer != drawn[TRUE].drawer]
+    assert (
+        every == [(x, source) for x in dict(every) for source in ("NeuroFlow", SAME_TOKENS, TRUE)] and len(every) == 6
+    )
     real, mine = (x.reshape(60, -1).astype(np.float64) for x in (made.shown, drawn["NeuroFlow"].images))
     expected = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(real, mine, strict=True)])
     assert drawn["NeuroFlow"].score("pixcorr").value == pytest.approx(expected, abs=2e-3)
@@ -213,7 +224,7 @@ def test_pictures_lie_between_the_ceiling_and_those_of_another_image(evaluation)
 
 def test_the_nearest_picture_of_train_images_and_further_scenes_has_the_highest_centred_cosine(evaluation, tmp_path):
     (made,), study, item = evaluation.pictures, evaluation.study, evaluation.models[0]
-    (nearest,) = [x for x in made.drawn if x.drawer.startswith("nearest")]
+    nearest = next(x for x in made.drawn if x.drawer.startswith("nearest") and x.source == item.opened.name)
     scenes, train = scene_stimuli(study.seed + pictures.SCENES_SEED, 100), evaluation.dataset.stimuli
     assert made.bank == (330, 230) and nearest.drawer.startswith("nearest_image@330 ")
     further = FeatureCache(tmp_path, item.opened.features.extractor, scenes)
