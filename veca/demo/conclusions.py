@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from .agreement import TOLERANCES, Agreement
+from .schedule import PAIRS
 
-__all__ = ["find", "headline", "ratio_rows", "slopes", "summarise_agreement", "timing_notes"]
+__all__ = ["busy", "find", "headline", "ratio_rows", "slopes", "summarise_agreement", "timing_notes"]
 
 Row = Mapping[str, Any]
 
+_FREE = 0.85  # share of the threads' cores that is left to them on an idle machine
 _SLOWER = 1.4  # on two idle cores, rates at 256 to 1024 px were within a factor of 1.1
 
 
@@ -27,7 +29,7 @@ def find(rows: Iterable[Row], size: int, num_cores: int | None) -> Row | None:
 def ratio_rows(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]:
     """Time, memory and FLOPs of the ViT divided by VECA's, for every size and budget.
 
-    A ratio is None if one side was not measured.
+    A ratio is None if one side was not measured. `pairs` is the number of timed runs that both sides have.
     """
     rows = []
     for cost in sorted(flops, key=lambda row: (row["size"], row["num_cores"] or 0)):
@@ -36,6 +38,7 @@ def ratio_rows(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, A
             continue
         ours, theirs = find(timings, size, num_cores) or {}, find(timings, size, None) or {}
         row = {"size": size, "num_cores": num_cores}
+        row["pairs"] = min(len(side.get("times_s", ())) for side in (ours, theirs))
         for key, source in (("time", "median_s"), ("memory", "peak_bytes")):
             a, b = theirs.get(source), ours.get(source)
             row[key] = a / b if a and b else None
@@ -46,9 +49,23 @@ def ratio_rows(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, A
 
 
 def headline(ratios: Sequence[Row]) -> dict[str, Any] | None:
-    """The row of the largest size that both models were timed at, with the largest budget."""
+    """The row of the largest size and budget with `PAIRS` runs of both models; with fewer where no size has so many."""
     timed = [row for row in ratios if row["time"] is not None]
-    return dict(max(timed, key=lambda row: (row["size"], row["num_cores"]))) if timed else None
+    best = max(timed, key=lambda row: (min(row["pairs"], PAIRS), row["size"], row["num_cores"]), default=None)
+    return None if best is None else dict(best)
+
+
+def busy(others: float | None, machine: Row) -> str:
+    """Why the times are not those of an idle machine; empty where nothing says so.
+
+    Args:
+        others: Processor cores that other programs used while the times were taken; None where it is unknown.
+        machine: Description of the machine, see `describe_machine`.
+    """
+    cores, threads = machine["cpu_count"], machine["torch_threads"]
+    if others is None or not cores or cores - others > _FREE * min(threads, cores):
+        return ""
+    return f"other programs used {others:.1f} of {cores} processor cores"
 
 
 def slopes(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]:
@@ -69,8 +86,8 @@ def slopes(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]
     return rows
 
 
-def timing_notes(timings: Sequence[Row], flops: Sequence[Row], machine: Row) -> list[str]:
-    """Notes on the times: runs left out, sizes added, a machine that was busy or slowed down."""
+def timing_notes(timings: Sequence[Row], flops: Sequence[Row]) -> list[str]:
+    """Notes on the times: runs left out, sizes added, a machine that slowed down."""
     notes = []
     for size in sorted({row["size"] for row in timings}):
         left_out = [row for row in timings if row["size"] == size and not row["times_s"]]
@@ -83,9 +100,6 @@ def timing_notes(timings: Sequence[Row], flops: Sequence[Row], machine: Row) -> 
             notes.append(f"{size} px: there was no time left for {', '.join(names)}.")
     instead = {(row["size"], row["note"]) for row in timings if row["note"]}
     notes += [f"{size} px was measured {note}." for size, note in sorted(instead)]
-    load, cores = machine["load_average"], machine["cpu_count"]
-    if load is not None and cores and load > 0.5 * cores:
-        notes.append(f"The machine was busy before the start (load {load:.1f} on {cores} cores), so times are noisy.")
     return notes + _slow_down(timings, flops)
 
 

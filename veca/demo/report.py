@@ -51,7 +51,8 @@ def summary_lines(record: Record) -> list[str]:
     best = record["headline"]
     if best is None:
         return ["the ViT was timed at no size"]
-    lines = [f"at {best['size']} px with {best['num_cores']} cores       ViT         VECA   ViT / VECA"]
+    lines = [f"the machine was busy: {record['busy']}, so times are not those of an idle one"] if record["busy"] else []
+    lines.append(f"at {best['size']} px with {best['num_cores']} cores       ViT         VECA   ViT / VECA")
     for side in _sides(record):
         lines.append(f"  {side['name']:22} {side['vit']:>11}  {side['veca']:>11}  {best[side['key']]:6.2f}x")
     slower = [row for row in record["ratios"] if row["time"] is not None and row["time"] < 1]

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from ..data import imagenet_normalize, list_photographs, load_photograph, photograph
 from ..inspect.cost import break_even_side, counted_flops, forward_cost, num_patches
 from ..model.backbone import VECA
-from ..report.machine import describe_machine
+from ..report.machine import OtherPrograms, describe_machine
 from ..zoo.registry import create_model, list_models
 from ..zoo.sizes import VARIANTS
 from .agreement import Agreement, compare_implementations
-from .conclusions import headline, ratio_rows, slopes, summarise_agreement, timing_notes
+from .conclusions import busy, headline, ratio_rows, slopes, summarise_agreement, timing_notes
 from .report import write_html
 from .schedule import Case, Measured, Schedule
 from .settings import DemoSettings
@@ -38,7 +38,7 @@ _VITS = {
     1024: "vit_large_patch16_224",
 }
 # ends of the parts, as shares of the time
-_EARLY_END, _PICTURES_END, _LATE_END, _REPEAT_END = 0.27, 0.6, 0.97, 0.85
+_EARLY_END, _PICTURES_END, _LATE_END = 0.27, 0.6, 0.97
 _GRACE, _LEAST_REPEAT = 0.2, 0.04  # shares: see Schedule.run; repetitions always get _LEAST_REPEAT
 _REFERENCE_TOKENS = 1200  # the dense reference holds H T^2 scores, in fp64 here
 
@@ -64,6 +64,7 @@ def run_demo(settings: DemoSettings, progress: bool = True) -> dict[str, Any]:
     veca, vit = _models(settings, device, dtype)
 
     with _progress(settings.time_limit, progress) as report:
+        others = OtherPrograms()
         parts = _measure(settings, names, veca, vit, started, report)
         report("writing the report")
         record = {
@@ -72,9 +73,10 @@ def run_demo(settings: DemoSettings, progress: bool = True) -> dict[str, Any]:
             "models": [_describe("VECA", settings.model, veca), _describe("ViT", _VITS[veca.embed_dim], vit)],
             **parts,
         }
-        record["notes"] = record["notes"] + timing_notes(record["timings"], record["flops"], machine)
+        record["notes"] = record["notes"] + timing_notes(record["timings"], record["flops"])
         record["ratios"] = ratio_rows(record["timings"], record["flops"])
         record["headline"] = headline(record["ratios"])
+        record["busy"] = busy(others.cores(), machine)
         record["slopes"] = slopes(record["timings"], record["flops"])
         record["equal_flops_px"] = {str(cores): break_even_side(veca, vit, cores) for cores in settings.budgets}
         record["figures"] = draw_curves(record, settings.out)
@@ -123,7 +125,7 @@ def _measure(
     # the largest size comes last and gets the time that is left
     schedule.deadline = started + _LATE_END * seconds
     schedule.run(settings.sizes[split:], settings.budgets)
-    schedule.deadline = max(started + _REPEAT_END * seconds, time.monotonic() + _LEAST_REPEAT * seconds)
+    schedule.deadline = max(schedule.deadline, time.monotonic() + _LEAST_REPEAT * seconds)
     schedule.repeat()
 
     extra = sorted({m.case.size for m in schedule.measured} - set(settings.sizes))

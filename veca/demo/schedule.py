@@ -1,7 +1,8 @@
 """The schedule of the measurements: two models run by turns within a time limit.
 
 Sizes come smallest first, and each case runs once before any case runs again. Within a size all cases take turns (A B C
-A B C ...), so that a slow moment of the machine affects all of them. The report shows medians.
+A B C ...), so that a slow moment of the machine affects all of them. Both models with the largest budget, a pair, come
+first until each size has `PAIRS` of them. The report shows medians.
 
 The time of a run is predicted from earlier runs. With P patches, full attention is fitted by t = b P + c P^2, and VECA
 by t = a + b FLOPs. A short run is preceded by an untimed one. If a run is long, the first timed run also measures
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from ..inspect.cost import num_patches, peak_bytes
 from ..inspect.stopwatch import wall_seconds
 
-__all__ = ["Case", "Measured", "Schedule", "fit_time"]
+__all__ = ["PAIRS", "Case", "Measured", "Schedule", "fit_time"]
 
+PAIRS = 3  # runs of either model, in turns, whose medians make a headline
 _LONG = 1.5  # seconds; a case with a longer prediction gets no untimed run
 _MOST_ROUNDS = 5
 _STEP = 128  # pixels; a size made smaller is a multiple of this
@@ -149,21 +151,24 @@ class Schedule:
 
     @torch.inference_mode()
     def repeat(self) -> None:
-        """Run further rounds, always at the size with the fewest, until the deadline or until each has five."""
+        """Run further rounds, pairs first, always at the size with the fewest, until the deadline or five rounds."""
         while True:
             rounds = []
             for size in {m.case.size for m in self.measured}:
                 entries = [m for m in self.measured if m.case.size == size and m.seconds]
-                seconds = sum(m.median for m in entries)
-                count = min((len(m.seconds) for m in entries), default=_MOST_ROUNDS)
-                if count < _MOST_ROUNDS and _MARGIN * seconds <= self._left():
-                    rounds.append((count, seconds, size, entries))
+                largest = max((m.case.num_cores or 0 for m in entries), default=0)
+                pair = [m for m in entries if m.case.num_cores in (None, largest)]
+                for chosen, most in ((pair, PAIRS), (entries, _MOST_ROUNDS)):
+                    seconds = sum(m.median for m in chosen)
+                    count = min((len(m.seconds) for m in chosen), default=most)
+                    if count < most and _MARGIN * seconds <= self._left():
+                        rounds.append((most, count, seconds, size, chosen))
             if not rounds:
                 return
-            count, _, size, entries = min(rounds, key=lambda candidate: candidate[:3])
-            for entry in entries:
-                self.report(f"{size} px, {entry.case.label}, run {count + 1}")
-                self._once(entry, count, timed=True)
+            *_, size, chosen = min(rounds, key=lambda candidate: candidate[:4])
+            for entry in chosen:
+                self.report(f"{size} px, {entry.case.label}, run {len(entry.seconds) + 1}")
+                self._once(entry, len(entry.seconds), timed=True)
 
     def predict(self, case: Case) -> float | None:
         """Seconds that a run should take, from earlier runs; None before the first run."""

@@ -25,7 +25,7 @@ class DemoSettings:
     """
 
     out: Path = Path("out/demo")
-    sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    sizes: tuple[int, ...] = (256, 512, 1024, 1536)
     budgets: tuple[int, ...] = (8, 16, 32, 64)
     photographs: tuple[str, ...] = ()
     time_limit: float = 240.0

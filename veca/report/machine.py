@@ -5,12 +5,13 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-__all__ = ["describe_machine"]
+__all__ = ["OtherPrograms", "describe_machine"]
 
 _PACKAGES = ("torch", "triton", "timm", "numpy", "veca")
 
@@ -54,3 +55,28 @@ def _cpu_name() -> str:
         if done.returncode == 0:
             return done.stdout.strip()
     return platform.processor() or platform.machine()
+
+
+class OtherPrograms:
+    """How many processor cores other programs use, from the moment this object is made."""
+
+    def __init__(self):
+        self.start = self._now()
+
+    def cores(self) -> float | None:
+        """Mean number of cores that other programs used until now; None where the system does not tell (not Linux)."""
+        now = self._now()
+        if self.start is None or now is None:
+            return None
+        everyone, own, clock = (b - a for a, b in zip(self.start, now, strict=True))
+        return max(everyone - own, 0.0) / clock
+
+    def _now(self) -> tuple[float, float, float] | None:
+        """Seconds of all cores that were not idle, seconds of this process and its children, and the clock."""
+        path = Path("/proc/stat")
+        if sys.platform != "linux" or not path.is_file():
+            return None
+        user, nice, system, _idle, _wait, irq, softirq, steal = map(int, path.read_text().split()[1:9])
+        ticks = os.sysconf("SC_CLK_TCK")
+        own = sum(os.times()[:4])
+        return (user + nice + system + irq + softirq + steal) / ticks, own, time.monotonic()
