@@ -18,6 +18,7 @@ from .demo import DemoSettings, check_request, run_demo, summary_lines
 from .inspect.export import export_model
 from .inspect.extract import extract_features
 from .model.backbone import VECA
+from .zoo.official import load_official
 from .zoo.registry import create_model, list_models, load
 
 __all__ = ["main"]
@@ -206,6 +207,25 @@ def export(
     print(out)
 
 
+def import_(file: tyro.conf.Positional[Path], out: Path) -> None:
+    """Make a folder for `veca.load` of a checkpoint of the authors' code for VECA. No code of the file is run.
+
+    Args:
+        file: Checkpoint, such as x.pt.
+        out: Folder to write; new or empty.
+    """
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"expected --out to be a new or an empty folder, got {out}")
+        model = load_official(file)
+        model.save_pretrained(out)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"veca import: {error}") from error
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{len(model.blocks)} blocks of width {model.embed_dim}, {model.num_cores} cores, {count:,d} parameters")
+    print(out)
+
+
 def _open(model: str) -> tuple[VECA, str]:
     """A model in evaluation mode, and a note about its weights."""
     if model not in list_models() or model in list_models(pretrained=True):
@@ -226,7 +246,8 @@ def main(args: list[str] | None = None) -> None:
     if args and args[0] in others:
         others[args[0]].load()(args[1:])
         return
-    commands = {command.__name__: command for command in (bench, demo, distill, export, features, models, train)}
+    functions = (bench, demo, distill, export, features, import_, models, train)
+    commands = {function.__name__.removesuffix("_"): function for function in functions}  # import is a word of Python
     more = "".join(f" See also: veca {name} --help." for name in sorted(others))
     tyro.extras.subcommand_cli_from_dict(
         commands, prog="veca", description=f"Vision backbones whose cost is linear in patches.{more}", args=args

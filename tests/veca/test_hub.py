@@ -129,6 +129,52 @@ def test_weights_that_do_not_fit_are_all_named(folder):
         VECA.from_pretrained(folder)
 
 
+def test_words_of_the_mixin_are_taken(folder):
+    model, x = tiny(), images()
+    assert torch.equal(VECA.from_pretrained(folder, map_location="cpu", strict=True)(x), model(x))
+    assert {p.device.type for p in VECA.from_pretrained(folder, map_location="cpu:0").parameters()} == {"cpu"}
+    rewrite(folder / "model.safetensors", lambda weights: weights.update(extra=weights.pop("norm.bias") + 1))
+    with pytest.raises(ValueError, match=r"1 missing in the file: norm\.bias"):
+        VECA.from_pretrained(folder)
+    with pytest.warns(UserWarning, match=r"(?s)fits this VECA only in part:.*missing .* norm\.bias.*unknown .* extra"):
+        loaded = VECA.from_pretrained(folder, strict=False)
+    assert torch.equal(loaded(x), model(x))  # a new bias is zero, as the missing one was
+    rewrite(folder / "model.safetensors", lambda weights: weights.update({"norm.bias": torch.zeros(3)}))
+    with pytest.raises(ValueError, match=r"1 of another shape: norm\.bias"):
+        VECA.from_pretrained(folder, strict=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["module.{}", "_orig_mod.module.{}", "blocks.{}"], ids=["ddp", "compiled ddp", "block"]
+)
+def test_prefixes_of_wrappers_are_taken_off(tmp_path, name):
+    model = tiny()
+    weights = {
+        (name.format(key) if "module" in name else key.replace(".0.", name)): value
+        for key, value in model.state_dict().items()
+    }
+    assert weights.keys() != model.state_dict().keys()
+    torch.save(dict(state_dict=weights, epoch=3), tmp_path / "last.pth.tar")  # as timm's script writes it
+    save_file(weights, tmp_path / "last.safetensors")
+    for file in ("last.pth.tar", "last.safetensors"):
+        other = tiny(seed=1)
+        load_weights(other, tmp_path / file)
+        assert torch.equal(other(images()), model(images())), file
+
+
+@pytest.mark.filterwarnings("ignore:num_cores=")
+def test_fewer_cores_than_saved_are_the_first_ones(folder, shipped):
+    x, model = images(), tiny()
+    for given, trained in ((6, [4]), (3, [4])):
+        few = veca.load(folder, num_cores=given)[0]
+        assert torch.equal(few.forward_features(x).patches, model.forward_features(x, given).patches)
+        assert few.num_cores == few.budget == given and list(few.trained_budgets) == trained
+    few = veca.load("veca_nano_patch16", num_cores=5)[0]
+    assert torch.equal(few(x), shipped(x, 5)) and few.config["num_cores"] == 5
+    with pytest.raises(ValueError, match=r"core_bank\.tokens: expected \(12, 32\), got \(8, 32\)"):
+        veca.load(folder, num_cores=12)
+
+
 def test_long_lists_are_counted(folder):
     rewrite(folder / "model.safetensors", lambda weights: weights.clear() or weights.update(a=torch.zeros(1)))
     with pytest.raises(ValueError, match=r"(?s)\d\d missing in the file: .*, and \d\d more.*1 unknown to the model: a"):
@@ -141,6 +187,10 @@ def test_configs_with_unknown_words_or_none_are_refused(folder):
     file.write_text(json.dumps(config | {"num_core": 4}))
     with pytest.raises(ValueError, match=r"arguments of VECA in the config .*, got num_core \(near num_cores\)"):
         VECA.from_pretrained(folder)
+    for content in (b'{"embed_dim": 32,', b"\xff\xfe{"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"expected config\.json of .*model' to be a JSON object, got"):
+            VECA.from_pretrained(folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"config.json beside the weights, found none"):
         VECA.from_pretrained(folder)

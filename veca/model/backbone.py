@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Tables
 from .block import Block
-from .cores import CoreBank, CoreStep
+from .cores import DEFAULT_CORES, CoreBank, CoreStep, default_budgets
 from .features import AttentionMaps, Features, pool, zero_inactive
 from .hub import HubMixin
 from .interface import BackboneInterface, init_linear
@@ -48,6 +48,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         multiple_of: see `mlp_ratio`. 8 and 64 suit tensor cores; 1 keeps the published widths.
         patch_size, in_chans: side of a patch in pixels, and number of channels of the images.
         img_size: nominal size in pixels, kept in `patch_embed.grid_size`. The model takes images of any size.
+        crop_pct: share of the resized shorter side that the transform of `veca.load` keeps, above 0 and at most 1.
         mean, std: mean and deviation of each channel, with which the caller normalises images in [0, 1]. None means
             ImageNet's for three channels, 0.5 for any other number.
         num_cores: M, size of the core bank.
@@ -89,9 +90,10 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         patch_size: int = 16,
         in_chans: int = 3,
         img_size: int | Sequence[int] = 224,
+        crop_pct: float = 1.0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        num_cores: int = 64,
+        num_cores: int = DEFAULT_CORES,
         trained_budgets: Sequence[int] | None = None,
         num_classes: int = 0,
         output_dim: int | None = None,
@@ -133,6 +135,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             raise ValueError(f"expected num_cores of at least 1, got {num_cores}")
         if core_logit_log_scale is not None and core_logit_log_scale < 2:
             raise ValueError(f"expected core_logit_log_scale of 2 patches or more, got {core_logit_log_scale}")
+        if not 0 < crop_pct <= 1:
+            raise ValueError(f"expected crop_pct above 0 and at most 1, got {crop_pct}")
         mean = mean or (IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.5,) * in_chans)
         std = std or (IMAGENET_DEFAULT_STD if in_chans == 3 else (0.5,) * in_chans)
         if not len(mean) == len(std) == in_chans:
@@ -141,11 +145,12 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         self.embed_dim = embed_dim
         self.num_features = output_dim or embed_dim
         self.num_cores = self.budget = num_cores
-        self.trained_budgets = tuple(trained_budgets or sorted({*range(8, num_cores + 1, 8), num_cores}))
+        self.trained_budgets = tuple(trained_budgets or default_budgets(num_cores))
         self.num_classes = num_classes
         self.mean, self.std = tuple(mean), tuple(std)
         self._set_option("mean", list(mean))
         self._set_option("std", list(std))
+        self.crop_pct = crop_pct
         self.global_from = global_from
         self.on_odd = on_odd
         self.coord_norm = coord_norm

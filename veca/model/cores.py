@@ -6,8 +6,10 @@ Shapes: B images, M cores in the bank, C active cores (a prefix), E embedding di
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CoreBank", "CoreStep", "spread_points"]
+__all__ = ["CORE_WEIGHTS", "DEFAULT_CORES", "CoreBank", "CoreStep", "default_budgets", "spread_points"]
 
+DEFAULT_CORES = 64
+CORE_WEIGHTS = ("core_bank.tokens", "core_bank.raw_xy")  # the weights of a model with a row for each core
 _CANDIDATES = 1000
 _EXTENT = 0.95  # tanh would need infinite raw values at 1
 
@@ -73,6 +75,11 @@ class CoreStep(nn.Module):
         if self.max_step is not None:
             step = step.clamp(-self.max_step, self.max_step)
         return raw_xy + step
+
+
+def default_budgets(num_cores: int) -> list[int]:
+    """The budgets that a model is trained with unless others are named: the multiples of 8, and M itself."""
+    return sorted({*range(8, num_cores + 1, 8), num_cores})
 
 
 def spread_points(count: int, seed: int = 0) -> Tensor:

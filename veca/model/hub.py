@@ -7,17 +7,35 @@ Loading is strict. An error names each weight that is missing, unknown or of ano
 """
 
 import difflib
+import json
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["HubMixin", "check_names", "load_weights"]
+from .cores import CORE_WEIGHTS, DEFAULT_CORES, default_budgets
+
+__all__ = [
+    "HubMixin",
+    "check_names",
+    "load_weights",
+    "plain_name",
+    "put_weights",
+    "read_content",
+    "weights_in",
+    "with_fewer_cores",
+]
 
 _SHOWN = 8  # names that an error lists before it counts the rest
+_TORCH_STARTS = (b"PK", b"\x80\x02")  # of the files of torch.save: a zip archive, or before torch 1.6 a pickle
+_CHECKPOINT_KEYS = ("student", "state_dict", "model")  # where training scripts keep the weights of the model
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 _CARD = """---
@@ -52,6 +70,26 @@ class HubMixin(
         self._hub_mixin_config = self._hub_mixin_config | {name: value}
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "HubMixin":
+        """Load a model from a folder or a repository, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: folder that `save_pretrained` has written, or a repository "owner/name".
+            options: arguments of the model that replace the saved ones; a smaller `num_cores` keeps the first cores.
+                Also `map_location`, a device, and `strict`, both of `load_weights`, and the words of
+                `huggingface_hub.ModelHubMixin.from_pretrained`, such as `revision`.
+
+        Raises:
+            FileNotFoundError: no config or no weights.
+            ValueError: a config that is not a JSON object, unknown arguments, or weights that do not fit.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            file = f"{constants.CONFIG_NAME} of {str(pretrained_model_name_or_path)!r}"
+            raise ValueError(f"expected {file} to be a JSON object, got {error}") from error
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,
@@ -62,6 +100,8 @@ class HubMixin(
         local_files_only: bool,
         token: str | bool | None,
         config: dict[str, Any] | None = None,
+        map_location: str | torch.device = "cpu",
+        strict: bool = True,
         **options: Any,
     ) -> "HubMixin":
         """Build the model of a config and load its weights. `options` already holds the config's values."""
@@ -82,32 +122,102 @@ class HubMixin(
                 local_files_only=local_files_only,
                 token=token,
             )
-        model = cls(**options)
-        load_weights(model, file)
+        model = cls(**with_fewer_cores(config, options)).to(map_location)
+        load_weights(model, file, strict)
         return model.eval()
 
 
-def load_weights(model: nn.Module, file: str | Path) -> None:
-    """Load a safetensors file into a model. The file must have all weights of the model and no others.
+def with_fewer_cores(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a model with the first cores of a saved one: of its budgets, those that are left.
+
+    Args:
+        saved: arguments of the saved model.
+        given: arguments that replace them. With as many cores as saved, or more, they are not changed.
+    """
+    merged = saved | given
+    total, kept = (options.get("num_cores", DEFAULT_CORES) for options in (saved, merged))
+    if kept >= total:
+        return merged
+    trained = merged.get("trained_budgets") or default_budgets(total)
+    return merged | {"trained_budgets": [budget for budget in trained if budget <= kept] or [min(trained)]}
+
+
+def read_content(file: str | Path) -> dict[str, Any]:
+    """Read a safetensors file, or a file of `torch.save`, of which no code is run.
+
+    Args:
+        file: the file. Tensors come to the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: neither kind of file, or one that holds more than tensors and plain values.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"expected a safetensors file of weights, found none at {file}")
+    with file.open("rb") as opened:
+        start = opened.read(2)
+    try:
+        if start not in _TORCH_STARTS:
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"expected a safetensors file, got {file}: {error}") from error
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"expected a file of torch.save with tensors and plain values, got {file}: {reason}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected {file} to hold a dict of weights, got {type(content).__name__}")
+    return content
+
+
+def weights_in(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a file: those of the checkpoint's model, if it holds more than weights."""
+    for name in _CHECKPOINT_KEYS:
+        if isinstance(content.get(name), dict):
+            content = content[name]
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def plain_name(name: str) -> str:
+    """A weight's name without the words of DistributedDataParallel, torch.compile, FSDP and checkpointing."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def load_weights(model: nn.Module, file: str | Path, strict: bool = True) -> None:
+    """Load a file of weights into a model.
 
     Args:
         model: any module. Its dtype and device do not change.
-        file: file of weights, as `save_pretrained` writes it.
+        file: safetensors file, as `save_pretrained` writes it, or a checkpoint of `torch.save`. Prefixes such as
+            "module." and "_orig_mod." are taken off names that the model does not have. A core bank with more cores
+            than the model gives the first ones.
+        strict: the file must have all weights of the model and no others. False loads those that both have, and warns.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: names or shapes differ. The message lists them, with the nearest name for each unknown one.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"expected a safetensors file of weights, found none at {file}")
-    try:
-        given = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"expected a safetensors file, got {file}: {error}") from error
-    if problems := _mismatches(model.state_dict(), given):
+    put_weights(model, weights_in(read_content(file)), file, strict)
+
+
+def put_weights(model: nn.Module, given: dict[str, Tensor], file: str | Path, strict: bool = True) -> None:
+    """The part of `load_weights` after reading; `file` is named in errors."""
+    wanted = model.state_dict()
+    given = {name if name in wanted else plain_name(name): value for name, value in given.items()}
+    for name in CORE_WEIGHTS:
+        if name in wanted and name in given and given[name].shape[0] > wanted[name].shape[0]:
+            given[name] = given[name][: wanted[name].shape[0]]
+    missing, unknown, reshaped = _mismatches(wanted, given)
+    problems = missing + unknown + reshaped if strict else reshaped
+    if problems:
         raise ValueError(f"{file} does not fit this {type(model).__name__}:\n" + "\n".join(problems))
-    model.load_state_dict(given)
+    if missing or unknown:
+        text = "\n".join(missing + unknown)
+        warnings.warn(f"{file} fits this {type(model).__name__} only in part:\n{text}", stacklevel=3)
+    model.load_state_dict(given, strict=strict)
 
 
 def check_names(what: str, given: list[str], known: list[str]) -> None:
@@ -122,8 +232,8 @@ def check_names(what: str, given: list[str], known: list[str]) -> None:
         raise ValueError(f"expected only {what}, got {', '.join(unknown)}")
 
 
-def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """One line for each kind of difference between two sets of weights."""
+def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> list[list[str]]:
+    """Missing, unknown and reshaped weights: for each kind a list with one line, or an empty list."""
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
     reshaped = [
@@ -137,9 +247,8 @@ def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> list[str
         ("unknown to the model", [name + _hint(name, missing) for name in unknown]),
         ("of another shape", reshaped),
     ):
-        if names:
-            rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            lines.append(f"  {len(names)} {title}: {'; '.join(names[:_SHOWN])}{rest}")
+        rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        lines.append([f"  {len(names)} {title}: {'; '.join(names[:_SHOWN])}{rest}"] if names else [])
     return lines
 
 

@@ -40,7 +40,7 @@ class BackboneInterface:
             std=self.std,
             num_classes=self.num_classes,
             interpolation="bicubic",
-            crop_pct=1.0,
+            crop_pct=self.crop_pct,
             crop_mode="center",
             fixed_input_size=False,
             pool_size=None,

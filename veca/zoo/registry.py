@@ -12,7 +12,8 @@ from timm.models import build_model_with_cfg
 from torch import nn
 
 from ..model.backbone import VECA
-from ..model.hub import load_weights
+from ..model.hub import load_weights, put_weights, read_content, weights_in, with_fewer_cores
+from .official import is_official, load_official, renamed
 from .sizes import VARIANTS
 
 __all__ = ["create_model", "list_models", "load"]
@@ -33,7 +34,8 @@ def create_model(
         name: one of `list_models()`.
         pretrained: load the weights that ship with this package. False gives random weights. With another
             `num_classes` than that of the weights, the classifier is new.
-        checkpoint_path: a safetensors file, which is loaded strictly.
+        checkpoint_path: a safetensors file or a checkpoint of `torch.save`, also of the authors' code. It is loaded
+            strictly. If it has more cores than the model, the first ones are kept.
         options: arguments of `VECA` that replace those of the size; None keeps the default. Also timm's
             `features_only` and `out_indices`, for maps (B, E, rows, cols) of the last 3 blocks or of the named ones.
 
@@ -70,22 +72,25 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
         features = model.forward_features(transform(image)[None])
 
     Args:
-        name_or_dir: a folder that `save_pretrained` has written, a name from `list_models(pretrained=True)`, or a
-            repository "owner/name" on the Hugging Face Hub. Only the last is downloaded.
-        options: arguments of `VECA` that replace the saved ones.
+        name_or_dir: a folder that `save_pretrained` has written, a name from `list_models(pretrained=True)`, a
+            repository "owner/name" on the Hugging Face Hub, or a checkpoint of the authors' code (see
+            `veca.zoo.official`). Only a repository is downloaded.
+        options: arguments of `VECA` that replace the saved ones. A smaller `num_cores` keeps the first cores.
 
     Returns:
         (model, transform). The model is in evaluation mode. The transform takes a PIL image, resizes its shorter side
         to the model's `img_size`, cuts out the centre, and returns a normalised tensor (3, height, width).
 
     Raises:
-        ValueError: neither an existing folder, nor a known name, nor a repository.
+        ValueError: neither an existing folder, nor a known name, nor a repository, or a file of another kind.
     """
     name = str(name_or_dir)
     if Path(name).is_dir():
         model = VECA.from_pretrained(name, **options)
     elif name in VARIANTS:
         model = create_model(name, pretrained=True, **options).eval()
+    elif Path(name).is_file():
+        model = load_official(name, **options)
     elif isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         model = VECA.from_pretrained(name, **options)
     else:
@@ -102,7 +107,8 @@ def _build(name: str, pretrained: bool, checkpoint_path: str | Path | None, **op
     if not pretrained:
         model = VECA(**(VARIANTS[name] | options))
         if checkpoint_path is not None:
-            load_weights(model, checkpoint_path)
+            weights = weights_in(read_content(checkpoint_path))
+            put_weights(model, renamed(weights) if is_official(weights) else weights, checkpoint_path)
         return model
     file = _WEIGHTS / f"{name}.safetensors"
     if not file.is_file():
@@ -111,7 +117,7 @@ def _build(name: str, pretrained: bool, checkpoint_path: str | Path | None, **op
     settings = file.with_suffix(".json")
     stored = VARIANTS[name] | (json.loads(settings.read_text()) if settings.is_file() else {})
     num_classes = options.pop("num_classes", stored.get("num_classes", 0))
-    model = VECA(**(stored | options))
+    model = VECA(**with_fewer_cores(stored, options))
     load_weights(model, file)
     if num_classes != model.num_classes:
         model.reset_classifier(num_classes)

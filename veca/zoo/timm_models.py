@@ -12,9 +12,7 @@ from .sizes import VARIANTS
 __all__ = []  # timm adds the names it registers
 
 # a negative number of classes leaves the choice to the model; `VECA.pretrained_cfg` adds the other values
-default_cfgs = generate_default_cfgs(
-    {name: dict(num_classes=-1, interpolation="bicubic", crop_pct=1.0) for name in VARIANTS}
-)
+default_cfgs = generate_default_cfgs({name: dict(num_classes=-1, interpolation="bicubic") for name in VARIANTS})
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
