@@ -104,10 +104,12 @@ class VECAFeatures(NetworkFeatures):
         self.norm = norm
 
     def settings(self) -> dict[str, Any]:
+        config = self.model.config
+        del config["crop_pct"]  # only the transform of `veca.load` reads it
         return {
             "veca": veca.__version__,
             "weights": self.weights,
-            "model": self.model.config,
+            "model": config,
             "num_cores": self.num_cores,
             "layer": self.layer,
             "tokens": self.tokens,

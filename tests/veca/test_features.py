@@ -95,10 +95,17 @@ def test_reset_classifier_can_change_what_it_reads():
     model.reset_classifier(5, "patch_mean")
     expected = model.forward_features(x).patches.mean(1) @ model.head.weight.T + model.head.bias
     torch.testing.assert_close(model(x), expected)
-    model.reset_classifier(0, "")
+    model.reset_classifier(0)
     assert model.global_from == "patch_mean" and torch.equal(model(x), model.forward_features(x).global_token)
-    with pytest.raises(ValueError, match=r"global_from to be one of core0, .* got 'avg'"):
-        model.reset_classifier(5, "avg")
+    model.reset_classifier(5, "token")
+    assert model.global_from == model.config["global_from"] == "core0"
+    model.reset_classifier(2, "")
+    features = model.forward_features(x)
+    assert torch.equal(model(x), model.head(torch.cat((features.cores, features.patches), 1)))
+    assert torch.equal(model.forward_head(features, pre_logits=True), features.tokens())
+    assert torch.equal(features.global_token, features.cores[:, 0])
+    with pytest.raises(ValueError, match=r"global_from to be one of core0, .*, \"\", got 'max'"):
+        model.reset_classifier(5, "max")
 
 
 def test_nominal_size():

@@ -30,7 +30,7 @@ from .tokens import Frame, core_read_scale, embed_patches, patch_positions
 __all__ = ["VECA"]
 
 _CHOICES = {
-    "global_from": ("core0", "core_mean", "patch_mean", "core0+patch_mean"),
+    "global_from": ("core0", "core_mean", "patch_mean", "core0+patch_mean", ""),
     "on_odd": ("pad", "crop", "error"),
     "update": ("parallel", "sequential"),
     "coord_norm": ("separate", "max", "min"),
@@ -56,6 +56,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         num_classes: width of the classifier; 0 has none.
         output_dim: width of the features. A linear layer after the final norm makes it if it is not E. None means E.
         global_from: source of the global token: "core0", "core_mean", "patch_mean", or the sum "core0+patch_mean".
+            With "", `forward` does not pool: it returns all tokens, or the logits of each.
         on_odd: what happens to sizes that are not a multiple of the patch. "pad" adds zeros right and bottom, "crop"
             cuts there, "error" raises.
         update, core_self, patch_self: arguments of `Block`.
@@ -200,6 +201,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
     ) -> Tensor:
         """Logits (B, num_classes), or the global token (B, num_features) of a model without classifier.
 
+        With `global_from=""` it returns them for each token, (B, C + P, ...), the cores first.
         The arguments are those of `forward_features`.
         """
         return self.forward_head(self.forward_features(images, num_cores, active_cores=active_cores))
@@ -231,7 +233,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
 
     def forward_head(self, features: Features, pre_logits: bool = False) -> Tensor:
         """The classifier on top of `forward_features`; `pre_logits` stops before it."""
-        return features.global_token if pre_logits else self.head(features.global_token)
+        pooled = features.global_token if self.global_from else features.tokens()
+        return pooled if pre_logits else self.head(pooled)
 
     def forward_intermediates(
         self,
@@ -412,4 +415,5 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
     def _check_choices(**given: str) -> None:
         for name, value in given.items():
             if value not in _CHOICES[name]:
-                raise ValueError(f"expected {name} to be one of {', '.join(_CHOICES[name])}, got {value!r}")
+                choices = ", ".join(choice or '""' for choice in _CHOICES[name])
+                raise ValueError(f"expected {name} to be one of {choices}, got {value!r}")

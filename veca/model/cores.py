@@ -28,9 +28,15 @@ class CoreBank(nn.Module):
 
     def __init__(self, num_cores: int, embed_dim: int):
         super().__init__()
-        self.tokens = nn.Parameter(torch.randn(num_cores, embed_dim) * embed_dim**-0.5)
-        points = spread_points(num_cores)
-        self.raw_xy = nn.Parameter(torch.atanh(points).to(self.tokens.device))
+        self.tokens = nn.Parameter(torch.empty(num_cores, embed_dim))
+        self.raw_xy = nn.Parameter(torch.empty(num_cores, 2))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        num_cores, embed_dim = self.tokens.shape
+        self.tokens.copy_(torch.randn(num_cores, embed_dim, device=self.tokens.device) * embed_dim**-0.5)
+        self.raw_xy.copy_(torch.atanh(spread_points(num_cores)))
 
     @property
     def xy(self) -> Tensor:
@@ -58,8 +64,12 @@ class CoreStep(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norm else nn.Identity()
         self.head = nn.Linear(embed_dim, 2)
         # shape (1,) instead of a scalar, because FSDP2 refuses to shard scalars
-        self.alpha = nn.Parameter(torch.full((1,), 0.01))
+        self.alpha = nn.Parameter(torch.empty(1))
         self.max_step = max_step
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.alpha, 0.01)
 
     def forward(self, raw_xy: Tensor, tokens: Tensor) -> Tensor:
         """Move the cores.

@@ -16,6 +16,10 @@ Grid = tuple[int, int] | tuple[tuple[int, int], ...]  # (rows, cols), or one suc
 class Features(NamedTuple):
     """The features of a batch of images, after the final norm.
 
+    This is a record and no tensor, because it has four tensors of different shapes, which code for one tensor would
+    confuse: `features[0]` would be the first image to timm and is the global token here. Code for timm's ViTs takes
+    `tokens()`, or a model with `global_pool=""`, whose `forward` returns it.
+
     Attributes:
         global_token: one vector for each image, (B, E). It is core 0 unless the model's `global_from` is another.
         patches: dense features (B, P, E); see `maps`. In a batch of different sizes, zeros follow the patches of an
@@ -35,6 +39,10 @@ class Features(NamedTuple):
     grid_size: Grid
     num_cores: int
     patch_lengths: Tensor | None = None
+
+    def tokens(self) -> Tensor:
+        """All tokens (B, C + P, E), the cores first: what timm's `forward_features` returns for a ViT."""
+        return torch.cat((self.cores, self.patches), 1)
 
     def maps(self) -> Tensor | list[Tensor]:
         """The patches as maps, (B, E, rows, cols); for a list of images a list of (E, rows, cols)."""
@@ -78,14 +86,15 @@ def pool(
     Args:
         cores: core tokens (B, C, E), zeros from `active_cores` on.
         patches: patch tokens (B, P, E), zeros from `patch_lengths` on.
-        global_from: "core0", "core_mean", "patch_mean", or "core0+patch_mean" for the sum of the two.
+        global_from: "core0", "core_mean", "patch_mean", or "core0+patch_mean" for the sum of the two. "" counts
+            as "core0".
         active_cores: number of cores of each image that count, (B,); None counts all.
         patch_lengths: number of patches of each image that count, (B,); None counts all.
 
     Returns:
         (B, E).
     """
-    if global_from == "core0":
+    if global_from in ("core0", ""):
         return cores[:, 0]
     if global_from == "core_mean":
         return _mean(cores, active_cores)

@@ -6,7 +6,9 @@ from typing import Any
 from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
-__all__ = ["BackboneInterface", "init_linear"]
+__all__ = ["BackboneInterface", "global_source", "init_linear"]
+
+_TIMM_POOLS = {"token": "core0", "avg": "patch_mean"}
 
 
 class BackboneInterface:
@@ -16,6 +18,16 @@ class BackboneInterface:
     def num_prefix_tokens(self) -> int:
         """Number of tokens before the patches, as timm counts them: the cores of a call that names no budget."""
         return self.budget
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of the vector that the classifier takes."""
+        return self.num_features
+
+    @property
+    def in_chans(self) -> int:
+        """Number of channels of the images."""
+        return self.patch_embed.proj.in_channels
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
@@ -32,10 +44,9 @@ class BackboneInterface:
 
         Values that timm's builder has set are kept. Sizes, normalisation and classes always come from the model.
         """
-        channels = self.patch_embed.proj.in_channels
         size = tuple(n * p for n, p in zip(self.patch_embed.grid_size, self.patch_embed.patch_size, strict=True))
         own = dict(
-            input_size=(channels, *size),
+            input_size=(self.in_chans, *size),
             mean=self.mean,
             std=self.std,
             num_classes=self.num_classes,
@@ -63,20 +74,33 @@ class BackboneInterface:
 
         Args:
             num_classes: number of outputs; 0 removes the classifier.
-            global_pool: new value of `global_from`, the source of the global token; None or "" keeps it.
+            global_pool: new value of `global_from`, or timm's word for it: "token", "avg", or "" for no pooling. None
+                keeps it.
 
         Raises:
             ValueError: an unknown `global_pool`.
         """
         weight = self.patch_embed.proj.weight
-        if global_pool:
-            self._check_choices(global_from=global_pool)
-            self.global_from = global_pool
-            self._set_option("global_from", global_pool)
+        if global_pool is not None:
+            source = global_source(global_pool)
+            self._check_choices(global_from=source)
+            self.global_from = source
+            self._set_option("global_from", source)
         self.num_classes = num_classes
         self._set_option("num_classes", num_classes)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.head.apply(init_linear).to(weight.device, weight.dtype)
+        self.head.apply(init_linear).to(weight.device, weight.dtype).train(self.training)
+
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """Draw all weights again, as in a new model. After `to_empty`, this fills a model from the meta device.
+
+        Args:
+            needs_reset: also reset norms, LayerScale and cores. False draws linear layers and convolutions only.
+        """
+        for module in self.modules() if needs_reset else ():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        self.apply(init_linear)
 
     def set_input_size(self, img_size: int | tuple[int, int] | None = None, patch_size: int | None = None) -> None:
         """Set the nominal size in pixels. No weight depends on it, and the model takes any size without this call.
@@ -191,6 +215,11 @@ class BackboneInterface:
             if not -depth <= index < depth:
                 raise ValueError(f"expected block indices from {-depth} to {depth - 1}, got {index}")
         return sorted({index % depth for index in indices})
+
+
+def global_source(global_pool: str) -> str:
+    """The value of `global_from` that means the same as timm's `global_pool`; other words are returned unchanged."""
+    return _TIMM_POOLS.get(global_pool, global_pool)
 
 
 def init_linear(module: nn.Module) -> None:
