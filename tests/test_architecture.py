@@ -38,7 +38,7 @@ VECA = {
     "train": "data files model zoo",
     "large": "files hashes model",
     "inspect": "data model",
-    "zoo": "model",
+    "zoo": "data model",
     "model": "",
     "report": "",
     "data": "",

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from veca.data import upright_rgb
+
 from ..errors import LayoutError, UnsafePickleError
 
 __all__ = ["Member", "TarImages", "read_member", "read_samples"]
@@ -57,9 +59,11 @@ class TarImages:
     def read(self, index: int, size: int | None) -> np.ndarray:
         member = self.members[index]
         try:
-            return np.asarray(Image.open(io.BytesIO(member.read())).convert("RGB"))
+            return np.asarray(upright_rgb(Image.open(io.BytesIO(member.read()))))
         except UnidentifiedImageError as error:
             raise LayoutError(f"expected a picture {member.name} in {member.archive}, got something else") from error
+        except ValueError as error:
+            raise LayoutError(f"expected a picture {member.name} in {member.archive}: {error}") from error
 
 
 def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[str, dict[str, Member]]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import veca
 from veca import VECA
+from veca.data import load_image
 from veca.model.hub import load_weights
 from veca.zoo import registry
 
@@ -214,6 +215,28 @@ def test_load_gives_the_model_and_its_preprocessing(tmp_path):
     expected = (torch.tensor([0.2, 0.4, 0.8]) - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([0.5, 0.6, 0.7])
     torch.testing.assert_close(out[:, 20, 30], expected)
     assert veca.load(str(tmp_path), on_odd="crop")[0].on_odd == "crop"
+
+
+def test_the_transform_takes_pictures_of_every_mode_as_load_image_does(tmp_path):
+    tiny().save_pretrained(tmp_path / "color")
+    tiny(in_chans=1).save_pretrained(tmp_path / "grey")
+    (_, transform), (grey_model, grey) = (veca.load(tmp_path / name) for name in ("color", "grey"))
+    color = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)).resize((150, 100))
+    deep = Image.fromarray(np.asarray(color.convert("L")).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    color.save(tmp_path / "RGB.jpg", exif=exif)
+    pictures = [color.convert(mode) for mode in ("L", "RGBA", "P", "CMYK", "LA", "1", "YCbCr", "LAB")] + [deep]
+    for picture in pictures:
+        picture.save(tmp_path / f"{picture.mode.replace(';', '')}.tif")
+    files = sorted(file for file in tmp_path.iterdir() if file.is_file())
+    assert len(files) == 10
+    for file in files:
+        assert torch.equal(transform(Image.open(file)), transform(load_image(file))), file.name
+    seen = grey(color)
+    assert seen.shape == (1, 48, 64) and grey_model.forward_features(seen[None]).patches.isfinite().all()
+    with pytest.raises(TypeError, match="expected a PIL image, got ndarray"):
+        transform(np.zeros((48, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize("name", ["veca_nanno_patch16", "./absent/folder", "/absent/model"])

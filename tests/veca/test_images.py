@@ -302,6 +302,14 @@ def normalized(picture):
     return imagenet_normalize(torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_files_whose_zero_is_white(tmp_path, dtype):
+    tifffile = pytest.importorskip("tifffile")
+    grey, top = pixels(0)[..., 0], np.iinfo(dtype).max
+    tifffile.imwrite(tmp_path / "a.tif", top - grey.astype(dtype) * (top // 255), photometric="miniswhite")
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.tif"))[..., 0], grey)
+
+
 def test_inference_resizes_the_shorter_side_and_takes_the_middle():
     picture = photo()
     resized = picture.resize((62, 40), Image.Resampling.BICUBIC)  # 140 * 40 / 90 = 62.2

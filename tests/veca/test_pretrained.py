@@ -52,6 +52,6 @@ def test_loading_is_by_name_and_offline():
     assert veca.list_models(pretrained=True) == ["veca_nano_patch8"]
     model, transform = veca.load("veca_nano_patch8")
     assert model.num_cores == 64 and list(model.trained_budgets) == [8, 16, 24, 32, 40, 48, 56, 64]
-    assert transform.transforms[0].size == 64
+    assert transform.transforms[1].size == 64
     other = veca.create_model("veca_nano_patch8", pretrained=True, num_classes=5)
     assert torch.equal(other.core_bank.tokens, model.core_bank.tokens) and other.head.out_features == 5

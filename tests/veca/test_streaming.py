@@ -178,6 +178,61 @@ def test_tiff_files_are_read_by_tiles(tmp_path, options, dtype):
     assert (got.patches - wanted).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("options", [{}, {"rowsperstrip": 7, "compression": "zlib"}], ids=["mapped", "strips"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_zero_is_white_has_the_same_features(tmp_path, options, dtype):
+    tifffile = pytest.importorskip("tifffile")
+    grey, top, seen = random_pixels()[0][..., 0].astype(dtype), np.iinfo(dtype).max, []
+    grey *= top // 255
+    for kind, pixels in (("minisblack", grey), ("miniswhite", top - grey)):
+        tifffile.imwrite(tmp_path / f"{kind}.tif", pixels, photometric=kind, **options)
+        model = small_veca(torch.float32, in_chans=1)
+        seen.append(stream_features(model, tmp_path / f"{kind}.tif", mean=model.mean, std=model.std).patches)
+    torch.testing.assert_close(*seen, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(photometric="cielab"), "x.tif to hold grey or RGB values, got CIELAB"),
+        (dict(photometric="ycbcr"), "got YCBCR"),
+        (dict(photometric="separated", extratags=()), "got SEPARATED"),
+        (dict(photometric="rgb", extratags=[(274, "H", 1, 6, True)]), "stored upright, orientation 1, got 6"),
+    ],
+)
+def test_tiff_files_that_would_be_misread_are_refused(tmp_path, options, message):
+    tifffile = pytest.importorskip("tifffile")
+    channels = 4 if options["photometric"] == "separated" else 3
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((16, 16, channels), np.uint8), **options)
+    model = small_veca(torch.float32, in_chans=channels)
+    with pytest.raises(ValueError, match=message):
+        stream_features(model, tmp_path / "x.tif", mean=model.mean, std=model.std)
+
+
+def test_palettes_and_floats_where_zero_is_white_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    model = small_veca(torch.float32, in_chans=1)
+    colors = np.zeros((3, 256), np.uint16)
+    tifffile.imwrite(tmp_path / "p.tif", np.zeros((16, 16), np.uint8), photometric="palette", colormap=colors)
+    tifffile.imwrite(tmp_path / "f.tif", np.zeros((16, 16), np.float32), photometric="miniswhite")
+    for name, message in (("p.tif", "got PALETTE"), ("f.tif", "integers where zero is white, got float32")):
+        with pytest.raises(ValueError, match=message):
+            stream_features(model, tmp_path / name, mean=model.mean, std=model.std)
+
+
+def test_pictures_above_pillows_limit_are_streamed_upright(tmp_path, monkeypatch):
+    pixels, _, wanted = random_pixels()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)  # 6: to be turned by 90 degrees, clockwise
+    stored.save(tmp_path / "a.png", exif=exif)
+    got = stream_features(small_veca(torch.float32), tmp_path / "a.png", mean=MEAN, std=STD)
+    assert (got.patches - wanted).abs().max() < 1e-5 and Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "a.png")
+
+
 def test_an_image_is_read_by_strips_only(monkeypatch):
     class Guarded:
         """Pixels that refuse to be read more than eight rows at a time."""

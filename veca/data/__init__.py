@@ -17,7 +17,7 @@ All three are map-style data sets. Their samples are dicts, which `torch.utils.d
 All samples of a data set have the same keys.
 """
 
-from .images import BadImage, Images, inference_transform, load_image, training_transform
+from .images import BadImage, Images, inference_transform, load_image, training_transform, upright_rgb
 from .photographs import Photograph, Photographs, imagenet_normalize, list_photographs, load_photograph, photograph
 from .scenes import COLORS, SHAPES, Scene, Scenes, patch_labels, render_scenes, sample_scene
 
@@ -40,4 +40,5 @@ __all__ = [
     "render_scenes",
     "sample_scene",
     "training_transform",
+    "upright_rgb",
 ]

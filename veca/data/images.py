@@ -22,12 +22,21 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["IMAGE_SUFFIXES", "BadImage", "Images", "inference_transform", "load_image", "training_transform"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "BadImage",
+    "Images",
+    "inference_transform",
+    "load_image",
+    "training_transform",
+    "upright_rgb",
+]
 
 _log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _INDEX_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_PHOTOMETRIC = 262  # the tag of a TIFF file that says what its numbers mean; 0 is grey whose zero is white
 _COLUMNS = ("path", "label", "caption")
 
 
@@ -154,9 +163,7 @@ class Images(Dataset):
 def load_image(path: str | os.PathLike) -> Image.Image:
     """Load an image file as upright RGB with 8 bits a channel.
 
-    The EXIF orientation is applied. Transparent pixels are laid over white. Grey values of 16 bits are divided by 257.
-    Of 16-bit colours Pillow returns the high bytes. The first frame of an animation is read. CMYK is converted without
-    its colour profile.
+    The image is converted by `upright_rgb`. The first frame of an animation is read.
 
     Args:
         path: the file.
@@ -174,16 +181,36 @@ def load_image(path: str | os.PathLike) -> Image.Image:
         raise FileNotFoundError(f"expected an image file, got nothing at {path}")
     try:
         with Image.open(path) as file:
-            return _to_rgb(ImageOps.exif_transpose(file))
+            return upright_rgb(file)
     except Exception as error:  # on broken files, Pillow's decoders raise nearly anything
         raise ValueError(f"expected a readable image, got {path}: {type(error).__name__}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Bring an opened image of any mode to upright RGB with 8 bits a channel.
+
+    The EXIF orientation is applied. Transparent pixels are laid over white. Grey values of 16 bits are divided by 257.
+    Of 16-bit colours Pillow returns the high bytes. CMYK is converted without its colour profile.
+
+    Args:
+        image: a PIL image.
+
+    Returns:
+        A PIL image of mode RGB.
+
+    Raises:
+        TypeError: not a PIL image.
+        ValueError: 32 bits a channel.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"expected a PIL image, got {type(image).__name__}")
+    zero_is_white = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0  # Pillow undoes it for 8 bits, not for 16
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
         raise ValueError(f"expected 8 or 16 bits a channel, got mode {image.mode} with 32")
     if image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.float32) / 257
+        levels = 255 - levels if zero_is_white else levels
         image = Image.fromarray(levels.round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

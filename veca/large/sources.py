@@ -3,13 +3,14 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..hashes import hex_digest
@@ -17,6 +18,9 @@ from ..hashes import hex_digest
 __all__ = ["StripReader", "open_image"]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> PIL's mode
+_ORIENTATION = 0x0112  # the tag of EXIF
+_MINISWHITE, _MINISBLACK, _RGB, _YCBCR = 0, 1, 2, 6  # what the numbers of a TIFF file mean
+_JPEG = (6, 7)  # compressions of a TIFF file
 _READ_BYTES = 2**24  # bytes of a TIFF file that are read at once
 
 
@@ -26,12 +30,14 @@ class StripReader:
     Attributes:
         height, width: size in pixels.
         dtype: dtype of the pixels as they are stored.
+        zero_is_white: whether the stored integers are dark where they are large.
         mean, std: mean and deviation of each channel; None where the pixels are already normalised.
     """
 
     height: int
     width: int
     dtype: np.dtype
+    zero_is_white: bool = False
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
 
@@ -54,6 +60,8 @@ class StripReader:
         levels = 1 if self.dtype.kind == "f" else np.iinfo(self.dtype).max
         for strip in self.strips(rows):
             strip = strip.to(like.device).to(whole)
+            if self.zero_is_white:
+                strip = levels - strip
             if self.mean is not None:
                 mean, std = (strip.new_tensor(x)[:, None, None] for x in (self.mean, self.std))
                 strip = (strip / levels - mean) / std
@@ -166,7 +174,7 @@ def _open_file(path: Path, channels: int) -> StripReader:
     if not path.is_file():
         raise FileNotFoundError(f"expected an image file, found none at {path}")
     if path.suffix.lower() not in (".tif", ".tiff"):
-        with Image.open(path) as image:
+        with _pictures_of_any_size(), Image.open(path) as image:
             return _FileReader(path, _pil_pixels(image, channels))
     tifffile = _tifffile()
     with tifffile.TiffFile(path) as file:
@@ -179,17 +187,51 @@ def _open_file(path: Path, channels: int) -> StripReader:
         )
     if page.dtype is None or page.dtype.kind not in "uf":
         raise TypeError(f"expected {path.name} to hold unsigned integers or floats, got {page.dtype}")
+    _check_meaning(path, page)
     if memmappable:
         pixels = tifffile.memmap(path, page=0, mode="r")
-        return _FileReader(path, pixels.reshape(*pixels.shape[:2], channels))
-    return _TiffReader(path, page)
+        image = _FileReader(path, pixels.reshape(*pixels.shape[:2], channels))
+    else:
+        image = _TiffReader(path, page)
+    image.zero_is_white = page.photometric == _MINISWHITE
+    return image
+
+
+def _check_meaning(path: Path, page: Any) -> None:
+    """Raise a ValueError if the numbers of a TIFF page are no intensities, or not upright."""
+    kind = getattr(page.photometric, "name", page.photometric)
+    decoded = page.photometric == _YCBCR and page.compression in _JPEG  # tifffile decodes these to RGB
+    if not decoded and page.photometric not in (_MINISWHITE, _MINISBLACK, _RGB):
+        raise ValueError(f"expected {path.name} to hold grey or RGB values, got {kind}; convert it")
+    if page.photometric == _MINISWHITE and page.dtype.kind == "f":
+        raise ValueError(f"expected {path.name} to hold integers where zero is white, got {page.dtype}")
+    if page.dtype.kind == "u" and page.bitspersample != 8 * page.dtype.itemsize:
+        raise ValueError(f"expected {path.name} to use all bits of {page.dtype}, got {page.bitspersample} a sample")
+    orientation = page.tags.valueof("Orientation", 1)
+    if orientation != 1:
+        raise ValueError(f"expected {path.name} to be stored upright, orientation 1, got {orientation}; turn it")
+
+
+@contextmanager
+def _pictures_of_any_size() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, which is meant for small memories, while a file is opened.
+
+    The limit is global: other threads have none in the meantime.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _pil_pixels(image: Image.Image, channels: int) -> np.ndarray:
-    """(height, width, channels), uint8."""
+    """(height, width, channels), uint8, upright."""
     wanted = _MODES.get(channels)
     if image.mode != wanted:
         raise ValueError(f"expected a PIL image of mode {wanted} for {channels} channels, got {image.mode}; convert it")
+    if image.getexif().get(_ORIENTATION, 1) != 1:  # turning copies the pixels
+        image = ImageOps.exif_transpose(image)
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 

@@ -64,8 +64,8 @@ def stream_features(
             a tensor (C, H, W) or (1, C, H, W);
             an array, memmap, zarr or h5py data set, or any object with shape, dtype and slices;
             a PIL image;
-            the name of a TIFF file, whose first page tifffile reads by tiles;
-            the name of another file that PIL opens, kept as 8-bit pixels as stored.
+            the name of a TIFF file with grey or RGB values, whose first page tifffile reads by tiles;
+            the name of another file that PIL opens, of any size, kept as 8-bit pixels. EXIF orientation is applied.
         chunk_patches: number of patches in a chunk. It bounds the memory besides the residual stream.
         num_cores: C, the budget; None means the model's.
         device: device where the blocks run; the model is moved there. None means the device of its weights.

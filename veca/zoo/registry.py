@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_model_data_config
 from timm.models import adapt_input_conv, build_model_with_cfg
 from torch import Tensor, nn
+from torchvision.transforms import Compose
 
+from ..data.images import upright_rgb
 from ..model.backbone import VECA
 from ..model.hub import put_weights, read_content, weights_in, with_fewer_cores
 from ..model.interface import global_source
@@ -92,8 +95,9 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
         options: arguments of `VECA` that replace the saved ones. A smaller `num_cores` keeps the first cores.
 
     Returns:
-        (model, transform). The model is in evaluation mode. The transform takes a PIL image, resizes its shorter side
-        to the model's `img_size`, cuts out the centre, and returns a normalised tensor (3, height, width).
+        (model, transform). The model is in evaluation mode. The transform takes a PIL image of any mode, turns it by
+        its EXIF orientation, resizes its shorter side to the model's `img_size` / `crop_pct`, cuts out the centre, and
+        returns a normalised tensor (3, height, width). For a model of one channel it returns grey values.
 
     Raises:
         ValueError: neither an existing folder, nor a known name, nor a repository, or a file of another kind.
@@ -113,7 +117,12 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
             f"expected an existing folder, a repository owner/name or one of veca.list_models(), got {name!r}; "
             f"did you mean {near}?"
         )
-    return model, create_transform(**resolve_model_data_config(model))
+    to_mode = _upright_grey if model.in_chans == 1 else upright_rgb
+    return model, Compose([to_mode, *create_transform(**resolve_model_data_config(model)).transforms])
+
+
+def _upright_grey(image: Image.Image) -> Image.Image:
+    return upright_rgb(image).convert("L")
 
 
 def _plain_options(options: dict[str, Any]) -> dict[str, Any]:
