@@ -5,7 +5,7 @@ from .model.attention import core_attention
 from .model.backbone import VECA
 from .model.features import AttentionMaps, Features
 from .zoo import timm_models
-from .zoo.convert import convert_vit
+from .zoo.convert import convert_vit, drop_in
 from .zoo.registry import create_model, list_models, load
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "convert_vit",
     "core_attention",
     "create_model",
+    "drop_in",
     "list_models",
     "load",
     "stream_features",

@@ -9,6 +9,7 @@ from torch import nn
 import veca
 from tests.veca import dense
 from veca.model.cores import spread_points
+from veca.train.optimizers import ElasticOptimizer
 
 SMALL = dict(depth=2, img_size=64, num_classes=5)
 
@@ -54,6 +55,91 @@ def test_equals_the_stock_model_with_the_cores_as_registers_under_the_dense_mask
     torch.testing.assert_close(student(x), stock.forward_head(expected), rtol=1e-4, atol=1e-4)
     assert (stock.forward_features(x) - expected).abs().max() > 1e-2
     assert student.num_prefix_tokens == 8 and student.num_reg_tokens == 8 - has_class
+
+
+def eva(name, **options):
+    """Two narrow blocks of an Eva model with attention that can be seen: LayerScale starts at nearly nothing."""
+    torch.manual_seed(0)
+    sizes = dict(embed_dim=96, num_heads=2, depth=2, num_classes=5, dynamic_img_size=True)
+    model = timm.create_model(name, **(sizes | options)).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.ndim < 2 or "token" in key or "pos_embed" in key:
+                parameter.normal_(0.3, 0.3)
+            elif "qkv" in key or "_proj" in key:
+                parameter.mul_(8)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("vit_small_patch16_dinov3", 0),
+        ("vit_small_patch16_dinov3", 7),
+        ("vit_small_patch16_dinov3_qkvb", 0),
+        ("eva02_tiny_patch14_224", 0),
+        ("eva02_base_patch14_224", 0),  # q, k and v in three layers, with a norm of the attention's output
+        ("vit_pe_core_tiny_patch16_384", 0),
+        ("eva_giant_patch14_224", 0),  # not rotated
+    ],
+)
+def test_eva_models_equal_the_stock_model_under_the_dense_mask(name, extra):
+    """Rotary positions, register tokens, and every way timm has to store q, k and v."""
+    teacher = eva(name).double()
+    count = teacher.num_prefix_tokens + extra
+    student = veca.convert_vit(teacher, count)
+    stock = teacher
+    if extra:
+        stock = eva(name, num_reg_tokens=count - 1, no_embed_class=True).double()
+        stock.load_state_dict(student.state_dict(), strict=True)
+    patch = teacher.patch_embed.patch_size[0]
+    x = images(4 * patch, 6 * patch).double()
+    mask = dense.block_mask(count, count + 24)
+    expected = stock.forward_features(x, attn_mask=mask)
+    torch.testing.assert_close(student.forward_features(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(student(x), stock.forward_head(expected), rtol=1e-5, atol=1e-5)
+    assert (stock.forward_features(x) - expected).abs().max() > 1e-2
+    assert student.num_prefix_tokens == count
+    again = veca.drop_in(name, count, embed_dim=96, num_heads=2, depth=2, num_classes=5).double().eval()
+    again.load_state_dict(student.state_dict(), strict=True)
+    torch.testing.assert_close(again(x), student(x), rtol=0, atol=0)
+
+
+def test_eva_models_train_with_dropped_patches():
+    student = veca.convert_vit(eva("vit_small_patch16_dinov3", patch_drop_rate=0.5), 8).train()
+    student(images()).sum().backward()
+    assert all(p.grad is not None for name, p in student.named_parameters() if not name.startswith("norm"))
+    assert student.reg_token.grad.abs().amax(2).min() > 0
+    muon, _ = ElasticOptimizer(student, "normuon").optimizers  # all matrices of the blocks but the last one
+    shapes = sorted(tuple(p.shape) for group in muon.param_groups for p in group["params"])
+    assert shapes == sorted([(288, 96), (96, 96), (384, 96), (96, 384), (288, 96), (96, 96), (384, 96)])
+
+
+def test_drop_in_loads_a_stock_checkpoint(tmp_path):
+    teacher, x = vit(), images()
+    torch.save(teacher.state_dict(), tmp_path / "stock.pth")
+    options = dict(core_self=False, impl="reference")
+    model = veca.drop_in("vit_tiny_patch16_224", 8, checkpoint_path=tmp_path / "stock.pth", **options, **SMALL)
+    assert model.training and model.dynamic_img_size
+    assert torch.equal(model.eval()(x), veca.convert_vit(teacher, 8, **options)(x))
+    assert model(images(48, 80)).shape == (2, 5)
+    deit = veca.drop_in("deit_tiny_patch16_224", 8, **SMALL)
+    assert {type(block.attn).__name__ for block in deit.blocks} == {"TimmCoreAttention"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("vit_base_patch16_xp_224", {}, TypeError, "Attention in block 0, got ParallelScalingBlock"),
+        ("vit_dwee_patch16_reg1_gap_256", {}, TypeError, "got Block with DiffAttention"),
+        ("resnet18", {}, TypeError, "VisionTransformer or Eva, whose attention can be swapped, got ResNet"),
+        ("vit_small_patch16_dinov3", dict(num_cores=4), ValueError, "at least 5, the prefix tokens"),
+        ("vit_tiny_patch16_224", dict(pretrained=True, checkpoint_path="x.pth"), ValueError, "got both, x.pth"),
+    ],
+)
+def test_drop_in_refuses_names_before_it_loads_weights(name, options, error, message):
+    with pytest.raises(error, match=message):
+        veca.drop_in(name, **(dict(num_cores=8) | options))
 
 
 @pytest.mark.parametrize("options", [dict(reg_tokens=3), dict(class_token=False, global_pool="avg")], ids=str)
@@ -153,7 +239,13 @@ def test_a_student_learns_its_teachers_patches():
     ("build", "error", "message"),
     [
         (lambda: timm.create_model("swin_tiny_patch4_window7_224"), TypeError, "got SwinTransformer"),
-        (lambda: timm.create_model("eva02_tiny_patch14_224"), TypeError, "got Eva"),
+        (
+            lambda: eva("vit_small_patch16_rope_mixed_224"),
+            TypeError,
+            "rotary positions of .*, got RotaryEmbeddingMixed",
+        ),
+        (lambda: eva("vit_small_patch16_dinov3", qk_norm=True), TypeError, "no norm of q and k beside rotated halves"),
+        (lambda: timm.create_model("vit_tiny_r_s16_p8_224"), TypeError, "PatchEmbed as the stem, got HybridEmbed with"),
         (lambda: timm.create_model("deit_tiny_distilled_patch16_224"), TypeError, "got VisionTransformerDistilled"),
         (lambda: vit(attn_layer=veca.core_attention(1)), TypeError, "block 0, got Block with TimmCoreAttention"),
         (lambda: vit(block_fn=timm.models.vision_transformer.ParallelScalingBlock), TypeError, "ParallelScalingBlock"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import Eva, VisionTransformer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -254,7 +254,7 @@ def _muon_splits(module: nn.Module) -> dict[str, int]:
     """Return the full names of the matrices for Muon, with the number of matrices that each stacks."""
     splits = {}
     for prefix, model in module.named_modules():
-        if not isinstance(model, VECA | VisionTransformer):
+        if not isinstance(model, VECA | VisionTransformer | Eva):
             continue
         fused = {id(child.qkv) for child in model.modules() if isinstance(getattr(child, "qkv", None), nn.Linear)}
         for name, child in model.named_modules():
