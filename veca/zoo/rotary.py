@@ -12,7 +12,7 @@ __all__ = ["RotaryCoreAttention", "fused_qkv"]
 
 
 class RotaryCoreAttention(CoreAttention):
-    """`CoreAttention` with the forward of timm's EvaAttention and AttentionRope.
+    """A `CoreAttention` that is called as timm's EvaAttention and AttentionRope are.
 
     Args:
         dim, num_heads: E and H.
