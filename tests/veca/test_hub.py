@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import veca
 from veca import VECA
 from veca.data import load_image
-from veca.model.hub import load_weights
+from veca.model.hub import load_weights, with_fewer_cores
 from veca.zoo import registry
 
 TINY = dict(embed_dim=32, depth=2, num_heads=2, num_cores=8, trained_budgets=[4, 8], img_size=[48, 64])
@@ -168,6 +168,8 @@ def test_fewer_cores_than_saved_are_the_first_ones(folder, shipped):
         few = veca.load(folder, num_cores=given)[0]
         assert torch.equal(few.forward_features(x).patches, model.forward_features(x, given).patches)
         assert few.num_cores == few.budget == given and list(few.trained_budgets) == trained
+    saved = dict(num_cores=8, budget=8, trained_budgets=[4, 8])
+    assert with_fewer_cores(saved, saved | dict(num_cores=4)) == dict(num_cores=4, budget=None, trained_budgets=[4])
     few = veca.load("veca_nano_patch16", num_cores=5)[0]
     assert torch.equal(few(x), shipped(x, 5)) and few.config["num_cores"] == 5
     with pytest.raises(ValueError, match=r"core_bank\.tokens: expected \(12, 32\), got \(8, 32\)"):

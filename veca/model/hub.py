@@ -130,6 +130,8 @@ class HubMixin(
 def with_fewer_cores(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a model with the first cores of a saved one: of its budgets, those that are left.
 
+    A saved default budget of more cores is left out.
+
     Args:
         saved: arguments of the saved model.
         given: arguments that replace them. With as many cores as saved, or more, they are not changed.
@@ -139,6 +141,8 @@ def with_fewer_cores(saved: dict[str, Any], given: dict[str, Any]) -> dict[str, 
     if kept >= total:
         return merged
     trained = merged.get("trained_budgets") or default_budgets(total)
+    if (saved.get("budget") or 0) > kept and merged["budget"] == saved["budget"]:
+        merged["budget"] = None
     return merged | {"trained_budgets": [budget for budget in trained if budget <= kept] or [min(trained)]}
 
 

@@ -203,12 +203,11 @@ def _grey_tokens(model: VisionTransformer | Eva, count: int) -> Tensor:
 
 
 def _swap(attention: nn.Module, layer: Callable[..., CoreAttention]) -> CoreAttention:
-    """A core attention with the parameters and norms of a stock attention."""
-    weight, bias = fused_qkv(attention)
+    """A core attention with the modules of a stock attention."""
+    qkv = fused_qkv(attention)
     options = dict(rope_layout="half") if getattr(attention, "rotate_half", False) else {}
-    swapped = layer(weight.shape[1], attention.num_heads, device="meta", **options)
-    for name in ("q_norm", "k_norm", "norm", "proj_drop"):
+    swapped = layer(qkv.in_features, attention.num_heads, device="meta", **options)
+    swapped.qkv = qkv
+    for name in ("q_norm", "k_norm", "norm", "proj", "proj_drop"):
         setattr(swapped, name, getattr(attention, name))
-    swapped.qkv.weight, swapped.qkv.bias = weight, bias
-    swapped.proj.weight, swapped.proj.bias = attention.proj.weight, attention.proj.bias
     return swapped.train(attention.training)

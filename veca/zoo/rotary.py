@@ -48,22 +48,24 @@ class RotaryCoreAttention(CoreAttention):
         return f"num_cores={self.num_cores}, {super().extra_repr()}"
 
 
-def fused_qkv(attention: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
-    """Weight (3 E, E) and bias (3 E,) or None of q, k and v in one layer, of an attention that may have three.
+def fused_qkv(attention: nn.Module) -> nn.Module:
+    """The layer of q, k and v of a timm attention, or one with the weights of its three.
 
     Eva models have no bias of k. The part of the fused bias for it is zero.
     """
     qkv = attention.qkv
     if qkv is not None and not isinstance(attention, EvaAttention):
-        return qkv.weight, qkv.bias
+        return qkv
     if qkv is not None:
         weight, biases = qkv.weight, [attention.q_bias, attention.k_bias, attention.v_bias]
     else:
         layers = (attention.q_proj, attention.k_proj, attention.v_proj)
         weight, biases = _joined([layer.weight for layer in layers]), [layer.bias for layer in layers]
-    if biases[0] is None:
-        return weight, None
-    return weight, _joined([torch.zeros_like(biases[0]) if bias is None else bias for bias in biases])
+    fused = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    fused.weight = weight
+    if biases[0] is not None:
+        fused.bias = _joined([torch.zeros_like(biases[0]) if bias is None else bias for bias in biases])
+    return fused
 
 
 def _joined(parts: list[Tensor]) -> nn.Parameter:
