@@ -107,7 +107,7 @@ class VECAFeatures(NetworkFeatures):
         return {
             "veca": veca.__version__,
             "weights": self.weights,
-            "model": self.model.config,
+            "model": {key: value for key, value in self.model.config.items() if key != "budget"},
             "num_cores": self.num_cores,
             "layer": self.layer,
             "tokens": self.tokens,
