@@ -124,11 +124,8 @@ def _grey_tokens(model: VisionTransformer, count: int) -> Tensor:
 
 
 def _swap(attention: Attention, layer: type[CoreAttention]) -> CoreAttention:
-    """A core attention with the parameters and norms of a stock attention."""
+    """A core attention with the modules of a stock attention."""
     swapped = layer(attention.qkv.in_features, attention.num_heads, device="meta")
-    for name in ("q_norm", "k_norm", "norm", "proj_drop"):
+    for name in ("qkv", "q_norm", "k_norm", "norm", "proj", "proj_drop"):
         setattr(swapped, name, getattr(attention, name))
-    for name in ("qkv", "proj"):
-        linear = getattr(swapped, name)
-        linear.weight, linear.bias = getattr(attention, name).weight, getattr(attention, name).bias
     return swapped.train(attention.training)
