@@ -104,8 +104,8 @@ class VECAFeatures(NetworkFeatures):
         self.norm = norm
 
     def settings(self) -> dict[str, Any]:
-        config = self.model.config
-        del config["crop_pct"]  # only the transform of `veca.load` reads it
+        # `veca.load` alone reads crop_pct, and num_cores below is the budget that counts
+        config = {key: value for key, value in self.model.config.items() if key not in ("crop_pct", "budget")}
         return {
             "veca": veca.__version__,
             "weights": self.weights,

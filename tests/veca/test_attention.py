@@ -4,7 +4,7 @@ from torch import nn
 
 from tests.veca import dense
 from veca.model.attention import CoreAttention
-from veca.model.rope import interleaved_rows, patch_coordinates, rope_periods, rope_tables, rotate
+from veca.model.rope import interleave_halves, patch_coordinates, rope_periods, rope_tables, rotate
 
 C, ROWS, COLS, H, D = 5, 2, 3, 2, 16
 P = ROWS * COLS
@@ -128,7 +128,7 @@ def test_half_layout_equals_interleaved_with_permuted_rows():
     layer, x, core_xy, patch_xy = setup()
     half, *_ = setup(rope_layout="half")
     half.load_state_dict(layer.state_dict())
-    rows = interleaved_rows(D, H)
+    rows = interleave_halves(torch.arange(3 * H * D).view(3, H, D)).flatten()
     with torch.no_grad():
         half.qkv.weight[rows] = layer.qkv.weight.clone()
         half.qkv.bias[rows] = layer.qkv.bias.clone()
@@ -148,6 +148,26 @@ def test_core_scale_multiplies_the_scores_of_the_core_read_only():
     out, out_scaled = layer(x, C, *ropes), layer(x, C, *ropes, torch.tensor(1.7))
     assert torch.equal(out[:, C:], out_scaled[:, C:])
     assert (out[:, :C] - out_scaled[:, :C]).abs().max() > 1e-4
+
+
+def test_core_scale_counts_without_a_rotation_too():
+    layer, x, *_ = setup()
+    still = [torch.ones(n, D // 2) for n in (C, P)], [torch.zeros(n, D // 2) for n in (C, P)]
+    wanted = layer(x, C, *zip(*still, strict=True), torch.tensor(1.7))
+    torch.testing.assert_close(layer(x, C, core_scale=torch.tensor(1.7)), wanted, rtol=0, atol=1e-12)
+    assert (layer(x, C) - wanted)[:, :C].abs().max() > 1e-4
+
+
+def test_scores_of_maps_are_not_rounded_to_16_bits():
+    layer, x, *_ = setup(torch.bfloat16)
+    still = [(torch.ones(n, D // 2), torch.zeros(n, D // 2)) for n in (C, P)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        layer.qkv.weight *= 8
+        core_read, patch_read, _ = layer.maps(x, C, *still)
+        q, k, _ = layer.project(x, C).double().transpose(1, 3).unbind(2)  # (B, H, T, D)
+    scores = q @ k.transpose(-2, -1) * D**-0.5
+    for got, wanted in ((core_read, scores[:, :, :C]), (patch_read, scores[:, :, C:, :C])):
+        torch.testing.assert_close(got.double(), wanted.softmax(-1), rtol=1e-4, atol=1e-6)
 
 
 def test_qk_norm_and_scale_norm_against_plain_formula():
