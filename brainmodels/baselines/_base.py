@@ -32,6 +32,11 @@ class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     _inputs, _outputs = "features", "responses"  # swapped in a decoder
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.single_output = False  # one voxel is a column too
+        return tags
+
     def score(self, X: Samples, Y: Samples) -> np.ndarray:
         """R^2 of each voxel over the samples: 1 - sum (y - p)^2 / sum (y - mean y)^2.
 
