@@ -49,6 +49,7 @@ class Ridge(LinearBaseline):
         dual_coef_, X_fit_: (n, V) dual weights and (n, p) centred train features. None if p <= n.
         X_mean_, Y_mean_: (p,) and (V,) Means over the train rows.
         n_features_in_: Number p of features.
+        feature_names_in_: Names of the columns, if X was a DataFrame. `predict` refuses another order.
 
     Example:
         >>> encoder = Ridge().fit(X_train, Y_train, groups=train.image_ids)  # doctest: +SKIP

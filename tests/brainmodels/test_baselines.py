@@ -4,7 +4,9 @@ import tracemalloc
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import sklearn
 import torch
 from nilearn.maskers import NiftiMasker
@@ -12,6 +14,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
 
 from brainmodels.baselines import BandedRidge, LinearDecoder, MeanMap, NearestNeighbor, Ridge, to_nifti
 from brainmodels.data import VoxelSpace
@@ -129,6 +132,45 @@ def test_bad_input(baseline, data):
 def test_not_fitted(baseline, data):
     with pytest.raises(sklearn.exceptions.NotFittedError):
         clone(baseline).predict(data[0])
+
+
+_WORDING = "refused, in the words of this package"
+_OTHERWISE = {
+    "check_n_features_in_after_fitting": _WORDING,
+    "check_complex_data": _WORDING,
+    "check_estimators_empty_data_messages": _WORDING,
+    "check_requires_y_none": _WORDING,
+    "check_dtype_object": "arrays of objects are refused, also where they hold numbers",
+    "check_regressor_multioutput": "predictions are fp32 for fp64 data",
+}
+_NO_DIRECTION = {"check_estimators_dtypes": "a row of zeros has no cosine"}
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [*BASELINES[:-1], BandedRidge({"all": slice(None)}, n_iter=1)],
+    ids=lambda x: type(x).__name__,
+)
+def test_scikit_learn_checks_pass_but_for_those_listed(baseline):
+    otherwise = _OTHERWISE | (_NO_DIRECTION if isinstance(baseline, NearestNeighbor) else {})
+    found = check_estimator(clone(baseline), expected_failed_checks=otherwise, on_fail=None, on_skip=None)
+    assert {x["check_name"] for x in found if x["status"] == "failed"} == set()
+    assert {x["check_name"] for x in found if x["status"] == "xfail"} == set(otherwise)
+    assert len([x for x in found if x["status"] == "passed"]) >= 40
+
+
+@named()
+def test_columns_of_a_data_frame_keep_their_order(baseline, data):
+    X, Y = data
+    frame = pd.DataFrame(X, columns=list("abcdefgh"))
+    model = clone(baseline).fit(frame, Y)
+    assert list(model.feature_names_in_) == list("abcdefgh")
+    np.testing.assert_array_equal(model.predict(frame), model.predict(X))
+    with pytest.raises(AxisError, match="got 'b' as column 0, which was 'a'; select"):
+        model.predict(frame[list("bacdefgh")])
+    assert not hasattr(model.fit(X, Y), "feature_names_in_")
+    with pytest.raises(AxisError, match=r"expected dense .*, got a sparse csr_array; pass .*\.toarray"):
+        model.fit(scipy.sparse.csr_array(X), Y)
 
 
 def test_tensors_and_a_middle_axis_of_one(data):
