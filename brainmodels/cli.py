@@ -44,6 +44,7 @@ def prepare(
     out: Path,
     subject: str = "1",
     image_size: int = 256,
+    allow_duplicates: bool = False,
     options: tuple[str, ...] = (),
 ) -> None:
     """Read a subject from the files of a data set, check them, and write a folder that opens at once.
@@ -54,13 +55,15 @@ def prepare(
         out: Folder to write; it must not exist.
         subject: Number or name of the subject, as the data set has it.
         image_size: Side of the stimuli as they are written, pixels.
+        allow_duplicates: Go on where equal pictures with different ids are in two parts of a split.
         options: Options of the layout as NAME=VALUE; numbers, true, false and null are read as such, all else is text.
     """
     from .layouts import prepare as write
 
     try:
         given = dict(_option(word) for word in options)
-        print(write(layout, root, subject, out, image_size=image_size, progress=True, **given))
+        sizes = {"image_size": image_size, "allow_duplicates": allow_duplicates}
+        print(write(layout, root, subject, out, progress=True, **sizes, **given))
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f"veca brain prepare: {error}") from error
     print(out)

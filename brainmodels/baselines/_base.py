@@ -32,6 +32,11 @@ class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     _inputs, _outputs = "features", "responses"  # swapped in a decoder
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.single_output = False  # a single voxel is a column too
+        return tags
+
     def score(self, X: Samples, Y: Samples) -> np.ndarray:
         """R^2 of each voxel over the samples: 1 - sum (y - p)^2 / sum (y - mean y)^2.
 
@@ -53,19 +58,30 @@ class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return r2(matrix(self._outputs, Y, finite=False), self.predict(X), axis=0)
 
     def _pairs(self, X: Samples, Y: Samples, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Checked input of `fit`. It also sets the number of features."""
+        """Checked input of `fit`. It also sets the number of features, and the names of the columns of a DataFrame."""
+        names = _names_of(X)
         X, Y = matrix(self._inputs, X), matrix(self._outputs, Y)
         groups = _same_rows(X, Y, groups)
         self.n_features_in_ = X.shape[1]
+        vars(self).pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
         return X, Y, groups
 
     def _samples(self, X: Samples) -> np.ndarray:
         """Features fp32 (n, p) to predict from, checked to be as wide as in `fit`."""
         check_is_fitted(self)
+        names, known = _names_of(X), getattr(self, "feature_names_in_", None)
         X = matrix(self._inputs, X)
         if X.shape[1] != self.n_features_in_:
             name, count = type(self).__name__, self.n_features_in_
             raise AxisError(f"expected {count} {_COLUMNS[self._inputs]}s, as {name} was fitted on, got {X.shape[1]}")
+        if names is not None and known is not None and (names != known).any():
+            place = int(np.flatnonzero(names != known)[0])
+            raise AxisError(
+                f"expected the columns of fit in their order, got {names[place]!r} as column {place}, which was "
+                f"{known[place]!r}; select X[model.feature_names_in_]"
+            )
         return X.astype(np.float32, copy=False)
 
 
@@ -126,7 +142,7 @@ class LinearBaseline(Baseline):
 
 
 def matrix(name: str, values: Samples, finite: bool = True) -> np.ndarray:
-    """Values as an array (n, columns) of real numbers. An array (n, 1, columns) is squeezed.
+    """Values as a dense array (n, columns) of real numbers. An array (n, 1, columns) is squeezed.
 
     Args:
         name: "features" or "responses", for messages.
@@ -134,20 +150,28 @@ def matrix(name: str, values: Samples, finite: bool = True) -> np.ndarray:
         finite: Whether to refuse NaN and infinite numbers and report where the first one is.
 
     Raises:
-        AxisError: Another number of axes, no rows, or no real numbers.
+        AxisError: Another number of axes, no rows, no real numbers, or a sparse matrix.
         BrainDataError: A value is not finite.
     """
+    if hasattr(values, "toarray"):
+        raise AxisError(f"expected dense {name}, got a sparse {type(values).__name__}; pass {name}.toarray()")
     values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if values.ndim == 3 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 2 or 0 in values.shape:
-        hint = f"; for one column pass {name}[:, None]" if values.ndim == 1 else ""
+        hint = f". Reshape your data: {name}[:, None] is one column, {name}[None] one row" if values.ndim == 1 else ""
         raise AxisError(f"expected {name} (samples, {_COLUMNS[name]}s), got shape {values.shape}{hint}")
     if not (np.issubdtype(values.dtype, np.floating) or np.issubdtype(values.dtype, np.integer)):
         raise AxisError(f"expected {name} of real numbers, got {values.dtype}")
     if finite and np.issubdtype(values.dtype, np.floating):
         _check_finite(name, values)
     return values
+
+
+def _names_of(values: Samples) -> np.ndarray | None:
+    """Names of the columns of a DataFrame, as objects, or None where there are none or not all are text."""
+    names = np.asarray(getattr(values, "columns", ()), dtype=object)
+    return names if names.ndim == 1 and len(names) and all(isinstance(name, str) for name in names) else None
 
 
 def _same_rows(X: np.ndarray, Y: np.ndarray, groups: Sequence | None) -> np.ndarray | None:
@@ -200,10 +224,12 @@ def _check_finite(name: str, values: np.ndarray) -> None:
         if bad.any():
             row, column = np.argwhere(bad)[0]
             row_name = "trial" if name == "responses" else "sample"
-            remedy = "; select usable_voxels(responses) first" if name == "responses" else ""
+            remedy = "fill or leave out NaN and inf"
+            if name == "responses":
+                remedy = "select usable_voxels(responses) first, which leaves out NaN and inf"
             raise BrainDataError(
                 f"expected finite {name}, got {values[start + row, column]} in {row_name} {start + row}, "
-                f"{_COLUMNS[name]} {column}{remedy}"
+                f"{_COLUMNS[name]} {column}; {remedy}"
             )
 
 

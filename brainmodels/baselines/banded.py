@@ -55,6 +55,7 @@ class BandedRidge(LinearBaseline):
         dual_coef_, X_fit_: (n, V) dual weights and (n, p) centred train features. None if p <= n.
         X_mean_, Y_mean_: (p,) and (V,) Means over the train rows.
         n_features_in_: Number p of features.
+        feature_names_in_: Names of the columns, if X was a DataFrame. `predict` refuses another order.
 
     Example:
         >>> model = BandedRidge({"early": slice(0, 64), "late": slice(64, 832)})

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.moments import column_moments, column_parts
 from ..errors import BrainDataError
 from ._base import LinearBaseline, Samples, folds_of
 from ._solver import Solution, default_device, solve_ridge_cv
@@ -48,6 +49,7 @@ class Ridge(LinearBaseline):
         dual_coef_, X_fit_: (n, V) dual weights and (n, p) centred train features. None if p <= n.
         X_mean_, Y_mean_: (p,) and (V,) Means over the train rows.
         n_features_in_: Number p of features.
+        feature_names_in_: Names of the columns, if X was a DataFrame. `predict` refuses another order.
 
     Example:
         >>> encoder = Ridge().fit(X_train, Y_train, groups=train.image_ids)  # doctest: +SKIP
@@ -161,7 +163,7 @@ class LinearDecoder(Ridge):
         solution = self._solve(X, Y, groups)
         self.transductive_ = self.calibration == "test_batch"
         self.heldout_mean_, self.heldout_std_ = solution.heldout_mean, solution.heldout_std
-        self.Y_std_ = Y.std(0, dtype=np.float64)
+        self.Y_std_ = column_moments(Y)[1]
         return self
 
     def predict(self, X: Samples) -> np.ndarray:
@@ -184,12 +186,14 @@ class LinearDecoder(Ridge):
         if self.calibration == "train_cv":
             mean, std = self.heldout_mean_, self.heldout_std_
         elif len(out) > 1:
-            mean, std = out.mean(0, dtype=np.float64), out.std(0, dtype=np.float64)
+            mean, std = column_moments(out)
         else:
             raise BrainDataError("expected several rows to calibrate on each other, got 1; use calibration='train_cv'")
         varies = std > _LEAST_SPREAD * np.maximum(np.abs(mean), self.Y_std_)
         gain = np.divide(self.Y_std_, std, out=np.zeros_like(std), where=varies)
-        return ((out - mean) * gain + self.Y_mean_).astype(np.float32)
+        for part in column_parts(out.shape):  # in fp64, without an fp64 copy of all
+            out[:, part] = (out[:, part] - mean[part]) * gain[part] + self.Y_mean_[part]
+        return out
 
 
 def checked_alphas(alphas: Sequence[float]) -> np.ndarray:

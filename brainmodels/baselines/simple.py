@@ -7,6 +7,7 @@ A model that does not beat both has learned little about the images.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,13 @@ class MeanMap(Baseline):
     Attributes:
         Y_mean_: (V,) Mean train response, fp32.
         n_features_in_: Number of features, which are not used.
+        feature_names_in_: Names of the columns, if X was a DataFrame. `predict` refuses another order.
     """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True
+        return tags
 
     def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "MeanMap":
         """Compute the mean response.
@@ -62,6 +69,7 @@ class NearestNeighbor(Baseline):
         X_fit_: (m, p) Features of the train images, scaled to length 1.
         Y_fit_: (m, V) Responses of the train images.
         n_features_in_: Number p of features.
+        feature_names_in_: Names of the columns, if X was a DataFrame. `predict` refuses another order.
     """
 
     def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "NearestNeighbor":

@@ -19,6 +19,7 @@ from veca.train.parallel import World, join_world
 
 from ..data import BrainDataset, Pairs, Split, Subject, VoxelSpace
 from ..data.align import check_alignment
+from ..data.leakage import duplicates_of
 from ..data.normalize import default_normalizer, fit_normalizer
 from ..errors import BrainDataError
 from ..features import FeatureCache
@@ -61,6 +62,8 @@ class TrainSettings:
         init_seed: Seed of weights, order and noise; None is the recipe's.
         save_every: Steps between checkpoints.
         check_alignment: "auto", or "off", which the model then says.
+        allow_duplicates: Go on where equal pictures with different ids are in two parts of the split. The model then
+            says so. Default: they are an error.
         seed: Seed of the simulation and of the context images.
         device: Device; None is a GPU where there is one.
         progress: Show bars.
@@ -87,6 +90,7 @@ class TrainSettings:
     init_seed: int | None = None
     save_every: int = 500
     check_alignment: Literal["auto", "off"] = "auto"
+    allow_duplicates: bool = False
     seed: int = 0
     device: str | None = None
     progress: bool = True
@@ -117,6 +121,7 @@ def run_training(settings: TrainSettings) -> Path:
 
     Raises:
         BrainDataError: Data, features, recipe or alignment are not what they should be, or `out` holds another run.
+        LeakageError: A test picture is also a train picture, under another id.
     """
     recipe = None if settings.known else _recipe(settings)
     item = FeatureSet.parse(settings.features)
@@ -126,6 +131,8 @@ def run_training(settings: TrainSettings) -> Path:
     for name in names:
         _check_kind(settings.model, dataset.subject(name))
     split = choose_split(dataset, settings.split, names[0], settings.context, seed=settings.seed)
+    people = [dataset.subject(name) for name in names]
+    duplicates = duplicates_of(dataset.stimuli, split, settings.allow_duplicates, people)
     with join_world(settings.device) as world:
         aligned = {name: str(check_alignment(dataset, name, split, settings.check_alignment)) for name in names}
         validates = recipe is not None and recipe.validation > 0
@@ -147,6 +154,7 @@ def run_training(settings: TrainSettings) -> Path:
             "normalizer": pairs[names[0]].normalizer,
             "seed": settings.seed,
             "alignment": aligned,
+            "duplicates": duplicates,
             "processes": world.size,
             "machine": describe_machine(world.device, torch.float32),
             **_further(settings),

@@ -56,6 +56,11 @@ class _JoinedImages:
     def __len__(self) -> int:
         return len(self.places)
 
+    def has(self, index: int) -> bool:
+        """Whether the set of this picture knows it."""
+        stimuli, name = self.places[index]
+        return stimuli.has_picture(name)
+
     def read(self, index: int, size: int | None) -> np.ndarray:
         stimuli, name = self.places[index]
         return stimuli.source.read(int(stimuli.rows([name])[0]), size)

@@ -1,12 +1,33 @@
-"""Mean and variance of rows that do not fit into memory together."""
+"""Mean and variance of rows that do not fit into memory together, or only once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "column_moments", "column_parts"]
 
 Products = Callable[[np.ndarray], np.ndarray]
+_BLOCK = 2**20  # count of numbers that are converted to fp64 at a time
+
+
+def column_parts(shape: tuple[int, int]) -> Iterator[slice]:
+    """Slices of the columns of an array (rows, columns), of about a million numbers each."""
+    step = max(1, _BLOCK // max(1, shape[0]))
+    return (slice(start, start + step) for start in range(0, shape[1], step))
+
+
+def column_moments(values: np.ndarray, ddof: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of columns, fp64, without an fp64 copy of the array.
+
+    Args:
+        values: (rows, columns) Array of real numbers.
+        ddof: The sum of squares is divided by the number of rows minus this.
+    """
+    mean, std = np.empty((2, values.shape[1]))
+    for part in column_parts(values.shape):
+        mean[part] = values[:, part].mean(0, dtype=np.float64)
+        std[part] = values[:, part].std(0, ddof=ddof, dtype=np.float64)
+    return mean, std
 
 
 def _squares(deviations: np.ndarray) -> np.ndarray:

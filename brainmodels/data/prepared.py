@@ -36,6 +36,7 @@ from ..errors import LayoutError
 from ..records import plain
 from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
+from .leakage import duplicates_of
 from .responses import Responses, TrialTable
 from .spaces import SensorSpace, VoxelSpace
 from .stimuli import ArrayImages, OptionalImageFiles, StimulusSet
@@ -54,7 +55,12 @@ _END = 1 << 20
 
 
 def save_prepared(
-    dataset: BrainDataset, subject: str, out: str | Path, image_size: int | None = 256, progress: bool = False
+    dataset: BrainDataset,
+    subject: str,
+    out: str | Path,
+    image_size: int | None = 256,
+    progress: bool = False,
+    allow_duplicates: bool = False,
 ) -> SubjectSummary:
     """Write one subject of a data set to a new folder.
 
@@ -67,16 +73,18 @@ def save_prepared(
         out: Path of the folder to create.
         image_size: Side of the stored pictures in pixels. None stores no pictures.
         progress: Whether to show progress bars.
+        allow_duplicates: Whether to go on where equal pictures with different ids are in two parts of a split.
 
     Returns:
         What the folder holds, in numbers.
 
     Raises:
         LayoutError: `out` exists already.
+        LeakageError: A test picture is also a train picture, under another id.
         IdError: The subject is unknown.
     """
     command = f"save_prepared({subject!r}, {str(out)!r}, image_size={image_size})"
-    return write_prepared(lambda allocate: (dataset, subject), out, command, image_size, progress)
+    return write_prepared(lambda allocate: (dataset, subject), out, command, image_size, progress, allow_duplicates)
 
 
 def write_prepared(
@@ -85,6 +93,7 @@ def write_prepared(
     command: str,
     image_size: int | None,
     progress: bool,
+    allow_duplicates: bool = False,
 ) -> SubjectSummary:
     """Write what `load` returns to a new folder. After an error there is no folder.
 
@@ -96,12 +105,14 @@ def write_prepared(
         command: Text of the command, to be kept in meta.json.
         image_size: Side of the stored pictures in pixels. None stores no pictures.
         progress: Whether to show progress bars.
+        allow_duplicates: Whether to go on where equal pictures with different ids are in two parts of a split.
 
     Returns:
         What the folder holds, in numbers.
 
     Raises:
         LayoutError: `out` exists already.
+        LeakageError: A test picture is also a train picture, under another id.
     """
     out = Path(out)
     if out.exists():
@@ -109,7 +120,10 @@ def write_prepared(
     with whole_folder(out) as folder:
         memory = _Memory(folder)
         dataset, subject = load(memory.allocate)
-        _write(dataset, subject, folder, memory, image_size, progress, command)
+        meta, pictures = _write(dataset, subject, folder, memory, image_size, progress)
+        splits = dataset.splits.values()
+        duplicates = {split.name: duplicates_of(pictures, split, allow_duplicates) for split in splits}
+        _write_json(folder / "meta.json", meta | {"duplicates": duplicates, "command": command})
         summary = summarize(dataset, subject, str(out))
     return summary
 
@@ -198,21 +212,22 @@ def _write(
     memory: _Memory,
     image_size: int | None,
     progress: bool,
-    command: str,
-) -> None:
-    """Write all files of a folder, meta.json last."""
+) -> tuple[dict[str, Any], StimulusSet]:
+    """Write all files of a folder but meta.json, and return its content and the written pictures."""
     person = dataset.subject(subject)
     trials, responses = person.responses.trials, person.responses
     memory.store(responses, progress)
     np.savez(folder / "trials.npz", **{field.name: getattr(trials, field.name) for field in fields(TrialTable)})
     space = _write_space(folder / "space.npz", person.space)
     ids = _images_of(dataset, person)
+    source = OptionalImageFiles([None] * len(ids))
     if image_size is not None:
         shape = (len(ids), image_size, image_size, 3)
         images = np.lib.format.open_memmap(folder / _PICTURES, "w+", np.uint8, shape)
         for row, name in enumerate(tqdm(ids, "pictures", disable=not progress)):
             images[row] = dataset.stimuli.image(name, image_size)
         images.flush()
+        source = ArrayImages(images)
     stimuli = dataset.stimuli
     labels = {name: stimuli.label(name, ids) for name in stimuli.labels}
     captions = {name: stimuli.captions(name) for name in ids}
@@ -240,10 +255,9 @@ def _write(
         "source": person.provenance,
         "source_sha256": _source_hashes(person.provenance),
         "versions": _versions(),
-        "command": command,
         "files": {name: _facts(folder / name) for name in names},
     }
-    _write_json(folder / "meta.json", meta)
+    return meta, StimulusSet(ids, source)
 
 
 def _images_of(dataset: BrainDataset, person: Subject) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from veca.data import load_image
+from veca.hashes import hex_digest
 
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
 from .hdf5 import open_hdf5
@@ -32,7 +33,10 @@ __all__ = [
 
 
 class ImageSource(Protocol):
-    """A source of pictures, which are read one at a time by their position."""
+    """A source of pictures, which are read one at a time by their position.
+
+    Sources with missing pictures also have `has(index)`, which says whether a picture is there.
+    """
 
     def __len__(self) -> int: ...
 
@@ -132,6 +136,10 @@ class OptionalImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def has(self, index: int) -> bool:
+        """Whether the file of a picture is known."""
+        return self.paths[index] is not None
+
     def read(self, index: int, size: int | None) -> np.ndarray:
         path = self.paths[index]
         if path is None:
@@ -187,6 +195,7 @@ class StimulusSet:
             raise IdError(f"expected unique image ids, got {names[counts > 1][0]} {counts.max()} times")
         if len(source) != len(self.ids):
             raise AxisError(f"expected {len(self.ids)} images, one for each id, got {len(source)}")
+        self._digests: dict[str, str] = {}
         self._captions = {str(name): list(texts) for name, texts in (captions or {}).items()}
         self.rows(list(self._captions))
         self.labels = {name: np.asarray(values) for name, values in (labels or {}).items()}
@@ -229,6 +238,19 @@ class StimulusSet:
         if size is None or pixels.shape[:2] == (size, size):
             return pixels
         return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+    def has_picture(self, image_id: str) -> bool:
+        """Whether a picture of this image is known, without reading it."""
+        has = getattr(self.source, "has", None)
+        return has is None or has(int(self.rows([image_id])[0]))
+
+    def digest(self, image_id: str) -> str:
+        """Shape and SHA-256 of the pixels as stored. It is computed once."""
+        name = str(image_id)
+        if name not in self._digests:
+            pixels = self.image(name)
+            self._digests[name] = f"{pixels.shape} {hex_digest([pixels])}"
+        return self._digests[name]
 
     def images(self, ids: Sequence[str], size: int) -> np.ndarray:
         """Pictures of these ids, resized to squares, uint8 (len(ids), size, size, 3)."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..baselines import MeanMap, NearestNeighbor, Ridge
 from ..data import Pairs, Subject
+from ..data.moments import column_moments, column_parts
 from ..data.reliability import ncsnr, noise_ceiling
 from ..errors import BrainDataError
 from ..metrics import Interval, Score
@@ -273,11 +274,17 @@ def standardized(X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndar
     A unit that is silent for all but one train image can take any value in the test images. A feature is therefore
     left out where its deviation is below a thousandth of the largest.
     """
-    mean, std = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
+    mean, std = column_moments(X)
     kept = std > 1e-3 * std.max()
     if not kept.any():
         raise BrainDataError(f"expected features that vary over the train images, got {X.shape[1]} that are constant")
-    return tuple(((x[:, kept] - mean[kept]) / std[kept]).astype(np.float32) for x in (X, X_test))
+    columns = np.flatnonzero(kept)
+    scaled = tuple(np.empty((len(x), len(columns)), np.float32) for x in (X, X_test))
+    for part in column_parts(scaled[0].shape):
+        chosen = columns[part]
+        for x, out in zip((X, X_test), scaled, strict=True):
+            out[:, part] = (x[:, chosen] - mean[chosen]) / std[chosen]
+    return scaled
 
 
 def _widen(study: Study, predicted: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from veca.report.machine import describe_machine
 
 from ..data import BrainDataset, Split, Subject
 from ..data.align import AlignmentReport, check_alignment
+from ..data.leakage import duplicates_of
 from ..data.normalize import default_normalizer, fit_normalizer
 from ..errors import BrainDataError
 from ..features import FeatureCache
@@ -58,6 +59,8 @@ class EvaluationSettings:
             normalised.
         threshold: Smallest noise ceiling (r^2) of a voxel that counts.
         check_alignment: "auto", or "off", which the report then says.
+        allow_duplicates: Go on where equal pictures with different ids are in two parts of the split. The report then
+            says so. Default: they are an error.
         resamples: Number of bootstrap resamples, and of permutations.
         shuffles: Number of fits to wrongly paired images and responses, whose range is the chance band.
         curve: Numbers of train images of the learning curve; those beyond the train images are left out.
@@ -79,6 +82,7 @@ class EvaluationSettings:
     normalizer: str = "auto"
     threshold: float = 0.1
     check_alignment: Literal["auto", "off"] = "auto"
+    allow_duplicates: bool = False
     resamples: int = 1000
     shuffles: int = SHUFFLES
     curve: tuple[int, ...] = (50, 100, 200, 400, 800)
@@ -130,6 +134,8 @@ def evaluate(
 
     Raises:
         BrainDataError: a model was fitted to other data, features or scales.
+        AlignmentError: The responses identify their images at chance.
+        LeakageError: A test picture is also a train picture, under another id.
     """
     subject = dataset.subject(next(iter(settings.subject or dataset.subjects)))
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
@@ -137,6 +143,7 @@ def evaluate(
     if settings.published and isinstance(dataset, SimulatedDataset):
         raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
     bar = tqdm(total=2 * len(sets) + 4 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
+    duplicates = duplicates_of(dataset.stimuli, split, settings.allow_duplicates, [subject])
     alignment = check_alignment(dataset, subject.id, split, settings.check_alignment, seed=settings.seed)
     _step(bar, "noise ceiling")
     study = study_of(dataset, subject, split, settings)
@@ -161,6 +168,7 @@ def evaluate(
     named = {item.name: item for item in sets}
     named |= {f"{x.features.name} of {x.name}": x.features for x in models if x.features not in sets}
     record = _record(settings, dataset, study, alignment, named) | {
+        "duplicates": duplicates,
         "encoding": [item.to_json() for item in encoded],
         "decoding": [item.to_json() for item in decoded],
         "learning_curve": {

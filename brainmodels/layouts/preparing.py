@@ -26,6 +26,7 @@ def prepare(
     out: str | Path,
     *,
     image_size: int | None = 256,
+    allow_duplicates: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> SubjectSummary:
@@ -37,6 +38,7 @@ def prepare(
         subject: Name or number of the subject in this layout.
         out: Path of the folder to create, outside of `root`.
         image_size: Side of the stored pictures in pixels. None stores no pictures.
+        allow_duplicates: Whether to go on where equal pictures with different ids are in two parts of a split.
         progress: Whether to show progress bars.
         options: Options of the layout, see its `load`.
 
@@ -45,6 +47,7 @@ def prepare(
 
     Raises:
         LayoutError: `out` exists or lies in `root`, or files are missing or damaged.
+        LeakageError: A test picture is also a train picture, under another id.
         BrainDataError: The layout loads more than one subject.
     """
     if Path(out).resolve().is_relative_to(Path(root).resolve()):
@@ -58,4 +61,4 @@ def prepare(
             raise BrainDataError(f"expected layout {layout!r} to load one subject, got {', '.join(dataset.subjects)}")
         return dataset, next(iter(dataset.subjects))
 
-    return write_prepared(load, out, command, image_size, progress)
+    return write_prepared(load, out, command, image_size, progress, allow_duplicates)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AxisError, BrainDataError, IdError, near_names, need
+from ..errors import AxisError, BrainDataError, IdError, check_choice, near_names, need
 from .record import Metric, Score
 from .registry import metric, register
 from .statistics import RESAMPLES, permutation_chance, score_images
@@ -35,22 +35,32 @@ __all__ = [
 TAUS = (0.01, 0.05)
 
 
-def normalize_cloud(cloud: np.ndarray) -> np.ndarray:
-    """Points minus their mean, divided by the largest distance from it.
+_SCALES = {"radius": "largest radius", "rms": "root mean square radius"}
+
+
+def normalize_cloud(cloud: np.ndarray, scale: str = "radius") -> np.ndarray:
+    """Points minus their mean, divided by their radius, which is a distance from it.
+
+    The largest radius grows with the number of points, and one outlier shrinks the whole cloud. The root mean square
+    radius hardly depends on either. Scores at different scales do not compare.
 
     Args:
         cloud: (N, 3 or more) Points; columns after the third stay as they are.
+        scale: "radius" divides by the largest radius, as published scores do. "rms" divides by the root mean square
+            radius.
 
     Returns:
         fp64, the shape of `cloud`.
 
     Raises:
         AxisError: `cloud` is not (N, 3 or more).
-        BrainDataError: Points that are not finite, or all in one place.
+        BrainDataError: Points are not finite or all in one place, or `scale` is unknown.
     """
+    check_choice("scale", scale, list(_SCALES))
     cloud = _check(cloud).copy()
     cloud[:, :3] -= cloud[:, :3].mean(0)
-    radius = np.linalg.norm(cloud[:, :3], axis=1).max()
+    distances = np.linalg.norm(cloud[:, :3], axis=1)
+    radius = distances.max() if scale == "radius" else np.sqrt(np.square(distances).mean())
     if not radius > 0:
         raise BrainDataError("expected a cloud of distinct points, got all in one place")
     cloud[:, :3] /= radius
@@ -119,7 +129,12 @@ def majority_color(cloud: np.ndarray, palette: np.ndarray) -> int:
 
 @lru_cache(maxsize=32)
 def sphere_floor(
-    points: int, other: int | None = None, normalized: bool = True, draws: int = 8, seed: int = 0
+    points: int,
+    other: int | None = None,
+    normalized: bool = True,
+    draws: int = 8,
+    seed: int = 0,
+    scale: str = "radius",
 ) -> Mapping[str, float]:
     """Scores of two independent uniform samplings of one sphere, by name of the metric.
 
@@ -131,12 +146,14 @@ def sphere_floor(
             .18 to about .1.
         draws: Number of pairs of samplings that are averaged.
         seed: Seed of all samplings.
+        scale: Scale of normalised clouds, see `normalize_cloud`.
     """
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
         clouds = [rng.normal(size=(count, 3)) for count in (points, other or points)]
         clouds = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in clouds]
-        found.append(_measures(*_distances(*(map(normalize_cloud, clouds) if normalized else clouds))))
+        clouds = [normalize_cloud(x, scale) for x in clouds] if normalized else clouds
+        found.append(_measures(*_distances(*clouds)))
     return {name: float(np.mean([values[name] for values in found])) for name in found[0]}
 
 
@@ -147,6 +164,7 @@ def cloud_scores(
     seed: int = 0,
     clusters: Sequence | np.ndarray | None = None,
     permutations: int = 0,
+    scale: str = "radius",
     **conditions,
 ) -> list[Score]:
     """Distances between decoded and true clouds, which are matched by object id.
@@ -161,16 +179,18 @@ def cloud_scores(
         clusters: (n,) Labels of objects that are drawn together. None draws single objects.
         permutations: Number of permutations of the objects, for the chance interval. Each takes as long as the scores
             themselves. 0 leaves the interval out.
+        scale: Scale of the clouds, see `normalize_cloud`. Scores at another scale than the published "radius" have it
+            in their names, such as `chamfer_l2[rms]`.
         conditions: Further fields of `Score`.
 
     Raises:
         IdError: An object was not decoded.
         AxisError: The objects have unequal numbers of clouds, or clouds have a wrong shape.
-        BrainDataError: Points that are not finite, or all in one place.
+        BrainDataError: Points are not finite or all in one place, or `scale` is unknown.
     """
     ids, k = _joined(true, decoded)
-    real = [normalize_cloud(true[name]) for name in ids]
-    made = [[normalize_cloud(cloud) for cloud in decoded[name]] for name in ids]
+    real = [normalize_cloud(true[name], scale) for name in ids]
+    made = [[normalize_cloud(cloud, scale) for cloud in decoded[name]] for name in ids]
 
     @cache
     def one(row: int, column: int) -> dict[str, list[float]]:
@@ -178,12 +198,13 @@ def cloud_scores(
         return {name: [values[name] for values in found] for name in found[0]}
 
     sizes = {(len(cloud), len(sample)) for cloud, samples in zip(real, made, strict=True) for sample in samples}
-    floor = sphere_floor(*max(sizes))
+    floor = sphere_floor(*max(sizes), scale=scale)
     note = "ceiling: two samplings of a sphere, {} and {} points".format(*max(sizes))
     base = {"n_of": "objects", "note": note} | conditions
     scores = []
     for name in floor:
         for kind, pick in _samples(k, metric(name).direction):
+            kind = _variant("" if scale == "radius" else scale, kind)
 
             def mean(order: np.ndarray, name: str = name, pick: Callable = pick) -> float:
                 return float(np.mean([pick(one(row, int(column))[name]) for row, column in enumerate(order)]))
@@ -193,7 +214,7 @@ def cloud_scores(
             if permutations:
                 chance = permutation_chance(mean, len(ids), permutations, seed)  # the same ones for every column
                 found = {"chance": chance.mean, "chance_interval": chance.interval} | found
-            scores.append(score_images(metric(name + kind), values, None, resamples, seed, clusters, **found))
+            scores.append(score_images(metric(f"{name}{kind}"), values, None, resamples, seed, clusters, **found))
     return scores
 
 
@@ -241,10 +262,16 @@ def color_scores(
 
 
 def _samples(k: int, direction: str) -> list[tuple[str, Callable[[Sequence[float]], float]]]:
-    """Suffixes of the columns of k samples, and the function that takes one value of the samples."""
+    """Names of the columns of k samples, and the function that takes one value of the samples."""
     if k == 1:
         return [("", np.mean)]
-    return [(f"[mean_of_{k}]", np.mean), (f"[best_of_{k}]", max if direction == "up" else min)]
+    return [(f"mean_of_{k}", np.mean), (f"best_of_{k}", max if direction == "up" else min)]
+
+
+def _variant(*words: str) -> str:
+    """Words in brackets, as they follow the name of a metric, without empty ones."""
+    inside = ",".join(filter(None, words))
+    return f"[{inside}]" if inside else ""
 
 
 def _joined(true: Mapping[str, np.ndarray], decoded: Mapping[str, Sequence[np.ndarray]]) -> tuple[list[str], int]:
@@ -300,19 +327,24 @@ def _check(cloud: np.ndarray, colours: bool = False) -> np.ndarray:
     return cloud
 
 
-_SCALE = "clouds centred and divided by their largest radius"
 _KNOWN = [
-    Metric("chamfer_l2", "shape", "down", None, None, f"{_SCALE}; sum of both mean squared nearest distances"),
-    Metric("chamfer_l1", "shape", "down", None, None, f"{_SCALE}; half the sum of both mean nearest distances"),
+    Metric("chamfer_l2", "shape", "down", None, None, "sum of both mean squared nearest distances"),
+    Metric("chamfer_l1", "shape", "down", None, None, "half the sum of both mean nearest distances"),
 ]
 _KNOWN += [
-    Metric(f"fscore@{tau:g}", "shape", "up", None, None, f"{_SCALE}; 2PR/(P+R) of shares nearer than {tau:g}")
-    for tau in TAUS
+    Metric(f"fscore@{tau:g}", "shape", "up", None, None, f"2PR/(P+R) of shares nearer than {tau:g}") for tau in TAUS
 ]
+_COLUMNS = {
+    "": "",
+    "mean_of_{k:d}": "; mean over k samples",
+    "best_of_{k:d}": "; best of k samples, chosen by the truth",
+}
 for _metric in _KNOWN:
-    register(_metric)
-    for _kind, _text in (("mean", "mean over k samples"), ("best", "best of k samples, chosen by the truth")):
-        register(replace(_metric, name=f"{_metric.name}[{_kind}_of_{{k:d}}]", protocol=f"{_metric.protocol}; {_text}"))
+    for _scale, _radius in _SCALES.items():
+        for _kind, _text in _COLUMNS.items():
+            _name = _metric.name + _variant("" if _scale == "radius" else _scale, _kind)
+            _protocol = f"clouds centred and divided by their {_radius}; {_metric.protocol}{_text}"
+            register(replace(_metric, name=_name, protocol=_protocol))
 register(Metric("color_error", "shape", "down", None, None, "mean |rgb difference| of decoded and nearest true points"))
 register(
     Metric(

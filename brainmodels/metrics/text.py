@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ from .statistics import RESAMPLES, permutation_chance, score_images
 
 __all__ = ["caption_scores", "meteor_exact_stem", "rouge1", "rouge_l", "words"]
 
+_STEPS = 1_000_000  # bound of the search for the fewest chunks
+_NOWHERE = -2  # place of a word without a match, which no place follows
 _CAPTIONS = 5  # number of captions of each image in COCO
 
 
@@ -51,9 +52,13 @@ def meteor_exact_stem(reference: str, hypothesis: str) -> float:
         P = m / |hypothesis|,  R = m / |reference|,  F = P R / (.9 P + .1 R)
         score = F (1 - .5 (chunks / m)^3)
 
-    Words are matched in order. Each word of the hypothesis takes the first free equal word of the reference, and the
-    remaining words are then matched by their Porter stems. That makes m matches. A chunk is a run of matches that
-    follow each other in both texts. A perfect match of w words is one chunk, so it scores 1 - .5 / w^3, not 1.
+    Each word is matched once at most, with an equal word or else with one of the same Porter stem. Of all alignments
+    with the most matches m, and the most exact ones among them, the one with the fewest chunks counts. A chunk is a run
+    of matches that follow each other in both texts. A perfect match of w words is one chunk, so it scores
+    1 - .5 / w^3, not 1.
+
+    The search is exact for captions. Long texts with many repeated words have too many alignments, so only the best
+    partial ones are followed, in about a million steps at most. Their chunks may then be too many.
 
     Args:
         reference: Caption that a person wrote.
@@ -224,31 +229,51 @@ def _both(reference: str, hypothesis: str) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def _meteor(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
-    matches = _alignment(reference, hypothesis)
-    count = len(matches)
+    count, chunks = _alignment(reference, hypothesis)
     if not count:
         return 0.0
-    chunks = 1 + sum(now != (before[0] + 1, before[1] + 1) for before, now in pairwise(matches))
     precision, recall = count / len(hypothesis), count / len(reference)
     f = precision * recall / (0.9 * precision + 0.1 * recall)
     return f * (1 - 0.5 * (chunks / count) ** 3)
 
 
-def _alignment(reference: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs (position in the hypothesis, position in the reference), in the order of the hypothesis."""
-    free, open_words, matches = list(range(len(reference))), list(range(len(hypothesis))), []
-    for form in (str, _stem):
-        still = []
-        for i in open_words:
-            word = form(hypothesis[i])
-            j = next((j for j in free if form(reference[j]) == word), None)
-            if j is None:
-                still.append(i)
-            else:
-                free.remove(j)
-                matches.append((i, j))
-        open_words = still
-    return sorted(matches)
+def _alignment(reference: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int]:
+    """Largest number of matches, and the fewest chunks of the alignments with the most exact ones among them.
+
+    The hypothesis is read word by word. A state is the place in the reference that the word before was matched with,
+    and the set of places in use, as bits. Each state keeps its least cost. Places whose stem does not come again are
+    dropped from the set, so that few states remain.
+    """
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(reference):
+        places.setdefault(_stem(word), []).append(place)
+    stems = [_stem(word) for word in hypothesis]
+    left = Counter(stems)
+    wanted = {root: min(count, len(places.get(root, ()))) for root, count in left.items()}
+    inexact = len(hypothesis) + 1  # cost of a match by stem, above that of all chunks
+    limit = max(_STEPS // max(1, len(hypothesis) * max(map(len, places.values()))), 1)
+    states = {(_NOWHERE, 0): 0}  # (place of the word before, places in use): cost
+    for word, root in zip(hypothesis, stems, strict=True):
+        left[root] -= 1
+        here = places.get(root, [])
+        bits = sum(1 << place for place in here)
+        kept = -1 if left[root] else ~bits
+        found: dict[tuple[int, int], int] = {}
+        for (last, used), cost in states.items():
+            options = [
+                (j, used | 1 << j, cost + (j != last + 1) + inexact * (reference[j] != word))
+                for j in here
+                if not used >> j & 1
+            ]
+            if (used & bits).bit_count() + left[root] >= wanted[root]:
+                options.append((_NOWHERE, used, cost))
+            for place, now, total in options:
+                state = place, now & kept
+                found[state] = min(total, found.get(state, total))
+        if len(found) > limit:
+            found = dict(sorted(found.items(), key=lambda item: item[1])[:limit])
+        states = found
+    return sum(wanted.values()), min(states.values()) % inexact
 
 
 def _rouge1(reference: Sequence[str], hypothesis: Sequence[str]) -> float:

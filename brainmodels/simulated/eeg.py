@@ -29,6 +29,7 @@ _WINDOWS = {"static": (250, 250.0), "dynamic": (600, 100.0)}  # samples, hertz
 _SOURCES = 20  # sources of the noise that channels share
 _SHARED_NOISE = 0.36  # their share of the noise variance
 _COMMON, _COURSES, _PERSON, _ORDER, _NOISE = range(5)  # streams of random numbers
+_OWN_STREAM = {"static": (), "dynamic": (1,)}  # both kinds of one seed are one brain in different noise
 _SIZES = (1 / 9, 4 / 9, 4 / 9)  # frequencies of small, medium and large main objects; other factors are uniform
 
 
@@ -169,7 +170,8 @@ def _record(
     n_chans = len(mixing)
     values = np.empty((len(shown), n_chans, num_times), np.float32)
     for trial, image_id in enumerate(shown):
-        noise = _noise(mixing, num_times, np.random.default_rng((seed, _NOISE, number, trial)))
+        rng = np.random.default_rng((seed, _NOISE, number, trial, *_OWN_STREAM[kind]))
+        noise = _noise(mixing, num_times, rng)
         values[trial] = np.sqrt(truth.snr) * truth.evoked(stimuli, [image_id])[0] + noise
     names = EEG3D_CHANNELS[:n_chans] if n_chans <= 64 else [f"EEG{channel:03d}" for channel in range(1, n_chans + 1)]
     space = SensorSpace(tuple(names), sfreq, np.arange(num_times) / sfreq - _ONSET, unit="z")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from veca.train.parallel import World, join_world
 
-from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names
+from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names, need
 from ..features import TokenScaler
 from ..metrics.encoding import r2
 from ..versions import library_versions
@@ -36,13 +36,21 @@ from .trials import (
     scaled_tokens,
 )
 
+try:
+    from sklearn.base import BaseEstimator
+except ImportError as error:
+    raise need("scikit-learn", "brain models") from error
+
 __all__ = ["BATCH", "BrainModel", "Features"]
 
 BATCH = 256  # samples that are predicted together
 
 
-class BrainModel:
+class BrainModel(BaseEstimator):
     """An estimator of tokens of images and responses to them.
+
+    `get_params`, `set_params` and scikit-learn's `clone` work. `fit` has its own signature, because trials and images
+    are matched by id, so searches and pipelines of scikit-learn do not take it.
 
     Args:
         config: A recipe of the system, or its name.
@@ -60,7 +68,7 @@ class BrainModel:
         recipe_type, named: Class of its recipes, and the function that returns one by name.
         reversible: Whether it has `round_trip`, from either side to the other and back.
         adapts: Whether it has `adapt`, which fits it to a new subject from few images.
-        recipe: How it is built, trained and used.
+        recipe: How it is built, trained and used, by `config`.
         subjects_: Subjects of the fit.
         scales_: `VoxelScale` by subject.
         scaler_: `TokenScaler` of the tokens; None where the recipe takes them as they are.
@@ -81,9 +89,26 @@ class BrainModel:
     adapts: ClassVar[bool] = False
 
     def __init__(self, config: ModelRecipe | str, pairing: str = "ids", device: str | torch.device | None = None):
-        check_choice("pairing", pairing, ("ids", "rows"))
         self.config, self.pairing, self.device = config, pairing, device
-        self.recipe = self.named(config) if isinstance(config, str) else config
+        self._check_params()
+
+    @property
+    def recipe(self) -> ModelRecipe:
+        return self.named(self.config) if isinstance(self.config, str) else self.config
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments of the constructor. The model must then be fitted again."""
+        super().set_params(**params)
+        self._check_params()
+        self._forget()
+        return self
+
+    def _check_params(self) -> None:
+        """Refuse arguments that are not what they should be."""
+        check_choice("pairing", self.pairing, ("ids", "rows"))
+        if not isinstance(self.recipe, self.recipe_type):
+            name = self.recipe_type.__name__
+            raise BrainDataError(f"expected a {name}, or the name of one, got {type(self.config).__name__}")
 
     @property
     def encodes(self) -> bool:
@@ -141,6 +166,7 @@ class BrainModel:
             BrainDataError: Ids, shapes, scales or values are not what they should be; see the message.
             AlignmentError: Responses identify their images at chance.
         """
+        self._check_params()
         self._forget()
         data = self._join(features, responses, subject, image_ids, feature_ids, validation, drop_voxels)
         checked = self._aligned(data, alignment)
@@ -164,7 +190,6 @@ class BrainModel:
 
     def _open_run(self, world: World, data: TrialData, out: str | Path | None, save_every: int, progress: bool) -> Run:
         """What all stages share; a folder of another run is refused."""
-        self.device = world.device
         if out is not None:
             content = {"recipe": self.recipe.to_json(), "features": self.fingerprint_, "data": data.signature()}
             check_run(Path(out) / "run.json", json.loads(json.dumps(content)), world)

@@ -73,6 +73,27 @@ def test_position_and_size_do_not_matter():
         assert metric(name).better(found[name].value, found[name].ceiling)
 
 
+def test_rms_scale_hardly_depends_on_outliers_and_on_the_number_of_points():
+    rng = np.random.default_rng(8)
+    points = rng.normal(size=(2048, 3)) * [1, 2, 3]
+    far = points.copy()
+    far[0] = [0, 0, 2 * np.abs(points).max()]
+    for scale, close in (("rms", True), ("radius", False)):
+        size = [np.abs(normalize_cloud(x, scale)[1:200]).mean() for x in (points, far, points[:256])]
+        assert (abs(size[1] / size[0] - 1) < 0.02) == close and (abs(size[2] / size[0] - 1) < 0.08) == close
+    assert np.square(normalize_cloud(points, "rms")).sum(1).mean() == pytest.approx(1)
+    (score,) = [
+        x
+        for x in cloud_scores({"a": points, "b": far}, {"a": [far], "b": [far]}, scale="rms", resamples=20)
+        if x.metric.name == "chamfer_l2[rms]"
+    ]
+    assert score.ceiling == sphere_floor(2048, 2048, scale="rms")["chamfer_l2"]
+    assert "root mean square radius" in score.metric.protocol
+    assert metric("fscore@0.01[rms,best_of_5]").direction == "up"
+    with pytest.raises(BrainDataError, match="expected scale to be one of radius, rms, got 'max'"):
+        normalize_cloud(points, "max")
+
+
 def test_samples_have_two_columns_and_chance():
     rng = np.random.default_rng(4)
     true = {name: rng.normal(size=(60, 3)) * scale for name, scale in zip("abcd", np.eye(4, 3) * 5 + 1, strict=True)}

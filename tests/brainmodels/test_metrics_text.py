@@ -59,10 +59,43 @@ def test_meteor_by_hand():
     """Exact matches go first: 'dog' takes the second word of the reference though its stem equals the first."""
     # matches dog-dog, then dogs-none; hypothesis "dog dogs" against "dogs dog": both exact, order reversed, two chunks
     assert meteor_exact_stem("dogs dog", "dog dogs") == pytest.approx(1 - 0.5)
-    # repeated word: the first free one is taken; P 2/3, R 2/2, one chunk of two
+    # repeated word: the one that makes one chunk is taken; P 2/3, R 2/2
     precision, recall = 2 / 3, 1.0
     f = precision * recall / (0.9 * precision + 0.1 * recall)
     assert meteor_exact_stem("a dog", "a dog a") == pytest.approx(f * (1 - 0.5 * (1 / 2) ** 3))
+
+
+def every_alignment(reference, hypothesis):
+    """(matches, exact ones, -chunks) of every alignment, by trying all."""
+
+    def go(i, last, used, *found):
+        if i == len(hypothesis):
+            yield found
+            return
+        yield from go(i + 1, -2, used, *found)
+        for j in set(range(len(reference))) - used:
+            if stem(reference[j]) == stem(hypothesis[i]):
+                now = found[0] + 1, found[1] + (reference[j] == hypothesis[i]), found[2] - (j != last + 1)
+                yield from go(i + 1, j, used | {j}, *now)
+
+    return go(0, -2, set(), 0, 0, 0)
+
+
+def test_meteor_has_the_fewest_chunks_of_all_alignments():
+    assert meteor_exact_stem("a cat and a dog", "a dog") == pytest.approx(0.398936, abs=1e-6)  # "a" is not the first
+    rng = np.random.default_rng(3)
+    for _ in range(150):
+        texts = [list(rng.choice(["a", "the", "dog", "dogs", "runs", "run", "on"], rng.integers(1, 7))) for _ in "ab"]
+        matches, _, chunks = max(every_alignment(*texts))
+        p, r = matches / len(texts[1]), matches / len(texts[0])
+        expected = p * r / (0.9 * p + 0.1 * r) * (1 - 0.5 * (-chunks / matches) ** 3) if matches else 0
+        assert meteor_exact_stem(*map(" ".join, texts)) == pytest.approx(expected), texts
+
+
+def test_meteor_of_long_texts_is_bounded(monkeypatch):
+    text = " ".join(np.random.default_rng(4).choice(["a", "dog"], 120))
+    monkeypatch.setattr("brainmodels.metrics.text._STEPS", 20_000)
+    assert meteor_exact_stem(text, text) == pytest.approx(1, abs=1e-6)
 
 
 def brute_force_lcs(first, second):

@@ -26,6 +26,9 @@ def accuracy(dataset, label, repeats=1, subject="sim01"):
     return (posterior.argmax(1) == truth).mean(), posterior.max(1).mean()
 
 
+_KINDS = ("static", "dynamic")
+
+
 @functools.cache
 def simulated(snr, kind="static", n_train=400, repeats=1, n_chans=16, seed=0):
     snr_db = 10 * np.log10(snr) if snr else -np.inf
@@ -48,6 +51,13 @@ def test_noise_has_the_covariance_that_is_told():
     assert abs(white.var() - 1) < 0.01
     lags = np.array([(white[:-lag] * white[lag:]).mean() for lag in (1, 2, 10, 100)])
     assert np.abs(lags).max() < 0.01
+
+
+def test_static_and_dynamic_noise_are_independent():
+    """One stream of random numbers for both gave r = 0.60 in the first channel."""
+    static, dynamic = (simulated(0.0, kind, 200, n_chans=4).subject("sim01").responses.values for kind in _KINDS)
+    for channel in range(4):
+        assert abs(np.corrcoef(static[:, channel].ravel(), dynamic[:, channel, :250].ravel())[0, 1]) < 0.05
 
 
 def test_noise_is_one_over_f():

@@ -27,6 +27,8 @@ from brainmodels.data import (
     split_from_ids,
     validation_ids,
 )
+from brainmodels.data.leakage import duplicates_of
+from brainmodels.data.stimuli import OptionalImageFiles
 from brainmodels.errors import BrainDataError, IdError, LeakageError
 
 
@@ -227,6 +229,11 @@ def test_equal_pictures_in_two_parts_are_found(caplog):
     assert (found.first, found.second) == ("1", "5") and "expected different pixels" in caplog.text
     same_part = replace(split, train=frozenset("0125"), test=frozenset("4"))
     assert check_duplicates(_pictures(twins=True), same_part) == []
+    told = [duplicates_of(_pictures(twins), split, allow_duplicates=True) for twins in (False, True)]
+    assert told[0] == "no equal pictures in two parts of the split, of 6 compared"
+    assert told[1].startswith("1 of 6 pictures are duplicates") and told[1].endswith("1 (train) and 5 (test)")
+    unknown = StimulusSet([str(i) for i in range(6)], OptionalImageFiles([None] * 6))
+    assert "were not looked for" in duplicates_of(unknown, split)
 
 
 def test_equal_captions_in_two_parts_are_found():

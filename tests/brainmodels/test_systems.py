@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 import brainmodels
 from brainmodels.cli import main
@@ -36,12 +37,16 @@ def test_a_saved_model_of_a_new_system_predicts_the_same(toy, tmp_path):
     from tests.brainmodels.fitted import features, pairs
 
     model = system("toy")("toy").fit(features(), pairs(), subject="sim01")
+    assert model.device is None  # the argument stays as it was given
     loaded = load_model(model.save(tmp_path / "model"))
     ids, measured = pairs("test").image_ids, pairs("test").array()
     np.testing.assert_array_equal(model.predict(features(), image_ids=ids), loaded.predict(features(), image_ids=ids))
     np.testing.assert_array_equal(model.decode(measured), loaded.decode(measured))
     assert model.score(features(), pairs("test"), image_ids=ids).mean() > 0.2
     assert brainmodels.ToyRidge is type(model)
+    with pytest.raises(BrainDataError, match="expected a fitted ToyRidge, got one before fit"):
+        clone(model).predict(features(), image_ids=ids)
+    assert not hasattr(model.set_params(config="toy"), "meta_")
 
 
 def test_unknown_names_are_told_with_the_near_ones(tmp_path):
@@ -61,6 +66,20 @@ def test_every_system_says_what_it_is(name):
     assert all(hasattr(recipe, stage) for stage in kind.stages)
     assert getattr(brainmodels, kind.__name__) is kind and kind.__name__ in dir(brainmodels)
     assert kind.adapts == hasattr(kind, "adapt") and kind.reversible == hasattr(kind, "round_trip")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_models_are_cloned_and_changed_as_scikit_learn_does(name):
+    model = system(name)("nano", pairing="rows")
+    twin = clone(model)
+    assert twin.get_params() == model.get_params() == {"config": "nano", "pairing": "rows", "device": None}
+    assert repr(model) == f"{type(model).__name__}(config='nano', pairing='rows')"
+    assert twin.set_params(config=model.named("tiny"), device="cpu").recipe == model.named("tiny")
+    assert twin.device == "cpu" and model.recipe == model.named("nano") and clone(twin).recipe == twin.recipe
+    with pytest.raises(BrainDataError, match="expected pairing to be one of ids, rows, got 'names'"):
+        twin.set_params(pairing="names")
+    with pytest.raises(BrainDataError, match="Recipe, or the name of one, got int"):
+        system(name)(7)
 
 
 def test_a_package_that_is_missing_is_named(toy, monkeypatch):

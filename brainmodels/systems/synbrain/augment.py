@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...data import Split
+from ...data.moments import column_moments
 from ...errors import AxisError, BrainDataError, IdError, LeakageError, check_choice
 from ...training.estimator import BrainModel, Features
 from ...training.trials import Recording, Trials, check_training
@@ -238,7 +239,7 @@ def _moments(values: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """(V,) mean and standard deviation (ddof 1), fp32; voxels that the model dropped are NaN and stay so."""
     if len(values) < 2:
         raise BrainDataError(f"expected two {kind} pairs or more to scale, got {len(values)}")
-    mean, std = values.mean(0, dtype=np.float64), values.std(0, ddof=1, dtype=np.float64)
+    mean, std = column_moments(values, ddof=1)
     if (std == 0).any():
         raise BrainDataError(
             f"expected voxels that vary over the {kind} pairs, got {int((std == 0).sum())} that do not, such as "
