@@ -9,12 +9,15 @@ bare pickle. Both are opened only with `allow_pickle=True`, and then only arrays
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veca.data.names import entries
 from veca.files import whole_file
 
 from ..data.dataset import BrainDataset, Subject
@@ -30,15 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = ["convert_pickle", "describe", "detect", "load", "read_pickle"]
 
-_PREPROCESSED = "*reprocessed_data*/sub-*/preprocessed_eeg_training"
-_RAW = "raw_data/sub-*/ses-*/raw_eeg_training"
+_PREPROCESSED = ("*reprocessed_data*", "sub-*", "preprocessed_eeg_training.np[yz]")
+_RAW = ("raw_data", "sub-*", "ses-*", "raw_eeg_training.np[yz]")
+_DATA = "preprocessed_eeg_data.npy"  # member of the .npz file
 _CUT = 50  # samples that NICE cut from the data, but not from `times`
 _WHITENING = {"none": "none", "train": "mvnn_train", "both": "mvnn_transductive"}
 
 
 def detect(root: str | Path) -> bool:
     """Whether a folder has files of preprocessed or raw training data at the paths of `describe`."""
-    return any(True for pattern in (_PREPROCESSED, _RAW) for _ in Path(root).glob(f"{pattern}.np[yz]"))
+    return any(_matches(Path(root), *patterns) for patterns in (_PREPROCESSED, _RAW))
 
 
 def describe() -> str:
@@ -217,7 +221,7 @@ class _Source:
             for rows in blocks(len(data), data[:1].nbytes):
                 yield data[rows]
             return
-        with zipfile.ZipFile(self.path) as archive, archive.open("preprocessed_eeg_data.npy") as file:
+        with _undamaged(self.path), zipfile.ZipFile(self.path) as archive, archive.open(_DATA) as file:
             shape, fortran, dtype = npy_header(file, self.path)
             if fortran or dtype.hasobject:
                 raise LayoutError(
@@ -231,22 +235,39 @@ class _Source:
     def _shape(self) -> tuple[int, ...]:
         if self._dict is not None:
             return np.shape(self._dict["preprocessed_eeg_data"])
-        with zipfile.ZipFile(self.path) as archive, archive.open("preprocessed_eeg_data.npy") as file:
+        with _undamaged(self.path), zipfile.ZipFile(self.path) as archive, archive.open(_DATA) as file:
             return npy_header(file, self.path)[0]
 
     def _facts_of_npz(self) -> dict[str, Any]:
-        with np.load(self.path, allow_pickle=False) as content:
+        with _undamaged(self.path), np.load(self.path, allow_pickle=False) as content:
             return {key: None if key == "preprocessed_eeg_data" else content[key] for key in content.files}
 
 
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Name the file where its checksum or its compression shows damage."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise LayoutError(f"expected a complete .npz file at {path}, got: {error}; copy it again") from None
+
+
+def _matches(root: Path, *patterns: str) -> list[Path]:
+    """Paths below a folder that match one pattern at each level."""
+    found = [root]
+    for pattern in patterns:
+        found = [path for folder in found for path in entries(folder, pattern)]
+    return found
+
+
 def _subject_folder(root: Path, name: str, folder: str | None) -> Path:
-    places = sorted(path for path in root.glob(f"{folder or '*reprocessed_data*'}/sub-*") if path.is_dir())
+    places = [path for path in _matches(root, folder or "*reprocessed_data*", "sub-*") if path.is_dir()]
     chosen = [path for path in places if path.name == name]
     if len(chosen) != 1:
         known = ", ".join(str(path.relative_to(root)) for path in chosen or places) or "none"
         raise LayoutError(
             f"expected one folder {folder or '*reprocessed_data*'}/{name} in {root}, got {known}"
-            + ("; pass folder=" if chosen else "; pass form='raw'" if any(root.glob(f"{_RAW}.np[yz]")) else "")
+            + ("; pass folder=" if chosen else "; pass form='raw'" if _matches(root, *_RAW) else "")
         )
     return chosen[0]
 

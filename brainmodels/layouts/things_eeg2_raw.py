@@ -7,6 +7,7 @@ the numbers of the images of that part, from 1.
 """
 
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veca.data.names import entries
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
 from ..data.splits import split_from_ids
 from ..errors import AxisError, IdError, LayoutError, UnitsError, near_names, need
-from ._files import blocks, check_finite, provenance, subject_number
+from ._files import blocks, by_number, check_finite, provenance, subject_number
 from ._recordings import check_amplitudes
 from ._things_eeg2 import PARTS, find_images, image_id, read_pickle, stimuli_of
 from .raw_eeg import EpochRecipe, continuous, cut, find_events, space_of
@@ -172,13 +175,13 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {key: content[key] for key in content.files}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise LayoutError(f"expected a complete .npz file at {path}, got: {error}; convert or copy it again") from None
 
 
 def _files(place: Path, sessions: Sequence[int] | None) -> dict[tuple[int, str], Path]:
     """Files by session and part, after a check that none is missing."""
-    found = {subject_number(path.name): path for path in sorted(place.glob("ses-*")) if path.is_dir()}
+    found = by_number((path for path in entries(place, "ses-*") if path.is_dir()), r"ses-(\d+)")
     wanted = sorted(set(_SESSIONS if sessions is None else sessions))
     if not wanted or any(number not in found for number in wanted) or (sessions is None and len(found) > len(wanted)):
         known = ", ".join(f"{number}" for number in found) or "none"
