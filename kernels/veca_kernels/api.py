@@ -4,7 +4,9 @@ Shapes: B images, H heads, C cores, P patches, T = C + P tokens, D head dim. The
 scaled_dot_product_attention, (B, H, tokens, D) with any strides. Results are token-major in memory.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,7 +35,32 @@ __all__ = [
 
 IMPLEMENTATIONS = ("auto", "reference", "sdpa", "triton")
 
+Op = TypeVar("Op", bound=Callable[..., Any])
 
+
+def _takes_autocast(function: Op) -> Op:
+    """Under autocast, cast all floating tensors but fp64, as torch's own attention does, and run without autocast.
+
+    Autocast would round the products in fp32 that the implementations ask for.
+    """
+
+    @functools.wraps(function)
+    def run(*given: Any, **options: Any) -> Any:
+        device = next((x.device.type for x in (*given, *options.values()) if isinstance(x, Tensor)), "meta")
+        if device == "meta" or not torch.is_autocast_enabled(device):
+            return function(*given, **options)
+        dtype = torch.get_autocast_dtype(device)
+
+        def cast(x: Any) -> Any:
+            return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64 else x
+
+        with torch.autocast(device, enabled=False):
+            return function(*map(cast, given), **{name: cast(x) for name, x in options.items()})
+
+    return run
+
+
+@_takes_autocast
 def core_periphery_attention(
     q: Tensor,
     k: Tensor,
@@ -81,7 +108,6 @@ def core_periphery_attention(
         ValueError: A shape, device or number is wrong, or an explicit `impl` cannot take the call. It never falls back.
         TypeError: An argument has the wrong type or dtype.
     """
-    q, k, v = _autocast(q, k, v)
     given = (num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
     slot = recall(impl, (q, k, v), given)
     if slot is not None and slot.scale is not None:
@@ -101,6 +127,7 @@ def core_periphery_attention(
     return _token_major(module.core_periphery_attention(q, k, v, options))
 
 
+@_takes_autocast
 def core_periphery_attention_qkvpacked(
     qkv: Tensor,
     num_cores: int,
@@ -128,7 +155,6 @@ def core_periphery_attention_qkvpacked(
     Raises:
         ValueError, TypeError: As in `core_periphery_attention`.
     """
-    (qkv,) = _autocast(qkv)
     given = (num_cores, active_cores, patch_lengths, patch_rope, scale, core_self, patch_self)
     slot = recall(impl, (qkv,), given)
     if slot is not None and slot.scale is not None:
@@ -150,6 +176,7 @@ def core_periphery_attention_qkvpacked(
     return reference.core_periphery_attention(q, k, v, options).transpose(1, 2).contiguous()
 
 
+@_takes_autocast
 def patch_to_core_attention(
     q: Tensor,
     k: Tensor,
@@ -178,7 +205,6 @@ def patch_to_core_attention(
     Raises:
         ValueError, TypeError: As in `core_periphery_attention`.
     """
-    q, k, v = _autocast(q, k, v)
     check_halves(q, k, v)
     key_lengths = check_counts("key_lengths", key_lengths, q.shape[0], q.device)
     scale = check_scale(scale, q.shape[-1])
@@ -196,6 +222,7 @@ def patch_to_core_attention(
     return (out, lse) if return_lse else out
 
 
+@_takes_autocast
 def core_to_patch_attention(
     q: Tensor,
     k: Tensor,
@@ -220,7 +247,6 @@ def core_to_patch_attention(
     Raises:
         ValueError, TypeError: As in `core_periphery_attention`.
     """
-    q, k, v = _autocast(q, k, v)
     check_halves(q, k, v)
     active_cores = check_active(active_cores, k.shape[2], q.shape[0], q.device)
     scale = check_scale(scale, q.shape[-1])
@@ -277,16 +303,6 @@ def _choose(impl: str, tensors: tuple[Tensor, ...], num_cores: int) -> str:
     if impl == "triton" and not supported:
         raise ValueError(f"impl='triton' cannot take this call: {reason}")
     return "triton" if supported else "sdpa"
-
-
-def _autocast(*tensors: Tensor) -> Sequence[Tensor]:
-    """Under autocast, cast all floating tensors but fp64, as torch's own attention does."""
-    first = tensors[0]
-    device = first.device.type if isinstance(first, Tensor) else "meta"
-    if device == "meta" or not torch.is_autocast_enabled(device) or not all(isinstance(x, Tensor) for x in tensors):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return [x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
 
 
 def _token_major(x: Tensor) -> Tensor:

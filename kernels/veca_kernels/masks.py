@@ -1,4 +1,4 @@
-"""What the implementations in plain torch share: which pairs may attend, and the rotation of patches."""
+"""What the implementations in plain torch share: scores, which pairs may attend, and the rotation of patches."""
 
 import torch
 from torch import Tensor
@@ -91,6 +91,20 @@ def allowed_pairs(options: Options, num_patches: int, device: torch.device) -> T
     if options.patch_self:
         rule = rule | torch.diag(~is_core)
     return present[:, :, None] & present[:, None, :] & rule
+
+
+def attention_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """scale <q, k> of all pairs, (B, H, queries, keys), in fp32, or in fp64 for fp64.
+
+    Products of 16 bits would overflow in fp16, and in bf16 they would lose what the softmax needs.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    return (q.to(dtype) @ k.to(dtype).transpose(-2, -1)) * scale
+
+
+def weighted_values(weights: Tensor, v: Tensor) -> Tensor:
+    """weights @ v, (B, H, queries, D), in the dtype of the weights, rounded once to the dtype of v."""
+    return (weights @ v.to(weights.dtype)).to(v.dtype)
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:

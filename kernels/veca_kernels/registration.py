@@ -310,7 +310,8 @@ def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
         if on_cpu and not kernels_on_cpu():
             from . import composed
 
-            return getattr(composed, op)(*values)
+            with torch.autocast("cpu", enabled=False):  # it would round the products in fp32
+                return getattr(composed, op)(*values)
         launch, ops, plan = _triton()
         return plan.run(getattr(ops, op), launch.JOINT, *values)
 

@@ -6,12 +6,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 from veca_kernels import core_periphery_attention, core_periphery_attention_qkvpacked, registration
+from veca_kernels.masks import allowed_pairs, masked_softmax, pad_rotation, rotate_pairs
 from veca_kernels.options import Options
 
 SCALE = 0.37  # never D ** -0.5: a scale applied twice or not at all must show
 
-# dtype: (max error / max |reference|, rms(error) / rms(reference)), both against the reference in fp64. Where the
-# reference itself, run in that dtype, errs by more than half as much, twice its error is the bound: cancellation.
+# dtype: (max error / max |reference|, rms(error) / rms(reference)), both against the reference in fp64. Where dense
+# attention with every step in that dtype errs by more than half as much, twice its error is the bound: cancellation.
 TOLERANCES = {
     torch.float64: (1e-12, 1e-12),
     torch.float32: (1e-5, 1e-5),
@@ -123,11 +124,17 @@ def make_options(case: Case, device: str = "cpu") -> dict:
 
 
 def run(impl: str, case: Case, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
-    """One forward. impl "ops" calls the registered ops directly, on any device."""
+    """One forward. "ops" calls the registered ops. "dense" takes every step in the dtype of the inputs."""
     if impl == "packed_triton":
         return core_periphery_attention_qkvpacked(
             torch.stack([x.transpose(1, 2) for x in (q, k, v)], 2), case.C, impl="triton", **options
         ).transpose(1, 2)
+    if impl == "dense":
+        record = joint_options(case, options)
+        if record.patch_rope is not None:
+            q, k = (rotate_pairs(x, *pad_rotation(*record.patch_rope, case.C)) for x in (q, k))
+        mask = allowed_pairs(record, case.P, q.device)[:, None]
+        return masked_softmax(q @ k.transpose(-2, -1) * case.scale, mask) @ v
     if impl != "ops":
         return core_periphery_attention(q, k, v, case.C, impl=impl, **options)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -161,7 +168,7 @@ def forward_backward(impl: str, case: Case, device: str = "cpu", dtype: torch.dt
 def assert_close(results: list[Tensor], case: Case, device: str = "cpu", slack: float = 1.0) -> None:
     """Hold results of `forward_backward` against the reference in fp64, pointwise and in the mean square."""
     truth = forward_backward("reference", case, device, torch.float64)
-    yardstick = forward_backward("reference", case, device)
+    yardstick = forward_backward("dense", case, device)
     bounds = TOLERANCES[case.dtype]
     for name, x, ref, same in zip(["out", "dq", "dk", "dv"], results, truth, yardstick, strict=False):
         assert x.shape == ref.shape
