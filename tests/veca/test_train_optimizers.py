@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import nn
 
 from veca import VECA
-from veca.train import ElasticOptimizer, NorMuon, parameter_groups
+from veca.train import ElasticOptimizer, NorMuon, normuon, parameter_groups
 from veca.train.normuon import orthogonalize
 
 
@@ -63,7 +64,32 @@ def test_orthogonalize_is_near_the_polar_factor(shape):
     assert values.min() > 0.75 and values.max() < 1.25
     cosine = (out * (u @ vh)).sum((-2, -1)) / (out.norm(dim=(-2, -1)) * (u @ vh).norm(dim=(-2, -1)))
     assert cosine.min() > 0.98
-    torch.testing.assert_close(orthogonalize(matrix).double(), out, rtol=0, atol=0.15)
+    torch.testing.assert_close(orthogonalize(matrix, torch.bfloat16).double(), out, rtol=0, atol=0.15)
+    assert orthogonalize(matrix).dtype == torch.float32  # on a CPU, where products in bf16 take up to 14 times as long
+    torch.testing.assert_close(orthogonalize(matrix).double(), out, rtol=0, atol=1e-4)
+
+
+def best_quintic(low, high):
+    """The odd polynomial of degree five that is nearest to 1 on [low, high], by exchange of the four extremes."""
+    q, r = (3 * low + high) / 4, (low + 3 * high) / 4
+    for _ in range(40):
+        rows = [[x, x**3, x**5, sign] for x, sign in ((low, 1), (q, -1), (r, 1), (high, -1))]
+        a, b, c, _ = np.linalg.solve(rows, np.ones(4))
+        q, r = np.sqrt((-3 * b + np.array([-1, 1]) * np.sqrt(9 * b * b - 20 * a * c)) / (10 * c))
+    return np.array((a, b, c))
+
+
+def test_polynomials_are_those_of_the_published_recursion():
+    """arXiv 2505.16932, cushion 0.02, from singular values of 0.001. The last one leaves no margin for rounding."""
+    low, high, powers = 1e-3, 1.0, np.array((1, 3, 5))
+    for index, polynomial in enumerate(normuon._POLYNOMIALS):
+        wanted = best_quintic(max(low, 0.02 * high), high)
+        if low < 0.02 * high:
+            wanted = wanted * 2 / (wanted @ low**powers + wanted @ high**powers)
+        wanted = wanted / 1.01**powers if index < 4 else wanted
+        np.testing.assert_allclose(polynomial, wanted, rtol=0, atol=2e-6)
+        low = wanted @ low**powers
+        high = 2 - low
 
 
 def normuon_by_hand(weight, gradients, lr, decay):
