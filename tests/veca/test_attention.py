@@ -4,7 +4,7 @@ from torch import nn
 
 from tests.veca import dense
 from veca.model.attention import CoreAttention
-from veca.model.rope import interleaved_rows, patch_coordinates, rope_periods, rope_tables, rotate
+from veca.model.rope import interleave_halves, patch_coordinates, rope_periods, rope_tables, rotate
 
 C, ROWS, COLS, H, D = 5, 2, 3, 2, 16
 P = ROWS * COLS
@@ -128,7 +128,7 @@ def test_half_layout_equals_interleaved_with_permuted_rows():
     layer, x, core_xy, patch_xy = setup()
     half, *_ = setup(rope_layout="half")
     half.load_state_dict(layer.state_dict())
-    rows = interleaved_rows(D, H)
+    rows = interleave_halves(torch.arange(3 * H * D).view(3, H, D)).flatten()
     with torch.no_grad():
         half.qkv.weight[rows] = layer.qkv.weight.clone()
         half.qkv.bias[rows] = layer.qkv.bias.clone()

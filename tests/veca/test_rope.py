@@ -5,7 +5,7 @@ import torch
 
 from veca.model.rope import (
     augment_coordinates,
-    interleaved_rows,
+    interleave_halves,
     patch_coordinates,
     rope_periods,
     rope_tables,
@@ -68,10 +68,10 @@ def test_half_layout_differs_and_has_equal_scores_after_the_row_permutation():
     def scores(q, k):
         return torch.einsum("ihd,jhd->hij", q, k)
 
-    q, k, v = (x @ weight.T).unflatten(-1, (3, heads, head_dim)).unbind(1)
+    qkv = (x @ weight.T).unflatten(-1, (3, heads, head_dim))
+    q, k, v = qkv.unbind(1)
     half = [rotate_half_layout(y, cos[:, None], sin[:, None]) for y in (q, k)]
-    rows = interleaved_rows(head_dim, heads)
-    q2, k2, v2 = (x @ weight[rows].T).unflatten(-1, (3, heads, head_dim)).unbind(1)
+    q2, k2, v2 = interleave_halves(qkv).unbind(1)
     ours = [rotate(y[None], cos, sin)[0] for y in (q2, k2)]
     torch.testing.assert_close(scores(*ours), scores(*half), rtol=0, atol=1e-10)
     assert torch.equal(v2, v)

@@ -23,8 +23,8 @@ from veca_kernels import (
     rotate_tokens,
 )
 
-from .linear import Linear, linear
-from .rope import interleaved_rows, rotate
+from .linear import apply_linear, unobserved
+from .rope import interleave_halves, rotate
 
 __all__ = ["CoreAttention", "Read", "Tables", "core_attention", "layer_impl"]
 
@@ -90,11 +90,11 @@ class CoreAttention(nn.Module):
         self.rope_layout = rope_layout
         self.impl = impl
 
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.q_norm = norm_layer(self.head_dim, **dd) if qk_norm else nn.Identity()
         self.k_norm = norm_layer(self.head_dim, **dd) if qk_norm else nn.Identity()
         self.norm = norm_layer(dim, **dd) if scale_norm else nn.Identity()
-        self.proj = Linear(dim, dim, bias=proj_bias, **dd)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias, **dd)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(
@@ -138,7 +138,7 @@ class CoreAttention(nn.Module):
 
     def output(self, out: Tensor) -> Tensor:
         """Project the attention's output (B, N, H, D) to tokens (B, N, E)."""
-        return self.proj_drop(self.proj(self.norm(out.flatten(2))))
+        return self.proj_drop(apply_linear(self.proj, self.norm(out.flatten(2))))
 
     def attend_patches(
         self,
@@ -204,34 +204,37 @@ class CoreAttention(nn.Module):
         With `norm`, x is normalised by it first. The backward pass then normalises again instead of keeping the
         normalised tokens.
         """
-        weight, bias = self.qkv.weight, self.qkv.bias
-        if self.rope_layout == "half":
-            rows = interleaved_rows(self.head_dim, self.num_heads, x.device)
-            weight, bias = weight[rows], None if bias is None else bias[rows]
-        if norm is not None:
-            impl = layer_impl(self.impl)
-            _, qkv = residual_norm_linear(x, None, norm.weight, norm.bias, weight, bias, eps=norm.eps, impl=impl)
-        elif self.rope_layout == "half":
-            qkv = linear(x, weight, bias)
+        if norm is None:
+            qkv = apply_linear(self.qkv, x)
+            own = unobserved((self.qkv, nn.Linear))  # whether nobody else can hold the buffer of qkv
         else:
-            qkv = self.qkv(x)
+            parameters = (norm.weight, norm.bias, self.qkv.weight, self.qkv.bias)
+            _, qkv = residual_norm_linear(x, None, *parameters, eps=norm.eps, impl=layer_impl(self.impl))
+            own = True
         shape = (3, self.num_heads, self.head_dim)
+        if self.rope_layout == "half":
+            qkv, own = interleave_halves(qkv.unflatten(-1, shape)).flatten(2), True
         if not isinstance(self.q_norm, nn.Identity):
             q, k, v = qkv.unflatten(-1, shape).unbind(2)  # each (B, T, H, D)
             qkv = torch.stack((self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v), 2).flatten(2)  # (B, T, 3E)
+            own = True
+        if core_rope is None and core_scale is None:
+            return qkv.unflatten(-1, shape)  # (B, T, 3, H, D)
+        # The rotation writes into the projection's buffer before any view of it exists. In inference it copies no
+        # patch row; in training autograd copies the gradient. Where a hook may hold the buffer, all of it is copied.
+        # Projection and rotation, forward and backward, B=4, P=4096, C=64, E=384, fp32, one core of an AMD EPYC,
+        # torch 2.15, 2026-11-22:
+        #     without rotation                                          0.51 s            104 MB
+        #     in place, as here                                         0.56 s            166 MB
+        #     concatenation, two projections, or write into the view    0.65 to 0.67 s    241 MB
+        width = 2 * self.num_heads * self.head_dim
+        core_qk = qkv[:, :num_cores, :width].clone().unflatten(-1, (2, *shape[1:]))  # (B, C, 2, H, D)
         if core_rope is not None:
-            # The rotation writes into the projection's buffer before any view of it exists. In inference it copies
-            # no patch row; in training autograd copies the gradient. Projection and rotation, forward and backward,
-            # B=4, P=4096, C=64, E=384, fp32, one core of an AMD EPYC, torch 2.15, 2026-11-22:
-            #     without rotation                                          0.51 s            104 MB
-            #     in place, as here                                         0.56 s            166 MB
-            #     concatenation, two projections, or write into the view    0.65 to 0.67 s    241 MB
-            width = 2 * self.num_heads * self.head_dim
-            core_qk = qkv[:, :num_cores, :width].clone().unflatten(-1, (2, *shape[1:]))  # (B, C, 2, H, D)
             core_qk = rotate(core_qk, *core_rope)
-            if core_scale is not None:
-                core_qk[:, :, 0] *= core_scale
-            qkv[:, :num_cores, :width] = core_qk.flatten(2)
+        if core_scale is not None:
+            core_qk[:, :, 0] *= core_scale
+        qkv = qkv if own else qkv.clone()
+        qkv[:, :num_cores, :width] = core_qk.flatten(2)
         return qkv.unflatten(-1, shape)  # (B, T, 3, H, D)
 
     def maps(
@@ -259,18 +262,29 @@ class CoreAttention(nn.Module):
         patch_q, patch_k = (
             rotate(tokens[:, :, num_cores:].transpose(1, 2), *patch_rope).transpose(1, 2) for tokens in (q, k)
         )
-        scale = self.head_dim**-0.5
-
-        core_scores = scale * core_q @ torch.cat((core_k, patch_k), 2).transpose(-2, -1)  # (B, H, C, T)
+        core_scores = self._scores(core_q, torch.cat((core_k, patch_k), 2))  # (B, H, C, T)
         if not self.core_self:
             core_scores[..., :num_cores] = -torch.inf
-        core_read = core_scores.softmax(-1, dtype=_at_least_fp32(x))
-        patch_scores = scale * patch_q @ core_k.transpose(-2, -1)  # (B, H, P, C)
+        core_read = core_scores.softmax(-1)
+        patch_scores = self._scores(patch_q, core_k)  # (B, H, P, C)
         if self.patch_self:
-            own = scale * (patch_q * patch_k).sum(-1, keepdim=True)  # (B, H, P, 1)
+            own = self._scores(patch_q[..., None, :], patch_k[..., None, :])[..., 0]  # (B, H, P, 1)
             patch_scores = torch.cat((patch_scores, own), -1)  # (B, H, P, C + 1)
-        patch_read = patch_scores.softmax(-1, dtype=_at_least_fp32(x))[..., :num_cores]
+        patch_read = patch_scores.softmax(-1)[..., :num_cores]
         return core_read, patch_read, self._value_weighted(core_read[..., num_cores:], v[:, :, num_cores:])
+
+    def _scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Scaled scores (..., queries, keys) in at least fp32, also under autocast."""
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        with torch.autocast(q.device.type, enabled=False):
+            return self.head_dim**-0.5 * q.to(dtype) @ k.to(dtype).transpose(-2, -1)
+
+    def _output_weight(self, like: Tensor) -> Tensor:
+        """Weight (E, E) of the output projection. A module that replaces the projection is asked for its products."""
+        if type(self.proj) is nn.Linear:
+            return self.proj.weight
+        unit = torch.eye(self.num_heads * self.head_dim, dtype=like.dtype, device=like.device)
+        return (self.proj(unit) - self.proj(torch.zeros_like(unit[:1]))).T
 
     def _value_weighted(self, weights: Tensor, v: Tensor) -> Tensor:
         """||sum_h weights^h v^h W_o^h||, normalised over patches.
@@ -285,7 +299,7 @@ class CoreAttention(nn.Module):
         Returns:
             (B, C, P).
         """
-        out_weight = self.proj.weight.to(weights.dtype).unflatten(1, (self.num_heads, -1))  # (E, H, D)
+        out_weight = self._output_weight(v).to(weights.dtype).unflatten(1, (self.num_heads, -1))  # (E, H, D)
         norms = []
         for some_weights, some_v in zip(weights.split(_MAP_CHUNK, -1), v.split(_MAP_CHUNK, 2), strict=True):
             with torch.autocast(v.device.type, enabled=False):  # the sum over heads cancels
@@ -394,7 +408,3 @@ def _blank_timm_layer(*arguments: Any) -> CoreAttention:
 def layer_impl(impl: str) -> str:
     """The `impl` of the other fused parts of a block: "auto", or "torch" where the attention must not use Triton."""
     return "auto" if impl in ("auto", "triton") else "torch"
-
-
-def _at_least_fp32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)

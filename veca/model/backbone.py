@@ -344,9 +344,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             active_cores=active_cores,
             patch_lengths=patches.lengths,
         )
-        raw_xy = self.core_bank.raw_xy[:num_cores]  # (C, 2)
-        if not torch.is_grad_enabled():
-            raw_xy = raw_xy.detach()  # a view of a parameter requires gradients even here, which breaks hooks
+        # a view of a parameter requires gradients even where none are recorded, which breaks hooks
+        raw_xy = self.core_bank.raw_xy[:num_cores].clone()  # (C, 2)
         return tokens, raw_xy.to(torch.promote_types(raw_xy.dtype, torch.float32)), frame
 
     def _advance(self, index: int, tokens: Tensor, raw_xy: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from veca_kernels import merge_attention_states, residual_norm_linear
 
 from .attention import CoreAttention, Read, Tables, layer_impl
 from .heap import keep_freed_memory
-from .linear import Linear, SwiGLU, unobserved
+from .linear import SwiGLU, unobserved
 
 __all__ = ["Block", "join"]
 
@@ -104,7 +104,7 @@ class Block(nn.Module):
             return self._forward_in_steps(x, num_cores, *options)
         if self.update == "parallel":
             parts = (self.norm1, nn.LayerNorm), (self.attn, CoreAttention)
-            if self._fuses(x, *parts) and unobserved((self.attn.qkv, Linear)):
+            if self._fuses(x, *parts) and unobserved((self.attn.qkv, nn.Linear)):
                 return self._finish(x, self.attn(x, num_cores, *options, norm=self.norm1))
             return self._finish(x, self.attn(self.norm1(x), num_cores, *options))
         cores, patches = x[:, :num_cores], x[:, num_cores:]  # (B, C, E), (B, P, E)
@@ -172,7 +172,7 @@ class Block(nn.Module):
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         scaled = type(self.ls1) is LayerScale
         parts = (self.ls1, LayerScale if scaled else nn.Identity), (self.norm2, nn.LayerNorm), (self.mlp, SwiGLU)
-        if self._fuses(x, *parts) and unobserved((self.mlp.fc1, Linear)):
+        if self._fuses(x, *parts) and unobserved((self.mlp.fc1, nn.Linear)):
             x, hidden = residual_norm_linear(
                 x,
                 self.drop_path1(attended),
@@ -194,7 +194,9 @@ class Block(nn.Module):
 
     def _takes_pieces(self, patches: Tensor) -> bool:
         """Whether pieces are faster and change no result: no gradient, no graph, no hook inside the block."""
-        if torch.is_grad_enabled() or patches.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or patches.device.type != "cpu":
+            return False
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
         if self.training or self.update != "parallel" or self.attn.impl not in ("auto", "sdpa"):
             return False

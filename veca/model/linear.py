@@ -1,4 +1,4 @@
-"""The linear layer and the SwiGLU of VECA, with two shortcuts for inference on x86 CPUs.
+"""Linear layers and the SwiGLU of VECA, with two shortcuts for inference on x86 CPUs.
 
 1. Without gradient, fp32 products go to oneDNN. torch itself uses oneDNN for every other dtype and MKL for fp32.
    From 128 rows on, oneDNN is 1.1 to 1.6 times as fast.
@@ -17,17 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from veca_kernels import swiglu
 
-__all__ = ["Linear", "SwiGLU", "linear", "unobserved"]
+__all__ = ["SwiGLU", "apply_linear", "linear", "unobserved"]
 
 _ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
 _WORTHWHILE = 2**24  # multiply-adds; for fewer, oneDNN's set-up costs more than it saves
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` that computes its product by `linear`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
 
 
 class SwiGLU(nn.Module):
@@ -44,20 +37,20 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.impl = impl
-        self.fc1 = Linear(dim, 2 * hidden_dim)
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc1 = nn.Linear(dim, 2 * hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.contract(self.fc1(x))
+        return self.contract(apply_linear(self.fc1, x))
 
     def contract(self, hidden: Tensor) -> Tensor:
         """Apply the gate and the second projection: the output of fc1 (..., 2h) to (..., E)."""
-        if self.recompute and (torch.is_grad_enabled() or hidden.is_cuda) and unobserved((self.fc2, Linear)):
+        if self.recompute and (torch.is_grad_enabled() or hidden.is_cuda) and unobserved((self.fc2, nn.Linear)):
             return swiglu(hidden, self.fc2.weight, self.fc2.bias, impl=self.impl)
         gate, value = hidden.chunk(2, dim=-1)  # each (..., h)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.jit.is_tracing():
             return self.fc2(F.silu(gate) * value)
-        return self.fc2(F.silu(gate).mul_(value))
+        return apply_linear(self.fc2, F.silu(gate).mul_(value))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -71,32 +64,41 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., out).
     """
-    if not _takes_onednn(x, weight):
+    if not _takes_onednn(x, weight, bias):
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)`. A plain `nn.Linear` without hooks computes its product by `linear`."""
+    if torch.is_grad_enabled() or not unobserved((layer, nn.Linear)):
+        return layer(x)
+    return linear(x, layer.weight, layer.bias)
 
 
 def unobserved(*modules: tuple[nn.Module, type[nn.Module]]) -> bool:
     """Whether a fused operator may replace these modules.
 
-    Each must have exactly its type and no hooks, and nothing may be compiled or traced. A compiler fuses the plain
-    form itself, and a tracer should see the usual operators.
+    Each must have exactly its type, its own `forward` and no hooks, and nothing may be compiled or traced. A compiler
+    fuses the plain form itself, and a tracer should see the usual operators.
 
     Args:
         modules: pairs of a module and the type that it must have.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or nn.modules.module._has_any_global_hook():
         return False
-    return all(
-        type(m) is kind and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
-        for m, kind in modules
-    )
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
+    return all(type(m) is kind and not any(map(vars(m).get, hooks)) for m, kind in modules)
 
 
-def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
+def _takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     if not _ONEDNN or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
+        return False
+    if x.shape[-1] != weight.shape[-1] or not (bias is None or bias.is_contiguous()):
+        return False  # the operator checks neither, and reads a strided bias as if it were not
+    if type(weight) not in (Tensor, nn.Parameter) or torch._C._are_functorch_transforms_active():
         return False
     if torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.enabled:
         return False

@@ -17,7 +17,7 @@ from veca_kernels import rotate_tokens
 
 __all__ = [
     "augment_coordinates",
-    "interleaved_rows",
+    "interleave_halves",
     "patch_coordinates",
     "rope_periods",
     "rope_tables",
@@ -139,20 +139,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotate_tokens(x, cos, sin)
 
 
-def interleaved_rows(head_dim: int, num_heads: int, device: torch.device | None = None) -> Tensor:
-    """Indices that bring the rows of a fused qkv projection from the "half" to the interleaved order.
+def interleave_halves(qkv: Tensor) -> Tensor:
+    """Bring the q and k of a fused projection from the "half" to the interleaved order.
 
-    The "half" layout (DINOv3) pairs channel k of a head with k + D/2. `weight[interleaved_rows(D, H)]` gives
-    equal scores under this module's rotation. Rows of v do not move.
+    The "half" layout (DINOv3) pairs channel k of a head with k + D/2. Scores under this module's rotation are then
+    equal. The order of v does not change.
 
     Args:
-        head_dim: D.
-        num_heads: H.
-        device: device of the result.
+        qkv: q, k and v (..., 3, H, D).
 
     Returns:
-        (3 H D,), int64.
+        A copy of the same shape.
     """
-    rows = torch.arange(3 * num_heads * head_dim, device=device).view(3, num_heads, head_dim)  # (3, H, D)
-    pairs = rows[:2].unflatten(-1, (2, head_dim // 2)).transpose(-2, -1).flatten(-2)  # (2, H, D)
-    return torch.cat((pairs, rows[2:])).flatten()
+    qk, v = qkv.split((2, 1), dim=-3)
+    qk = qk.unflatten(-1, (2, -1)).transpose(-2, -1).flatten(-2)  # (..., 2, H, D)
+    return torch.cat((qk, v), -3)
