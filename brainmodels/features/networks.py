@@ -105,7 +105,7 @@ class VECAFeatures(NetworkFeatures):
 
     def settings(self) -> dict[str, Any]:
         config = self.model.config
-        del config["crop_pct"]  # only the transform of `veca.load` reads it
+        del config["crop_pct"], config["budget"]  # the transform of `veca.load` reads the one, `num_cores` is the other
         return {
             "veca": veca.__version__,
             "weights": self.weights,

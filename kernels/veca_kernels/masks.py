@@ -45,7 +45,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     cos, sin = cos.to(dtype), sin.to(dtype)
     pairs = x.to(dtype).unflatten(-1, (-1, 2))  # (..., D/2, 2)
-    if torch.compiler.is_compiling():  # compilers and exporters take no complex numbers; they fuse the real form
+    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # they take no complex numbers
         a, b = pairs.unbind(-1)
         turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)  # (..., D/2, 2)
     else:  # one pass instead of six: 4.4 against 39 ms for 16,448 x 6 x 64 fp32 (two Zen 5 cores, 2026-11-22)

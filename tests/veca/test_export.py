@@ -43,6 +43,17 @@ def test_onnx_equals_the_model_at_sizes_it_was_not_made_with(tmp_path):
     assert expected[3].std(0).max() > 1e-3  # positions differ from image to image
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_torchs_older_exporter_takes_a_model_too(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, file = tiny(num_classes=5), tmp_path / "model.onnx"
+    torch.onnx.export(model, (images(1, 64, 48),), file, dynamo=False, input_names=["images"])
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    x = torch.randn(1, 3, 64, 48)
+    (got,) = session.run(None, {"images": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), model(x), rtol=0, atol=1e-5)
+
+
 def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     other = tiny(global_from="patch_mean")
 
@@ -63,6 +74,8 @@ def test_mistakes(tmp_path, monkeypatch):
         export_model(tiny(), tmp_path / "model.trt")
     with pytest.raises(ValueError, match="num_cores from 1 to 8, the core bank, got 9"):
         export_model(tiny(), tmp_path / "model.pt2", num_cores=9)
+    with pytest.raises(TypeError, match="model to be a VECA, got Linear; use torch.onnx.export"):
+        export_model(torch.nn.Linear(2, 2), tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"needs onnx\w*, which is not installed; pip install .* onnxruntime"):
         export_model(tiny(), tmp_path / "model.onnx")

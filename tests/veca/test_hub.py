@@ -93,14 +93,21 @@ def test_the_config_holds_every_argument_and_builds_the_model():
     assert list(VECA(**saved).state_dict()) == list(tiny(**OTHER).state_dict())
 
 
-def test_what_methods_change_is_saved_too(tmp_path):
+def test_what_changes_after_construction_is_saved_too(tmp_path):
     model = tiny(num_classes=3)
+    settable = dict(budget=4, trained_budgets=(2, 4), on_odd="crop", coord_norm="max", rope_base=50.0, rope_shift=0.1)
+    settable |= dict(rope_zero_low=0.25, rope_axis_order="yx", rope_scale=1.5, core_logit_log_scale=64)
+    for name, value in (settable | dict(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))).items():
+        setattr(model, name, value)
     model.reset_classifier(6, "patch_mean")
     model.set_input_size((80, 96))
     model.save_pretrained(tmp_path)
     loaded = VECA.from_pretrained(tmp_path)
     assert_equal_models(loaded, model, images())
-    assert loaded.num_classes == 6 and loaded.patch_embed.grid_size == (5, 6)
+    assert loaded.num_classes == 6 and loaded.patch_embed.grid_size == (5, 6) and loaded.mean == (0.1, 0.2, 0.3)
+    assert {name: getattr(loaded, name) for name in settable} == settable
+    with pytest.raises(ValueError, match="budget from 1 to 8, the core bank, got 9"):
+        tiny(budget=9)
 
 
 def test_options_given_at_loading_come_first(folder):

@@ -100,9 +100,12 @@ def export_model(
 
     Raises:
         ImportError: a package for ONNX is not installed.
+        TypeError: another model than a VECA.
         ValueError: an unknown format.
         RuntimeError: the outputs of the file differ from the model's.
     """
+    if not isinstance(model, VECA):
+        raise TypeError(f"expected model to be a VECA, got {type(model).__name__}; use torch.onnx.export")
     file = Path(file)
     file_format = file.suffix.removeprefix(".") if file_format is None else file_format
     if file_format not in FORMATS:

@@ -53,6 +53,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             ImageNet's for three channels, 0.5 for any other number.
         num_cores: M, size of the core bank.
         trained_budgets: budgets that a call may name without a warning; None means the multiples of 8, and M.
+        budget: number of cores of a call that names none; None means M.
         num_classes: width of the classifier; 0 has none.
         output_dim: width of the features. A linear layer after the final norm makes it if it is not E. None means E.
         global_from: source of the global token: "core0", "core_mean", "patch_mean", or the sum "core0+patch_mean".
@@ -74,8 +75,9 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         fused_norm, recompute: arguments of `Block`. kernels/README.md says what they save for the backward pass.
 
     Attributes:
-        budget: number of cores of a call that names none. It is M at first and may be set.
-        trained_budgets: see above.
+        budget, trained_budgets: see above.
+
+    Attributes that are named like an argument may be set, and are then saved with the model.
 
     Raises:
         ValueError: an unknown choice, a head dim that is not a multiple of 4, or a number out of range.
@@ -96,6 +98,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         std: Sequence[float] | None = None,
         num_cores: int = DEFAULT_CORES,
         trained_budgets: Sequence[int] | None = None,
+        budget: int | None = None,
         num_classes: int = 0,
         output_dim: int | None = None,
         global_from: str = "core0",
@@ -134,6 +137,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             raise ValueError(f"expected a head dim of 4 n, got embed_dim={embed_dim} and num_heads={num_heads}")
         if num_cores < 1:
             raise ValueError(f"expected num_cores of at least 1, got {num_cores}")
+        if budget is not None and not 1 <= budget <= num_cores:
+            raise ValueError(f"expected budget from 1 to {num_cores}, the core bank, got {budget}")
         if core_logit_log_scale is not None and core_logit_log_scale < 2:
             raise ValueError(f"expected core_logit_log_scale of 2 patches or more, got {core_logit_log_scale}")
         if not 0 < crop_pct <= 1:
@@ -145,7 +150,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
 
         self.embed_dim = embed_dim
         self.num_features = output_dim or embed_dim
-        self.num_cores = self.budget = num_cores
+        self.num_cores = num_cores
+        self.budget = num_cores if budget is None else budget
         self.trained_budgets = tuple(trained_budgets or default_budgets(num_cores))
         self.num_classes = num_classes
         self.mean, self.std = tuple(mean), tuple(std)
@@ -197,7 +203,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         self.apply(init_linear)
 
     def forward(
-        self, images: Tensor | Sequence[Tensor], num_cores: int | None = None, *, active_cores: Tensor | None = None
+        self, images: Tensor | Sequence[Tensor], num_cores: int | None = None, active_cores: Tensor | None = None
     ) -> Tensor:
         """Logits (B, num_classes), or the global token (B, num_features) of a model without classifier.
 
@@ -207,7 +213,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         return self.forward_head(self.forward_features(images, num_cores, active_cores=active_cores))
 
     def forward_features(
-        self, images: Tensor | Sequence[Tensor], num_cores: int | None = None, *, active_cores: Tensor | None = None
+        self, images: Tensor | Sequence[Tensor], num_cores: int | None = None, active_cores: Tensor | None = None
     ) -> Features:
         """All features of a batch of images.
 

@@ -66,7 +66,7 @@ class HubMixin(
         return dict(self._hub_mixin_config)
 
     def _set_option(self, name: str, value: Any) -> None:
-        """Record in `config` a value that a method has changed since the model was built."""
+        """Record in `config` a value that has changed since the model was built."""
         self._hub_mixin_config = self._hub_mixin_config | {name: value}
 
     @classmethod

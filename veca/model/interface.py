@@ -14,6 +14,12 @@ _TIMM_POOLS = {"token": "core0", "avg": "patch_mean"}
 class BackboneInterface:
     """Methods and attributes that heads, optimisers and timm's wrappers look for, under timm's names."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. One that has a value already and is named like an argument is recorded in `config`."""
+        if name in self.__dict__ and name in self.config:
+            self._set_option(name, list(value) if isinstance(value, tuple) else value)
+        super().__setattr__(name, value)
+
     @property
     def num_prefix_tokens(self) -> int:
         """Number of tokens before the patches, as timm counts them: the cores of a call that names no budget."""
@@ -85,9 +91,7 @@ class BackboneInterface:
             source = global_source(global_pool)
             self._check_choices(global_from=source)
             self.global_from = source
-            self._set_option("global_from", source)
         self.num_classes = num_classes
-        self._set_option("num_classes", num_classes)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.head.apply(init_linear).to(weight.device, weight.dtype).train(self.training)
 
