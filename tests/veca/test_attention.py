@@ -150,6 +150,26 @@ def test_core_scale_multiplies_the_scores_of_the_core_read_only():
     assert (out[:, :C] - out_scaled[:, :C]).abs().max() > 1e-4
 
 
+def test_core_scale_counts_without_a_rotation_too():
+    layer, x, *_ = setup()
+    still = [torch.ones(n, D // 2) for n in (C, P)], [torch.zeros(n, D // 2) for n in (C, P)]
+    wanted = layer(x, C, *zip(*still, strict=True), torch.tensor(1.7))
+    torch.testing.assert_close(layer(x, C, core_scale=torch.tensor(1.7)), wanted, rtol=0, atol=1e-12)
+    assert (layer(x, C) - wanted)[:, :C].abs().max() > 1e-4
+
+
+def test_scores_of_maps_are_not_rounded_to_16_bits():
+    layer, x, *_ = setup(torch.bfloat16)
+    still = [(torch.ones(n, D // 2), torch.zeros(n, D // 2)) for n in (C, P)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        layer.qkv.weight *= 8
+        core_read, patch_read, _ = layer.maps(x, C, *still)
+        q, k, _ = layer.project(x, C).double().transpose(1, 3).unbind(2)  # (B, H, T, D)
+    scores = q @ k.transpose(-2, -1) * D**-0.5
+    for got, wanted in ((core_read, scores[:, :, :C]), (patch_read, scores[:, :, C:, :C])):
+        torch.testing.assert_close(got.double(), wanted.softmax(-1), rtol=1e-4, atol=1e-6)
+
+
 def test_qk_norm_and_scale_norm_against_plain_formula():
     layer, x, *_ = setup(qk_norm=True, scale_norm=True, norm_layer=nn.LayerNorm)
     with torch.no_grad():

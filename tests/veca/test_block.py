@@ -186,4 +186,7 @@ def test_pieces_are_taken_only_where_nobody_could_tell(monkeypatch):
         assert seen == [C + P]
         handle.remove()
         assert block._takes_pieces(x[:, C:])
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+        assert not block._takes_pieces(x[:, C:])
+        handle.remove()
         assert not setup(update="sequential")[0].eval()._takes_pieces(x[:, C:])

@@ -4,9 +4,11 @@ import copy
 import warnings
 
 import pytest
+import timm
 import torch
 from torch import nn
 
+import veca
 from tests.models import images, tiny_veca
 
 
@@ -16,6 +18,7 @@ class Adapter(nn.Module):
     def __init__(self, base):
         super().__init__()
         self.base, self.weight, self.bias = base, base.weight, base.bias
+        self.in_features, self.out_features = base.in_features, base.out_features
         self.down = nn.Linear(base.in_features, 2, bias=False)
         self.up = nn.Linear(2, base.out_features, bias=False)
 
@@ -50,6 +53,16 @@ def test_an_adapter_counts_as_its_merged_weights(layout):
         torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
     model(x).square().sum().backward()
     assert all(m.down.weight.grad.any() for m in model.modules() if isinstance(m, Adapter))
+
+
+def test_an_adapted_vit_is_converted_with_its_adapters():
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=48, num_heads=3, num_classes=3).eval()
+    merged, adapter = copy.deepcopy(vit), Adapter(vit.blocks[0].attn.qkv)
+    vit.blocks[0].attn.qkv = adapter
+    with torch.no_grad():
+        merged.blocks[0].attn.qkv.weight += adapter.up.weight @ adapter.down.weight
+        ours, wanted = (veca.convert_vit(x, 4)(images(224, 224)) for x in (vit, merged))
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"rope_layout": "half"}, {"qk_norm": True}, {"update": "sequential"}], ids=str)

@@ -194,15 +194,13 @@ class Block(nn.Module):
 
     def _takes_pieces(self, patches: Tensor) -> bool:
         """Whether pieces are faster and change no result: no gradient, no graph, no hook inside the block."""
-        if torch.is_grad_enabled() or patches.device.type != "cpu":
-            return False
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.is_grad_enabled() or patches.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         if self.training or self.update != "parallel" or self.attn.impl not in ("auto", "sdpa"):
             return False
         if patches.shape[1] < 2 * _PIECE:
             return False
-        return not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules() if m is not self)
+        return unobserved(*((m, type(m)) for m in self.modules() if m is not self))
 
     def _advance_piece(
         self,

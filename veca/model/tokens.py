@@ -115,10 +115,8 @@ def core_read_scale(patches: int | Tensor, reference: int | None, device: torch.
     """
     if reference is None:
         return None
-    if isinstance(patches, Tensor):
-        counts = patches.float()[
-            ..., None, None, None
-        ]  # (B, 1, 1, 1), or (1, 1, 1) where a tracer turns P into a tensor
+    if isinstance(patches, Tensor):  # also P under a tracer
+        counts = patches.float()[..., None, None, None]  # (B, 1, 1, 1) or (1, 1, 1)
     else:
         counts = torch.full((), patches, device=device, dtype=torch.float32)
     return counts.log() / math.log(reference)
