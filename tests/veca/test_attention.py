@@ -124,14 +124,19 @@ def test_permuted_patches_permute_the_output_and_leave_the_cores():
     assert (unmoved[:, :C] - out[:, :C]).abs().max() > 1e-4
 
 
-def test_half_layout_equals_interleaved_with_permuted_rows():
-    layer, x, core_xy, patch_xy = setup()
-    half, *_ = setup(rope_layout="half")
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "norm_layer": nn.LayerNorm}], ids=["", "qk_norm"])
+def test_half_layout_equals_interleaved_with_permuted_rows(options):
+    layer, x, core_xy, patch_xy = setup(**options)
+    half, *_ = setup(rope_layout="half", **options)
+    for norm in (layer.q_norm, layer.k_norm) if options else ():
+        nn.init.normal_(norm.weight)
     half.load_state_dict(layer.state_dict())
     rows = interleave_halves(torch.arange(3 * H * D).view(3, H, D)).flatten()
     with torch.no_grad():
         half.qkv.weight[rows] = layer.qkv.weight.clone()
         half.qkv.bias[rows] = layer.qkv.bias.clone()
+        for name in ("q_norm", "k_norm") if options else ():
+            half.get_submodule(name).weight[rows[:D]] = layer.get_submodule(name).weight.clone()
     ropes = tables(core_xy, patch_xy)
     torch.testing.assert_close(half(x, C, *ropes), layer(x, C, *ropes), rtol=0, atol=1e-12)
     half.load_state_dict(layer.state_dict())

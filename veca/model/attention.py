@@ -49,7 +49,8 @@ class CoreAttention(nn.Module):
         norm_layer: builds a norm; called with a width, `device` and `dtype`.
         core_self: cores also attend to cores.
         patch_self: a patch also attends to itself.
-        rope_layout: order of the rows of the q and k weights, "interleaved" or "half" (see `veca.model.rope`).
+        rope_layout: order of the rows of the q and k weights and of the weights of their norms, "interleaved" or
+            "half" (see `veca.model.rope`).
         impl: implementation in `veca_kernels`: "auto", "triton", "sdpa" or "reference".
         device, dtype: device and dtype of the parameters.
 
@@ -218,6 +219,11 @@ class CoreAttention(nn.Module):
             q, k, v = qkv.unflatten(-1, shape).unbind(2)  # each (B, T, H, D)
             qkv = torch.stack((self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v), 2).flatten(2)  # (B, T, 3E)
             own = True
+<<<<<<< HEAD
+=======
+        if self.rope_layout == "half":
+            qkv, own = interleave_halves(qkv.unflatten(-1, shape)).flatten(2), True
+>>>>>>> attn
         if core_rope is None and core_scale is None:
             return qkv.unflatten(-1, shape)  # (B, T, 3, H, D)
         # The rotation writes into the projection's buffer before any view of it exists. In inference it copies no
