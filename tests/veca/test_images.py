@@ -2,6 +2,7 @@ import json
 import logging
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -86,6 +87,43 @@ def test_links_to_folders_are_followed(tree, tmp_path_factory):
     assert Images(root).paths == [root / "cat/deep/er/c.png"]
 
 
+def test_each_real_folder_is_searched_once(tree, caplog):
+    """A link to the folder above made 246 images of 6. The real folder counts, even where a link comes first."""
+    meant = Images(tree).paths
+    for link, target in (("cat/all", tree), ("cat/above", tree.parent), ("aa", tree / "dog"), ("dog/same", tree)):
+        (tree / link).symlink_to(target, target_is_directory=True)
+    data = Images(tree)
+    assert data.paths == meant and data.classes == ("cat", "dog")
+    assert "4 links in" in caplog.text
+
+
+def test_numbers_in_names_are_sorted_as_numbers_and_files_of_systems_passed_over(tmp_path):
+    for name in ("run-10.png", "run-9.png", "b2/x.png", "b10/x.png"):
+        write(tmp_path / "class" / name)
+    (tmp_path / "class/._run-9.png").write_bytes(b"\0\5\x16\7")
+    names = [path.relative_to(tmp_path / "class").as_posix() for path in Images(tmp_path).paths]
+    assert names == ["b2/x.png", "b10/x.png", "run-9.png", "run-10.png"]
+
+
+def test_names_agree_in_either_unicode_form(tmp_path):
+    """File systems of macOS store letters with accents as two characters, most editors as one."""
+    one, two = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write(tmp_path / two / f"{two}.png")
+    assert Images(tmp_path, classes=[one]).labels == [0] and Images(tmp_path).classes == (one,)
+    index = tmp_path / "list.csv"
+    index.write_text(f"path,label\n{one}/{one}.png,{one}\n{two}/{two}.png,{two}\n", encoding="utf-8-sig")
+    data = Images(index)
+    assert data.classes == (one,) and len(list(data)) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_an_index_in_another_encoding_is_named(tmp_path, name, encoding):
+    (tmp_path / name).write_text("path,label\nä.png,ä\n", encoding=encoding)
+    with pytest.raises(ValueError, match=rf"expected text in UTF-8 in .*{name}, got other bytes"):
+        Images(tmp_path / name)
+
+
 def test_folders_that_leave_a_doubt_are_refused(tree, tmp_path_factory):
     write(tree / "stray.png")
     with pytest.raises(ValueError, match=r"images or a sub-folder per class, got stray.png beside cat/"):
@@ -144,6 +182,14 @@ def test_whole_numbers_are_class_numbers_unless_classes_are_named(tmp_path, name
     data = Images(index)
     assert data.labels == [10, 2, 2] and data.classes is None
     assert Images(index, classes=("2", "10")).labels == [1, 0, 0]
+
+
+def test_two_spellings_of_a_class_number_are_refused_unless_classes_are_named(tmp_path):
+    """007 and 7 became one class."""
+    index = write_index(tmp_path / "list.csv", [{"path": "a.png", "label": label} for label in ("007", "7", "8")])
+    with pytest.raises(ValueError, match=r"one spelling of each class number, got '007' and '7' in .*list.csv"):
+        Images(index)
+    assert Images(index, classes=("7", "8", "007")).labels == [2, 0, 1]
 
 
 @pytest.mark.parametrize(

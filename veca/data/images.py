@@ -22,6 +22,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .names import composed, existing, natural_key, open_text, walk
+
 __all__ = [
     "IMAGE_SUFFIXES",
     "BadImage",
@@ -62,9 +64,9 @@ class Images(Dataset):
         source: a folder or an index file.
             In a folder with sub-folders, each sub-folder is a class with all images below it. A folder without
             sub-folders has no labels. Files without the suffix of an image are counted in the log. Names that begin
-            with a dot are ignored.
-            An index is a .csv or .tsv with a header, or a .jsonl. It has the column path and may have label and
-            caption. Paths are relative to the folder of the index. If all labels are whole numbers, they are class
+            with a dot are ignored. Links are followed, but each folder is searched once.
+            An index is a .csv or .tsv with a header, or a .jsonl, in UTF-8. It has the column path and may have label
+            and caption. Paths are relative to the folder of the index. If all labels are whole numbers, they are class
             numbers, unless `classes` is given.
         transform: function from a PIL image (RGB) to a tensor. None keeps the size of the file and gives
             (3, height, width) fp32 in [0, 1].
@@ -74,14 +76,15 @@ class Images(Dataset):
             Default: the names in `source`, sorted.
 
     Attributes:
-        paths: paths of all files: sorted for a folder, in the order of the list for an index.
+        paths: paths of all files: sorted for a folder, with numbers as numbers, and in the order of the list for an
+            index.
         labels: class number of each file, or None.
         classes: class names; None without labels, or if labels are class numbers.
         bad: files found unreadable so far. Each worker of a DataLoader has a separate list.
 
     Raises:
-        ValueError: `source` is neither a folder nor an index, has no images, mixes images with class folders, or has
-            wrong columns, values or classes.
+        ValueError: `source` is neither a folder nor an index, has no images, mixes images with class folders, is in
+            another encoding, or has wrong columns, values or classes.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class Images(Dataset):
 
     @property
     def paths(self) -> list[Path]:
-        return [self._folder / entry.name for entry in self._entries]
+        return [existing(self._folder / entry.name) for entry in self._entries]
 
     @property
     def bad(self) -> tuple[BadImage, ...]:
@@ -145,13 +148,13 @@ class Images(Dataset):
     def _read(self, index: int) -> Image.Image | None:
         """The image, or None for a bad one that must be skipped."""
         if self.on_error == "raise":
-            return load_image(self._folder / self._entries[index].name)
+            return load_image(existing(self._folder / self._entries[index].name))
         return self._try(index)
 
     def _try(self, index: int) -> Image.Image | None:
         if index in self._bad:
             return None
-        path = self._folder / self._entries[index].name
+        path = existing(self._folder / self._entries[index].name)
         try:
             return load_image(path)
         except (OSError, ValueError) as error:
@@ -283,32 +286,26 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 def _read_folder(folder: Path) -> list[_Entry]:
     """List the images of a folder: without labels if it is flat, else with the sub-folder as the class."""
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = _image_files(folder)
+    files, classes, others = [], [], []
+    for here, names in walk(folder):
+        base = here.relative_to(folder)
+        if len(base.parts) == 1:
+            classes.append(base.name)
+        for name in names:
+            (files if name.lower().endswith(IMAGE_SUFFIXES) else others).append((base / name).as_posix())
+    if others:
+        _log.warning("%d files in %s lack the suffix of an image, such as %s", len(others), folder, min(others))
+    files.sort(key=natural_key)
     if not classes:
         return [_Entry(name) for name in files]
     entries = [_Entry(name, name.split("/")[0]) for name in files]
     strays = [name for name in files if "/" not in name]
     if strays:
-        raise ValueError(f"expected either images or a sub-folder per class, got {strays[0]} beside {classes[0]}/")
+        raise ValueError(f"expected either images or a sub-folder per class, got {strays[0]} beside {min(classes)}/")
     empty = set(classes) - {entry.label for entry in entries}
     if empty:
         raise ValueError(f"expected images in every class folder, got none in {folder / min(empty)}")
     return entries
-
-
-def _image_files(folder: Path) -> list[str]:
-    """Image files at any depth, sorted, relative to the folder. Links to folders are followed."""
-    found, others = [], []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        base = Path(root).relative_to(folder)
-        for name in names:
-            if not name.startswith("."):
-                (found if name.lower().endswith(IMAGE_SUFFIXES) else others).append((base / name).as_posix())
-    if others:
-        _log.warning("%d files in %s lack the suffix of an image, such as %s", len(others), folder, min(others))
-    return sorted(found)
 
 
 def _read_index(index: Path) -> list[_Entry]:
@@ -321,8 +318,6 @@ def _read_index(index: Path) -> list[_Entry]:
         if row.keys() != columns or any(not _is_value(key, value) for key, value in row.items()):
             raise ValueError(f"expected values for {_listed(columns)}, got {row} in line {line} of {index}")
         entries.append(_Entry(row["path"], row.get("label"), row.get("caption")))
-    if columns and "label" in columns and all(str(entry.label).isdecimal() for entry in entries):
-        return [entry._replace(label=int(entry.label)) for entry in entries]
     return entries
 
 
@@ -337,14 +332,14 @@ def _listed(columns: Iterable) -> str:
 
 
 def _table_rows(index: Path) -> Iterator[tuple[int, dict]]:
-    with index.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(index) as file:
         reader = csv.DictReader(file, delimiter="\t" if index.suffix.lower() == ".tsv" else ",")
         for row in reader:
             yield reader.line_num, row
 
 
 def _json_rows(index: Path) -> Iterator[tuple[int, dict]]:
-    with index.open(encoding="utf-8-sig") as file:
+    with open_text(index) as file:
         for line, text in enumerate(file, start=1):
             if not text.strip():
                 continue
@@ -366,13 +361,28 @@ def _number_classes(
         if classes is not None:
             raise ValueError(f"expected labels for the {len(classes)} classes, got none in {source}")
         return None, None
-    if classes is None and isinstance(labels[0], int):
-        return labels, None
-    names = [str(label) for label in labels]
-    numbers = {name: number for number, name in enumerate(sorted(set(names)) if classes is None else classes)}
+    of_index = not source.is_dir()
+    if classes is None and of_index and all(isinstance(label, int) or label.isdecimal() for label in labels):
+        return _class_numbers(labels, source), None
+    names = [composed(str(label)) for label in labels]
+    order = sorted(set(names)) if classes is None else map(composed, classes)
+    numbers = {name: number for number, name in enumerate(order)}
     unknown = [entry for entry, name in zip(entries, names, strict=True) if name not in numbers]
     if unknown:
         raise ValueError(
             f"expected one of {len(numbers)} classes, got {unknown[0].label!r} for {unknown[0].name} in {source}"
         )
     return [numbers[name] for name in names], tuple(numbers)
+
+
+def _class_numbers(labels: list[str | int], source: Path) -> list[int]:
+    """Labels as numbers. Two spellings of one number are refused, since they may be names of two classes."""
+    spelt: dict[int, str] = {}
+    for label in map(str, dict.fromkeys(labels)):
+        other = spelt.setdefault(int(label), label)
+        if other != label:
+            raise ValueError(
+                f"expected one spelling of each class number, got {other!r} and {label!r} in {source}; write them "
+                "alike, or pass classes= with the names of all classes"
+            )
+    return [int(label) for label in labels]

@@ -8,7 +8,8 @@ import torch
 from PIL.Image import Resampling
 from torch import Tensor
 
-from ..data import load_image
+from ..data.images import IMAGE_SUFFIXES, load_image
+from ..data.names import stem
 from ..model.backbone import VECA
 from .visualize import feature_figure
 
@@ -70,17 +71,17 @@ def extract_features(
     Raises:
         ValueError: two files of one name, or a file that cannot be decoded.
     """
-    stems = [Path(file).stem for file in files]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+    stems = [stem(file, IMAGE_SUFFIXES) for file in files]
+    if twice := sorted({name for name in stems if stems.count(name) > 1}):
         raise ValueError(f"expected images with different names, got several called {', '.join(twice)}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for file, stem in zip(files, stems, strict=True):
+    for file, name in zip(files, stems, strict=True):
         image = read_image(file, size)
         height, width = image.shape[1:]
         title = ", ".join(filter(None, (Path(file).name, f"{height} x {width} px", note)))
         figure, features = feature_figure(model, image, num_cores, title)
-        arrays, picture = out / f"{stem}.npz", out / f"{stem}.png"
+        arrays, picture = out / f"{name}.npz", out / f"{name}.png"
         np.savez(
             arrays,
             global_token=_array(features.global_token),
