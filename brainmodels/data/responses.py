@@ -12,7 +12,10 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from veca.data.names import composed
+
 from ..errors import AxisError, IdError
+from .ids import as_ids
 from .mapped import packed, unpacked
 
 __all__ = ["Responses", "TrialTable", "positions"]
@@ -27,7 +30,7 @@ class TrialTable:
     All columns have shape (trials,). A number that is not known is -1.
 
     Attributes:
-        image_id: Ids of the images, strings with a namespace such as "nsd:00013".
+        image_id: Ids of the images, strings with a namespace such as "nsd:00013", in composed Unicode (NFC).
         session: Session numbers as the data set counts them.
         run: Run numbers as the data set counts them.
         repeat: Numbers of earlier presentations of the image to this subject, from 0.
@@ -70,7 +73,7 @@ class TrialTable:
         Raises:
             AxisError: Columns differ in length, or numbers are not integers.
         """
-        ids = np.asarray(image_id, dtype=str)
+        ids = as_ids(image_id)
         count = len(ids)
         trial = np.arange(count) if trial is None else _column("trial", trial, count)
         repeat = _count_presentations(ids, trial) if repeat is None else _column("repeat", repeat, count)
@@ -176,7 +179,7 @@ class Responses:
         names, starts = np.unique(self.trials.image_id[order], return_index=True)
         groups = dict(zip(names.tolist(), np.split(order, starts)[1:], strict=True))
         try:
-            return [groups[str(name)] for name in ids]
+            return [groups[composed(str(name))] for name in ids]
         except KeyError as error:
             raise IdError(f"expected images that were shown, got {error.args[0]!r} without a trial") from None
 

@@ -19,6 +19,7 @@ from veca.hashes import hex_digest
 
 from ..errors import BrainDataError, IdError, LeakageError
 from .dataset import Split
+from .ids import as_ids
 from .recording_costs import recording_cost
 from .responses import TrialTable
 
@@ -85,7 +86,7 @@ def split_from_ids(
     Raises:
         LeakageError: An id is in two parts.
     """
-    train, test = frozenset(map(str, train_ids)), frozenset(map(str, test_ids))
+    train, test = (frozenset(as_ids(list(ids)).tolist()) for ids in (train_ids, test_ids))
     if train & test:
         raise LeakageError(f"expected disjoint train and test images of {name!r}, got {min(train & test)} in both")
     params = dict(params or {})
@@ -93,7 +94,7 @@ def split_from_ids(
         val = validation_ids(train, percent, seed)
         train, params = train - val, {"val_percent": percent, "seed": seed, **params}
     else:
-        val = frozenset(map(str, val_ids))
+        val = frozenset(as_ids(list(val_ids)).tolist())
     sessions = {part: frozenset(map(int, numbers)) for part, numbers in (sessions or {}).items()} or None
     return Split(name, train, val, test, params, sessions=sessions)
 

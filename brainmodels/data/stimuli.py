@@ -15,9 +15,11 @@ import numpy as np
 from PIL import Image
 
 from veca.data import load_image
+from veca.data.names import composed
 
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
 from .hdf5 import open_hdf5
+from .ids import as_ids
 from .mapped import packed, unpacked
 
 __all__ = [
@@ -179,7 +181,7 @@ class StimulusSet:
         captions: Mapping[str, Sequence[str]] | None = None,
         labels: Mapping[str, Sequence] | None = None,
     ):
-        self.ids = np.asarray(ids, dtype=str)
+        self.ids = as_ids(ids)
         self.source = source
         self._rows = {str(name): row for row, name in enumerate(self.ids)}
         if len(self._rows) != len(self.ids):
@@ -187,7 +189,7 @@ class StimulusSet:
             raise IdError(f"expected unique image ids, got {names[counts > 1][0]} {counts.max()} times")
         if len(source) != len(self.ids):
             raise AxisError(f"expected {len(self.ids)} images, one for each id, got {len(source)}")
-        self._captions = {str(name): list(texts) for name, texts in (captions or {}).items()}
+        self._captions = {composed(str(name)): list(texts) for name, texts in (captions or {}).items()}
         self.rows(list(self._captions))
         self.labels = {name: np.asarray(values) for name, values in (labels or {}).items()}
         for name, values in self.labels.items():
@@ -198,7 +200,7 @@ class StimulusSet:
         return len(self.ids)
 
     def __contains__(self, image_id: str) -> bool:
-        return str(image_id) in self._rows
+        return composed(str(image_id)) in self._rows
 
     def __repr__(self) -> str:
         return (
@@ -208,7 +210,7 @@ class StimulusSet:
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Positions of ids, int64 (n,). An unknown id is an `IdError` that names the nearest known ones."""
         try:
-            return np.array([self._rows[str(name)] for name in ids], dtype=np.int64)
+            return np.array([self._rows[composed(str(name))] for name in ids], dtype=np.int64)
         except KeyError as error:
             name = error.args[0]
             text = f"expected ids of this set of {len(self)} images, got {name!r}{near_names(name, list(self._rows))}"
@@ -240,7 +242,7 @@ class StimulusSet:
     def captions(self, image_id: str) -> list[str]:
         """Captions of an image. The list is empty where there are none."""
         self.rows([image_id])
-        return list(self._captions.get(str(image_id), []))
+        return list(self._captions.get(composed(str(image_id)), []))
 
     def label(self, name: str, ids: Sequence[str]) -> np.ndarray:
         """Labels of these images, (len(ids),). An unknown name of a label is a `BrainDataError`."""

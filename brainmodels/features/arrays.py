@@ -12,6 +12,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from veca.data.names import composed
+
+from ..data.ids import as_ids
 from ..data.mapped import packed, unpacked
 from ..errors import AxisError, IdError, NormalizationError, check_choice, near_names
 
@@ -70,14 +73,14 @@ class ArrayFeatures:
         if dtype.kind not in "fiu":
             raise AxisError(f"expected {name} of real numbers, got {dtype}")
         self.kinds = ("tokens",) if len(shape) == 3 else ("pooled",)
-        self._rows = self._index(np.asarray(ids, dtype=str))
+        self._rows = self._index(as_ids(ids))
         self._check_finite()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __contains__(self, image_id: str) -> bool:
-        return str(image_id) in self._rows
+        return composed(str(image_id)) in self._rows
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.values.shape))
@@ -114,7 +117,7 @@ class ArrayFeatures:
             )
             raise AxisError(f"expected {what} of {self.name}, got {self.kinds[0]} {self.values.shape} only; {remedy}")
         try:
-            rows = [self._rows[str(name)] for name in ids]
+            rows = [self._rows[composed(str(name))] for name in ids]
         except KeyError as error:
             name = error.args[0]
             near = near_names(name, self.ids.tolist())

@@ -29,9 +29,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from veca.data.names import composed
 from veca.files import sync, whole_file, whole_folder
 from veca.hashes import hex_digest
 
+from ..data.ids import as_ids
 from ..data.stimuli import StimulusSet
 from ..errors import BrainDataError, IdError, LayoutError, NormalizationError, near_names
 from .base import Extractor
@@ -98,7 +100,7 @@ class FeatureCache:
         return len(self._places)
 
     def __contains__(self, image_id: str) -> bool:
-        return str(image_id) in self._places
+        return composed(str(image_id)) in self._places
 
     def __repr__(self) -> str:
         note = f", {self.extractor.note}" if self.extractor.note else ""
@@ -174,7 +176,7 @@ class FeatureCache:
             NormalizationError: A feature that is not finite, or that fp16 cannot hold.
             BrainDataError: The extractor gives other numbers than when the cache was created.
         """
-        ids = list(dict.fromkeys(map(str, self.stimuli.ids if ids is None else ids)))
+        ids = list(dict.fromkeys(as_ids(self.stimuli.ids if ids is None else list(ids)).tolist()))
         self.stimuli.rows(ids)
         self.extractor.to(device)
         self._begin()
@@ -316,13 +318,13 @@ class FeatureCache:
 
     def _locate(self, ids: Sequence[str]) -> list[_Place]:
         try:
-            return [self._places[str(name)] for name in ids]
+            return [self._places[composed(str(name))] for name in ids]
         except KeyError as error:
             name = error.args[0]
         if name not in self.stimuli:
             near = near_names(name, self.stimuli.ids.tolist())
             raise IdError(f"expected ids of these {len(self.stimuli)} images, got {name!r}{near}")
-        absent = sum(str(name) not in self._places for name in ids)
+        absent = sum(name not in self for name in ids)
         raise IdError(
             f"expected features of {len(ids)} images, got none of {absent}, such as {name}; run extract(ids) first "
             f"({self.folder} has {len(self)}{self._others()})"

@@ -1,4 +1,4 @@
-"""File access that all layouts share: memory-mapped arrays, tables, volumes, and pictures by name.
+"""File access that all layouts share: memory-mapped arrays, text, tables, and files by name.
 
     values = read_array(path)                          # memory-mapped, after a check of its length
     check_finite(values, path, trials.image_id)        # names the first NaN
@@ -9,31 +9,33 @@ Every error names the file and what is wrong with it.
 """
 
 import csv
+import io
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from veca.data.images import IMAGE_SUFFIXES
+from veca.data.names import composed, entries, files_below, natural_key, stem
+from veca.data.names import read_text as read_utf8
 
-from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names, need
-
-if TYPE_CHECKING:
-    from nibabel import Nifti1Image
+from ..errors import IdError, LayoutError, UnsafePickleError, near_names
 
 __all__ = [
     "blocks",
+    "by_name",
+    "by_number",
     "check_finite",
     "find_files",
     "find_images",
-    "open_volume",
     "provenance",
     "read_array",
+    "read_json",
     "read_table",
-    "read_volume",
-    "roi_in_mask",
+    "read_text",
     "subject_number",
     "voxels_in_a_row",
 ]
@@ -53,7 +55,7 @@ def read_array(path: Path) -> np.ndarray:
         UnsafePickleError: The file holds Python objects.
     """
     if not path.is_file():
-        names = sorted(p.name for p in path.parent.glob("*.npy")) if path.parent.is_dir() else []
+        names = [other.name for other in entries(path.parent, "*.npy")]
         raise LayoutError(f"expected an array at {path}, got no such file{near_names(path.name, names)}")
     with path.open("rb") as file:
         try:
@@ -77,6 +79,26 @@ def read_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+def read_text(path: Path) -> str:
+    """The content of a text file, in the composed Unicode form and without a byte order mark.
+
+    Raises:
+        LayoutError: The file is not in UTF-8.
+    """
+    try:
+        return read_utf8(path)
+    except ValueError as error:
+        raise LayoutError(str(error)) from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. A file of another kind is a `LayoutError` that names it."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise LayoutError(f"expected JSON in {path}, got: {error}") from None
+
+
 def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
     """Columns of a `.csv` file with a header, as strings.
 
@@ -89,8 +111,7 @@ def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
     """
     if not path.is_file():
         raise LayoutError(f"expected a table at {path}, got no such file")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file))
+    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
     header = rows[0] if rows else []
     for name in needed:
         if name not in header:
@@ -104,39 +125,52 @@ def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
     return {name: [row[column] for row in rows[1:]] for column, name in enumerate(header)}
 
 
-def open_volume(path: Path) -> "Nifti1Image":
-    """A NIfTI image whose values are not read yet. A missing or damaged file is a `LayoutError`."""
-    try:
-        import nibabel
-    except ImportError as error:
-        raise need("nibabel", f"reading {path.name}") from error
-    if not path.is_file():
-        raise LayoutError(f"expected a NIfTI image at {path}, got no such file")
-    try:
-        return nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError) as error:
-        raise LayoutError(f"expected a NIfTI image at {path}, got: {error}; copy it again") from None
+def find_files(root: Path, pattern: str) -> list[Path]:
+    """Files below a folder whose names match a glob pattern, sorted by name. Names with a leading dot do not count."""
+    return sorted(files_below(root, pattern), key=lambda path: (natural_key(path.name), natural_key(path)))
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values and affine of a NIfTI image.
+def by_name(paths: Iterable[Path], suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files by their names without a suffix.
 
-    Returns:
-        Values, scaled as the header says, and the matrix (4, 4) from voxel positions to millimetres.
+    Args:
+        paths: Files.
+        suffixes: Known suffixes, such as ".nii.gz". Any other dot belongs to the name.
 
     Raises:
-        LayoutError: The file is missing or damaged.
+        LayoutError: Two files have one name.
     """
-    image = open_volume(path)
-    try:
-        return np.asarray(image.dataobj), image.affine
-    except (EOFError, OSError, ValueError) as error:
-        raise LayoutError(f"expected values {image.shape} in {path}, got: {error}; copy it again") from None
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = stem(path, suffixes)
+        if name in found:
+            raise LayoutError(f"expected one file of {name!r} in {path.parent}, got {found[name].name} and {path.name}")
+        found[name] = path
+    return found
 
 
-def find_files(root: Path, pattern: str) -> list[Path]:
-    """Files below a folder whose names match a glob pattern, sorted by name."""
-    return sorted((path for path in root.rglob(pattern) if path.is_file()), key=lambda path: (path.name, str(path)))
+def by_number(paths: Iterable[Path], pattern: str) -> dict[int, Path]:
+    """Files or folders by the number in their names, ascending. Two of one number, such as 1 and 01, are refused.
+
+    Args:
+        paths: Files or folders. Those with other names are left out.
+        pattern: Regular expression of the whole name, whose first group is the number.
+
+    Raises:
+        LayoutError: Two files have one number.
+    """
+    found: dict[int, Path] = {}
+    for path in paths:
+        match = re.fullmatch(pattern, path.name)
+        if match is None:
+            continue
+        number = int(match[1])
+        if number in found:
+            raise LayoutError(
+                f"expected one file of number {number} in {path.parent}, got {found[number].name} and {path.name}"
+            )
+        found[number] = path
+    return dict(sorted(found.items()))
 
 
 def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -153,9 +187,10 @@ def find_images(folder: Path, names: Sequence[str]) -> list[Path]:
     if not folder.is_dir():
         raise LayoutError(f"expected a folder of images at {folder}, got no such folder")
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            found.setdefault(path.stem, []).append(path)
+            found.setdefault(stem(path, IMAGE_SUFFIXES), []).append(path)
+    names = [composed(name) for name in names]
     missing = [name for name in names if name not in found]
     if missing:
         raise IdError(
@@ -239,25 +274,6 @@ def voxels_in_a_row(count: int) -> tuple[np.ndarray, tuple[int, int, int]]:
     index = np.zeros((count, 3), np.int64)
     index[:, 0] = np.arange(count)
     return index, (count, 1, 1)
-
-
-def roi_in_mask(roi: np.ndarray, mask: np.ndarray, path: Path) -> np.ndarray:
-    """The mask of a region over the voxels of a brain mask, booleans (V,).
-
-    Args:
-        roi: Volume of the region (x, y, z), > 0 inside.
-        mask: Brain mask, booleans (x, y, z).
-        path: File of the region, for messages.
-
-    Raises:
-        AxisError: The shapes differ, or no voxel of the region is in the mask.
-    """
-    if roi.shape != mask.shape:
-        raise AxisError(f"expected a volume {mask.shape} in {path}, as the mask has, got {roi.shape}")
-    inside = (roi > 0)[mask]
-    if not inside.any():
-        raise AxisError(f"expected voxels of {path} inside the mask, got none of {int((roi > 0).sum())}")
-    return inside
 
 
 def provenance(layout: str, root: Path, files: Sequence[Path], **facts: Any) -> Mapping[str, Any]:

@@ -21,7 +21,8 @@ from ..data.spaces import VoxelSpace
 from ..data.splits import split_from_ids
 from ..data.stimuli import HDF5Images, ImageSource, OptionalImageFiles
 from ..errors import AxisError, IdError, LayoutError, need
-from ._files import read_array, read_volume, subject_number, voxels_in_a_row
+from ._files import read_array, subject_number, voxels_in_a_row
+from ._volumes import read_labels
 
 __all__ = [
     "HELD_BACK",
@@ -270,10 +271,10 @@ def voxel_space(count: int, mask: str | Path | np.ndarray | None, rois: Mapping 
     if mask is None:
         index, shape = voxels_in_a_row(count)
         return VoxelSpace("nsdgeneral", index, shape, rois=rois or {})
-    volume, affine = (mask, None) if isinstance(mask, np.ndarray) else read_volume(Path(mask))
-    inside = volume > 0
+    volume = None if isinstance(mask, np.ndarray) else read_labels(Path(mask))
+    inside, affine = (mask > 0, None) if volume is None else (volume.values > 0, volume.affine)
     if int(inside.sum()) != count:
-        where = "the mask" if isinstance(mask, np.ndarray) else mask
+        where = "the mask" if volume is None else mask
         raise AxisError(
             f"expected {count} voxels > 0 in {where}, as many as columns, got {int(inside.sum())} of {inside.shape}"
         )

@@ -13,6 +13,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from veca.data.images import IMAGE_SUFFIXES
+from veca.data.names import entries, stem
+
 from ..data.stimuli import ImageFiles, StimulusSet
 from ..errors import IdError, LayoutError, UnsafePickleError
 
@@ -102,13 +105,14 @@ def find_images(root: Path, images: str | Path | None, part: str) -> list[Path]:
         LayoutError: There is no such folder, or several, or a concept's folder has another name.
     """
     folder = PARTS[part]
-    bases = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if images is None else [Path(images)]
+    bases = [root, *entries(root)] if images is None else [Path(images)]
     found = [base / folder for base in bases if (base / folder).is_dir()]
     if len(found) != 1:
         raise LayoutError(
             f"expected one folder {folder} in {root if images is None else images}, got {len(found)}; pass images="
         )
-    paths = sorted(found[0].glob("*/*.jp*g"), key=lambda path: (path.parent.name, path.name))
+    paths = [path for concept in entries(found[0]) for path in entries(concept, "*.jp*g")]
+    paths.sort(key=lambda path: (path.parent.name, path.name))  # the published order, by characters
     for path in paths:
         if "_" not in path.parent.name:
             raise LayoutError(f"expected folders such as 00001_aardvark in {found[0]}, got {path.parent.name!r}")
@@ -117,7 +121,7 @@ def find_images(root: Path, images: str | Path | None, part: str) -> list[Path]:
 
 def image_id(path: Path) -> str:
     """The id of an image, from the name of its file."""
-    return f"things:{path.stem}"
+    return f"things:{stem(path, IMAGE_SUFFIXES)}"
 
 
 def stimuli_of(found: Mapping[str, list[Path]]) -> StimulusSet:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from veca.data.names import entries
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
@@ -37,7 +39,7 @@ def detect(root: Path) -> bool:
             (folder / "training_split" / "training_fmri" / f"{side}_training_fmri.npy").is_file()
             for side in _HEMISPHERES
         )
-        for folder in Path(root).glob("subj*")
+        for folder in entries(root, "subj*")
     )
 
 
@@ -81,7 +83,7 @@ def load(
     name = f"subj{subject_number(subject):02d}"
     folder = Path(root) / name
     if not folder.is_dir():
-        known = sorted(p.name for p in Path(root).glob("subj*"))
+        known = [path.name for path in entries(root, "subj*")]
         raise LayoutError(f"expected the folder of a subject at {folder}, got no such folder{near_names(name, known)}")
     training, train_ids = _images(folder / "training_split" / "training_images", "train")
     testing, challenge_ids = _images(folder / "test_split" / "test_images", "test")
@@ -103,7 +105,7 @@ def load(
 def _images(folder: Path, part: str) -> tuple[list[Path], list[str]]:
     """Pictures in the order of their numbers, and their image ids in NSD."""
     found = {}
-    for path in sorted(folder.glob("*.png")):
+    for path in entries(folder, "*.png"):
         match = re.fullmatch(rf"{part}-(\d+)_nsd-(\d+)", path.stem)
         if match is None:
             raise LayoutError(f"expected {part}-0001_nsd-00013.png and the like in {folder}, got {path.name}")
@@ -145,7 +147,7 @@ def _responses(folder: Path, count: int, allocate: Callable) -> tuple[np.ndarray
 def _space(folder: Path, widths: list[int]) -> VoxelSpace:
     """Vertices of both hemispheres with their regions, and with positions on fsaverage where the folder has them."""
     rois: dict[str, np.ndarray] = {}
-    for path in sorted(folder.glob("lh.*_challenge_space.npy")):
+    for path in entries(folder, "lh.*_challenge_space.npy"):
         name = path.name.removeprefix("lh.").removesuffix("_challenge_space.npy")
         if name not in ROI_CLASSES:
             raise LayoutError(

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from veca.data.images import IMAGE_SUFFIXES
+from veca.data.names import stem
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.scalings import PSC
@@ -26,14 +29,13 @@ from ._files import (
     check_finite,
     find_files,
     find_images,
-    open_volume,
     provenance,
     read_array,
-    read_volume,
-    roi_in_mask,
+    read_text,
     subject_number,
     voxels_in_a_row,
 )
+from ._volumes import VOLUME_SUFFIXES, Volume, check_grid, open_volume, read_labels, read_series, roi_in_mask
 
 __all__ = ["describe", "detect", "load"]
 
@@ -48,7 +50,7 @@ _RUN = 37  # images in a run
 
 def detect(root: Path) -> bool:
     """Whether a folder has betas of any subject."""
-    return any(_BETAS.fullmatch(path.name) for path in Path(root).rglob("CSI*_GLMbetas-*"))
+    return any(_BETAS.fullmatch(path.name) for path in find_files(Path(root), "CSI*_GLMbetas-*"))
 
 
 def describe() -> str:
@@ -71,6 +73,7 @@ def load(
     sessions: Sequence[int] | None = None,
     images: str | Path | None = None,
     nan_voxels: str = "raise",
+    affines: str = "compare",
 ) -> BrainDataset:
     """Load one subject with the voxels of its brain mask, or with the arrays of its regions where there are no volumes.
 
@@ -88,6 +91,8 @@ def load(
         images: Folder of the pictures, which are found by stem. None looks for `Presented_Stimuli` and may load no
             pictures.
         nan_voxels: "raise" refuses voxels that are not finite in every trial. "drop" leaves them out with a warning.
+        affines: "compare" checks that the volumes of regions lie on the grid of the brain mask. "ignore" compares their
+            shapes only, for files with a wrong header. The affines of betas are never compared.
 
     Returns:
         A data set with the subject "CSIx" and image ids `b5k:<stem>`. The split "bold5000_repeated" tests on the images
@@ -95,7 +100,7 @@ def load(
 
     Raises:
         LayoutError: Files are missing, sessions have gaps, or trials and names differ in number.
-        AxisError: Volumes differ in shape.
+        AxisError: Volumes differ in shape, or regions lie elsewhere than the mask.
     """
     root, name = Path(root), f"CSI{subject_number(subject)}"
     if nan_voxels not in ("raise", "drop"):
@@ -103,7 +108,8 @@ def load(
     volumes, arrays, kind = _beta_files(root, name, betas)
     ids, stems = _ids(_only(root, f"{name}_imgnames.txt"))
     if volumes:
-        values, space, session, run, keep = _from_volumes(root, name, volumes, ids, sessions, allocate, nan_voxels)
+        options = allocate, nan_voxels, affines
+        values, space, session, run, keep = _from_volumes(root, name, volumes, ids, sessions, *options)
         ids = ids[keep]
     elif sessions is not None:
         raise LayoutError(
@@ -159,14 +165,14 @@ def _only(root: Path, pattern: str) -> Path:
 def _ids(path: Path) -> tuple[np.ndarray, dict[str, str]]:
     """Image ids of all trials, and the stem of each image's picture by image id."""
     ids, files = [], {}
-    for line, name in enumerate(path.read_text().splitlines(), 1):
+    for line, name in enumerate(read_text(path).splitlines(), 1):
         file = name.strip().removeprefix("rep_")  # repeated presentations may be marked
         if not file:
             raise LayoutError(f"expected a file name in every line of {path}, got an empty line {line}")
-        ids.append(f"b5k:{Path(file).stem}")
+        ids.append(f"b5k:{stem(file, IMAGE_SUFFIXES)}")
         if files.setdefault(ids[-1], file) != file:
             raise IdError(f"expected one file of {ids[-1]} in {path}, got {files[ids[-1]]} and {file} in line {line}")
-    return np.array(ids), {image_id: Path(file).stem for image_id, file in files.items()}
+    return np.array(ids), {image_id: stem(file, IMAGE_SUFFIXES) for image_id, file in files.items()}
 
 
 def _from_volumes(
@@ -177,11 +183,11 @@ def _from_volumes(
     sessions: Sequence[int] | None,
     allocate: Callable,
     nan_voxels: str,
+    affines: str,
 ) -> tuple[np.ndarray, VoxelSpace, np.ndarray, np.ndarray, np.ndarray]:
     """Values and space, then session, run and position in the list of names of each loaded trial."""
-    path = _only(root, f"{name}_brainmask.nii*")
-    volume, affine = read_volume(path)
-    mask = volume > 0
+    brain = read_labels(_only(root, f"{name}_brainmask.nii*"))
+    mask = brain.values > 0
     lengths = {number: _length(file, mask.shape) for number, file in volumes.items()}
     if list(volumes) != list(range(1, len(volumes) + 1)) or sum(lengths.values()) != len(ids):
         raise LayoutError(
@@ -193,24 +199,41 @@ def _from_volumes(
         raise LayoutError(f"expected sessions of {list(volumes)}, got {unknown}")
     kept = list(volumes) if sessions is None else sorted(sessions)
     if nan_voxels == "drop":
-        mask = _finite(mask, [volumes[number] for number in kept], name)
+        mask = _finite(brain, [volumes[number] for number in kept], name)
     starts = dict(zip(volumes, np.cumsum([0, *lengths.values()])[:-1].tolist(), strict=True))
     keep = np.concatenate([starts[number] + np.arange(lengths[number]) for number in kept])
     session = np.repeat(kept, [lengths[number] for number in kept])
     run = np.concatenate([_runs(lengths[number]) for number in kept])
     values, start = allocate((len(keep), int(mask.sum())), np.float32), 0
     for number in kept:
-        data, _ = read_volume(volumes[number])
         part = values[start : start + lengths[number]]
-        part[:] = data[mask].T
+        part[:] = _betas(volumes[number], brain)[mask].T
         check_finite(part, volumes[number], ids[keep], start, "pass nan_voxels='drop' to leave these voxels out")
         start += lengths[number]
-    rois = {}
+    kept_voxels = brain._replace(values=mask)
+    rois = {
+        region: roi_in_mask(read_labels(file), kept_voxels, affines) for region, file in _regions(root, name).items()
+    }
+    return values, VoxelSpace.from_mask("bold5000-T1w-2mm", mask, brain.affine, rois=rois), session, run, keep
+
+
+def _regions(root: Path, name: str) -> dict[str, Path]:
+    """Volumes of regions by name, in a fixed order."""
+    found: dict[str, Path] = {}
     for file in find_files(root, f"sub-{name}_mask-*.nii*"):
-        region = file.name.split("_mask-")[1].split(".")[0]
-        rois[_MISSPELT.get(region, region)] = roi_in_mask(read_volume(file)[0], mask, file)
-    rois = dict(sorted(rois.items(), key=lambda item: _place(item[0])))
-    return values, VoxelSpace.from_mask("bold5000-T1w-2mm", mask, affine, rois=rois), session, run, keep
+        region = stem(file, VOLUME_SUFFIXES).split("_mask-")[1]
+        region = _MISSPELT.get(region, region)
+        if region in found:
+            raise LayoutError(f"expected one file of {region} of {name} in {root}, got {found[region]} and {file}")
+        found[region] = file
+    return dict(sorted(found.items(), key=lambda item: _place(item[0])))
+
+
+def _betas(path: Path, brain: Volume) -> np.ndarray:
+    """Betas (x, y, z, trials) of a session. Their affine is known to be wrong, so only shapes are compared."""
+    volumes = read_series(path)
+    check_grid(volumes, brain, "ignore")
+    return volumes.values
 
 
 def _runs(count: int) -> np.ndarray:
@@ -226,12 +249,12 @@ def _length(path: Path, shape: tuple[int, ...]) -> int:
     return found[3]
 
 
-def _finite(mask: np.ndarray, files: Sequence[Path], name: str) -> np.ndarray:
+def _finite(brain: Volume, files: Sequence[Path], name: str) -> np.ndarray:
     """The voxels of a mask that are finite in all trials. This reads the files once more."""
+    mask = brain.values > 0
     good = mask.copy()
     for path in files:
-        data, _ = read_volume(path)
-        good &= np.isfinite(data.sum(-1, dtype=np.float64))
+        good &= np.isfinite(_betas(path, brain).sum(-1, dtype=np.float64))
     _log.warning(
         "%s: %d of %d voxels dropped, which are not finite in every trial", name, (mask & ~good).sum(), mask.sum()
     )

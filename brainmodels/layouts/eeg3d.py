@@ -8,7 +8,6 @@ There are 72 classes of ten objects. Eight objects of each class are in the trai
 test is not zero-shot. The data set belongs to Neuro-3D (Guo et al., arXiv 2411.12248).
 """
 
-import json
 import logging
 import pickle
 import re
@@ -18,13 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from veca.data.names import entries, stem
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
 from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names
-from ._files import check_finite, provenance, read_array, read_table, subject_number
+from ._files import check_finite, provenance, read_array, read_json, read_table, subject_number
 from ._xlsx import read_sheet
 
 __all__ = ["EEG3D_CHANNELS", "PointClouds", "clip_features", "describe", "detect", "load"]
@@ -121,8 +122,8 @@ class PointClouds:
 
 def detect(root: str | Path) -> bool:
     """Whether a folder has arrays of this layout in `EEGdata/sub*/`."""
-    patterns = ("EEGdata/sub*/process_data_*Hz.npy", "EEGdata/sub*/sub*_train_data_*Hz.npy")
-    return any(True for pattern in patterns for _ in Path(root).glob(pattern))
+    patterns = ("process_data_*Hz.npy", "sub*_train_data_*Hz.npy")
+    return any(entries(folder, name) for folder in entries(Path(root) / "EEGdata", "sub*") for name in patterns)
 
 
 def describe() -> str:
@@ -179,7 +180,7 @@ def load(
     window, sfreq = window or _WINDOWS[kind][0], sfreq or _WINDOWS[kind][1]
     suffix, num_times = f"{window:g}s_{sfreq:g}Hz.npy", round(window * sfreq)
     if not folder.is_dir():
-        known = sorted(path.name for path in folder.parent.glob("sub*"))
+        known = [path.name for path in entries(folder.parent, "sub*")]
         raise LayoutError(f"expected a folder {folder}, got none of this name{near_names(subject, known)}")
     objects = _objects(root)
     if (folder / f"process_data_{suffix}").is_file():
@@ -239,7 +240,7 @@ def _objects(root: Path) -> list[_Object]:
 
     Sorting without the number `NN` would give another order.
     """
-    names = sorted(path.stem for path in (root / "video_new").glob("*.mp4"))
+    names = sorted(stem(path, (".mp4",)) for path in entries(root / "video_new", "*.mp4"))
     if not names:
         raise LayoutError(
             f"expected files NN_name_MM.mp4 in {root / 'video_new'}, got none; their names give the classes"
@@ -364,7 +365,7 @@ def _stimuli(root: Path, objects: Sequence[_Object]) -> StimulusSet:
         labels["color"] = [_of_object(colors, item, "a colour label") for item in objects]
     captions, path = {}, root / "description.json"
     if path.is_file():
-        texts = json.loads(path.read_text(encoding="utf-8"))
+        texts = read_json(path)
         found = {item.id: _of_object(texts, item, "a description") for item in objects}
         captions = {name: [text] if isinstance(text, str) else list(text) for name, text in found.items()}
     return StimulusSet(ids, PointClouds(ids, paths), captions, labels)

@@ -5,11 +5,12 @@
 Arrays of any size are memory-mapped and never copied.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from veca.data.names import composed, entries
 
 from ..data.dataset import BrainDataset, Split, Subject
 from ..data.responses import Responses, TrialTable
@@ -19,26 +20,29 @@ from ..data.splits import split_from_ids
 from ..data.stimuli import ArrayImages, ImageFiles, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import (
+    by_name,
     check_finite,
     find_images,
     provenance,
     read_array,
+    read_json,
     read_table,
-    read_volume,
-    roi_in_mask,
+    read_text,
     voxels_in_a_row,
 )
+from ._volumes import VOLUME_SUFFIXES, Volume, read_labels, roi_in_mask
 
 __all__ = ["describe", "detect", "load"]
 
 _COLUMNS = ("session", "run", "repeat", "trial")
 _LISTS = (".npy", ".txt", ".csv", ".json")
+_REGIONS = (".npy", *VOLUME_SUFFIXES)
 
 
 def detect(root: Path) -> bool:
     """Whether a folder, or one of its sub-folders, has a `Y.npy`."""
     root = Path(root)
-    return (root / "Y.npy").is_file() or any(root.glob("*/Y.npy"))
+    return any((folder / "Y.npy").is_file() for folder in (root, *entries(root)))
 
 
 def describe() -> str:
@@ -69,6 +73,7 @@ def load(
     seed: int = 0,
     mask: str | Path | None = None,
     rois: str | Path | None = None,
+    affines: str = "compare",
     ncsnr: str | Path | None = None,
     scale: float = 1.0,
     unit: str = "unknown",
@@ -91,7 +96,9 @@ def load(
         holdout: Share of the images that the split "holdout_image" tests on, where there is no list of test images.
         seed: Seed of the choice of held-out images and of validation images.
         mask: NIfTI volume whose voxels > 0, in C order of (x, y, z), are the columns of the responses.
-        rois: Folder of region masks.
+        rois: Folder of region masks. A file without its suffix names a region: `lh.V1.npy` is "lh.V1".
+        affines: "compare" checks that the volumes of regions lie on the grid of the mask. "ignore" compares their
+            shapes only, for files with a wrong header.
         ncsnr: Array (voxels,) of the standard deviation of the signal over that of the noise, for one presentation.
         scale: Physical units of one stored unit, such as 1 / 300 for the int16 of NSD.
         unit: Physical unit of the responses after scaling.
@@ -116,7 +123,7 @@ def load(
         raise AxisError(f"expected (trials, voxels) in {path}, got shape {values.shape}{remedy}")
     trials, ids_path = _trials(here, ids, sessions, runs, namespace, values.shape, path)
     check_finite(values, path, trials.image_id)
-    space, more = _space(here, mask, rois, ncsnr, values.shape[1], f"{subject}-flat")
+    space, more = _space(here, mask, rois, affines, ncsnr, values.shape[1], f"{subject}-flat")
     source = provenance("flat", root, [path, ids_path, *more])
     person = Subject(subject, Responses(values, trials, scale, unit=unit), space, normalizer, provenance=source)
     stimuli = _stimuli(here, images, image_ids, namespace, trials.image_id)
@@ -134,7 +141,7 @@ class _Folder:
         """An existing path. A missing one is a `LayoutError` that names similar paths."""
         found = self.optional(name)
         if found is None:
-            names = sorted({path.name for root in self.roots if root.is_dir() for path in root.iterdir()})
+            names = [path.name for root in self.roots for path in entries(root)]
             raise LayoutError(
                 f"expected {what} at {self.roots[-1] / name}, got no such path{near_names(str(name), names)}"
             )
@@ -163,12 +170,9 @@ def _read_list(path: Path) -> tuple[list[str], dict[str, list[str]]]:
         table = read_table(path, ("image_id",))
         return table["image_id"], {key: table[key] for key in _COLUMNS if key in table}
     if path.suffix == ".txt":
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in read_text(path).splitlines()]
     elif path.suffix == ".json":
-        try:
-            names = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise LayoutError(f"expected a JSON list in {path}, got: {error}") from None
+        names = read_json(path)
     elif path.suffix == ".npy":
         array = read_array(path)
         if array.ndim != 1 or array.dtype.kind not in "USiu":
@@ -178,7 +182,7 @@ def _read_list(path: Path) -> tuple[list[str], dict[str, list[str]]]:
         raise LayoutError(f"expected a list in a file of {', '.join(_LISTS)}, got {path}")
     if not isinstance(names, list) or not all(isinstance(name, str | int) and name != "" for name in names):
         raise LayoutError(f"expected a list of ids without gaps in {path}, got something else or an empty line")
-    return [str(name) for name in names], {}
+    return [composed(str(name)) for name in names], {}
 
 
 def _named(namespace: str | None, names: Sequence[str]) -> list[str]:
@@ -227,6 +231,7 @@ def _space(
     here: _Folder,
     mask: str | Path | None,
     rois: str | Path | None,
+    affines: str,
     ncsnr: str | Path | None,
     count: int,
     name: str,
@@ -237,15 +242,14 @@ def _space(
     if path is None:
         index, shape = voxels_in_a_row(count)
     else:
-        stored, affine = read_volume(path)
-        volume = _mask(stored, count, path)
-        index, shape = np.argwhere(volume), volume.shape
+        volume = _mask(path, count)
+        index, shape, affine = np.argwhere(volume.values > 0), volume.values.shape, volume.affine
         files.append(path)
     folder, regions = here.given_or(rois, "the folder of regions", "rois"), {}
-    for file in sorted(folder.iterdir()) if folder is not None else []:
-        if file.name.endswith((".npy", ".nii", ".nii.gz")):
-            regions[file.name.split(".")[0]] = _region(file, volume, count)
-            files.append(file)
+    of_regions = [] if folder is None else [file for file in entries(folder) if file.name.endswith(_REGIONS)]
+    for region, file in by_name(of_regions, _REGIONS).items():
+        regions[region] = _region(file, volume, count, affines)
+        files.append(file)
     path, ratio = here.given_or(ncsnr, "ncsnr", "ncsnr.npy"), None
     if path is not None:
         ratio = np.asarray(read_array(path), np.float32)
@@ -255,13 +259,12 @@ def _space(
     return VoxelSpace(name, index, shape, affine, regions, ratio), files
 
 
-def _mask(stored: np.ndarray, count: int, path: Path) -> np.ndarray:
-    """The voxels > 0 of a mask. Where their number is not that of the columns, the message says what may be wrong."""
-    if stored.ndim != 3:
-        raise AxisError(f"expected a volume (x, y, z) in {path}, got shape {stored.shape}")
-    inside = stored > 0
+def _mask(path: Path, count: int) -> Volume:
+    """The mask in a file. Where its voxels > 0 are not as many as the columns, the message says what may be wrong."""
+    volume = read_labels(path)
+    stored, inside = volume.values, volume.values > 0
     if inside.sum() == count:
-        return inside
+        return volume
     remedy = ""
     if (stored <= 0).sum() == count:
         remedy = "; as many lie outside: the mask is inverted, save its complement"
@@ -272,11 +275,11 @@ def _mask(stored: np.ndarray, count: int, path: Path) -> np.ndarray:
     raise AxisError(f"expected {count} voxels > 0 in {path}, as many as columns, got {inside.sum()}{remedy}")
 
 
-def _region(path: Path, volume: np.ndarray | None, count: int) -> np.ndarray:
+def _region(path: Path, volume: Volume | None, count: int, affines: str) -> np.ndarray:
     if path.suffix != ".npy":
         if volume is None:
             raise LayoutError(f"expected a mask beside the volume {path}, got none; pass mask=")
-        return roi_in_mask(read_volume(path)[0], volume, path)
+        return roi_in_mask(read_labels(path), volume, affines)
     region = read_array(path)
     if region.shape != (count,) or not np.isin(region, (0, 1)).all():
         raise AxisError(

@@ -26,7 +26,7 @@ from ..data.spaces import VoxelSpace
 from ..data.splits import split_from_ids
 from ..data.stimuli import OptionalImageFiles, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names, need
-from ._files import blocks, check_finite, find_images, provenance, subject_number, voxels_in_a_row
+from ._files import blocks, check_finite, find_files, find_images, provenance, subject_number, voxels_in_a_row
 
 __all__ = ["describe", "detect", "load"]
 
@@ -37,7 +37,7 @@ _SMALLEST_VOXEL = 0.5  # mm
 
 def detect(root: Path) -> bool:
     """Whether a file below a folder has the name of a subject's file and the two parts of a bdpy file."""
-    return any(path.suffix == ".h5" and _is_bdpy(path) for path in Path(root).rglob("*ubject*.h5"))
+    return any(_is_bdpy(path) for path in find_files(Path(root), "*ubject*.h5"))
 
 
 def describe() -> str:
@@ -116,7 +116,7 @@ def _is_bdpy(path: Path) -> bool:
 def _file(root: Path, name: str) -> Path:
     """The only file of a subject. Several files are a `LayoutError` that says whether their voxels differ."""
     pattern = re.compile(rf"{name}(\D.*)?\.h5", re.IGNORECASE)
-    everything = sorted(root.rglob("*.h5"))
+    everything = find_files(root, "*.h5")
     found = [path for path in everything if pattern.fullmatch(path.name)]
     if not found:
         names = [path.name for path in everything]

@@ -7,19 +7,20 @@ drawn at random and cannot be drawn again (MedARC-AI/fMRI-reconstruction-NSD#48)
 "Reconstructing the Mind's Eye: fMRI-to-Image with Contrastive Learning and Diffusion Priors", NeurIPS 2023.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from veca.data.names import entries
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, LayoutError, LeakageError
-from ._files import check_finite, provenance
+from ._files import by_number, check_finite, provenance
 from ._nsd import image_name, nsd_captions, nsd_subject, released_split, voxel_space
 from ._tars import Member, TarImages, read_member, read_samples
 
@@ -41,7 +42,7 @@ class _Sample(NamedTuple):
 
 def detect(root: Path) -> bool:
     """Whether a folder has archives of the train part."""
-    return any(any((Path(root) / folder / "train").glob("train_subj*_*.tar")) for folder in ("", _FOLDER))
+    return any(entries(Path(root) / folder / "train", "train_subj*_*.tar") for folder in ("", _FOLDER))
 
 
 def describe() -> str:
@@ -104,18 +105,14 @@ def _archives(base: Path, name: str) -> dict[str, list[Path]]:
     """Archives of each part in the order of their numbers. The part val may be missing."""
     found = {}
     for part in _PARTS:
-        numbers = {}
-        for path in (base / part).glob(f"{part}_{name}_*.tar"):
-            match = re.fullmatch(rf"{part}_{name}_(\d+)\.tar", path.name)
-            if match is not None:
-                numbers[int(match[1])] = path
+        numbers = by_number(entries(base / part), rf"{part}_{name}_(\d+)\.tar")
         missing = [number for number in range(max(numbers, default=-1) + 1) if number not in numbers]
         if missing or (not numbers and part != "val"):
             raise LayoutError(
                 f"expected archives {part}_{name}_0.tar and so on in {base / part}, got {sorted(numbers)}"
                 + (f" without {missing}" if missing else "")
             )
-        found[part] = [numbers[number] for number in sorted(numbers)]
+        found[part] = list(numbers.values())
     return found
 
 

@@ -7,18 +7,19 @@ The release belongs to Scotti et al., "MindEye2: Shared-Subject Models Enable fM
 """
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from veca.data.names import entries
 
 from ..data.dataset import BrainDataset, Subject
 from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, NormalizationError
-from ._files import blocks, check_finite, provenance
+from ._files import blocks, by_number, check_finite, provenance
 from ._nsd import hdf5_stimuli, image_name, nsd_captions, nsd_subject, released_split, voxel_space
 from ._tars import read_member, read_samples
 
@@ -36,7 +37,7 @@ _UNCENTRED = 0.5  # mean of |voxel mean| above which values cannot be z-scored
 def detect(root: Path) -> bool:
     """Whether a folder has betas of any subject and archives of trials."""
     root = Path(root)
-    return any(root.glob("betas_all_subj0*_fp32_renorm.hdf5")) and (root / "wds").is_dir()
+    return bool(entries(root, "betas_all_subj0*_fp32_renorm.hdf5")) and (root / "wds").is_dir()
 
 
 def describe() -> str:
@@ -110,9 +111,7 @@ def _archives(folder: Path, sessions: Sequence[int] | None) -> list[Path]:
     if not test.is_file():
         old = "; test/0.tar is of an older release with fewer sessions" if (folder / "test" / "0.tar").is_file() else ""
         raise LayoutError(f"expected the test trials at {test}, got no such file{old}")
-    found = {
-        int(path.stem): path for path in (folder / "train").glob("*.tar") if re.fullmatch(r"\d+", path.stem) is not None
-    }
+    found = by_number(entries(folder / "train"), r"(\d+)\.tar")
     wanted = range(max(found, default=-1) + 1) if sessions is None else [int(number) - 1 for number in sessions]
     missing = [number for number in wanted if number not in found]
     if missing or not len(wanted):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from veca.data.names import entries
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.hdf5 import open_hdf5
 from ..data.responses import Responses, TrialTable
@@ -19,7 +21,7 @@ from ..data.spaces import VoxelSpace
 from ..data.splits import shared1000
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
-from ._files import blocks, check_finite, provenance, read_table, read_volume
+from ._files import blocks, by_name, by_number, check_finite, provenance, read_table, read_text
 from ._nsd import (
     PSC,
     ROI_CLASSES,
@@ -32,6 +34,7 @@ from ._nsd import (
     nsd_subject,
     read_design,
 )
+from ._volumes import VOLUME_SUFFIXES, Volume, check_grid, read_labels, read_series, read_volume
 
 __all__ = ["BETAS", "describe", "detect", "load"]
 
@@ -74,6 +77,7 @@ def load(
     suffix: str | None = None,
     scale: str | None = None,
     rois: Sequence[str] | None = None,
+    affines: str = "compare",
 ) -> BrainDataset:
     """Load one subject with all trials of some sessions. Voxels are in C order of (x, y, z).
 
@@ -87,6 +91,8 @@ def load(
         suffix: "nii.gz" or "hdf5", where a folder has both. None prefers nii.gz.
         scale: "psc" if betas were converted to percent signal change. None if they are as published.
         rois: Names of files in the folder of regions, such as "prf-visualrois". None means all but lh.* and rh.*.
+        affines: "compare" checks that regions, reliability and betas lie on the grid of nsdgeneral. "ignore" compares
+            their shapes only, for files with a wrong header.
 
     Returns:
         A data set with the subject "subjAA", its betas as stored with their scale, and the split "shared1000".
@@ -95,7 +101,7 @@ def load(
 
     Raises:
         LayoutError: Sessions are missing or truncated, or values are in another unit.
-        AxisError: Volumes differ in shape, or the order of their axes is ambiguous.
+        AxisError: Volumes differ in shape or place, or the order of their axes is ambiguous.
         IdError: The table of stimuli contradicts the design.
     """
     root, number = Path(root), nsd_subject(subject)
@@ -103,10 +109,10 @@ def load(
     design = read_design(design_file(root), number)
     folder = root / "nsddata_betas" / "ppdata" / name / _SPACE / betas
     files = _session_files(folder, name, design.num_sessions, sessions, suffix)
-    inside, affine = _mask(root / "nsddata" / "ppdata" / name / _SPACE / "roi", mask)
-    space = _space(root, name, inside, affine, folder / "ncsnr.nii.gz", rois)
+    volume = _mask(root / "nsddata" / "ppdata" / name / _SPACE / "roi", mask, affines)
+    space = _space(root, name, volume, folder / "ncsnr.nii.gz", rois, affines)
     trials = design.trials(list(files))
-    values, scaled = _values(files, design, trials, inside, allocate, scale)
+    values, scaled = _values(files, design, trials, volume, affines, allocate, scale)
     seen = np.unique(design.image[np.isin(design.session, list(files))])
     labels = _cross_check(root / "nsddata" / "experiments" / "nsd" / "nsd_stim_info_merged.csv", number, trials, seen)
     ids = [image_name(image) for image in seen]
@@ -123,13 +129,12 @@ def _session_files(
     """Files of betas by session number, ascending."""
     if suffix not in (None, "nii.gz", "hdf5"):
         raise LayoutError(f"expected suffix 'nii.gz' or 'hdf5', got {suffix!r}")
-    found = {}
-    for path in sorted(folder.glob("betas_session*")):  # .nii.gz comes after .hdf5, which it replaces
-        match = re.fullmatch(r"betas_session(\d+)\.(nii\.gz|hdf5)", path.name)
-        if match is not None and suffix in (None, match[2]):
-            found[int(match[1])] = path
+    found: dict[int, Path] = {}
+    for kind in ("hdf5", "nii.gz"):  # the latter replaces the former
+        paths = [path for path in entries(folder, f"betas_session*.{kind}") if suffix in (None, kind)]
+        found |= by_number(paths, rf"betas_session(\d+)\.{re.escape(kind)}")
     if not found:
-        known = sorted(path.name for path in folder.parent.glob("*")) if folder.parent.is_dir() else []
+        known = [path.name for path in entries(folder.parent)]
         near = f"{near_names(folder.name, known)}; {', '.join(known)} are there" if known else ""
         raise LayoutError(f"expected betas_session01.nii.gz or .hdf5 and so on in {folder}, got none{near}")
     wanted = list(range(1, num_sessions + 1)) if sessions is None else sorted({int(number) for number in sessions})
@@ -145,44 +150,41 @@ def _session_files(
     return {number: found[number] for number in wanted}
 
 
-def _mask(folder: Path, mask: str | Path | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Booleans (x, y, z) of the voxels to keep, and the affine of the volume."""
-    path = folder / "nsdgeneral.nii.gz"
-    volume, affine = read_volume(path)
-    general = volume > 0  # 0 and -1 are outside
+def _mask(folder: Path, mask: str | Path | np.ndarray, affines: str) -> Volume:
+    """Booleans (x, y, z) of the voxels to keep."""
+    general = read_labels(folder / "nsdgeneral.nii.gz")
+    general = general._replace(values=general.values > 0)  # 0 and -1 are outside
     if isinstance(mask, str) and mask == "nsdgeneral":
-        return general, affine
+        return general
     if isinstance(mask, np.ndarray):
-        inside, where = mask, "mask="
-        if inside.dtype != bool:
-            raise AxisError(f"expected booleans in mask=, got {inside.dtype}; nsdgeneral holds -1, 0 and 1: use > 0")
+        chosen = general._replace(values=mask, path=Path("mask="))
+        if mask.dtype != bool:
+            raise AxisError(f"expected booleans in mask=, got {mask.dtype}; nsdgeneral holds -1, 0 and 1: use > 0")
     else:
-        inside, where = read_volume(Path(mask))[0] > 0, str(mask)
-    if inside.shape != general.shape:
-        raise AxisError(f"expected a mask {general.shape} in {where}, as {path} has, got {inside.shape}")
-    if inside.sum() > _TOO_MANY * general.sum():
+        chosen = read_labels(Path(mask))
+        chosen = chosen._replace(values=chosen.values > 0)
+    check_grid(chosen, general, affines)
+    inside, count = int(chosen.values.sum()), int(general.values.sum())
+    if inside > _TOO_MANY * count:
         raise LayoutError(
-            f"expected about {int(general.sum())} voxels in {where}, as nsdgeneral > 0 has, got {int(inside.sum())}; "
-            "did you use != -1?"
+            f"expected about {count} voxels in {chosen.path}, as nsdgeneral > 0 has, got {inside}; did you use != -1?"
         )
-    if not inside.any():
-        raise AxisError(f"expected voxels in {where}, got none of {inside.size}")
-    return inside, affine
+    if not inside:
+        raise AxisError(f"expected voxels in {chosen.path}, got none of {chosen.values.size}")
+    return chosen
 
 
-def _space(
-    root: Path, name: str, inside: np.ndarray, affine: np.ndarray, ncsnr: Path, only: Sequence[str] | None
-) -> VoxelSpace:
+def _space(root: Path, name: str, mask: Volume, ncsnr: Path, only: Sequence[str] | None, affines: str) -> VoxelSpace:
     """The voxels of the mask with their regions and their reliability."""
     folder = root / "nsddata" / "ppdata" / name / _SPACE / "roi"
-    files = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
+    files = by_name(entries(folder, "*.nii.gz"), VOLUME_SUFFIXES)
     files = {key: path for key, path in files.items() if not key.startswith(("lh.", "rh.")) and key != "nsdgeneral"}
     unknown = sorted(set(only or ()) - set(files))
     if unknown:
         raise LayoutError(f"expected files of {folder} ({', '.join(files)}), got {unknown[0]!r}")
     rois: dict[str, np.ndarray] = {}
     for key in files if only is None else only:
-        labels = _volume_in(files[key], inside)
+        labels = _values_in(read_labels(files[key]), mask, affines)
         table = root / "nsddata" / "freesurfer" / name / "label" / f"{key}.mgz.ctab"
         names = _label_names(key, table, labels, files[key])
         rois |= {region: labels == value for value, region in names.items() if (labels == value).any()}
@@ -190,25 +192,21 @@ def _space(
         known = [rois[part] for part in parts if part in rois]
         if known:
             rois[joined] = np.logical_or.reduce(known)
-    reliability = _volume_in(ncsnr, inside) if ncsnr.is_file() else None
-    return VoxelSpace.from_mask(_SPACE, inside, affine, rois=rois, ncsnr=reliability)
+    reliability = _values_in(read_volume(ncsnr), mask, affines) if ncsnr.is_file() else None
+    return VoxelSpace.from_mask(_SPACE, mask.values, mask.affine, rois=rois, ncsnr=reliability)
 
 
-def _volume_in(path: Path, inside: np.ndarray) -> np.ndarray:
-    """Values of a volume in the voxels of the mask, (V,)."""
-    volume, _ = read_volume(path)
-    if volume.shape != inside.shape:
-        raise AxisError(
-            f"expected a volume {inside.shape} in {path}, as the mask has, got {volume.shape}; is it another subject's?"
-        )
-    return volume[inside]
+def _values_in(volume: Volume, mask: Volume, affines: str) -> np.ndarray:
+    """Values in the voxels of the mask, (V,), or (V, volumes) of a series."""
+    check_grid(volume, mask, affines)
+    return volume.values[mask.values]
 
 
 def _label_names(key: str, table: Path, labels: np.ndarray, path: Path) -> dict[int, str]:
     """Names of regions by label: from the table of labels, else from `ROI_CLASSES`, else the labels themselves."""
     present = np.unique(labels[labels > 0]).astype(int).tolist()
     if table.is_file():
-        lines = [line.split() for line in table.read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in read_text(table).splitlines() if line.strip()]
         names = {int(fields[0]): fields[1] for fields in lines if int(fields[0]) > 0}
     elif key in ROI_CLASSES:
         names = dict(enumerate(ROI_CLASSES[key], 1))
@@ -224,7 +222,8 @@ def _values(
     files: Mapping[int, Path],
     design: Design,
     trials: TrialTable,
-    inside: np.ndarray,
+    mask: Volume,
+    affines: str,
     allocate: Callable,
     scale: str | None,
 ) -> tuple[np.ndarray, float]:
@@ -232,7 +231,7 @@ def _values(
     values, scaled, start = None, 1.0, 0
     for session, path in files.items():
         count = int((design.session == session).sum())
-        part = _read_session(path, inside, count)
+        part = _read_session(path, mask, count, affines)
         if values is None:
             scaled = beta_scale(part, scale, path)
             stored = np.int16 if part.dtype.kind == "i" else np.float32
@@ -245,15 +244,13 @@ def _values(
     return values, scaled
 
 
-def _read_session(path: Path, inside: np.ndarray, count: int) -> np.ndarray:
+def _read_session(path: Path, mask: Volume, count: int, affines: str) -> np.ndarray:
     """Betas of a session in the mask, (trials, voxels) as stored."""
     if path.suffix == ".hdf5":
-        return _read_hdf5(path, inside, count)
-    volume, _ = read_volume(path)
-    if volume.ndim != 4 or volume.shape[:3] != inside.shape:
-        raise AxisError(f"expected betas {(*inside.shape, count)} in {path}, as the mask has, got {volume.shape}")
-    _check_count(path, volume.shape[3], count)
-    return volume[inside].T
+        return _read_hdf5(path, mask.values, count)
+    volumes = read_series(path)
+    _check_count(path, volumes.values.shape[3], count)
+    return _values_in(volumes, mask, affines).T
 
 
 def _read_hdf5(path: Path, inside: np.ndarray, count: int) -> np.ndarray:

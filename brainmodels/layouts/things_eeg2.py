@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veca.data.names import entries
 from veca.files import whole_file
 
 from ..data.dataset import BrainDataset, Subject
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["convert_pickle", "describe", "detect", "load", "read_pickle"]
 
-_PREPROCESSED = "*reprocessed_data*/sub-*/preprocessed_eeg_training"
-_RAW = "raw_data/sub-*/ses-*/raw_eeg_training"
+_PREPROCESSED = ("*reprocessed_data*", "sub-*", "preprocessed_eeg_training.np[yz]")
+_RAW = ("raw_data", "sub-*", "ses-*", "raw_eeg_training.np[yz]")
 _CUT = 50  # samples that NICE cut from the data, but not from `times`
 _WHITENING = {"none": "none", "train": "mvnn_train", "both": "mvnn_transductive"}
 
 
 def detect(root: str | Path) -> bool:
     """Whether a folder has files of preprocessed or raw training data at the paths of `describe`."""
-    return any(True for pattern in (_PREPROCESSED, _RAW) for _ in Path(root).glob(f"{pattern}.np[yz]"))
+    return any(_matches(Path(root), *patterns) for patterns in (_PREPROCESSED, _RAW))
 
 
 def describe() -> str:
@@ -239,14 +240,22 @@ class _Source:
             return {key: None if key == "preprocessed_eeg_data" else content[key] for key in content.files}
 
 
+def _matches(root: Path, *patterns: str) -> list[Path]:
+    """Paths below a folder that match one pattern at each level."""
+    found = [root]
+    for pattern in patterns:
+        found = [path for folder in found for path in entries(folder, pattern)]
+    return found
+
+
 def _subject_folder(root: Path, name: str, folder: str | None) -> Path:
-    places = sorted(path for path in root.glob(f"{folder or '*reprocessed_data*'}/sub-*") if path.is_dir())
+    places = [path for path in _matches(root, folder or "*reprocessed_data*", "sub-*") if path.is_dir()]
     chosen = [path for path in places if path.name == name]
     if len(chosen) != 1:
         known = ", ".join(str(path.relative_to(root)) for path in chosen or places) or "none"
         raise LayoutError(
             f"expected one folder {folder or '*reprocessed_data*'}/{name} in {root}, got {known}"
-            + ("; pass folder=" if chosen else "; pass form='raw'" if any(root.glob(f"{_RAW}.np[yz]")) else "")
+            + ("; pass folder=" if chosen else "; pass form='raw'" if _matches(root, *_RAW) else "")
         )
     return chosen[0]
 

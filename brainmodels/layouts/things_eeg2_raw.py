@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veca.data.names import entries
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
 from ..data.splits import split_from_ids
 from ..errors import AxisError, IdError, LayoutError, UnitsError, near_names, need
-from ._files import blocks, check_finite, provenance, subject_number
+from ._files import blocks, by_number, check_finite, provenance, subject_number
 from ._recordings import check_amplitudes
 from ._things_eeg2 import PARTS, find_images, image_id, read_pickle, stimuli_of
 from .raw_eeg import EpochRecipe, continuous, cut, find_events, space_of
@@ -178,7 +180,7 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
 
 def _files(place: Path, sessions: Sequence[int] | None) -> dict[tuple[int, str], Path]:
     """Files by session and part, after a check that none is missing."""
-    found = {subject_number(path.name): path for path in sorted(place.glob("ses-*")) if path.is_dir()}
+    found = by_number((path for path in entries(place, "ses-*") if path.is_dir()), r"ses-(\d+)")
     wanted = sorted(set(_SESSIONS if sessions is None else sessions))
     if not wanted or any(number not in found for number in wanted) or (sessions is None and len(found) > len(wanted)):
         known = ", ".join(f"{number}" for number in found) or "none"

@@ -7,6 +7,7 @@ The responses are a pandas table in HDF5, which is read with h5py. The data set 
 and behavior", eLife 2023.
 """
 
+import io
 import itertools
 import logging
 import re
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from veca.data.images import IMAGE_SUFFIXES
+from veca.data.names import stem
 
 from ..data.dataset import BrainDataset, Subject
 from ..data.hdf5 import open_hdf5
@@ -30,9 +34,10 @@ from ._files import (
     find_images,
     provenance,
     read_table,
-    read_volume,
+    read_text,
     subject_number,
 )
+from ._volumes import read_labels
 
 __all__ = ["describe", "detect", "load"]
 
@@ -47,7 +52,7 @@ def detect(root: Path) -> bool:
     """Whether a folder has the three files of any subject."""
     return any(
         all((path.parent / path.name.replace("ResponseData.h5", name)).is_file() for name in _TABLES)
-        for path in Path(root).rglob("sub-*_ResponseData.h5")
+        for path in find_files(Path(root), "sub-*_ResponseData.h5")
     )
 
 
@@ -130,7 +135,7 @@ def _file(root: Path, name: str) -> Path:
 
 def _voxel_table(path: Path) -> dict[str, np.ndarray]:
     """Columns of a table of numbers by name, in which an empty field is NaN."""
-    with path.open(encoding="utf-8-sig") as file:
+    with io.StringIO(read_text(path), newline=None) as file:
         header = file.readline().rstrip("\r\n").split(",")
         for name in ("voxel_id", *_PLACE, "nc_singletrial"):
             if name not in header:
@@ -159,8 +164,9 @@ def _trials(path: Path) -> tuple[TrialTable, dict[str, str], set[str]]:
         raise IdError(
             f"expected rising trial_id in {path}, got another order: rows are no longer those of the responses"
         )
-    ids = [f"things:{Path(name).stem}" for name in table["stimulus"]]
-    concept = table.get("concept") or [Path(name).stem.rsplit("_", 1)[0] for name in table["stimulus"]]
+    stems = [stem(name, IMAGE_SUFFIXES) for name in table["stimulus"]]
+    ids = [f"things:{name}" for name in stems]
+    concept = table.get("concept") or [name.rsplit("_", 1)[0] for name in stems]
     test = {image_id for image_id, part in zip(ids, table["trial_type"], strict=True) if part == "test"}
     session, run = (np.array([int(float(number)) for number in table[key]]) for key in ("session", "run"))
     return TrialTable.of(ids, session, run), dict(zip(ids, concept, strict=True)), test
@@ -258,9 +264,9 @@ def _space(
     index = np.stack([voxels[axis][keep] for axis in _PLACE], 1).astype(np.int64)
     shape, affine = tuple(np.stack([voxels[axis] for axis in _PLACE]).max(1).astype(int) + 1), None
     if mask is not None:
-        volume, affine = read_volume(mask)
-        shape = volume.shape
-        if len(shape) != 3 or np.any(index.max(0) >= shape) or not np.all(volume[tuple(index.T)] > 0):
+        volume = read_labels(mask)
+        shape, affine = volume.values.shape, volume.affine
+        if np.any(index.max(0) >= shape) or not np.all(volume.values[tuple(index.T)] > 0):
             raise AxisError(
                 f"expected the voxels of {name} inside {mask}, got some outside of {shape} or of its voxels > 0"
             )

@@ -11,6 +11,7 @@ from brainmodels.data import ArrayImages, BrainDataset, Responses, StimulusSet, 
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError
 from brainmodels.layouts import bold5000
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.spoilt import spoil
 from tests.brainmodels.written import bold5000 as write_bold5000
 from tests.brainmodels.written.flat import write_volume
 
@@ -158,6 +159,29 @@ def test_masks_of_another_shape(written):
         bold5000.load(root, 2)
     write_volume(root / "CSI2_brainmask.nii.gz", np.ones((5, 6, 5), np.uint8), affine)
     with pytest.raises(AxisError, match=re.escape("(5, 6, 5, 'trials')") + ".*" + re.escape("got (5, 6, 4, 37)")):
+        bold5000.load(root, 2)
+
+
+def test_regions_on_another_grid_and_of_one_name(written):
+    """The affine of betas is known to be wrong, those of masks count."""
+    dataset, root = written
+    path = root / "sub-CSI2" / "sub-CSI2_mask-LHEarlyVis.nii.gz"
+    space = dataset.subject("CSI2").space
+    volume = space.volume(space.rois["LHEarlyVis"].astype(np.float32), 0)
+    write_volume(path, volume, space.affine + np.diag([0, 0, 0.2, 0]))
+    with pytest.raises(AxisError, match=r"LHEarlyVis.*corners that lie up to 0.6 mm apart; .*affines='ignore'"):
+        bold5000.load(root, 2)
+    loaded = bold5000.load(root, 2, affines="ignore").subject("CSI2").space
+    np.testing.assert_array_equal(loaded.rois["LHEarlyVis"], space.rois["LHEarlyVis"])
+    write_volume(path.with_name("sub-CSI2_mask-LHEarlyVis.nii"), volume, space.affine)
+    with pytest.raises(LayoutError, match="one file of LHEarlyVis of CSI2"):
+        bold5000.load(root, 2)
+
+
+def test_damage_that_only_the_checksum_shows(written):
+    _, root = written
+    spoil(betas(root, 2))
+    with pytest.raises(LayoutError, match=r"ses-02\.nii\.gz, got: CRC check failed"):
         bold5000.load(root, 2)
 
 

@@ -1,9 +1,12 @@
 """Anybody's arrays: read back as they were written, and every file that is wrong is named."""
 
+import json
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from brainmodels.errors import AxisError, IdError, LayoutError, UnsafePickleError
 from brainmodels.layouts import flat
@@ -85,6 +88,66 @@ def test_rois_as_volumes(written):
     volume = space.volume(space.rois["V1"].astype(np.float32), 0).astype(np.uint8)
     write_flat.write_volume(root / "rois" / "V1.nii.gz", volume, space.affine)
     assert_same(flat.load(root, namespace="sim"), dataset)
+    turned = space.affine @ np.diag([-1.0, 1, 1, 1])
+    turned[:3, 3] += space.affine[:3, 0] * (space.shape[0] - 1)
+    write_flat.write_volume(root / "rois" / "V1.nii.gz", volume[::-1], turned)  # the same places, x the other way
+    with pytest.raises(AxisError, match=r"grid of .*mask\.nii\.gz in .*V1\.nii\.gz, got corners .*affines='ignore'"):
+        flat.load(root)
+    write_flat.write_volume(root / "rois" / "V1.nii.gz", volume, turned)
+    assert_same(flat.load(root, namespace="sim", affines="ignore"), dataset)
+
+
+def test_regions_have_the_whole_names_of_their_files(written):
+    """Names were cut at the first dot, so that lh.V1 and lh.V2 became one region "lh"."""
+    dataset, root = written
+    count = len(dataset.subject("subj01").space)
+    for number, name in enumerate(("lh.V1", "lh.V2", "rh.V1", "rh.V2")):
+        np.save(root / "rois" / f"{name}.npy", np.arange(count) % 4 == number)
+    (root / "rois" / "._lh.V1.npy").write_bytes(b"\0\5\x16\7")
+    rois = flat.load(root).subject("subj01").space.rois
+    assert set(rois) == {*dataset.subject("subj01").space.rois, "lh.V1", "lh.V2", "rh.V1", "rh.V2"}
+    np.testing.assert_array_equal(np.flatnonzero(rois["rh.V1"]), np.arange(2, count, 4))
+    (root / "rois" / "lh.V1.nii.gz").write_bytes(b"")
+    with pytest.raises(LayoutError, match=r"one file of 'lh.V1' in .*rois, got lh.V1.nii.gz and lh.V1.npy"):
+        flat.load(root)
+
+
+@pytest.mark.parametrize("ids", [".csv", ".npy", ".txt", ".json"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_ids_and_files_in_different_unicode_forms(tmp_path, ids, forms):
+    """File systems of macOS take letters with accents apart."""
+    of_ids, of_files = ([unicodedata.normalize(form, f"é{k}") for k in range(12)] for form in forms)
+    np.save(tmp_path / "Y.npy", np.random.default_rng(0).standard_normal((12, 3), np.float32))
+    if ids == ".csv":
+        (tmp_path / "ids.csv").write_text("\n".join(["image_id", *of_ids]), encoding="utf-8-sig")
+    else:
+        write_flat.write_list(tmp_path / f"ids{ids}", of_ids)
+    write_flat.write_list(tmp_path / "test_ids.txt", of_files[:2])
+    (tmp_path / "images").mkdir()
+    for number, name in enumerate(of_files):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "images" / f"{name}.png")
+    dataset = flat.load(tmp_path)
+    assert dataset.split("given").test == {"\xe90", "\xe91"}
+    for form in (*of_ids, *of_files):  # either form finds the picture
+        assert dataset.stimuli.image(form)[0, 0, 0] == int(form[-1]) + 10 * (len(form) > 2 and form[-2] == "1")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".json"])
+def test_encodings_of_lists(written, suffix, encoding):
+    """A byte order mark is no part of the first id, and other encodings are named with their file."""
+    _, root = written
+    ids = [row.split(",")[0] for row in (root / "ids.csv").read_text().split()[1:]]
+    (root / "ids.csv").unlink()
+    text = {".txt": "\n".join(ids), ".csv": "\n".join(["image_id,note", *(f"{x},ä" for x in ids)])}
+    text[".json"] = json.dumps(ids)
+    content = text[suffix] + ("\xe4" if encoding == "latin-1" and suffix != ".csv" else "")
+    (root / f"ids{suffix}").write_text(content, encoding=encoding)
+    if encoding == "utf-8-sig":
+        assert len(flat.load(root).stimuli) == 12
+        return
+    with pytest.raises(LayoutError, match=rf"expected text in UTF-8 in .*ids{suffix}, got"):
+        flat.load(root)
 
 
 def test_without_a_mask_voxels_lie_in_a_row(written):

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 
 import h5py
 import nibabel
@@ -15,6 +16,7 @@ from brainmodels.layouts import detect, nsd_native
 from tests.brainmodels.written.nsd_native import write_nsd_native
 
 from .made import made_dataset
+from .spoilt import spoil
 
 BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR"
 ROI = "nsddata/ppdata/subj01/func1pt8mm/roi"
@@ -185,7 +187,7 @@ def test_mask_of_the_user(tmp_path):
     volume = np.asarray(nibabel.load(tmp_path / ROI / "nsdgeneral.nii.gz").dataobj)
     with pytest.raises(LayoutError, match=r"about 6 voxels .* got 30; did you use != -1\?"):
         nsd_native.load(tmp_path, 1, mask=volume != -1)
-    with pytest.raises(AxisError, match=r"mask \(4, 3, 5\) .* got \(4, 5, 3\)"):
+    with pytest.raises(AxisError, match=r"volume \(4, 3, 5\) in mask=.* got \(4, 5, 3\)"):
         nsd_native.load(tmp_path, 1, mask=(volume > 0).transpose(0, 2, 1))
     mask = volume > 0
     mask[tuple(few.index[2])] = False
@@ -214,7 +216,7 @@ def test_volumes_of_another_shape(root):
     image = nibabel.load(path)
     values = np.asarray(image.dataobj)
     nibabel.save(nibabel.Nifti1Image(values[:, :, :4], image.affine), path)
-    with pytest.raises(AxisError, match=r"betas \(4, 3, 5, 14\) .*session02.* got \(4, 3, 4, 14\)"):
+    with pytest.raises(AxisError, match=r"volume \(4, 3, 5, 14\) .*session02.* got \(4, 3, 4, 14\)"):
         nsd_native.load(root, 1)
     nibabel.save(nibabel.Nifti1Image(values[..., :9], image.affine), path)
     with pytest.raises(LayoutError, match=r"14 trials in .*session02.* got 9"):
@@ -233,6 +235,40 @@ def test_truncated_files(root):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         with pytest.raises(LayoutError, match=r"session01.*copy it again"):
             nsd_native.load(root, 1, suffix=suffix)
+
+
+@pytest.mark.parametrize("file", ["betas_session02", "nsdgeneral", "floc-faces"])
+def test_damage_that_only_the_checksum_shows(root, file):
+    """The reader stopped before the checksum, and loaded other numbers in silence."""
+    path = next(root.rglob(f"{file}.nii.gz"))
+    spoil(path)
+    with pytest.raises(LayoutError, match=rf"{file}\.nii\.gz, got: .*; copy it again"):
+        nsd_native.load(root, 1)
+
+
+@pytest.mark.parametrize("file", ["betas_session02", "ncsnr", "floc-faces", "own"])
+def test_volumes_on_another_grid(root, made, file):
+    """Only shapes were compared, so a volume with x the other way gave other voxels."""
+    path = root / ROI / "nsdgeneral.nii.gz" if file == "own" else next(root.rglob(f"{file}.nii.gz"))
+    image = nibabel.load(path)
+    values = np.asarray(image.dataobj)
+    turned = image.affine @ np.array([[-1, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # the same places
+    options, target = ({"mask": root / "own.nii.gz"}, root / "own.nii.gz") if file == "own" else ({}, path)
+    nibabel.save(nibabel.Nifti1Image(values[::-1], turned), target)
+    with pytest.raises(AxisError, match=rf"in .*{file}\.nii\.gz, got corners that lie up to .* mm apart; .*affines="):
+        nsd_native.load(root, 1, **options)
+    nibabel.save(nibabel.Nifti1Image(values, turned), target)  # right values with a wrong header
+    got = nsd_native.load(root, 1, affines="ignore", **options).subject("subj01")
+    np.testing.assert_array_equal(got.responses.values, made.subject("subj01").responses.values)
+    nibabel.save(nibabel.Nifti1Image(values, image.affine + 1e-4), target)  # rounding of headers
+    nsd_native.load(root, 1, **options)
+
+
+def test_two_files_of_one_session(root):
+    shutil.copy(root / BETAS / "betas_session01.nii.gz", root / BETAS / "betas_session1.nii.gz")
+    (root / BETAS / "._betas_session01.nii.gz").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(LayoutError, match=r"number 1 in .*, got betas_session0?1.nii.gz and betas_session0?1.nii.gz"):
+        nsd_native.load(root, 1)
 
 
 def test_cubic_volume_is_ambiguous_in_hdf5_only(tmp_path):
