@@ -16,7 +16,7 @@ from .cnt import read_cnt_header
 if TYPE_CHECKING:
     from mne.io import BaseRaw
 
-__all__ = ["READERS", "check_amplitudes", "read_raw"]
+__all__ = ["READERS", "check_amplitudes", "mark_gaps", "read_raw"]
 
 READERS = {
     ".fif": "read_raw_fif",
@@ -82,7 +82,8 @@ def read_raw(path: str | Path) -> "BaseRaw":
 def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> None:
     """Check that the values of a recording can be EEG in volts.
 
-    The check uses a minute from the middle. It ignores channels that never change, and the offset of each channel.
+    The check uses a minute from the middle, or all samples where that minute is a gap. It ignores values that are not
+    finite, channels that never change, and the offset of each channel.
 
     Args:
         raw: Recording to check.
@@ -101,14 +102,19 @@ def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> No
     half = int(_PROBE_SECONDS * raw.info["sfreq"] / 2)
     middle = raw.n_times // 2
     data = raw.get_data(picks, max(0, middle - half), min(raw.n_times, middle + half), verbose="error")
-    varying = np.ptp(data, axis=1) > 0
-    data = data[varying]
+    if not np.isfinite(data).any():
+        data = raw.get_data(picks, verbose="error")
+    data = np.where(np.isfinite(data), data, np.nan)
+    data = data[~np.isnan(data).all(1)]
+    if not len(data):
+        raise LayoutError(f"expected signals in {path}, got {len(picks)} channels without a finite value")
+    data = data[np.nanmax(data, axis=1) > np.nanmin(data, axis=1)]
     if not len(data):
         raise LayoutError(f"expected signals in {path}, got {len(picks)} channels that never change")
-    amplitude = float(np.median(np.abs(data - np.median(data, axis=1, keepdims=True))))
+    amplitude = float(np.nanmedian(np.abs(data - np.nanmedian(data, axis=1, keepdims=True))))
     low, high = _AMPLITUDES
     if neighbours and len(data) > 1:
-        ratio = np.exp(np.abs(np.diff(np.log(data.var(axis=1))))).max()
+        ratio = np.exp(np.abs(np.diff(np.log(np.nanvar(data, axis=1))))).max()
         if ratio > _VARIANCE_RATIO:
             raise LayoutError(
                 f"expected neighbouring channels of {path} with variances within a factor of {_VARIANCE_RATIO:g}, got "
@@ -119,6 +125,21 @@ def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> No
             f"expected a median absolute amplitude of {low:g} to {high:g} V in {path}, got {amplitude:.3g}; the unit "
             "is probably not volts, as after an export in microvolts"
         )
+
+
+def mark_gaps(raw: "BaseRaw") -> None:
+    """Annotate stretches with values that are not finite, so that filters of MNE stop at both of their ends."""
+    import mne
+
+    bad = np.zeros(raw.n_times + 2, bool)
+    for channel in range(len(raw.ch_names)):
+        bad[1:-1] |= ~np.isfinite(raw.get_data([channel], verbose="error")[0])
+    start, stop = np.flatnonzero(np.diff(bad.astype(np.int8))).reshape(-1, 2).T
+    if start.size:
+        present, sfreq = raw.annotations, raw.info["sfreq"]
+        onset = start / sfreq + (0 if present.orig_time is None else raw.first_time)
+        gaps = mne.Annotations(onset, (stop - start) / sfreq, "bad_acq_skip", orig_time=present.orig_time)
+        raw.set_annotations(present + gaps, verbose="error")
 
 
 def _check_records(path: Path, width: int) -> None:

@@ -6,9 +6,7 @@ The image of each event comes from a list beside the recording, or from a differ
 those that the amplifier stored. They are never guessed or renumbered.
 """
 
-import json
-import re
-from collections import Counter
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from veca.data.names import entries, stem
+
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
 from ..data.stimuli import ImageFiles, StimulusSet
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
-from ._files import check_finite, find_images, provenance
-from ._recordings import READERS, read_raw
+from ._files import by_name, check_finite, find_images, provenance, read_json, read_text
+from ._recordings import READERS, mark_gaps, read_raw
+from ._triggers import check_samples, counted, marked_codes, other_markers, triggered_codes
 from .eeg3d import EEG3D_CHANNELS
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ __all__ = [
     "space_of",
 ]
 
-_CODE = re.compile(r"(?:Stimulus/)?(?:S\s*)?(\d+)")
+_log = logging.getLogger(__name__)
+
 _REPAIRS = "repairs.json"
 
 
@@ -66,7 +68,9 @@ class EpochRecipe:
         channels: Names of the channels to keep, in this order. None keeps all EEG channels in recorded order.
         drop_codes: Codes of events to leave out.
         min_gap: Shortest time between two events in seconds. Of two closer events the first is dropped, because the
-            trigger was still settling.
+            trigger was still settling. So is a code that came down from a higher one and lasts shorter.
+        mask: Bits of the recorded codes that count, such as 0xFF where an amplifier stores its own state in the high
+            bits (BioSemi). None means all.
     """
 
     tmin: float
@@ -80,6 +84,7 @@ class EpochRecipe:
     channels: Sequence[str] | None = None
     drop_codes: Sequence[int] = ()
     min_gap: float = 0.0
+    mask: int | None = None
 
     def num_times(self, sfreq: float) -> int:
         """Number of samples in an epoch of a recording with this sampling rate in hertz."""
@@ -106,12 +111,12 @@ EEG3D_DYNAMIC = EpochRecipe(-0.2, 5.8, 100.0, **_EEG3D)
 
 def detect(root: str | Path) -> bool:
     """Whether a folder has sub-folders with recordings."""
-    return any(path.suffix.lower() in READERS for path in Path(root).glob("*/*"))
+    return any(path.suffix.lower() in READERS for folder in entries(root) for path in entries(folder))
 
 
 def describe() -> str:
     """The files that are needed, with their shapes."""
-    return f"""SUBJECT/NAME{{{",".join(READERS)}}}: recordings, one a session in sorted order
+    return f"""SUBJECT/NAME{{{",".join(READERS)}}}: recordings, one a session in sorted order, run-2 before run-10
 SUBJECT/NAME.txt: one line for each event of `event_id` in the order of time, the name of the image it shows. Without
     it, the names in `event_id` are those of the images
 SUBJECT/{_REPAIRS}, optional: {{NAME: {{"add": [[sample, code], ...], "drop": [sample, ...]}}}} for triggers that
@@ -137,14 +142,16 @@ def load(
         event_id: Codes of the events to cut out, by name. There is one code for all onsets, or one for each image.
         epochs: Recipe for the epochs.
         stimuli: Images whose ids the lists and `event_id` name. None makes ids "raw:NAME" for the pictures in `images`.
-        files: Paths of the recordings, in the order of sessions. None means all in the participant's folder, by name.
+        files: Paths of the recordings, in the order of sessions. None means all in the participant's folder, sorted by
+            name with numbers as numbers.
         allocate: Function (shape, dtype) -> array for the values, fp32.
 
     Returns:
         A data set without splits. `brainmodels.data.splits.holdout` makes some.
 
     Raises:
-        LayoutError: There are no recordings, an event is missing, or an epoch reaches beyond an end of its recording.
+        LayoutError: There are no recordings or two of one name, an event is missing, two events lie at one sample, or
+            an epoch reaches beyond an end of its recording.
         IdError: A list and the events differ in number, or an image is unknown.
         AxisError: Recordings differ in channels or rate.
         UnitsError: The amplitudes are not those of EEG in volts.
@@ -156,7 +163,7 @@ def load(
     sessions = []
     for path in paths:
         raw = read_raw(path)
-        events = _select(find_events(raw, epochs, repairs.get(path.stem)), event_id, path)
+        events = _select(find_events(raw, epochs, repairs.get(stem(path, READERS))), event_id, raw, path)
         sessions.append((raw, events, _names_of(events, event_id, path)))
     ids = np.concatenate([names for _, _, names in sessions])
     if stimuli is None:
@@ -187,12 +194,13 @@ def load(
 def find_events(raw: "BaseRaw", recipe: EpochRecipe, repairs: Mapping[str, Any] | None = None) -> np.ndarray:
     """All events of stimuli in a recording, with their recorded codes.
 
-    Events come from stimulus channels where there are some. Otherwise they come from annotations such as
-    "Stimulus/S100", "S100" or "100", whose number is the code. Other annotations, such as "Response/R1", are ignored.
+    Events come from stimulus channels where there are some, at every change to a code other than 0. Otherwise they come
+    from annotations such as "Stimulus/S100", "S100" or "100", whose number is the code. Other annotations, such as
+    "Response/R1", are ignored.
 
     Args:
         raw: Recording to search.
-        recipe: Recipe whose `drop_codes` and `min_gap` are applied.
+        recipe: Recipe whose `mask`, `drop_codes` and `min_gap` are applied.
         repairs: Corrections: "add" lists pairs of sample and code, and "drop" lists samples. Samples count from the
             start of the file.
 
@@ -202,20 +210,9 @@ def find_events(raw: "BaseRaw", recipe: EpochRecipe, repairs: Mapping[str, Any] 
     Raises:
         LayoutError: An event to drop does not exist.
     """
-    import mne
-
-    if mne.pick_types(raw.info, meg=False, stim=True).size:
-        found = mne.find_events(raw, shortest_event=1, verbose="error")[:, [0, 2]]
-        found[:, 0] -= raw.first_samp
-    else:
-        onset = raw.annotations.onset - (0 if raw.annotations.orig_time is None else raw.first_time)
-        matches = [_CODE.fullmatch(text) for text in raw.annotations.description]
-        found = [
-            (round(time * raw.info["sfreq"]), int(match[1]))
-            for time, match in zip(onset, matches, strict=True)
-            if match
-        ]
-    events = np.asarray(found, dtype=np.int64).reshape(-1, 2)
+    events = triggered_codes(raw, recipe.mask, recipe.min_gap)
+    if events is None:
+        events = marked_codes(raw, recipe.mask)
     events = events[~np.isin(events[:, 1], list(recipe.drop_codes))]
     events = events[np.argsort(events[:, 0], kind="stable")]
     settling = np.diff(events[:, 0], append=np.iinfo(np.int64).max) < recipe.min_gap * raw.info["sfreq"]
@@ -241,6 +238,9 @@ def epoch(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe) -> np.ndarray
 def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRaw":
     """A copy of a recording with the channels of a recipe in their order, filtered and referenced.
 
+    Stretches on either side of a gap (NaN) are filtered each by itself. Channels that are marked as bad are kept, and
+    named in the log.
+
     Args:
         raw: Recording, which is not changed.
         recipe: Recipe for the channels, the filter and the reference.
@@ -251,7 +251,11 @@ def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRa
     """
     raw = raw.copy().load_data(verbose="error")
     raw.pick(_picked(raw, recipe, path), verbose="error")
+    if raw.info["bads"]:
+        text = "%s: channels marked as bad are used like the others: %s; name the channels to keep in channels="
+        _log.warning(text, path, ", ".join(raw.info["bads"]))
     if recipe.l_freq is not None or recipe.h_freq is not None:
+        mark_gaps(raw)
         raw.filter(recipe.l_freq, recipe.h_freq, fir_design="firwin", phase=recipe.phase, verbose="error")
     if recipe.reference is not None:
         raw.set_eeg_reference(list(recipe.reference), verbose="error")
@@ -270,10 +274,11 @@ def cut(raw: "BaseRaw", events: np.ndarray, recipe: EpochRecipe, path: str | Pat
         path: File of the recording, for messages.
 
     Raises:
-        LayoutError: An epoch reaches beyond an end of the recording.
+        LayoutError: An epoch reaches beyond an end of the recording, or two events lie at one sample.
     """
     import mne
 
+    check_samples(events, path)
     triples = np.column_stack([events[:, 0] + raw.first_samp, np.zeros_like(events[:, 0]), events[:, 1]])
     epochs = mne.Epochs(
         raw,
@@ -310,9 +315,10 @@ def _resample(epochs: np.ndarray, rate: float, sfreq: float, num_times: int) -> 
 
 
 def _recordings(folder: Path) -> list[Path]:
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in READERS)
+    paths = [path for path in entries(folder) if path.suffix.lower() in READERS]
+    by_name(paths, READERS)  # refuses one recording in two formats
     if not paths:
-        known = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
+        known = [path.name for path in entries(folder.parent) if path.is_dir()]
         raise LayoutError(
             f"expected recordings ending in {', '.join(READERS)} in {folder}, got none{near_names(folder.name, known)}"
         )
@@ -321,8 +327,8 @@ def _recordings(folder: Path) -> list[Path]:
 
 def _read_repairs(folder: Path, paths: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
     path = folder / _REPAIRS
-    repairs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    known = [recording.stem for recording in paths]
+    repairs = read_json(path) if path.is_file() else {}
+    known = [stem(recording, READERS) for recording in paths]
     for name, entry in repairs.items():
         if name not in known or set(entry) - {"add", "drop"}:
             raise LayoutError(
@@ -344,15 +350,22 @@ def _repair(events: np.ndarray, repairs: Mapping[str, Any], raw: "BaseRaw") -> n
     return events[np.argsort(events[:, 0], kind="stable")]
 
 
-def _select(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np.ndarray:
+def _select(events: np.ndarray, event_id: Mapping[str, int], raw: "BaseRaw", path: Path) -> np.ndarray:
     if len(set(event_id.values())) != len(event_id):
         raise BrainDataError(f"expected a different code for each name of event_id, got {dict(event_id)}")
-    counts = Counter(events[:, 1].tolist())
-    chosen = events[np.isin(events[:, 1], list(event_id.values()))]
-    if not len(chosen):
-        found = ", ".join(f"{code} ({count} times)" for code, count in sorted(counts.items())) or "no events at all"
-        raise LayoutError(f"expected events with codes {sorted(event_id.values())} in {path}, got {found}")
-    return chosen
+    wanted = np.isin(events[:, 1], list(event_id.values()))
+    others = counted(events[~wanted, 1].tolist())
+    if not wanted.any():
+        masked = set((events[:, 1] & 0xFF).tolist()) & set(event_id.values())
+        remedy = "; their low bits fit, pass mask=0xFF in the recipe" if masked else ""
+        raise LayoutError(
+            f"expected events with codes {sorted(event_id.values())} in {path}, got {others or 'no events at all'}"
+            f"{other_markers(raw)}{remedy}"
+        )
+    if others:
+        _log.info("%s: events of other codes are left out: %s", path, others)
+    check_samples(events[wanted], path)
+    return events[wanted]
 
 
 def _names_of(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np.ndarray:
@@ -361,7 +374,7 @@ def _names_of(events: np.ndarray, event_id: Mapping[str, int], path: Path) -> np
     if not listed.is_file():
         names = {code: name for name, code in event_id.items()}
         return np.array([names[code] for code in events[:, 1].tolist()])
-    lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(listed).splitlines() if line.strip()]
     if len(lines) != len(events):
         raise IdError(
             f"expected one line of {listed} for each of {len(events)} events of {path}, got {len(lines)}; name lost or "

@@ -328,3 +328,125 @@ def test_no_recordings_and_unknown_suffix(copied):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(LayoutError, match="expected a complete recording"):
         raw_eeg.read_raw(path)
+
+
+def noise(seconds=8, seed=15):
+    return np.random.default_rng(seed).normal(size=(4, 250 * seconds)) * VOLTS
+
+
+def recording(folder, name, stim, data=None, bads=()):
+    """A FIF file of four channels whose channel of triggers holds what `stim` says."""
+    folder.mkdir(exist_ok=True)
+    data = noise(len(stim) // 250) if data is None else data
+    info = mne.create_info([*"WXYZ", "STI"], 250.0, ["eeg"] * 4 + ["stim"])
+    info["bads"] = list(bads)
+    mne.io.RawArray(np.vstack([data, stim]), info, first_samp=700, verbose="error").save(
+        folder / f"{name}.fif", verbose="error"
+    )
+    return folder / f"{name}.fif"
+
+
+def held(*codes, every=250):
+    """Codes that last until the next one."""
+    return np.repeat([0, *codes], every).astype(float)
+
+
+@pytest.mark.parametrize("gap", [0, 1, 250])
+def test_codes_with_and_without_a_return_to_zero(tmp_path, caplog, gap):
+    """Codes that fell to a lower one without a return to 0 were lost, and the last one if it was held to the end."""
+    stim = held(11, 9, 7, 12, 12)
+    for place in range(2, 6):
+        stim[250 * place - gap : 250 * place] = 0
+    raw = raw_eeg.read_raw(recording(tmp_path, "one", stim))
+    found = [[250, 11], [500, 9], [750, 7], [1000, 12]] + ([[1250, 12]] if 0 < gap < 250 else [])
+    assert raw_eeg.find_events(raw, RECIPE).tolist() == (found if gap < 250 else [[1250, 12]])
+    assert ("2 of 4 codes follow a higher one without a return to 0, the first is 9 after 11 at sample 500" in
+            caplog.text) == (gap == 0)  # fmt: skip
+
+
+def test_a_trigger_that_settles_on_its_way_down(tmp_path, caplog):
+    """The bits of 11 fall one after the other: 8 for a sample is no event. A code at the start is none either."""
+    stim = held(11, 0, 8)
+    stim[500], stim[:3] = 8, 5
+    raw = raw_eeg.read_raw(recording(tmp_path, "one", stim))
+    assert raw_eeg.find_events(raw, replace(RECIPE, min_gap=0.008)).tolist() == [[250, 11], [750, 8]]
+    assert "starts with code 5, which is no event" in caplog.text and "follow a higher one" not in caplog.text
+    assert raw_eeg.find_events(raw, RECIPE).tolist() == [[250, 11], [500, 8], [750, 8]]
+    assert "1 of 3 codes follow a higher one" in caplog.text
+
+
+def test_high_bits_of_codes_are_masked(simulated, tmp_path):
+    """BioSemi stores its state in bits 16 and above; 65536 is its 0."""
+    recording(tmp_path / "sim01", "one", held(0, 11, 0, 7, 0, 0, 0) + 65536)
+    event_id = dict(zip(simulated.stimuli.ids[:2].tolist(), (7, 11), strict=True))
+    with pytest.raises(LayoutError, match=r"got .*65547 \(1 times\); their low bits fit, pass mask=0xFF"):
+        load(tmp_path, event_id=event_id, stimuli=simulated.stimuli)
+    loaded = load(tmp_path, replace(RECIPE, mask=0xFF), event_id, stimuli=simulated.stimuli)
+    assert loaded.subject("sim01").responses.trials.image_id.tolist() == [*event_id][::-1]
+
+
+def test_runs_follow_each_other_as_numbers(simulated, tmp_path):
+    """run-10 came before run-2: sessions, order in time and repeats were wrong."""
+    for run in (1, 2, 9, 10, 11):
+        stim = np.zeros(250 * 8)
+        stim[300 : 300 + 50 * run : 50] = 11  # as many trials as the run's number
+        recording(tmp_path / "sim01", f"run-{run}", stim)
+    (tmp_path / "sim01" / "._run-1.fif").write_bytes(b"\0\5\x16\7")
+    trials = load(tmp_path, event_id={simulated.stimuli.ids[0]: 11}, stimuli=simulated.stimuli).subject("sim01")
+    assert np.bincount(trials.responses.trials.session)[1:].tolist() == [1, 2, 9, 10, 11]
+    shutil.copy(tmp_path / "sim01" / "run-1.fif", tmp_path / "sim01" / "run-1.edf")
+    with pytest.raises(LayoutError, match=r"one file of 'run-1' in .*, got run-1.edf and run-1.fif"):
+        load(tmp_path, event_id={simulated.stimuli.ids[0]: 11}, stimuli=simulated.stimuli)
+
+
+@pytest.mark.parametrize("edges", [(None, None), (1.0, 40.0)])
+def test_gaps_far_from_trials(tmp_path, edges):
+    """Pauses of NaN, one of them the whole middle: the amplitude is that of the rest, filters stop at the gap."""
+    recipe = replace(RECIPE, l_freq=edges[0], h_freq=edges[1])
+    data, stim = noise(120), np.zeros(120 * 250)
+    events = np.array([[3000, 11], [29000, 11]])
+    stim[events[:, 0]] = 11
+    whole = raw_eeg.read_raw(recording(tmp_path, "whole", stim, data))
+    data[:, 6000:26000] = np.nan
+    raw = raw_eeg.read_raw(recording(tmp_path, "gap", stim, data))
+    assert raw_eeg.find_events(raw, recipe).tolist() == events.tolist()
+    np.testing.assert_allclose(raw_eeg.epoch(raw, events, recipe), raw_eeg.epoch(whole, events, recipe), atol=1e-8)
+    inside = raw_eeg.epoch(raw, np.array([[6100, 11]]), recipe)
+    assert np.isnan(inside).any()  # which `load` refuses by trial, channel and sample
+    with pytest.raises(LayoutError, match="4 channels without a finite value"):
+        raw_eeg.read_raw(recording(tmp_path, "nothing", stim, np.full_like(data, np.nan)))
+
+
+def test_markers_of_other_kinds_and_two_at_one_sample(simulated, tmp_path):
+    path = tmp_path / "sim01" / "rec"
+    path.parent.mkdir()
+    write_brainvision(path, noise(), list("WXYZ"), 250, [(300, 11), (600, 9)])
+    event_id = dict(zip(simulated.stimuli.ids[:2].tolist(), (9, 11), strict=True))
+    markers = path.with_suffix(".vmrk")
+    text = markers.read_text()
+    markers.write_text(text.replace("Stimulus,S", "Optic,O"))
+    with pytest.raises(LayoutError, match=r"rec.vhdr, got no events at all; .* are .*Optic/O +11 \(1 times\)"):
+        load(tmp_path, event_id=event_id, stimuli=simulated.stimuli)
+    markers.write_text(text + "Mk9=Stimulus,S  9,301,1,0\n")
+    with pytest.raises(LayoutError, match=r"one event at a sample of .*rec.vhdr, got codes 11, 9 at sample 300"):
+        load(tmp_path, event_id=event_id, stimuli=simulated.stimuli)
+    assert load(tmp_path, event_id={[*event_id][1]: 11}, stimuli=simulated.stimuli).subjects  # the other is not cut
+
+
+def test_bad_channels_are_named(tmp_path, caplog):
+    raw = raw_eeg.read_raw(recording(tmp_path, "one", held(11, 0, 0), bads=["X", "Z"]))
+    raw_eeg.epoch(raw, np.array([[250, 11]]), replace(RECIPE, channels=("Y", "X")))
+    assert "one.fif: channels marked as bad are used like the others: X; name" in caplog.text
+    caplog.clear()
+    raw_eeg.epoch(raw, np.array([[250, 11]]), replace(RECIPE, channels=("Y", "W")))
+    assert not caplog.text
+
+
+def test_a_list_with_a_byte_order_mark_or_in_another_encoding(copied):
+    path = copied / "sim01" / "session01.txt"
+    text, meant = path.read_text(), load(copied).subject("sim01").responses.trials.image_id
+    path.write_text(text, encoding="utf-8-sig")
+    np.testing.assert_array_equal(load(copied).subject("sim01").responses.trials.image_id, meant)
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(LayoutError, match=r"expected text in UTF-8 in .*session01.txt, got other bytes"):
+        load(copied)
