@@ -69,6 +69,8 @@ class TarImages:
 def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[str, dict[str, Member]]:
     """Members of an archive by sample, then by the rest of their name, such as "trial.npy".
 
+    Members whose names begin with a dot are passed over.
+
     Args:
         path: Path of the `.tar` file.
         needed: Members that every sample must have. A tuple means one of its names.
@@ -83,8 +85,8 @@ def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[st
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
-                if info.isfile():
-                    file = PurePosixPath(info.name)
+                file = PurePosixPath(info.name)
+                if info.isfile() and not file.name.startswith("."):
                     sample, _, kind = file.name.partition(".")
                     members = samples.setdefault(str(file.parent / sample), {})
                     if kind in members:

@@ -10,6 +10,7 @@ from brainmodels.data.normalize import fit_normalizer
 from brainmodels.errors import AxisError, LayoutError, NormalizationError
 from brainmodels.layouts import algonauts2023
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written import algonauts2023 as write_algonauts2023
 
 LEFT, RIGHT, IMAGES, TEST = 50, 60, 30, 4
@@ -54,6 +55,7 @@ def written(tmp_path):
 def test_round_trip(tmp_path, fsaverage):
     dataset = made(fsaverage)
     write_algonauts2023.write(dataset, tmp_path)
+    litter(tmp_path)
     assert algonauts2023.detect(tmp_path) and not algonauts2023.detect(tmp_path / "subj03")
     loaded = algonauts2023.load(tmp_path, 3)
     assert_same(loaded, dataset)

@@ -11,7 +11,7 @@ from brainmodels.data import ArrayImages, BrainDataset, Responses, StimulusSet, 
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError
 from brainmodels.layouts import bold5000
 from tests.brainmodels.same import assert_same
-from tests.brainmodels.spoilt import spoil
+from tests.brainmodels.spoilt import litter, spoil
 from tests.brainmodels.written import bold5000 as write_bold5000
 from tests.brainmodels.written.flat import write_volume
 
@@ -50,6 +50,7 @@ def betas(root, session, kind="TYPED-FITHRF-GLMDENOISE-RR"):
 
 def test_round_trip_with_misspelt_masks_and_the_masks_affine(written):
     dataset, root = written
+    litter(root)
     assert bold5000.detect(root)
     loaded = bold5000.load(root, "CSI2")
     assert_same(loaded, dataset)

@@ -10,6 +10,7 @@ import torch
 from brainmodels.errors import IdError, LayoutError, UnsafePickleError
 from brainmodels.layouts import eeg3d
 from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written.eeg3d import write_eeg3d
 from veca.data.scenes import COLORS, SHAPES
 
@@ -66,6 +67,7 @@ def test_recorded_trials_come_back(simulated, written, kind):
 
 def test_split_arrays_come_back(simulated, tmp_path):
     ids = write_eeg3d(simulated["static"], tmp_path, names=WORDS, form="split", labels="csv")
+    litter(tmp_path)
     assert eeg3d.detect(tmp_path)
     loaded = load(tmp_path)
     assert_same(loaded, simulated["static"], ids)

@@ -12,6 +12,7 @@ from brainmodels.errors import AxisError, IdError, LayoutError, UnsafePickleErro
 from brainmodels.layouts import flat
 from tests.brainmodels.made import made_dataset
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written import flat as write_flat
 
 
@@ -38,6 +39,7 @@ def test_round_trip(tmp_path, dtype, ids, images):
     dataset = made(dtype)
     scale = dataset.subject("subj01").responses.scale
     write_flat.write(dataset, tmp_path, ids=ids, images=images, split=dataset.split("made"))
+    litter(tmp_path)
     assert flat.detect(tmp_path)
     loaded = flat.load(tmp_path, "subj01", namespace="sim", scale=scale)
     assert_same(loaded, dataset)

@@ -9,6 +9,7 @@ from brainmodels.data import ArrayImages, BrainDataset, Responses, Split, Stimul
 from brainmodels.errors import AxisError, IdError, LayoutError
 from brainmodels.layouts import god
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written import god as write_god
 from tests.brainmodels.written.flat import write_images
 
@@ -71,6 +72,7 @@ def test_round_trip_of_both_spellings(tmp_path, older):
     dataset = made()
     write_god.write(dataset, tmp_path / "Subject3.h5", older=older)
     write_images(perceived(dataset).stimuli, tmp_path / "images")
+    litter(tmp_path)
     assert god.detect(tmp_path)
     loaded = god.load(tmp_path, 3, images="images")
     assert_same(loaded, perceived(dataset))

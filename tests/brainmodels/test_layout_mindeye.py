@@ -15,6 +15,7 @@ from tests.brainmodels.written.mindeye1 import write_mindeye1
 from tests.brainmodels.written.mindeye2 import add_sample, write_mindeye2
 
 from .made import made_dataset
+from .spoilt import litter
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,9 @@ class TestMindEye2:
         return tmp_path
 
     def test_reads_what_was_written(self, made, root):
+        litter(root)
+        with tarfile.open(root / "wds/subj01/train/0.tar", "a") as archive:  # packed on macOS
+            add_sample(archive, "._sample000000000", {"behav.npy": bytes(9)})
         got = mindeye2.load(root, 1)
         person, truth = got.subject("subj01"), made.subject("subj01")
         np.testing.assert_array_equal(person.responses.values, truth.responses.values)
@@ -200,6 +204,7 @@ class TestMindEye1:
         return tmp_path
 
     def test_reads_what_was_written(self, made, root):
+        litter(root)
         got = mindeye1.load(root, "subj01")
         responses, truth = got.subject("subj01").responses, made.subject("subj01").responses
         assert len(responses) == 60

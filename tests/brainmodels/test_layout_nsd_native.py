@@ -16,7 +16,7 @@ from brainmodels.layouts import detect, nsd_native
 from tests.brainmodels.written.nsd_native import write_nsd_native
 
 from .made import made_dataset
-from .spoilt import spoil
+from .spoilt import litter, spoil
 
 BETAS = "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR"
 ROI = "nsddata/ppdata/subj01/func1pt8mm/roi"
@@ -63,6 +63,7 @@ def assert_same_trials(got, want):
 
 
 def test_reads_what_was_written(made, root):
+    litter(root)
     got = nsd_native.load(root, "subj01")
     person, truth = got.subject("subj01"), made.subject("subj01")
     assert_same_trials(person.responses.trials, truth.responses.trials)

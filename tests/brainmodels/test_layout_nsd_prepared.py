@@ -6,6 +6,7 @@ from scipy.io import loadmat, savemat
 
 from brainmodels.errors import AxisError, IdError, LayoutError, NormalizationError
 from brainmodels.layouts import detect, nsd_prepared
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written.nsd_prepared import write_nsd_prepared
 
 from .made import made_dataset
@@ -39,6 +40,7 @@ def by_definition(made, kind):
 @pytest.mark.parametrize("source", ["expdesign", "ids"])
 def test_reads_what_was_written(made, tmp_path, kind, source):
     write_nsd_prepared(made, tmp_path, "subj01", "made", kind=kind, source=source)
+    litter(tmp_path)
     got = nsd_prepared.load(tmp_path, "subj01")
     responses, truth = got.subject("subj01").responses, by_definition(made, kind)
     assert responses.values.dtype == np.float32

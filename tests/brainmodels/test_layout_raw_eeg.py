@@ -12,6 +12,7 @@ from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, 
 from brainmodels.layouts import raw_eeg
 from brainmodels.layouts.cnt import read_cnt_header
 from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written.raw_eeg import (
     write_bdf,
     write_brainvision,
@@ -62,6 +63,7 @@ def load(root, epochs=RECIPE, event_id=EVENT_ID, **options):
 )
 def test_recordings_come_back(simulated, tmp_path, form, atol):
     ids = write_raw_eeg(simulated, tmp_path, form=form)
+    litter(tmp_path)
     assert raw_eeg.detect(tmp_path) and not raw_eeg.detect(tmp_path / "sim01")
     loaded = load(tmp_path).subject("sim01")
     source = simulated.subject("sim01")

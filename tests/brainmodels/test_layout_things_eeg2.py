@@ -9,6 +9,7 @@ import pytest
 from brainmodels.errors import AxisError, BrainDataError, LayoutError, LeakageError, UnsafePickleError
 from brainmodels.layouts import things_eeg2
 from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written.things_eeg2 import write_things_eeg2
 
 PATH = "Preprocessed_data_250Hz/sub-01/preprocessed_eeg_{}.{}"
@@ -40,6 +41,7 @@ def assert_same(loaded, simulated, ids):
 @pytest.mark.parametrize("encoding", ["array", "pickle", "npz"])
 def test_every_encoding_comes_back(simulated, tmp_path, encoding):
     ids = write_things_eeg2(simulated, tmp_path, encoding=encoding, images_per_concept=4)
+    litter(tmp_path)
     assert things_eeg2.detect(tmp_path) and not things_eeg2.detect(tmp_path / "images")
     loaded = things_eeg2.load(tmp_path, "sub-01", allow_pickle=encoding != "npz")
     assert_same(loaded, simulated, ids)

@@ -11,6 +11,7 @@ from brainmodels.layouts import things_eeg2
 from brainmodels.layouts.raw_eeg import EpochRecipe, find_events
 from brainmodels.layouts.things_eeg2_raw import EPOCHS, read_recording
 from brainmodels.simulated.eeg import simulate_eeg
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written.things_eeg2 import write_things_eeg2, write_things_eeg2_raw
 
 pytest.importorskip("mne")
@@ -59,6 +60,7 @@ def expected_trials(simulated, ids):
 @pytest.mark.parametrize("encoding", ["npz", "array", "pickle"])
 def test_trials_come_back_with_their_sessions(simulated, tmp_path, encoding):
     ids = write_things_eeg2_raw(simulated, tmp_path, encoding=encoding, images_per_concept=4, image_size=16)
+    litter(tmp_path)  # files beside the pictures gave every trial another image
     assert things_eeg2.detect(tmp_path)
     if encoding != "npz":
         with pytest.raises(UnsafePickleError, match=r"ses-01/raw_eeg_training.npy, got a pickle.*veca brain convert"):

@@ -11,6 +11,7 @@ from brainmodels.data import ArrayImages, BrainDataset, Responses, Split, Stimul
 from brainmodels.errors import AxisError, IdError, LayoutError
 from brainmodels.layouts import things_fmri
 from tests.brainmodels.same import assert_same
+from tests.brainmodels.spoilt import litter
 from tests.brainmodels.written import things_fmri as write_things_fmri
 from tests.brainmodels.written.flat import write_images, write_volume
 
@@ -55,6 +56,7 @@ def lines(root, name, function):
 
 def test_round_trip(written):
     dataset, root = written
+    litter(root)
     assert things_fmri.detect(root)
     loaded = things_fmri.load(root, 2, images="object_images")
     assert_same(loaded, dataset)
