@@ -110,7 +110,7 @@ def load(
     Raises:
         LayoutError: A file is missing, truncated or of another kind, or a value is not finite.
         IdError: Ids and rows differ in number, or a picture has no file.
-        AxisError: Arrays, masks and responses differ in length.
+        AxisError: Arrays, masks and responses differ in length, or regions lie elsewhere than the mask.
     """
     root = Path(root)
     if not root.is_dir():

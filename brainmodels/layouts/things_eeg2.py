@@ -9,7 +9,9 @@ bare pickle. Both are opened only with `allow_pickle=True`, and then only arrays
 """
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ __all__ = ["convert_pickle", "describe", "detect", "load", "read_pickle"]
 
 _PREPROCESSED = ("*reprocessed_data*", "sub-*", "preprocessed_eeg_training.np[yz]")
 _RAW = ("raw_data", "sub-*", "ses-*", "raw_eeg_training.np[yz]")
+_DATA = "preprocessed_eeg_data.npy"  # member of the .npz file
 _CUT = 50  # samples that NICE cut from the data, but not from `times`
 _WHITENING = {"none": "none", "train": "mvnn_train", "both": "mvnn_transductive"}
 
@@ -218,7 +221,7 @@ class _Source:
             for rows in blocks(len(data), data[:1].nbytes):
                 yield data[rows]
             return
-        with zipfile.ZipFile(self.path) as archive, archive.open("preprocessed_eeg_data.npy") as file:
+        with _undamaged(self.path), zipfile.ZipFile(self.path) as archive, archive.open(_DATA) as file:
             shape, fortran, dtype = npy_header(file, self.path)
             if fortran or dtype.hasobject:
                 raise LayoutError(
@@ -232,12 +235,21 @@ class _Source:
     def _shape(self) -> tuple[int, ...]:
         if self._dict is not None:
             return np.shape(self._dict["preprocessed_eeg_data"])
-        with zipfile.ZipFile(self.path) as archive, archive.open("preprocessed_eeg_data.npy") as file:
+        with _undamaged(self.path), zipfile.ZipFile(self.path) as archive, archive.open(_DATA) as file:
             return npy_header(file, self.path)[0]
 
     def _facts_of_npz(self) -> dict[str, Any]:
-        with np.load(self.path, allow_pickle=False) as content:
+        with _undamaged(self.path), np.load(self.path, allow_pickle=False) as content:
             return {key: None if key == "preprocessed_eeg_data" else content[key] for key in content.files}
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Name the file where its checksum or its compression shows damage."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise LayoutError(f"expected a complete .npz file at {path}, got: {error}; copy it again") from None
 
 
 def _matches(root: Path, *patterns: str) -> list[Path]:

@@ -7,6 +7,7 @@ the numbers of the images of that part, from 1.
 """
 
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -174,7 +175,7 @@ def _read_npz(path: Path) -> Mapping[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as content:
             return {key: content[key] for key in content.files}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise LayoutError(f"expected a complete .npz file at {path}, got: {error}; convert or copy it again") from None
 
 

@@ -186,3 +186,13 @@ def test_missing_files_are_named(copied):
     (copied / PATH.format("test", "npy")).unlink()
     with pytest.raises(LayoutError, match=r"expected preprocessed_eeg_test\.npy or \.npz"):
         things_eeg2.load(copied, 1, allow_pickle=True)
+
+
+def test_damage_that_only_the_checksum_shows(simulated, tmp_path):
+    write_things_eeg2(simulated, tmp_path, encoding="npz", images_per_concept=4)
+    path = next(tmp_path.rglob("preprocessed_eeg_training.npz"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(LayoutError, match=r"a complete .npz file at .*training.npz, got: .*; copy it again"):
+        things_eeg2.load(tmp_path, "sub-01")
