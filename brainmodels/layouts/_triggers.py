@@ -43,9 +43,8 @@ def triggered_codes(raw: "BaseRaw", mask: int | None = None, min_gap: float = 0.
         return None
     found = []
     for name in [name for name in _COMPOSED if name in names][:1] or names:
-        codes = np.abs(
-            np.rint(np.nan_to_num(raw.get_data([raw.ch_names.index(name)], verbose="error")[0])).astype(np.int64)
-        )
+        stored = raw.get_data([raw.ch_names.index(name)], verbose="error")[0]
+        codes = np.abs(np.rint(np.nan_to_num(stored)).astype(np.int64))
         codes = codes if mask is None else codes & mask
         at = np.flatnonzero(np.diff(codes)) + 1
         lasted = np.diff(at, append=len(codes))
