@@ -104,13 +104,8 @@ class VECAFeatures(NetworkFeatures):
         self.norm = norm
 
     def settings(self) -> dict[str, Any]:
-<<<<<<< HEAD
         # `veca.load` alone reads crop_pct, and num_cores below is the budget that counts
         config = {key: value for key, value in self.model.config.items() if key not in ("crop_pct", "budget")}
-=======
-        config = self.model.config
-        del config["crop_pct"], config["budget"]  # the transform of `veca.load` reads the one, `num_cores` is the other
->>>>>>> attn
         return {
             "veca": veca.__version__,
             "weights": self.weights,

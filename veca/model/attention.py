@@ -213,17 +213,12 @@ class CoreAttention(nn.Module):
             _, qkv = residual_norm_linear(x, None, *parameters, eps=norm.eps, impl=layer_impl(self.impl))
             own = True
         shape = (3, self.num_heads, self.head_dim)
-        if self.rope_layout == "half":
-            qkv, own = interleave_halves(qkv.unflatten(-1, shape)).flatten(2), True
         if not isinstance(self.q_norm, nn.Identity):
             q, k, v = qkv.unflatten(-1, shape).unbind(2)  # each (B, T, H, D)
             qkv = torch.stack((self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v), 2).flatten(2)  # (B, T, 3E)
             own = True
-<<<<<<< HEAD
-=======
         if self.rope_layout == "half":
             qkv, own = interleave_halves(qkv.unflatten(-1, shape)).flatten(2), True
->>>>>>> attn
         if core_rope is None and core_scale is None:
             return qkv.unflatten(-1, shape)  # (B, T, 3, H, D)
         # The rotation writes into the projection's buffer before any view of it exists. In inference it copies no
