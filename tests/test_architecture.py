@@ -42,7 +42,7 @@ VECA = {
     "model": "",
     "report": "",
     "data": "",
-    "files": "",
+    "files": "hashes",
     "hashes": "",
 }
 BRAIN = {

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from veca.files import whole_folder
-from veca.hashes import file_digest, hex_digest
+from veca.files import new_array, read_json, read_sealed, sealed, whole_folder
+from veca.hashes import file_digest, file_facts, file_fault, hex_digest
 
 from ..errors import LayoutError
 from ..records import plain
@@ -114,25 +114,28 @@ def write_prepared(
     return summary
 
 
-def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
+def load_prepared(path: str | Path, verify: bool = True) -> BrainDataset:
     """The data set of one subject that `save_prepared` wrote.
 
     Values and pictures are memory-mapped, so they stay on the disk until they are needed.
 
     Args:
         path: Path of the folder.
-        verify: Whether to compare the SHA-256 of every file, which reads all of them. Sizes are always compared.
+        verify: Whether to compare the SHA-256 of every file. That reads all of them, about a second for each gigabyte
+            where the disk is as fast. Sizes are always compared.
 
     Raises:
         LayoutError: A file is missing, truncated or changed.
     """
     path = Path(path)
-    meta = _read_json(path / "meta.json")
+    _check_there(path / "meta.json")
+    meta = read_sealed(path / "meta.json", LayoutError)
     if meta.get("format") != _FORMAT:
         raise LayoutError(f"expected a prepared folder of format {_FORMAT} at {path}, got {meta.get('format')!r}")
     for name, facts in meta["files"].items():
-        _check_file(path / name, facts, verify)
-    stored, content = meta["responses"], _read_json(path / "stimuli.json")
+        if fault := file_fault(path / name, facts, verify):
+            raise LayoutError(f"{fault}; copy it again, or prepare the folder again")
+    stored, content = meta["responses"], read_json(path / "stimuli.json", LayoutError)
     values = np.load(path / "values.npy", mmap_mode="r", allow_pickle=False)
     with np.load(path / "trials.npz", allow_pickle=False) as table:
         trials = TrialTable(**{field.name: table[field.name] for field in fields(TrialTable)})
@@ -153,7 +156,7 @@ def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
         meta["subject"]["design"],
         meta["source"],
     )
-    splits = [Split.from_json(content) for content in _read_json(path / "splits.json")]
+    splits = [Split.from_json(content) for content in read_json(path / "splits.json", LayoutError)]
     stimuli = StimulusSet(content["ids"], source, content["captions"], labels)
     return BrainDataset([person], stimuli, {split.name: split for split in splits})
 
@@ -169,7 +172,7 @@ class _Memory:
         """A memory-mapped array of zeros, with the arguments of `np.empty`."""
         name = f"allocated-{len(self.arrays)}.npy"
         shape = tuple(int(n) for n in np.atleast_1d(shape))  # a header with numpy's integers is not readable
-        self.arrays[name] = np.lib.format.open_memmap(self.folder / name, "w+", np.dtype(dtype), shape)
+        self.arrays[name] = new_array(self.folder / name, shape, dtype)
         return self.arrays[name]
 
     def store(self, responses: Responses, progress: bool) -> None:
@@ -181,7 +184,7 @@ class _Memory:
             os.replace(self.folder / own[0], target)
         else:
             shape = (len(responses), *responses.values.shape[1:])
-            out = np.lib.format.open_memmap(target, "w+", responses.values.dtype, shape)
+            out = new_array(target, shape, responses.values.dtype)
             rows = np.arange(len(out)) if responses.rows is None else np.asarray(responses.rows)
             for start in tqdm(range(0, len(out), 512), "responses", disable=not progress):
                 out[start : start + 512] = responses.values[rows[start : start + 512]]
@@ -209,7 +212,7 @@ def _write(
     ids = _images_of(dataset, person)
     if image_size is not None:
         shape = (len(ids), image_size, image_size, 3)
-        images = np.lib.format.open_memmap(folder / _PICTURES, "w+", np.uint8, shape)
+        images = new_array(folder / _PICTURES, shape, np.uint8)
         for row, name in enumerate(tqdm(ids, "pictures", disable=not progress)):
             images[row] = dataset.stimuli.image(name, image_size)
         images.flush()
@@ -241,9 +244,9 @@ def _write(
         "source_sha256": _source_hashes(person.provenance),
         "versions": _versions(),
         "command": command,
-        "files": {name: _facts(folder / name) for name in names},
+        "files": {name: file_facts(folder / name) for name in names},
     }
-    _write_json(folder / "meta.json", meta)
+    (folder / "meta.json").write_text(sealed(plain(meta)), encoding="utf-8")
 
 
 def _images_of(dataset: BrainDataset, person: Subject) -> list[str]:
@@ -292,21 +295,6 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
     )
 
 
-def _check_file(path: Path, facts: Mapping[str, Any], verify: bool) -> None:
-    if not path.is_file():
-        raise LayoutError(f"expected a file at {path}, got none; prepare the folder again")
-    size = path.stat().st_size
-    if size != facts["bytes"]:
-        state = "truncated" if size < facts["bytes"] else "longer than it was"
-        raise LayoutError(f"expected {facts['bytes']} bytes of {path}, got {size}: the file is {state}; copy it again")
-    if verify and file_digest(path) != facts["sha256"]:
-        raise LayoutError(f"expected {path} with SHA-256 {facts['sha256'][:12]}..., got a changed file; copy it again")
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-
-
 def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of every source file. Above 64 MiB it covers the first and last MiB only, and is marked "ends:"."""
     hashes = {}
@@ -332,10 +320,6 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(plain(content), indent=1), encoding="utf-8")
 
 
-def _read_json(path: Path) -> Any:
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise LayoutError(f"expected a prepared folder with {path.name} at {path.parent}, got none")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LayoutError(f"expected JSON in {path}, got: {error}; the file is truncated or was edited") from None
