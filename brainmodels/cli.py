@@ -28,10 +28,14 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
 
 
 def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
-    """Train a brain model on one subject or several; ends in a folder that `evaluate --models` takes."""
+    """Train a brain model on one subject or several; ends in a folder that `evaluate --models` takes.
+
+    Started again, it goes on from its last checkpoint. Ctrl-C, SIGTERM and SIGUSR1 end it after the current step, with
+    a checkpoint; the status is 128 + the signal. Adapting a known model writes no checkpoints.
+    """
     try:
         folder = run_training(settings)
-    except (ImportError, OSError, ValueError) as error:
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"veca brain train: {error}") from error
     if (folder / "meta.json").is_file():  # written by the first process
         print("\n".join(stage_lines(read_meta(folder))))

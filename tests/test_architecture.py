@@ -35,7 +35,7 @@ VECA = {
     "cli": "bench data demo inspect model train zoo",
     "demo": "data inspect model report zoo",
     "bench": "inspect model report zoo",
-    "train": "data files model zoo",
+    "train": "data files hashes model zoo",
     "large": "files hashes model",
     "inspect": "data model",
     "zoo": "data model",
