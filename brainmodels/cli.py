@@ -7,11 +7,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from .commands.evaluate import run_evaluations, score_lines
 from .commands.train import TrainSettings, run_training, stage_lines
 from .errors import BrainDataError
-from .evaluation import EvaluationSettings
 from .training.files import read_meta
+
+try:
+    from .commands.evaluate import run_evaluations, score_lines
+    from .evaluation import EvaluationSettings
+except ImportError as error:  # the other commands work without the extra `brain`
+    EvaluationSettings, _absent = None, error
+else:
+    _absent = None
 
 __all__ = ["main"]
 
@@ -121,6 +127,10 @@ def main(args: list[str]) -> None:
     """
     logging.basicConfig(format="%(message)s")
     commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, train)}
+    if _absent is not None:
+        del commands["evaluate"]
+        if args[:1] == ["evaluate"]:
+            raise SystemExit(f"veca brain evaluate: {_absent}")
     tyro.extras.subcommand_cli_from_dict(
         commands, prog="veca brain", description="Brain encoding and decoding on features of images.", args=args
     )
