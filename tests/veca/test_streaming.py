@@ -466,6 +466,8 @@ def test_memory_grows_with_the_residual_stream_only(monkeypatch):
         (dict(layout="HWC"), ValueError, r"3 channels in layout 'HWC', got shape \(3, 44, 60\)"),
         (dict(mean=MEAN), ValueError, "mean and std, or neither"),
         (dict(mean=MEAN, std=(1, 0, 1)), ValueError, "3 positive stds"),
+        (dict(mean=MEAN, std=(1, float("nan"), 1)), ValueError, "3 positive stds"),
+        (dict(mean=(0, 0, float("inf")), std=STD), ValueError, "3 finite means"),
         (dict(source=np.zeros((44, 60, 3), np.uint8)), ValueError, "mean and std for pixels of dtype uint8"),
         (dict(source=np.zeros((44, 60, 3), np.float32)), ValueError, r"layout 'CHW', got shape \(44, 60, 3\)"),
         (dict(source=np.zeros((44, 60, 3), np.int16)), TypeError, "unsigned integers or floats, got int16"),

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,8 +141,12 @@ def open_image(
         raise ValueError(
             f"expected mean and std for pixels of dtype {image.dtype}, got None; pass model.mean and model.std"
         )
-    if mean is not None and (len(mean) != channels or len(std) != channels or min(std) <= 0):
-        raise ValueError(f"expected {channels} means and {channels} positive stds, got mean={mean} and std={std}")
+    if mean is not None and (
+        len(mean) != channels or len(std) != channels or not all(map(isfinite, [*mean, *std])) or min(std) <= 0
+    ):
+        raise ValueError(
+            f"expected {channels} finite means and {channels} positive stds, got mean={mean} and std={std}"
+        )
     image.mean, image.std = mean, std
     return image
 
