@@ -36,7 +36,7 @@ VECA = {
     "demo": "data inspect model report zoo",
     "bench": "inspect model report zoo",
     "train": "data files hashes model zoo",
-    "large": "files hashes model",
+    "large": "data files hashes model",
     "inspect": "data model",
     "zoo": "data model",
     "model": "",

@@ -12,7 +12,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = [
     "alone_in",
     "new_array",
     "read_json",
+    "read_members",
     "read_sealed",
     "read_tensors",
     "remove_stale",
@@ -175,6 +178,21 @@ def read_sealed(path: Path, error: type[ValueError] = ValueError) -> dict[str, A
     if digest is None or digest != json_digest(content):
         raise error(f"expected {path} as it was written, got another digest; the file is damaged or was edited")
     return content
+
+
+def read_members(path: Path, names: Iterable[str], error: type[ValueError] = ValueError) -> dict[str, np.ndarray]:
+    """Return the arrays of a `.npz` file that have these names; those that are absent are left out.
+
+    No other member is read, because a small file can hold one that fills the memory. An error of the given kind names
+    a file that is damaged or holds objects of Python.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in names if name in content.files}
+    except FileNotFoundError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, AttributeError, EOFError, OSError, ValueError) as reason:
+        raise error(f"expected a complete .npz file at {path}, got: {reason}; convert or copy it again") from None
 
 
 def read_tensors(path: Path, error: type[ValueError] = ValueError) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from veca.files import new_array, read_json, read_sealed, sealed, whole_folder
+from veca.files import new_array, read_json, read_members, read_sealed, sealed, whole_folder
 from veca.hashes import file_digest, file_facts, file_fault, hex_digest
 
-from ..errors import LayoutError
+from ..errors import BrainDataError, LayoutError
 from ..records import plain
 from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
@@ -101,9 +101,12 @@ def write_prepared(
         What the folder holds, in numbers.
 
     Raises:
+        BrainDataError: `image_size` is below 1.
         LayoutError: `out` exists already.
     """
     out = Path(out)
+    if image_size is not None and image_size < 1:
+        raise BrainDataError(f"expected image_size of at least 1 pixel, got {image_size}")
     if out.exists():
         raise LayoutError(f"expected a folder that does not exist yet, got {out}; remove it or choose another")
     with whole_folder(out) as folder:
@@ -137,8 +140,8 @@ def load_prepared(path: str | Path, verify: bool = True) -> BrainDataset:
             raise LayoutError(f"{fault}; copy it again, or prepare the folder again")
     stored, content = meta["responses"], read_json(path / "stimuli.json", LayoutError)
     values = np.load(path / "values.npy", mmap_mode="r", allow_pickle=False)
-    with np.load(path / "trials.npz", allow_pickle=False) as table:
-        trials = TrialTable(**{field.name: table[field.name] for field in fields(TrialTable)})
+    columns = [field.name for field in fields(TrialTable)]
+    trials = TrialTable(**_members(path / "trials.npz", columns))
     pictures = path / _PICTURES
     source = (
         ArrayImages(np.load(pictures, mmap_mode="r", allow_pickle=False))
@@ -276,13 +279,20 @@ def _write_space(path: Path, space: VoxelSpace | SensorSpace) -> dict[str, Any]:
 
 
 def _read_space(path: Path, facts: Mapping[str, Any]) -> VoxelSpace | SensorSpace:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
     if facts["kind"] == "sensors":
-        return SensorSpace(facts["ch_names"], facts["sfreq"], arrays["times"], facts["unit"], facts["montage"])
+        times = _members(path, ["times"])["times"]
+        return SensorSpace(facts["ch_names"], facts["sfreq"], times, facts["unit"], facts["montage"])
+    arrays = _members(path, ["index", "rois"], ["affine", "ncsnr"])
     rois = dict(zip(facts["rois"], arrays["rois"], strict=True))
     shape = tuple(facts["shape"])
     return VoxelSpace(facts["name"], arrays["index"], shape, arrays.get("affine"), rois, arrays.get("ncsnr"))
+
+
+def _members(path: Path, needed: Sequence[str], others: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    arrays = read_members(path, (*needed, *others), LayoutError)
+    if missing := [name for name in needed if name not in arrays]:
+        raise LayoutError(f"expected {', '.join(missing)} in {path}, got none")
+    return arrays
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:

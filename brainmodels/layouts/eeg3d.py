@@ -8,9 +8,7 @@ There are 72 classes of ten objects. Eight objects of each class are in the trai
 test is not zero-shot. The data set belongs to Neuro-3D (Guo et al., arXiv 2411.12248).
 """
 
-import json
 import logging
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +16,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from veca.files import read_json
+
 from ..data.dataset import BrainDataset, Subject
+from ..data.pickles import read_torch
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
 from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
-from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names
+from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import check_finite, provenance, read_array, read_table, subject_number
 from ._xlsx import read_sheet
 
@@ -216,22 +217,17 @@ def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, n
         LayoutError: The file does not exist.
         UnsafePickleError: The file holds more than tensors, so it is not opened.
     """
-    import torch
-
     path = Path(root) / ("clip_feature_gray.pth" if gray else "clip_feature.pth")
     if not path.is_file():
         raise LayoutError(f"expected features at {path}, got no such file; it is optional")
+    stored = read_torch(path)
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafePickleError(
-            f"expected only tensors in {path}, got objects that can run code when they are opened; save the features "
-            f"again as plain tensors ({str(error).splitlines()[0]})"
-        ) from None
-    return {
-        f"eeg3d:{key}": {name: feature.float().numpy() for name, feature in features.items()}
-        for key, features in stored.items()
-    }
+        return {
+            f"eeg3d:{key}": {name: feature.float().numpy() for name, feature in features.items()}
+            for key, features in stored.items()
+        }
+    except AttributeError:
+        raise LayoutError(f"expected tensors by object and name in {path}, got something else") from None
 
 
 def _objects(root: Path) -> list[_Object]:
@@ -364,7 +360,7 @@ def _stimuli(root: Path, objects: Sequence[_Object]) -> StimulusSet:
         labels["color"] = [_of_object(colors, item, "a colour label") for item in objects]
     captions, path = {}, root / "description.json"
     if path.is_file():
-        texts = json.loads(path.read_text(encoding="utf-8"))
+        texts = read_json(path, LayoutError)
         found = {item.id: _of_object(texts, item, "a description") for item in objects}
         captions = {name: [text] if isinstance(text, str) else list(text) for name, text in found.items()}
     return StimulusSet(ids, PointClouds(ids, paths), captions, labels)

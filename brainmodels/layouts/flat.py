@@ -5,11 +5,12 @@
 Arrays of any size are memory-mapped and never copied.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from veca.files import read_json
 
 from ..data.dataset import BrainDataset, Split, Subject
 from ..data.responses import Responses, TrialTable
@@ -165,10 +166,7 @@ def _read_list(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     if path.suffix == ".txt":
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     elif path.suffix == ".json":
-        try:
-            names = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise LayoutError(f"expected a JSON list in {path}, got: {error}") from None
+        names = read_json(path, LayoutError)
     elif path.suffix == ".npy":
         array = read_array(path)
         if array.ndim != 1 or array.dtype.kind not in "USiu":

@@ -6,7 +6,6 @@ The image of each event comes from a list beside the recording, or from a differ
 those that the amplifier stored. They are never guessed or renumbered.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from veca.files import read_json
 
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
@@ -321,7 +322,7 @@ def _recordings(folder: Path) -> list[Path]:
 
 def _read_repairs(folder: Path, paths: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
     path = folder / _REPAIRS
-    repairs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    repairs = read_json(path, LayoutError) if path.is_file() else {}
     known = [recording.stem for recording in paths]
     for name, entry in repairs.items():
         if name not in known or set(entry) - {"add", "drop"}:

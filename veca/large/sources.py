@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..data.images import IMAGE_FORMATS
 from ..hashes import hex_digest
 
 __all__ = ["StripReader", "open_image"]
@@ -179,8 +180,11 @@ def _open_file(path: Path, channels: int) -> StripReader:
     if not path.is_file():
         raise FileNotFoundError(f"expected an image file, found none at {path}")
     if path.suffix.lower() not in (".tif", ".tiff"):
-        with _pictures_of_any_size(), Image.open(path) as image:
-            return _FileReader(path, _pil_pixels(image, channels))
+        try:
+            with _pictures_of_any_size(), Image.open(path, formats=IMAGE_FORMATS) as image:
+                return _FileReader(path, _pil_pixels(image, channels))
+        except OSError as error:
+            raise ValueError(f"expected a readable image, got {path}: {type(error).__name__}: {error}") from error
     tifffile = _tifffile()
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
