@@ -11,9 +11,7 @@ from veca.model.backbone import VECA
 def tiny_veca(seed=0, **options):
     """Two blocks in patches of 16 pixels, as they are initialised."""
     torch.manual_seed(seed)
-    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_cores": 16}
-    if (num_cores := options.get("num_cores", 16)) in range(4, 100):
-        sizes["trained_budgets"] = [budget for budget in (4, 8, 16) if budget <= num_cores]
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_cores": 16, "trained_budgets": [4, 8, 16]}
     return VECA(**(sizes | options))
 
 

@@ -40,12 +40,23 @@ class Noise:
 
 
 def scenes(out):
-    recipe = dataclasses.replace(nano_scenes(), steps=14, warmup_steps=2, batch_size=4, size=32, save_every=3)
+    recipe = dataclasses.replace(
+        nano_scenes(),
+        steps=14,
+        warmup_steps=2,
+        batch_size=4,
+        size=32,
+        save_every=3,
+        optimizer="adamw",
+        precision="fp32",
+    )
     train_scenes(dataclasses.replace(recipe, scenes=64, held_out=8, workers=0), out, "cpu")
 
 
 def distillation(out):
-    recipe = dataclasses.replace(tiny(), steps=14, warmup_steps=2, batch_size=4, num_cores=16, save_every=3)
+    recipe = dataclasses.replace(
+        tiny(), steps=14, warmup_steps=2, batch_size=4, num_cores=16, save_every=3, optimizer="adamw", precision="fp32"
+    )
     recipe = dataclasses.replace(recipe, resolutions=((0, (64,), (1.0,)),))
     distill(recipe, load_teacher("test_vit", "random"), Noise(), out, device="cpu")
 

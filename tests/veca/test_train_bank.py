@@ -9,7 +9,7 @@ KINDS = ("adamw", "sgd", "normuon")
 
 def tiny(num_cores=24):
     torch.manual_seed(0)
-    return VECA(embed_dim=16, depth=2, num_heads=1, num_cores=num_cores, trained_budgets=range(1, num_cores + 1))
+    return VECA(embed_dim=16, depth=2, num_heads=1, num_cores=num_cores, trained_budgets=range(1, 25))
 
 
 def backward(model, num_cores, seed):

@@ -185,8 +185,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             raise ValueError(f"expected a mean and std for each of {in_chans} channels, got {len(mean)} and {len(std)}")
         if trained_budgets is not None:
             trained_budgets = [whole_number("trained_budgets", budget) for budget in trained_budgets]
-            if wrong := [budget for budget in trained_budgets if not 1 <= budget <= num_cores]:
-                raise ValueError(f"expected trained_budgets from 1 to {num_cores}, the cores, got {wrong[0]}")
+            if wrong := [budget for budget in trained_budgets if budget < 1]:
+                raise ValueError(f"expected trained_budgets of at least 1, got {wrong[0]}")
             self._set_option("trained_budgets", trained_budgets)
 
         self.embed_dim = embed_dim
