@@ -7,11 +7,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from .commands.evaluate import run_evaluations, score_lines
 from .commands.train import TrainSettings, run_training, stage_lines
 from .errors import BrainDataError
-from .evaluation import EvaluationSettings
 from .training.files import read_meta
+
+try:
+    from .commands.evaluate import run_evaluations, score_lines
+    from .evaluation import EvaluationSettings
+except ImportError as error:  # the other commands work without the extra `brain`
+    EvaluationSettings, _absent = None, error
+else:
+    _absent = None
 
 __all__ = ["main"]
 
@@ -28,10 +34,14 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
 
 
 def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
-    """Train a brain model on one subject or several; ends in a folder that `evaluate --models` takes."""
+    """Train a brain model on one subject or several; ends in a folder that `evaluate --models` takes.
+
+    Started again, it goes on from its last checkpoint. Ctrl-C, SIGTERM and SIGUSR1 end it after the current step, with
+    a checkpoint; the status is 128 + the signal. Adapting a known model writes no checkpoints.
+    """
     try:
         folder = run_training(settings)
-    except (ImportError, OSError, ValueError) as error:
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"veca brain train: {error}") from error
     if (folder / "meta.json").is_file():  # written by the first process
         print("\n".join(stage_lines(read_meta(folder))))
@@ -120,6 +130,10 @@ def main(args: list[str]) -> None:
     """
     logging.basicConfig(format="%(message)s")
     commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, train)}
+    if _absent is not None:
+        del commands["evaluate"]
+        if args[:1] == ["evaluate"]:
+            raise SystemExit(f"veca brain evaluate: {_absent}")
     tyro.extras.subcommand_cli_from_dict(
         commands, prog="veca brain", description="Brain encoding and decoding on features of images.", args=args
     )

@@ -35,14 +35,14 @@ VECA = {
     "cli": "bench data demo inspect model train zoo",
     "demo": "data inspect model report zoo",
     "bench": "inspect model report zoo",
-    "train": "data files model zoo",
-    "large": "files hashes model",
+    "train": "data files hashes model zoo",
+    "large": "data files hashes model",
     "inspect": "data model",
     "zoo": "data model",
     "model": "",
     "report": "",
     "data": "",
-    "files": "",
+    "files": "hashes",
     "hashes": "",
 }
 BRAIN = {

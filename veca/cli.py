@@ -5,6 +5,7 @@ takes the words after `veca name`.
 """
 
 import dataclasses
+import signal
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -61,6 +62,8 @@ def train(
 ) -> None:
     """Train on drawn scenes. Started again, the run goes on from its last checkpoint. Defaults are those of the recipe.
 
+    Ctrl-C, SIGTERM and SIGUSR1 end the run after the current step, with a checkpoint; the status is 128 + the signal.
+
     Args:
         out: Folder of the run.
         recipe: Recipe of the training.
@@ -78,7 +81,7 @@ def train(
     given = dict(steps=steps, warmup_steps=warmup_steps, batch_size=batch_size, size=size, seed=seed, workers=workers)
     try:
         print(train_scenes(_changed(nano_scenes(), baseline=baseline or None, **given), out, device))
-    except (FloatingPointError, ValueError) as error:
+    except (FloatingPointError, OSError, ValueError) as error:
         raise SystemExit(f"veca train: {error}") from error
 
 
@@ -99,6 +102,8 @@ def distill(
     device: str | None = None,
 ) -> None:
     """Train a student on a teacher's features of unlabelled images. Defaults are those of the recipe.
+
+    Ctrl-C, SIGTERM and SIGUSR1 end the run after the current step, with a checkpoint; the status is 128 + the signal.
 
     Args:
         teacher: Name of a timm model, such as vit_base_patch16_dinov3.lvd1689m.
@@ -134,7 +139,7 @@ def distill(
         print(training.distill(settings, frozen, data, out, start_from, held_out, device))
         if held_out:
             print("cosine between patches of student and teacher:", (out / "cosine.json").read_text().strip())
-    except (FileNotFoundError, FloatingPointError, RuntimeError, ValueError) as error:
+    except (FloatingPointError, OSError, RuntimeError, ValueError) as error:
         raise SystemExit(f"veca distill: {error}") from error
 
 
@@ -241,7 +246,14 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: words after `veca`; None takes those of this process.
     """
-    args = sys.argv[1:] if args is None else args
+    try:
+        _run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from error
+
+
+def _run(args: list[str]) -> None:
     others = {entry.name: entry for entry in entry_points(group="veca.commands")}
     if args and args[0] in others:
         others[args[0]].load()(args[1:])

@@ -4,7 +4,6 @@ folder = run_training(TrainSettings(model="neuroflow", data="prepared/subj01", o
 model = brainmodels.load_model(folder)
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from veca.files import read_json
 from veca.report.machine import describe_machine
 from veca.train.parallel import World, join_world
 
@@ -200,7 +200,7 @@ def _recipe(settings: TrainSettings) -> ModelRecipe:
     """The recipe with what the settings change."""
     kind, path = system(settings.model), Path(settings.recipe)
     if path.suffix == ".json":
-        recipe = kind.recipe_type.from_json(json.loads(path.read_text()))
+        recipe = kind.recipe_type.from_json(read_json(path, BrainDataError))
     else:
         recipe = kind.named(settings.recipe)
     if settings.steps and len(settings.steps) != len(kind.stages):

@@ -25,7 +25,8 @@ def open_hdf5(path: Path, key: str | None = None) -> "h5py.File":
         key: Name of a dataset that the file must have.
 
     Raises:
-        LayoutError: The file is missing, damaged, or has no such dataset.
+        LayoutError: The file is missing, damaged, has no such dataset, or refers to data in other files, which could be
+            any file of the user.
         ImportError: h5py is not installed.
     """
     try:
@@ -38,8 +39,42 @@ def open_hdf5(path: Path, key: str | None = None) -> "h5py.File":
         file = h5py.File(path, "r")
     except OSError as error:
         raise LayoutError(f"expected an HDF5 file at {path}, got: {error}; copy it again") from None
+    outside = _outside(file)
+    if outside:
+        file.close()
+        raise LayoutError(
+            f"expected all data of {path} in the file itself, got {outside[0]} in another file; copy the data into it"
+        )
     if key is not None and key not in file:
         known = ", ".join(file) or "an empty file"
         file.close()
         raise LayoutError(f"expected a dataset {key!r} in {path}, got {known}")
     return file
+
+
+def _outside(file: "h5py.File") -> list[str]:
+    """Names in a file that stand for data in other files."""
+    import h5py
+
+    found = []
+
+    def look(group: h5py.Group) -> None:
+        for name in group:
+            link = group.get(name, getlink=True)
+            place = f"{group.name.rstrip('/')}/{name}"
+            if isinstance(link, h5py.ExternalLink):
+                found.append(place)
+            elif isinstance(link, h5py.HardLink):
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    if item.id not in seen:
+                        seen.append(item.id)
+                        look(item)
+                elif isinstance(item, h5py.Dataset) and (
+                    item.external or (item.is_virtual and any(x.file_name != "." for x in item.virtual_sources()))
+                ):
+                    found.append(place)
+
+    seen = [file.id]
+    look(file)
+    return found

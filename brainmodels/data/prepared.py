@@ -21,7 +21,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from veca.files import whole_folder
-from veca.hashes import file_digest, hex_digest
+from veca.files import new_array, read_json, read_members, read_sealed, sealed, whole_folder
+from veca.hashes import file_digest, file_facts, file_fault, hex_digest
 
-from ..errors import LayoutError
+from ..errors import BrainDataError, LayoutError
 from ..records import plain
 from ..versions import library_versions
 from .dataset import BrainDataset, Split, Subject
@@ -111,10 +111,13 @@ def write_prepared(
         What the folder holds, in numbers.
 
     Raises:
+        BrainDataError: `image_size` is below 1.
         LayoutError: `out` exists already.
         LeakageError: A test picture is also a train picture, under another id.
     """
     out = Path(out)
+    if image_size is not None and image_size < 1:
+        raise BrainDataError(f"expected image_size of at least 1 pixel, got {image_size}")
     if out.exists():
         raise LayoutError(f"expected a folder that does not exist yet, got {out}; remove it or choose another")
     with whole_folder(out) as folder:
@@ -123,33 +126,37 @@ def write_prepared(
         meta, pictures = _write(dataset, subject, folder, memory, image_size, progress)
         splits = dataset.splits.values()
         duplicates = {split.name: duplicates_of(pictures, split, allow_duplicates) for split in splits}
-        _write_json(folder / "meta.json", meta | {"duplicates": duplicates, "command": command})
+        meta |= {"duplicates": duplicates, "command": command}
+        (folder / "meta.json").write_text(sealed(plain(meta)), encoding="utf-8")
         summary = summarize(dataset, subject, str(out))
     return summary
 
 
-def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
+def load_prepared(path: str | Path, verify: bool = True) -> BrainDataset:
     """The data set of one subject that `save_prepared` wrote.
 
     Values and pictures are memory-mapped, so they stay on the disk until they are needed.
 
     Args:
         path: Path of the folder.
-        verify: Whether to compare the SHA-256 of every file, which reads all of them. Sizes are always compared.
+        verify: Whether to compare the SHA-256 of every file. That reads all of them, about a second for each gigabyte
+            where the disk is as fast. Sizes are always compared.
 
     Raises:
         LayoutError: A file is missing, truncated or changed.
     """
     path = Path(path)
-    meta = _read_json(path / "meta.json")
+    _check_there(path / "meta.json")
+    meta = read_sealed(path / "meta.json", LayoutError)
     if meta.get("format") != _FORMAT:
         raise LayoutError(f"expected a prepared folder of format {_FORMAT} at {path}, got {meta.get('format')!r}")
     for name, facts in meta["files"].items():
-        _check_file(path / name, facts, verify)
-    stored, content = meta["responses"], _read_json(path / "stimuli.json")
+        if fault := file_fault(path / name, facts, verify):
+            raise LayoutError(f"{fault}; copy it again, or prepare the folder again")
+    stored, content = meta["responses"], read_json(path / "stimuli.json", LayoutError)
     values = np.load(path / "values.npy", mmap_mode="r", allow_pickle=False)
-    with np.load(path / "trials.npz", allow_pickle=False) as table:
-        trials = TrialTable(**{field.name: table[field.name] for field in fields(TrialTable)})
+    columns = [field.name for field in fields(TrialTable)]
+    trials = TrialTable(**_members(path / "trials.npz", columns))
     pictures = path / _PICTURES
     source = (
         ArrayImages(np.load(pictures, mmap_mode="r", allow_pickle=False))
@@ -167,7 +174,7 @@ def load_prepared(path: str | Path, verify: bool = False) -> BrainDataset:
         meta["subject"]["design"],
         meta["source"],
     )
-    splits = [Split.from_json(content) for content in _read_json(path / "splits.json")]
+    splits = [Split.from_json(content) for content in read_json(path / "splits.json", LayoutError)]
     stimuli = StimulusSet(content["ids"], source, content["captions"], labels)
     return BrainDataset([person], stimuli, {split.name: split for split in splits})
 
@@ -183,7 +190,7 @@ class _Memory:
         """A memory-mapped array of zeros, with the arguments of `np.empty`."""
         name = f"allocated-{len(self.arrays)}.npy"
         shape = tuple(int(n) for n in np.atleast_1d(shape))  # a header with numpy's integers is not readable
-        self.arrays[name] = np.lib.format.open_memmap(self.folder / name, "w+", np.dtype(dtype), shape)
+        self.arrays[name] = new_array(self.folder / name, shape, dtype)
         return self.arrays[name]
 
     def store(self, responses: Responses, progress: bool) -> None:
@@ -195,7 +202,7 @@ class _Memory:
             os.replace(self.folder / own[0], target)
         else:
             shape = (len(responses), *responses.values.shape[1:])
-            out = np.lib.format.open_memmap(target, "w+", responses.values.dtype, shape)
+            out = new_array(target, shape, responses.values.dtype)
             rows = np.arange(len(out)) if responses.rows is None else np.asarray(responses.rows)
             for start in tqdm(range(0, len(out), 512), "responses", disable=not progress):
                 out[start : start + 512] = responses.values[rows[start : start + 512]]
@@ -223,7 +230,7 @@ def _write(
     source = OptionalImageFiles([None] * len(ids))
     if image_size is not None:
         shape = (len(ids), image_size, image_size, 3)
-        images = np.lib.format.open_memmap(folder / _PICTURES, "w+", np.uint8, shape)
+        images = new_array(folder / _PICTURES, shape, np.uint8)
         for row, name in enumerate(tqdm(ids, "pictures", disable=not progress)):
             images[row] = dataset.stimuli.image(name, image_size)
         images.flush()
@@ -255,7 +262,7 @@ def _write(
         "source": person.provenance,
         "source_sha256": _source_hashes(person.provenance),
         "versions": _versions(),
-        "files": {name: _facts(folder / name) for name in names},
+        "files": {name: file_facts(folder / name) for name in names},
     }
     return meta, StimulusSet(ids, source)
 
@@ -287,13 +294,20 @@ def _write_space(path: Path, space: VoxelSpace | SensorSpace) -> dict[str, Any]:
 
 
 def _read_space(path: Path, facts: Mapping[str, Any]) -> VoxelSpace | SensorSpace:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = dict(file)
     if facts["kind"] == "sensors":
-        return SensorSpace(facts["ch_names"], facts["sfreq"], arrays["times"], facts["unit"], facts["montage"])
+        times = _members(path, ["times"])["times"]
+        return SensorSpace(facts["ch_names"], facts["sfreq"], times, facts["unit"], facts["montage"])
+    arrays = _members(path, ["index", "rois"], ["affine", "ncsnr"])
     rois = dict(zip(facts["rois"], arrays["rois"], strict=True))
     shape = tuple(facts["shape"])
     return VoxelSpace(facts["name"], arrays["index"], shape, arrays.get("affine"), rois, arrays.get("ncsnr"))
+
+
+def _members(path: Path, needed: Sequence[str], others: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    arrays = read_members(path, (*needed, *others), LayoutError)
+    if missing := [name for name in needed if name not in arrays]:
+        raise LayoutError(f"expected {', '.join(missing)} in {path}, got none")
+    return arrays
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
@@ -304,21 +318,6 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
         and first.strides == second.strides
         and first.dtype == second.dtype
     )
-
-
-def _check_file(path: Path, facts: Mapping[str, Any], verify: bool) -> None:
-    if not path.is_file():
-        raise LayoutError(f"expected a file at {path}, got none; prepare the folder again")
-    size = path.stat().st_size
-    if size != facts["bytes"]:
-        state = "truncated" if size < facts["bytes"] else "longer than it was"
-        raise LayoutError(f"expected {facts['bytes']} bytes of {path}, got {size}: the file is {state}; copy it again")
-    if verify and file_digest(path) != facts["sha256"]:
-        raise LayoutError(f"expected {path} with SHA-256 {facts['sha256'][:12]}..., got a changed file; copy it again")
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _source_hashes(provenance: Mapping[str, Any]) -> dict[str, str]:
@@ -346,10 +345,6 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(plain(content), indent=1), encoding="utf-8")
 
 
-def _read_json(path: Path) -> Any:
+def _check_there(path: Path) -> None:
     if not path.is_file():
         raise LayoutError(f"expected a prepared folder with {path.name} at {path.parent}, got none")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LayoutError(f"expected JSON in {path}, got: {error}; the file is truncated or was edited") from None

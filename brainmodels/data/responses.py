@@ -112,6 +112,8 @@ class Responses:
         if self.values.ndim not in (2, 3):
             shape = tuple(self.values.shape)
             raise AxisError(f"expected values (trials, voxels) or (trials, channels, times), got shape {shape}")
+        if 0 in self.values.shape[1:]:
+            raise AxisError(f"expected at least one voxel, or channel and time, got shape {self.values.shape}")
         if self.values.dtype.name not in _STORED:
             raise AxisError(f"expected values of {', '.join(_STORED)}, got {self.values.dtype}")
         count = len(self.values) if self.rows is None else len(self.rows)

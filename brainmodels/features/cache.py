@@ -9,7 +9,9 @@ Files:
     features/<fingerprint>/meta.json                  the extractor's config, and a reference output
     features/<fingerprint>/<number>-<writer>/         a shard; it appears complete or not at all, and never changes
         ids.npy  pixels.npy  tokens.npy  pooled.npy   ids, hashes of the pictures, fp16 features
+        crc32.json                                    CRC-32 of every row of these arrays
 
+A row is compared with its CRC-32 when a process reads it for the first time.
 Any number of processes may extract into one folder, because each writes its own shards. If two have written the same
 image, the shard whose name sorts first counts. Processes skip images that others have finished, but they do not divide
 the work. Give each process its own ids, such as `ids[rank::world]`.
@@ -19,9 +21,7 @@ import json
 import logging
 import os
 import re
-import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +30,8 @@ import torch
 from tqdm import tqdm
 
 from veca.data.names import composed
-from veca.files import sync, whole_file, whole_folder
-from veca.hashes import hex_digest
+from veca.files import read_json, remove_stale, sync, whole_file, whole_folder
+from veca.hashes import checksum, hex_digest
 
 from ..data.ids import as_ids
 from ..data.stimuli import StimulusSet
@@ -41,11 +41,10 @@ from .base import Extractor
 __all__ = ["FeatureCache"]
 
 _log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 KINDS = ("tokens", "pooled")
 SHARD = re.compile(r"\d{6}-[0-9a-f]{8}")
-PARTIAL = ".partial-"  # as `whole_folder` names it
-STALE = 3600  # seconds after which what a killed writer left is removed
+SUMS = "crc32.json"
 REFERENCE_VALUES, REFERENCE_TOLERANCE = 64, 0.02  # the latter lets devices and their matmul precisions differ
 
 
@@ -94,6 +93,7 @@ class FeatureCache:
         self._places: dict[str, _Place] = {}
         self._shards: set[str] = set()
         self._arrays: dict[tuple[str, str], np.ndarray] = {}
+        self._intact: dict[tuple[str, str], np.ndarray] = {}  # which rows of an array are known to be what was written
         self.refresh()
 
     def __len__(self) -> int:
@@ -147,7 +147,9 @@ class FeatureCache:
                 raise LayoutError(
                     f"expected {what} {first.shape[1:]} in {self.folder / shard}, as elsewhere, got {array.shape[1:]}"
                 )
-            out[positions] = array[[places[position].row for position in positions]]
+            picked = [places[position].row for position in positions]
+            self._check_rows(shard, what, array, picked)
+            out[positions] = array[picked]
         return out
 
     def extract(
@@ -205,9 +207,11 @@ class FeatureCache:
         self._check_meta()
         found = {path.name for path in self.folder.iterdir() if SHARD.fullmatch(path.name)}
         if not self._shards <= found:  # some were removed
-            self._places, self._shards, self._arrays = {}, set(), {}
+            self._places, self._shards, self._arrays, self._intact = {}, set(), {}, {}
         for shard in sorted(found - self._shards):
             ids, pixels = (self._load(shard, name, mmap_mode=None) for name in ("ids", "pixels"))
+            for name, array in (("ids", ids), ("pixels", pixels)):
+                self._check_rows(shard, name, array, range(len(ids)))
             for row, (name, digest) in enumerate(zip(ids.tolist(), pixels.tolist(), strict=True)):
                 place, other = _Place(shard, row, digest), self._places.get(name)
                 if other is not None and other.pixels != digest:
@@ -238,8 +242,7 @@ class FeatureCache:
         """Write a shard, which gets its name only when it is complete. Its number is above all that are known."""
         number = 1 + max((int(name.split("-")[0]) for name in self._shards), default=-1)
         with whole_folder(self.folder / f"{number:06d}-{writer}") as partial:
-            for name, array in arrays.items():
-                _write(partial / f"{name}.npy", array)
+            write_shard(partial, arrays)
 
     def _verify(self, ids: list[str], progress: bool) -> None:
         for name in tqdm(ids, desc="comparing pictures", unit="images", disable=not progress or not ids):
@@ -255,7 +258,7 @@ class FeatureCache:
         reference = self._reference()
         path = self.folder / "meta.json"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_partial()
+        remove_stale(self.folder)
         if not path.is_file():
             content = {
                 "format": FORMAT,
@@ -277,17 +280,6 @@ class FeatureCache:
                 "use another root"
             )
 
-    def _remove_partial(self) -> None:
-        """Remove what interrupted writers left, but nothing that a running writer may still need."""
-        for left in self.folder.glob(f"{PARTIAL}*"):
-            try:
-                age = time.time() - left.stat().st_mtime
-            except FileNotFoundError:  # finished meanwhile
-                continue
-            if age > STALE:
-                _log.info("removing %s, left by a writer that was interrupted", left)
-                shutil.rmtree(left, ignore_errors=True)
-
     def _reference(self) -> np.ndarray:
         """Some features of one fixed picture, fp32."""
         rows, cols, channels = np.ogrid[: self.size, : self.size, :3]
@@ -300,13 +292,11 @@ class FeatureCache:
         """Contents of meta.json, after a check that it belongs to this extractor."""
         path = self.folder / "meta.json"
         try:
-            meta = json.loads(path.read_text())
+            meta = read_json(path, LayoutError)
         except FileNotFoundError:
             if any(SHARD.fullmatch(entry.name) for entry in self.folder.iterdir()):
                 raise LayoutError(f"expected {path}, which describes these features, got no such file") from None
             return {}  # another process will write it next
-        except json.JSONDecodeError as error:
-            raise LayoutError(f"expected JSON in {path}, got {error}") from error
         expected = {"format": FORMAT, "fingerprint": self.fingerprint, "size": self.size}
         given = {key: meta.get(key) for key in expected}
         if given != expected:
@@ -335,7 +325,7 @@ class FeatureCache:
         names = []
         for path in sorted(self.folder.parent.glob("*/meta.json")):
             if path.parent != self.folder:
-                names.append(f"{path.parent.name} of {json.loads(path.read_text()).get('name')}")
+                names.append(f"{path.parent.name} of {read_json(path, LayoutError).get('name')}")
         return f"; beside it: {', '.join(names)}" if names else ""
 
     def _array(self, shard: str, what: str) -> np.ndarray:
@@ -358,6 +348,27 @@ class FeatureCache:
                 )
             self._arrays[shard, what] = array
         return self._arrays[shard, what]
+
+    def _check_rows(self, shard: str, what: str, array: np.ndarray, rows: Sequence[int]) -> None:
+        """Compare rows with their checksums, each once in the life of this object."""
+        folder = self.folder / shard
+        if (shard, what) not in self._intact:
+            self._intact[shard, what] = np.zeros(len(array), bool)
+        intact = self._intact[shard, what]
+        new = [row for row in dict.fromkeys(rows) if not intact[row]]
+        if not new:
+            return
+        try:
+            sums = read_json(folder / SUMS, LayoutError)[what]
+        except (FileNotFoundError, KeyError, TypeError):
+            raise LayoutError(f"expected checksums of {what} in {folder / SUMS}, got none; remove {folder}") from None
+        for row in new:
+            if row >= len(sums) or checksum(array[row : row + 1]) != sums[row]:
+                raise LayoutError(
+                    f"expected row {row} of {folder / what}.npy as it was written, got another; remove {folder}, "
+                    "and extract() computes its features again"
+                )
+        intact[new] = True
 
     def _load(self, shard: str, name: str, mmap_mode: str | None) -> np.ndarray:
         path = self.folder / shard / f"{name}.npy"
@@ -389,6 +400,15 @@ def _half(values: np.ndarray, kind: str, ids: list[str], name: str) -> np.ndarra
             f"{largest:.3g} for {ids[row]}; take features after a norm, or from another layer"
         )
     return half
+
+
+def write_shard(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of as many rows to a folder, and the checksums of their rows."""
+    for name, array in arrays.items():
+        _write(folder / f"{name}.npy", array)
+    sums = {name: [checksum(array[row : row + 1]) for row in range(len(array))] for name, array in arrays.items()}
+    (folder / SUMS).write_text(json.dumps(sums), encoding="utf-8")
+    sync(folder / SUMS)
 
 
 def _write(path: Path, array: np.ndarray) -> None:

@@ -6,14 +6,14 @@ load_strictly(model, "weights.safetensors")
 
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
 
 from veca.model.hub import load_weights
 
-from ..errors import BrainDataError, LayoutError, UnsafePickleError
+from ..data.pickles import read_torch
+from ..errors import BrainDataError, LayoutError
 
 __all__ = ["check_source", "load_strictly", "seeded"]
 
@@ -61,13 +61,7 @@ def load_strictly(model: nn.Module, file: str | Path) -> None:
         except (OSError, ValueError) as error:
             raise LayoutError(str(error)) from error
         return
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, OSError) as error:
-        raise UnsafePickleError(
-            f"expected a state dict of tensors alone in {file}, got a file that needs code to unpickle or is damaged; "
-            f"convert it to safetensors at its source ({str(error).splitlines()[0]})"
-        ) from error
+    state = read_torch(file)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(x, torch.Tensor) for x in state.values()):
         raise LayoutError(f"expected a state dict of tensors in {file}, got something else")

@@ -11,6 +11,7 @@ Every error names the file and what is wrong with it.
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def read_array(path: Path) -> np.ndarray:
             f"expected numbers or strings in {path}, got pickled Python objects, which can run code when they are "
             "opened; convert the file with: veca brain convert"
         )
-    expected, size = header + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, path.stat().st_size
+    expected, size = header + math.prod(shape) * dtype.itemsize, path.stat().st_size
     if size != expected:
         state = "truncated" if size < expected else "longer than its header says"
         raise LayoutError(

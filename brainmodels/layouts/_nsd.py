@@ -124,7 +124,7 @@ def read_design(path: str | Path, subject: int) -> Design:
         LayoutError: The file or one of its arrays is missing, or the arrays contradict each other.
     """
     path = Path(path)
-    arrays = _read_mat(path, ("masterordering", "subjectim", "sharedix"))
+    arrays = _read_mat(path, ("masterordering", "subjectim", "sharedix"), ("stimpattern",))
     order = arrays["masterordering"].astype(np.int64).ravel() - 1
     images = arrays["subjectim"].astype(np.int64) - 1
     shared = arrays["sharedix"].astype(np.int64).ravel() - 1
@@ -155,22 +155,23 @@ def read_design(path: str | Path, subject: int) -> Design:
     return Design(image, session[kept], run[kept], shared, count)
 
 
-def _read_mat(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_mat(path: Path, needed: Sequence[str], optional: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some arrays of a MATLAB file. Others are not read, because a small file can hold one that fills the memory."""
     try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
+        from scipy.io import loadmat, whosmat
     except ImportError as error:
         raise need("scipy", f"reading {path.name}") from error
     if not path.is_file():
         raise LayoutError(f"expected the design of the experiment at {path}, got no such file")
     try:
-        arrays = loadmat(path)
-    except (MatReadError, ValueError, NotImplementedError) as error:
-        raise LayoutError(f"expected a MATLAB file of version 5 at {path}, got something else ({error})") from None
+        names = [name for name, _, _ in whosmat(path)]
+        arrays = loadmat(path, variable_names=[*needed, *optional])
+    except Exception as error:  # on broken files, scipy raises nearly anything
+        reason = f"{type(error).__name__}: {error}"
+        raise LayoutError(f"expected a MATLAB file of version 5 at {path}, got something else ({reason})") from None
     for name in needed:
         if name not in arrays:
-            known = ", ".join(key for key in arrays if not key.startswith("__"))
-            raise LayoutError(f"expected an array {name!r} in {path}, got {known or 'none'}")
+            raise LayoutError(f"expected an array {name!r} in {path}, got {', '.join(names) or 'none'}")
     return arrays
 
 

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from veca.data import upright_rgb
+from veca.data.images import IMAGE_FORMATS, upright_rgb
 
 from ..errors import LayoutError, UnsafePickleError
 
@@ -59,11 +59,14 @@ class TarImages:
     def read(self, index: int, size: int | None) -> np.ndarray:
         member = self.members[index]
         try:
-            return np.asarray(upright_rgb(Image.open(io.BytesIO(member.read()))))
-        except UnidentifiedImageError as error:
-            raise LayoutError(f"expected a picture {member.name} in {member.archive}, got something else") from error
-        except ValueError as error:
-            raise LayoutError(f"expected a picture {member.name} in {member.archive}: {error}") from error
+            with Image.open(io.BytesIO(member.read()), formats=IMAGE_FORMATS) as image:
+                return np.asarray(upright_rgb(image))
+        except LayoutError:
+            raise
+        except Exception as error:  # on broken files, Pillow's decoders raise nearly anything
+            raise LayoutError(
+                f"expected a picture {member.name} in {member.archive}, got {type(error).__name__}: {error}"
+            ) from error
 
 
 def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[str, dict[str, Member]]:
@@ -109,9 +112,13 @@ def read_samples(path: Path, needed: Sequence[str | tuple[str, ...]]) -> dict[st
 
 def read_member(member: Member) -> np.ndarray:
     """The array of a `.npy` file in an archive. An array of Python objects is an `UnsafePickleError`."""
+    content = member.read()
     try:
-        return np.load(io.BytesIO(member.read()), allow_pickle=False)
-    except ValueError as error:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("several arrays of a .npz file")
+        return array
+    except (EOFError, MemoryError, OSError, OverflowError, ValueError) as error:
         if "pickle" in str(error).lower() or "object arrays" in str(error).lower():
             raise UnsafePickleError(
                 f"expected numbers in {member.name} of {member.archive}, got pickled Python objects, which can run "

@@ -9,7 +9,6 @@ test is not zero-shot. The data set belongs to Neuro-3D (Guo et al., arXiv 2411.
 """
 
 import logging
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,12 @@ import numpy as np
 from veca.data.names import entries, stem
 
 from ..data.dataset import BrainDataset, Subject
+from ..data.pickles import read_torch
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
 from ..data.splits import split_from_ids
 from ..data.stimuli import StimulusSet
-from ..errors import AxisError, IdError, LayoutError, UnsafePickleError, near_names
+from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import check_finite, provenance, read_array, read_json, read_table, subject_number
 from ._xlsx import read_sheet
 
@@ -217,22 +217,17 @@ def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, n
         LayoutError: The file does not exist.
         UnsafePickleError: The file holds more than tensors, so it is not opened.
     """
-    import torch
-
     path = Path(root) / ("clip_feature_gray.pth" if gray else "clip_feature.pth")
     if not path.is_file():
         raise LayoutError(f"expected features at {path}, got no such file; it is optional")
+    stored = read_torch(path)
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafePickleError(
-            f"expected only tensors in {path}, got objects that can run code when they are opened; save the features "
-            f"again as plain tensors ({str(error).splitlines()[0]})"
-        ) from None
-    return {
-        f"eeg3d:{key}": {name: feature.float().numpy() for name, feature in features.items()}
-        for key, features in stored.items()
-    }
+        return {
+            f"eeg3d:{key}": {name: feature.float().numpy() for name, feature in features.items()}
+            for key, features in stored.items()
+        }
+    except AttributeError:
+        raise LayoutError(f"expected tensors by object and name in {path}, got something else") from None
 
 
 def _objects(root: Path) -> list[_Object]:

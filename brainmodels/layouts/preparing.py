@@ -6,6 +6,7 @@
 Responses are written while they are read, so they need not fit into memory.
 """
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ..data.dataset import BrainDataset
 from ..data.prepared import write_prepared
 from ..data.summary import SubjectSummary
-from ..errors import BrainDataError, LayoutError
+from ..errors import BrainDataError, LayoutError, near_names
 from .registry import layout as find_layout
 
 __all__ = ["prepare"]
@@ -48,15 +49,21 @@ def prepare(
     Raises:
         LayoutError: `out` exists or lies in `root`, or files are missing or damaged.
         LeakageError: A test picture is also a train picture, under another id.
-        BrainDataError: The layout loads more than one subject.
+        BrainDataError: The layout loads more than one subject, has no such option, or `image_size` is below 1.
     """
     if Path(out).resolve().is_relative_to(Path(root).resolve()):
         raise LayoutError(f"expected a folder outside of {root}, which is only read, got {out}; choose another")
+    module, subject = find_layout(layout), str(subject)
+    known = [name for name in inspect.signature(module.load).parameters if name not in ("root", "subject", "allocate")]
+    for name in options:
+        if name not in known:
+            listed = ", ".join(known) or "none"
+            raise BrainDataError(f"expected options of {layout!r} ({listed}), got {name!r}{near_names(name, known)}")
     given = "".join(f", {name}={value!r}" for name, value in options.items())
     command = f"prepare({layout!r}, {str(root)!r}, {subject!r}, {str(out)!r}, image_size={image_size}{given})"
 
     def load(allocate: Callable) -> tuple[BrainDataset, str]:
-        dataset = find_layout(layout).load(Path(root), subject, allocate=allocate, **options)
+        dataset = module.load(Path(root), subject, allocate=allocate, **options)
         if len(dataset.subjects) != 1:
             raise BrainDataError(f"expected layout {layout!r} to load one subject, got {', '.join(dataset.subjects)}")
         return dataset, next(iter(dataset.subjects))

@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from veca.data.names import entries
-from veca.files import whole_file
+from veca.files import read_members, whole_file
 
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
@@ -201,7 +201,7 @@ class _Source:
         self._dict = read_pickle(path, allow_pickle) if path.suffix == ".npy" else None
         if self._dict is None and not zipfile.is_zipfile(path):
             raise LayoutError(f"expected a complete .npz file at {path}, got something else; convert or copy it again")
-        keys = list(self._facts_of_npz()) if self._dict is None else list(self._dict)
+        keys = self._keys_of_npz() if self._dict is None else list(self._dict)
         for key in ("preprocessed_eeg_data", "ch_names", "times"):
             if key not in keys:
                 raise LayoutError(f"expected a key {key!r} in {path}, got {', '.join(keys)}{near_names(key, keys)}")
@@ -210,9 +210,10 @@ class _Source:
             raise AxisError(f"expected data (images, repeats, channels, times) in {path}, got shape {self.shape}")
 
     def facts(self) -> dict[str, np.ndarray]:
-        """All arrays except the data, by key."""
-        content = self._facts_of_npz() if self._dict is None else self._dict
-        return {key: np.asarray(value) for key, value in content.items() if key != "preprocessed_eeg_data"}
+        """Names of the channels, times of the samples and, if the file says it, the whitening, by key."""
+        keys = ("ch_names", "times", "whitening")
+        content = self._dict or read_members(self.path, keys, LayoutError)
+        return {key: np.asarray(content[key]) for key in keys if key in content}
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Data of consecutive images, (n, repeats, channels, times) a block."""
@@ -238,9 +239,9 @@ class _Source:
         with _undamaged(self.path), zipfile.ZipFile(self.path) as archive, archive.open(_DATA) as file:
             return npy_header(file, self.path)[0]
 
-    def _facts_of_npz(self) -> dict[str, Any]:
-        with _undamaged(self.path), np.load(self.path, allow_pickle=False) as content:
-            return {key: None if key == "preprocessed_eeg_data" else content[key] for key in content.files}
+    def _keys_of_npz(self) -> list[str]:
+        with _undamaged(self.path), zipfile.ZipFile(self.path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 @contextmanager

@@ -6,17 +6,16 @@ A file holds one part of one session. It is a continuous recording at 1 kHz with
 the numbers of the images of that part, from 1.
 """
 
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from veca.data.names import entries
+from veca.files import read_members
 
 from ..data.dataset import BrainDataset, Subject
 from ..data.responses import Responses, TrialTable
@@ -145,7 +144,7 @@ def read_recording(path: str | Path, allow_pickle: bool = False) -> "BaseRaw":
     except ImportError as error:
         raise need("mne", f"reading {Path(path).name}") from error
     path = Path(path)
-    content = _read_npz(path) if path.suffix == ".npz" else read_pickle(path, allow_pickle)
+    content = read_members(path, _KEYS, LayoutError) if path.suffix == ".npz" else read_pickle(path, allow_pickle)
     for key in _KEYS:
         if key not in content:
             raise LayoutError(
@@ -169,14 +168,6 @@ def read_recording(path: str | Path, allow_pickle: bool = False) -> "BaseRaw":
     raw = mne.io.RawArray(data, mne.create_info(names, sfreq, types), verbose="error")
     check_amplitudes(raw, path)
     return raw
-
-
-def _read_npz(path: Path) -> Mapping[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return {key: content[key] for key in content.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-        raise LayoutError(f"expected a complete .npz file at {path}, got: {error}; convert or copy it again") from None
 
 
 def _files(place: Path, sessions: Sequence[int] | None) -> dict[tuple[int, str], Path]:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from veca.files import whole_file
+from veca.files import read_json, whole_file
 from veca.hashes import json_digest, weights_hash
 from veca.train.engine import Engine
 from veca.train.optimizers import NamedOptimizer
@@ -119,7 +119,7 @@ class TokenMap(nn.Module):
         """
         file = Path(folder) / "config.json"
         try:
-            content = json.loads(file.read_text())
+            content = read_json(file)
         except (OSError, ValueError) as error:
             raise LayoutError(
                 f"expected a folder that {cls.__name__}.save has written, got {folder}: {error}"

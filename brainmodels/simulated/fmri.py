@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from veca.files import whole_file
+from veca.files import new_array, read_json, whole_file
 
 from ..data.dataset import Split, Subject
 from ..data.responses import Responses, TrialTable
@@ -169,12 +169,12 @@ def _in_file(sessions: Iterator, shape: tuple[int, int], stem: Path, recipe: dic
     path, record = stem.with_suffix(".npy"), stem.with_suffix(".json")
     recipe = json.loads(json.dumps(recipe))
     if path.exists():
-        if not record.exists() or json.loads(record.read_text()) != recipe:
+        if not record.exists() or read_json(record, LayoutError) != recipe:
             raise LayoutError(f"expected {path} to be absent or of this simulation, got another one; name a new folder")
         return np.load(path, mmap_mode="r")
     stem.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
-        values = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        values = new_array(partial, shape, np.float32)
         for rows, block in tqdm(sessions, f"simulating {stem.name}", recipe["preset"]["sessions"], disable=None):
             values[rows] = block
         values.flush()

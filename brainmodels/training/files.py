@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from veca.files import whole_folder
+from veca.files import read_json, read_tensors, whole_folder
 
 from ..errors import LayoutError
 from ..features import TokenScaler
@@ -60,7 +59,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     missing = [name for name in _PARTS if not (folder / name).is_file()]
     if missing:
         raise LayoutError(f"expected a saved model in {folder}, got no {', '.join(missing)}")
-    return _read_json(folder / "meta.json")
+    return read_json(folder / "meta.json", LayoutError)
 
 
 def read_model(kind: type[Model], folder: Path, device: str | torch.device | None) -> Model:
@@ -71,10 +70,10 @@ def read_model(kind: type[Model], folder: Path, device: str | torch.device | Non
             f"expected a {kind.__name__} of format {FORMAT} in {folder}, got {meta.get('system')} of format "
             f"{meta.get('format')}"
         )
-    recipe = kind.recipe_type.from_json(_read_json(folder / "config.json"))
+    recipe = kind.recipe_type.from_json(read_json(folder / "config.json", LayoutError))
     model = kind(recipe, pairing=meta["pairing"], device=device)
     model.fingerprint_ = meta["features"]
-    arrays = _read_arrays(folder / "stats.safetensors")
+    arrays = read_tensors(folder / "stats.safetensors", LayoutError)
     try:
         model._restore(arrays, meta.pop("statistics"), meta["subjects"])
     except KeyError as error:
@@ -85,7 +84,7 @@ def read_model(kind: type[Model], folder: Path, device: str | torch.device | Non
     if "token_shape" in meta:
         model.token_shape_ = tuple(meta["token_shape"])
     model._build({name: int(scale.kept.sum()) for name, scale in model.scales_.items()})
-    weights = _read_arrays(folder / "weights.safetensors")
+    weights = read_tensors(folder / "weights.safetensors", LayoutError)
     for name in kind.networks:
         own = {key.removeprefix(f"{name}."): weights.pop(key) for key in [*weights] if key.startswith(f"{name}.")}
         try:
@@ -130,17 +129,3 @@ def scales_from(
     }
     state = texts["scaler"]
     return scales, None if state is None else TokenScaler.from_state_dict(scaling | dict(state))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise LayoutError(f"expected JSON in {path}, got text that is none: {error}") from error
-
-
-def _read_arrays(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise LayoutError(f"expected safetensors in {path}, got a file that is broken: {error}") from error

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -23,8 +24,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from veca.files import alone_in
 from veca.train.batches import draw_seed
-from veca.train.checkpoints import latest_checkpoint, load_checkpoint, save_together
+from veca.train.checkpoints import last_whole_checkpoint, save_together
 from veca.train.engine import Averages, Engine, Pass, RowLog, check_finite, fill
 from veca.train.optimizers import NamedOptimizer
 from veca.train.parallel import Spread, World
@@ -91,7 +93,8 @@ def train_stage(
     `task(batch, generator)` returns a dict of scalars, which are means over the trials of the batch. "loss" is
     minimised, and the others are logged. `stage.stop_mse` bounds the one called "mse". The task draws from the
     generator alone, and its buffers do not change. In the end the task is in eval mode. It then holds the best weights
-    where the stage has patience and validation trials, else the averaged ones where averages are kept.
+    where the stage has patience and validation trials, else the averaged ones where averages are kept. With a folder,
+    SIGTERM, SIGUSR1 and Ctrl-C end the program after the current step, with a checkpoint; see `veca.train.signals`.
 
     Args:
         name: Name of the stage, and of its folder.
@@ -109,15 +112,21 @@ def train_stage(
         progress: Show a bar.
 
     Raises:
+        BlockingIOError: Another program trains in the folder.
         FloatingPointError: A term or the gradient is not finite. The message names step, terms and trials.
+        SystemExit: A signal ended the run; the code is 128 + the signal. After Ctrl-C it is a KeyboardInterrupt.
         BrainDataError: There are no trials or nothing to train, or the folder holds a stage with other settings.
+        ValueError: The checkpoints in the folder are damaged.
     """
     world = world or World(0, 1, next(task.parameters()).device)
     task.to(world.device)
-    with only_trained(task, trainable) as parameters:
+    folder = None if folder is None else Path(folder) / name
+    alone = alone_in(folder) if folder is not None and world.rank == 0 else nullcontext()
+    with alone, only_trained(task, trainable) as parameters:
         run = _Stage(name, task, parameters, source, stage, world, precision, folder)
         run.bound = _error_bound(stage, total_variance, run.validates)
-        return run.run(stop_at, save_every, progress)
+        with nullcontext() if folder is None else run.engine.stops:
+            return run.run(stop_at, save_every, progress)
 
 
 class _Stage:
@@ -132,11 +141,11 @@ class _Stage:
         stage: TrainingStage,
         world: World,
         precision: str,
-        folder: str | Path | None,
+        folder: Path | None,
     ):
         self.name, self.task, self.source = name, task, source
         self.stage, self.world, self.precision = stage, world, _resolved(precision, world.device)
-        self.folder = None if folder is None else Path(folder) / name
+        self.folder = folder
         self.sizes = {part: tuple(sorted(source.sizes(part).items())) for part in ("train", "val")}
         self.batches = {part: in_order(sizes, stage.batch_size) for part, sizes in self.sizes.items()}
         self.check_trials()
@@ -148,11 +157,12 @@ class _Stage:
         self.generator = torch.Generator(world.device)
         self.engine = self.new_engine(parameters)
         self.state = State(parameters, self.engine)
-        self.path = None if self.folder is None else latest_checkpoint(self.folder / "checkpoints")
-        if self.path is not None:
-            self.state.restore(load_checkpoint(self.path), self.settings(), self.path)
-        written = self.folder is not None and world.rank == 0
-        self.log = RowLog(self.folder / "log.jsonl" if written else None, self.state.progress.log)
+        found = None if folder is None else last_whole_checkpoint(folder / "checkpoints")
+        self.path, saved = found or (None, None)
+        if saved is not None:
+            self.state.restore(saved, self.settings(), self.path)
+        written = folder is not None and world.rank == 0
+        self.log = RowLog(folder / "log.jsonl" if written else None, self.state.progress.log)
 
     def new_engine(self, parameters: dict[str, nn.Parameter]) -> Engine:
         stage, spread = self.stage, Spread(self.task, self.world, "sum")
@@ -184,6 +194,8 @@ class _Stage:
             ):
                 self.train(stop, save_every, bar)
             self.finish()
+            if self.engine.stopping:
+                self.engine.leave(self.path)
         share = -(-max(len(rows) for _, rows in self.batches["train"]) // self.world.size)
         return StageResult(
             name=self.name,
@@ -208,7 +220,7 @@ class _Stage:
             if engine.step % self.per_epoch == 0 or engine.step == self.length:
                 self.end_epoch()
             progress.seconds = time.perf_counter() - began
-            if progress.ended is not None:
+            if progress.ended is not None or engine.stopping:
                 break
             if engine.step % save_every == 0 and engine.step < stop:
                 self.save()

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from veca.files import whole_file
+from veca.files import read_json, whole_file
 from veca.train.parallel import World
 
-from ..errors import BrainDataError
+from ..errors import BrainDataError, LayoutError
 from .loop import StageResult, train_stage
 from .recipe import TrainingStage
 
@@ -70,10 +70,11 @@ def check_run(path: Path, content: dict[str, Any], world: World) -> None:
 
     Raises:
         BrainDataError: The run began with other settings.
+        LayoutError: The file is damaged.
     """
     if path.is_file():
-        before = json.loads(path.read_text())
-        changed = [key for key in content if before.get(key) != content[key]]
+        before = read_json(path, LayoutError)
+        changed = [key for key in content if not isinstance(before, dict) or before.get(key) != content[key]]
         if changed:
             raise BrainDataError(
                 f"expected the {' and '.join(changed)} with which the run in {path.parent} began, got others; give "

@@ -271,6 +271,7 @@ def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) ->
         (output, lse) of the union: zeros and -inf where every part is empty. Plain torch, differentiable.
 
     Raises:
+        TypeError: A part is not floating.
         ValueError: There is no part, or shapes and numbers of outputs and lses differ.
     """
     if len(outputs) != len(lses) or not outputs:
@@ -281,6 +282,8 @@ def merge_attention_states(outputs: Sequence[Tensor], lses: Sequence[Tensor]) ->
                 f"expected outputs (B, H, C, D) of one shape and lses (B, H, C), got {shapes_of(*outputs)} and "
                 f"{shapes_of(*lses)}"
             )
+        if not (out.is_floating_point() and lse.is_floating_point()):
+            raise TypeError(f"expected floating outputs and lses, got {out.dtype} and {lse.dtype}")
     lse_parts = torch.stack(tuple(lses))  # (parts, B, H, C)
     peak = lse_parts.detach().amax(0)  # (B, H, C)
     peak = peak.masked_fill(peak == float("-inf"), 0.0)

@@ -4,6 +4,8 @@ Checks take longer than a short kernel. So each kind of joint call that goes to 
 """
 
 import functools
+import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -157,9 +159,15 @@ def check_scale(scale: float | None, head_dim: int) -> float:
     """The factor of the scores; D ** -0.5 for None."""
     if scale is None:
         return head_dim**-0.5
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
+    if isinstance(scale, bool) or not isinstance(scale, Real):
         raise TypeError(f"expected scale to be a float or None, got {type(scale).__name__}")
-    return float(scale)
+    try:
+        value = float(scale)
+    except OverflowError:
+        value = math.inf
+    if not -math.inf < value < math.inf:
+        raise ValueError(f"expected scale to be finite, got {value}")
+    return value
 
 
 def _check_int(name: str, value: int) -> None:

@@ -1,5 +1,8 @@
 """Tasks whose optimum is known and trials for them, which the tests of the training loop share."""
 
+import os
+import signal
+
 import numpy as np
 import torch
 from torch import nn
@@ -12,7 +15,12 @@ VOXELS, TOKENS, WIDTH = 3, 2, 4
 
 
 class Trials:
-    """Responses that are a linear function of tokens plus noise; remembers what was read of it."""
+    """Responses that are a linear function of tokens plus noise; remembers what was read of it.
+
+    It fails or sends its own process a signal when so many batches were read of it.
+    """
+
+    signal = signal.SIGTERM
 
     def __init__(self, train, val=None, noise=0.1, seed=0):
         rng = np.random.default_rng(seed)
@@ -23,7 +31,7 @@ class Trials:
                 tokens = rng.normal(size=(count, TOKENS, WIDTH))
                 responses = tokens.reshape(count, TOKENS * WIDTH) @ self.map + noise * rng.normal(size=(count, VOXELS))
                 self.parts[part][subject] = responses.astype("f4"), tokens.astype("f4")
-        self.fails_after = None
+        self.fails_after = self.signal_at = None
 
     def sizes(self, part):
         return {subject: len(arrays[0]) for subject, arrays in self.parts[part].items()}
@@ -33,6 +41,8 @@ class Trials:
             self.seen.append((subject, rows.copy()))
             if self.fails_after is not None and len(self.seen) > self.fails_after:
                 raise OSError("the disk is gone")
+            if len(self.seen) == self.signal_at:
+                os.kill(os.getpid(), self.signal)
         responses, tokens = self.parts[part][subject]
         return Batch(subject, rows, torch.from_numpy(responses[rows]), torch.from_numpy(tokens[rows]))
 

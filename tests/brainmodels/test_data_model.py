@@ -197,6 +197,8 @@ def test_wrong_shapes_are_named():
         Subject("subj01", Responses(np.zeros((2, 3), np.float32), trials), space)
     with pytest.raises(AxisError, match="expected one trial for each of 3 rows, got 2"):
         Responses(np.zeros((3, 4), np.float32), trials)
+    with pytest.raises(AxisError, match=r"at least one voxel, or channel and time, got shape \(2, 0\)"):
+        Responses(np.zeros((2, 0), np.float32), trials)
     with pytest.raises(AxisError, match=r"got shape \(2, 1, 3, 4\)"):
         Responses(np.zeros((2, 1, 3, 4), np.float32), trials)
     with pytest.raises(AxisError, match="got int64"):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from brainmodels.data import ArrayImages, StimulusSet
 from brainmodels.errors import BrainDataError, IdError, LayoutError, NormalizationError
 from brainmodels.features import Extractor, FeatureCache, Grid, Pixels, RandomConv
+from brainmodels.features.cache import write_shard
 
 NUM = 23
 
@@ -161,7 +163,8 @@ def test_a_killed_writer_resumes_to_what_an_uninterrupted_one_gives(tmp_path):
     for kind in ("tokens", "pooled"):
         np.testing.assert_array_equal(cache.get(cache.stimuli.ids, kind), whole.get(whole.stimuli.ids, kind))
     assert left.is_dir()  # it might be another writer's, at work
-    os.utime(left, (0, 0))
+    for path in (*left.iterdir(), left):
+        os.utime(path, (0, 0))
     quiet(cache)
     assert not left.exists()
 
@@ -187,10 +190,10 @@ def test_of_two_shards_with_one_image_the_first_by_name_counts(tmp_path):
     (shard,) = cache._shards
     values = {}
     for name, factor in (("000000-00000000", 2), ("000001-00000000", 3)):
-        for kind in ("ids", "pixels", "pooled"):
-            array = np.load(cache.folder / shard / f"{kind}.npy")[::-1]
-            (cache.folder / name).mkdir(exist_ok=True)
-            np.save(cache.folder / name / f"{kind}.npy", array * np.float16(factor) if kind == "pooled" else array)
+        kinds = "ids", "pixels", "pooled"
+        arrays = {kind: np.load(cache.folder / shard / f"{kind}.npy")[::-1] for kind in kinds}
+        (cache.folder / name).mkdir()
+        write_shard(cache.folder / name, arrays | {"pooled": arrays["pooled"] * np.float16(factor)})
         values[name] = np.load(cache.folder / name / "pooled.npy")[::-1]
     fresh = FeatureCache(tmp_path, Scaled(), stimuli())
     cache.refresh()  # this one has seen the others later
@@ -271,13 +274,32 @@ def test_a_truncated_file_is_named(tmp_path):
     assert len(fresh.get(fresh.stimuli.ids)) == NUM
 
 
+@pytest.mark.parametrize("name", ["tokens.npy", "pooled.npy", "ids.npy", "pixels.npy", "crc32.json"])
+def test_a_flipped_bit_is_named_and_other_rows_are_read(tmp_path, name):
+    cache = filled(tmp_path)
+    shard, ids = min(cache._shards), cache.stimuli.ids
+    path = cache.folder / shard / name
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4  # in the last row, and the last sum
+    path.write_bytes(content)
+    with pytest.raises(LayoutError, match=rf"{shard}.{name}|row \d of .*{shard}"):
+        fresh = FeatureCache(tmp_path, RandomConv(size=16), stimuli())
+        for kind in ("tokens", "pooled"):
+            np.testing.assert_array_equal(fresh.get(ids[8:], kind), cache.get(ids[8:], kind))
+            np.testing.assert_array_equal(fresh.get(ids[:7], kind), cache.get(ids[:7], kind))
+        fresh.get(ids[7:8], "tokens"), fresh.get(ids[7:8], "pooled")
+    shutil.rmtree(cache.folder / shard)
+    cache.refresh()
+    assert quiet(cache) == 8
+
+
 def test_meta_says_what_made_the_features_and_nothing_is_pickled(tmp_path):
     cache = filled(tmp_path)
     meta = json.loads((cache.folder / "meta.json").read_text())
     assert meta["config"] == json.loads(cache.extractor.config())
     assert "not comparable" in meta["note"]
     files = sorted(path.name for path in cache.folder.rglob("*") if path.is_file())
-    assert set(files) == {"meta.json", "ids.npy", "pixels.npy", "tokens.npy", "pooled.npy"}
+    assert set(files) == {"meta.json", "crc32.json", "ids.npy", "pixels.npy", "tokens.npy", "pooled.npy"}
     for path in cache.folder.rglob("*.npy"):
         np.load(path, allow_pickle=False)
 

@@ -26,6 +26,7 @@ from brainmodels.errors import LayoutError
 from brainmodels.layouts import prepare
 from tests.brainmodels.made import made_dataset
 from tests.brainmodels.same import assert_same
+from veca.files import sealed
 
 
 def _labelled(dataset):
@@ -49,7 +50,7 @@ def test_what_is_written_is_read_back(tmp_path, dtype):
     split = replace(dataset.split("made"), name="few", sessions={"train": frozenset([1])}, params={"n": np.int64(3)})
     dataset = dataset.with_subject(person).with_splits(split)
     summary = save_prepared(dataset, "subj01", tmp_path / "deep" / "subj01", image_size=32)
-    loaded = load_prepared(tmp_path / "deep" / "subj01", verify=True)
+    loaded = load_prepared(tmp_path / "deep" / "subj01")
     assert_same(loaded, dataset)
     again = loaded.subject("subj01")
     assert again.responses.values.dtype == dtype and isinstance(again.responses.values, np.memmap)
@@ -96,7 +97,7 @@ def test_sensors_are_read_back(tmp_path):
     stimuli = StimulusSet(ids, ArrayImages(rng.integers(0, 256, (4, 8, 8, 3), np.uint8)))
     dataset = BrainDataset([Subject("sub-01", responses, space)], stimuli)
     summary = save_prepared(dataset, "sub-01", tmp_path / "eeg", image_size=None)
-    loaded = load_prepared(tmp_path / "eeg", verify=True)
+    loaded = load_prepared(tmp_path / "eeg")
     again = loaded.subject("sub-01")
     np.testing.assert_array_equal(again.responses.values, responses.values)
     assert (list(again.space.ch_names), again.space.sfreq) == (["Fz", "Oz", "Cz"], 250.0)
@@ -117,7 +118,9 @@ def test_truncated_changed_and_missing_files_are_named(tmp_path, name):
         load_prepared(tmp_path / "out")
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(LayoutError, match=rf"{name} with SHA-256 .* got a changed file"):
-        load_prepared(tmp_path / "out", verify=True)
+        load_prepared(tmp_path / "out")
+    if name == "values.npy":
+        load_prepared(tmp_path / "out", verify=False)
     path.unlink()
     with pytest.raises(LayoutError, match=rf"expected a file at .*{name}, got none"):
         load_prepared(tmp_path / "out")
@@ -129,9 +132,13 @@ def test_folder_that_is_not_a_prepared_one(tmp_path):
     (tmp_path / "meta.json").write_text('{"format": ')
     with pytest.raises(LayoutError, match="the file is truncated or was edited"):
         load_prepared(tmp_path)
-    (tmp_path / "meta.json").write_text('{"format": 99}')
+    (tmp_path / "meta.json").write_text(sealed({"format": 99}))
     with pytest.raises(LayoutError, match=r"of format 1 at .*, got 99"):
         load_prepared(tmp_path)
+    for edited in ('{"format": 1}', sealed({"format": 1}).replace("1", "2", 1), "[1]"):
+        (tmp_path / "meta.json").write_text(edited)
+        with pytest.raises(LayoutError, match=r"meta\.json as it was written, got another digest"):
+            load_prepared(tmp_path)
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -198,7 +205,7 @@ def test_layout_writes_into_the_prepared_file(tmp_path, monkeypatch, use, scratc
     assert made.count("values.npy") == (0 if use else 1)  # what was allocated is renamed, not copied
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*module._FILES, "images.npy", "meta.json"])
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-    assert_same(load_prepared(tmp_path / "out", verify=True), dataset)
+    assert_same(load_prepared(tmp_path / "out"), dataset)
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
     digest = "03ac674216f3e15c761ee1a5e255f067953623c8b388b4459e13f978d7c846f4"  # sha256sum of 1234
     assert meta["source_sha256"] == {"betas.bin": digest} and meta["source"]["files"]["gone.bin"] == 1
@@ -220,7 +227,7 @@ def test_a_real_layout_is_prepared_end_to_end(tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "nsd").rglob("*"))
     summary = prepare("nsd_native", tmp_path / "nsd", "subj01", tmp_path / "out", image_size=32)
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "nsd").rglob("*")) == before
-    loaded = load_prepared(tmp_path / "out", verify=True)
+    loaded = load_prepared(tmp_path / "out")
     again = loaded.subject("subj01").responses
     np.testing.assert_array_equal(again.values, person.responses.values)
     assert again.values.dtype == np.int16 and again.scale == person.responses.scale

@@ -33,12 +33,14 @@ with join_world("cpu") as world:
 def run_all(world, out):
     """Write weights and result of every stage of these tests to a folder."""
 
-    def run(name, stage=STAGE, disturb=0.0, **options):
-        task = Linear(SIZES, disturb)
+    def run(name, stage=STAGE, disturb=0.0, signal_at=None, **options):
+        task, source = Linear(SIZES, disturb), Trials(SIZES, VALIDATION)
+        if world.rank == world.size - 1:  # the others learn of it from this one
+            source.signal_at = signal_at
         if world.rank:  # one process draws the weights that all start with
             for parameter in task.parameters():
                 parameter.data.fill_(7.0)
-        result = train_stage("stage", task, Trials(SIZES, VALIDATION), stage, world=world, **options)
+        result = train_stage("stage", task, source, stage, world=world, **options)
         save_file(task.state_dict(), f"{out}/{name}-{world.rank}.safetensors")
         Path(f"{out}/{name}-{world.rank}.json").write_text(json.dumps(asdict(replace(result, seconds=0))))
 
@@ -48,6 +50,9 @@ def run_all(world, out):
     run("drawn", disturb=0.5)
     run("stopped", disturb=0.5, folder=f"{out}/run", stop_at=13)
     run("resumed", disturb=0.5, folder=f"{out}/run")
+    with pytest.raises(SystemExit, match="143"):
+        run("signalled", disturb=0.5, folder=f"{out}/other", signal_at=19)
+    run("signalled", disturb=0.5, folder=f"{out}/other")
     task = Draws()
     train_stage("stage", task, Trials(SIZES), STAGE, world=world)
     Path(f"{out}/draws-{world.rank}.json").write_text(json.dumps(task.drawn[True]))
@@ -85,7 +90,7 @@ def result(runs, size, name, rank=0):
     return json.loads((runs / str(size) / f"{name}-{rank}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["plain", "micro", "drawn", "stopped", "resumed"])
+@pytest.mark.parametrize("name", ["plain", "micro", "drawn", "stopped", "resumed", "signalled"])
 def test_both_processes_end_with_equal_weights_and_results(runs, name):
     first, second = weights(runs, 2, name, 0), weights(runs, 2, name, 1)
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -111,9 +116,10 @@ def test_processes_draw_different_noise(runs):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_stopped_and_resumed(runs, size):
-    expected, found = weights(runs, size, "drawn"), weights(runs, size, "resumed")
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
-    assert result(runs, size, "resumed")["log"] == result(runs, size, "drawn")["log"]
+    for name in ("resumed", "signalled"):
+        expected, found = weights(runs, size, "drawn"), weights(runs, size, name)
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+        assert result(runs, size, name)["log"] == result(runs, size, "drawn")["log"]
     assert result(runs, size, "stopped")["ended"] == "stop_at"
 
 

@@ -1,16 +1,19 @@
 """A stage can be stopped anywhere and ends with the same bits; what is not finite is named."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from brainmodels.errors import BrainDataError
 from brainmodels.training import train_stage
 from tests.brainmodels.staged import STAGE, TWO, Linear, Trials, same, trained, weights
+from veca.train.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 
 FULL = replace(STAGE, weight_decay=0.1, clip_norm=2.0, ema_decay=0.8, patience=2, lr=0.15, epochs=9)
 
@@ -50,6 +53,27 @@ class TestResume:
         rows = [json.loads(line) for line in (tmp_path / "stage/log.jsonl").read_text().splitlines()]
         assert tuple(rows) == whole.log
 
+    @pytest.mark.parametrize(("name", "read"), [("SIGTERM", 6), ("SIGINT", 25), ("SIGUSR1", 41)])
+    def test_ended_by_a_signal(self, tmp_path, name, read):
+        """After the step, also after the last one of the stage; the last is in epoch 6 of 8 steps."""
+        whole, expected = self.run(None)
+        source, number = Trials(TWO, {"a": 9, "b": 5}), signal.Signals[name]
+        source.signal_at, source.signal = read, number
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+            self.run(tmp_path, source=source, save_every=100)
+        assert ended.type is KeyboardInterrupt if name == "SIGINT" else ended.value.code == 128 + number
+        assert read - 1 <= load_checkpoint(latest_checkpoint(tmp_path / "stage/checkpoints")).step <= read + 1
+        result, found = self.run(tmp_path)
+        assert same(found, expected) and result.log == whole.log
+
+    def test_a_damaged_checkpoint_is_left_for_the_one_before_it(self, tmp_path, caplog):
+        whole, expected = self.run(None)
+        self.run(tmp_path, stop_at=13, save_every=5)
+        os.truncate(tmp_path / "stage/checkpoints/step-00000013/ema.safetensors", 100)
+        result, found = self.run(tmp_path)
+        assert same(found, expected) and result.log == whole.log
+        assert "step-00000010; going on from there" in caplog.text
+
     def test_a_finished_stage_is_loaded(self, tmp_path):
         first, expected = self.run(tmp_path)
         source = Trials(TWO, {"a": 9, "b": 5})
@@ -82,8 +106,9 @@ class TestResume:
 
     def test_a_checkpoint_of_another_task_is_refused(self, tmp_path):
         self.run(tmp_path, stop_at=3)
-        path = tmp_path / "stage/checkpoints/step-00000003/weights.safetensors"
-        save_file(load_file(path) | {"bias.a": torch.zeros(2)}, path)
+        folder = tmp_path / "stage/checkpoints"
+        saved = load_checkpoint(latest_checkpoint(folder))
+        save_checkpoint(folder, saved._replace(weights=saved.weights | {"bias.a": torch.zeros(2)}))
         with pytest.raises(BrainDataError, match=r"step-00000003, got another: expected bias\.a of shape \(3,\)"):
             self.run(tmp_path)
 

@@ -1,5 +1,7 @@
+import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -240,7 +242,7 @@ def test_core_logit_log_scale_is_one_at_its_patch_count_and_grows_with_log_p():
     torch.testing.assert_close(grown_logits, 3 * logits, rtol=0, atol=1e-4)
     assert logits.abs().max() > 1e-2
     torch.testing.assert_close(grown.patch_read, plain.patch_read)
-    with pytest.raises(ValueError, match="2 patches or more, got 1"):
+    with pytest.raises(ValueError, match=r"core_logit_log_scale from 2 to \d+, got 1"):
         tiny_veca(core_logit_log_scale=1)
 
 
@@ -377,9 +379,60 @@ def test_bad_images(bad, error, message):
         (dict(global_from="cls"), "global_from to be one of core0, .* got 'cls'"),
         (dict(on_odd="stretch"), "on_odd to be one of pad, crop, error, got 'stretch'"),
         (dict(num_heads=3), "embed_dim=64 and num_heads=3"),
-        (dict(num_cores=0), "num_cores of at least 1, got 0"),
+        (dict(num_cores=0), "num_cores from 1 to 4096, got 0"),
+        (dict(num_cores=20000), "num_cores from 1 to 4096, got 20000"),  # its points would take many minutes
+        (dict(depth=100_000), "depth from 1 to 1024, got 100000"),
+        (dict(depth=0), "depth from 1 to 1024, got 0"),
+        (dict(embed_dim=-8), "embed_dim from 4 to 65536, got -8"),
+        (dict(num_heads=0), "num_heads from 1 to 4096, got 0"),
+        (dict(patch_size=0), "patch_size from 1 to 1024, got 0"),
+        (dict(in_chans=0), "in_chans from 1 to 4096, got 0"),
+        (dict(multiple_of=0), "multiple_of from 1 to 4096, got 0"),
+        (dict(output_dim=0), "output_dim from 1 to 65536, got 0"),
+        (dict(num_classes=-1), "num_classes from 0 to 10000000, got -1"),
+        (dict(img_size=(32, 0)), "img_size from 1 to 16777216, got 0"),
+        (dict(trained_budgets=[0, 99]), "trained_budgets of at least 1, got 0"),
+        (dict(mlp_ratio=0), "mlp_ratio above 0 and at most 64, got 0"),
+        (dict(norm_eps=-1), "norm_eps above 0 and at most 1, got -1"),
+        (dict(drop_path_rate=2.0), "drop_path_rate from 0 to below 1, got 2.0"),
+        (dict(rope_base=0), "rope_base above 0, got 0"),
+        (dict(rope_zero_low=math.nan), "rope_zero_low from 0 to 1, got nan"),
+        (dict(init_values=math.inf), "init_values that is finite, got inf"),
+        (dict(std=[0, 0, 0]), "std above 0, got 0"),
+        (dict(mean=[0, 0, math.nan]), "mean that is finite, got nan"),
+        (dict(impl="cuda"), "impl to be one of auto, triton, sdpa, reference, got 'cuda'"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         tiny_veca(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(num_cores=2.0), "num_cores to be an int, got float"),
+        (dict(num_cores="4"), "num_cores to be an int, got str"),
+        (dict(num_cores=True), "num_cores to be an int, got bool"),
+        (dict(patch_size=(16, 8)), "patch_size to be an int, got tuple"),
+        (dict(norm_eps="a"), "norm_eps to be a number, got str"),
+        (dict(mean=0.5), "mean to be a sequence of numbers, got float"),
+    ],
+)
+def test_numbers_of_another_kind(options, message):
+    with pytest.raises(TypeError, match=message):
+        tiny_veca(**options)
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    """json has no numbers of NumPy: such a model once lost its number of cores in its folder."""
+    given = dict(num_cores=np.int64(8), depth=np.int32(2), norm_eps=np.float32(2**-10), img_size=np.array([32, 48]))
+    model = tiny_veca(**given, trained_budgets=np.array([4, 8]), std=np.array([0.5, 0.5, 0.25])).eval()
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert again.config == model.config and (again.num_cores, again.norm.eps) == (8, 2**-10)
+    x = images(32, 48)
+    for count in (8, np.int64(4)):
+        assert torch.equal(again.forward_features(x, count).cores, model.forward_features(x, int(count)).cores)
+    with pytest.raises(TypeError, match=r"active_cores to be a tensor \(B,\) or None, got int"):
+        model.forward_features(x, active_cores=4)

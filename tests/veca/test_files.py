@@ -1,11 +1,13 @@
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from veca.files import whole_file, whole_folder
+from veca.files import alone_in, read_tensors, whole_file, whole_folder
 
 KILLED = """
 import os, signal, sys
@@ -86,3 +88,44 @@ def test_a_folder_stays_when_the_block_fails(tmp_path):
         (partial / "new").touch()
         raise ZeroDivisionError
     assert [x.name for x in path.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_remains_of_killed_writers_go_after_an_hour_and_those_of_living_ones_stay(tmp_path):
+    left = {name: tmp_path / f".partial-{name}" for name in ("run-dead", "run-new", "run-held", "other-dead")}
+    for name, path in left.items():
+        path.mkdir()
+        (path / "values").touch()
+        for item in (path / "values", path):
+            os.utime(item, None if name == "run-new" else (1, time.time() - 4000))
+    held = os.open(left["run-held"], os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with whole_folder(tmp_path / "run") as partial:
+        (partial / "a").touch()
+    os.close(held)
+    assert {name for name, path in left.items() if path.exists()} == {"run-new", "run-held", "other-dead"}
+
+
+def test_a_folder_that_another_writer_finished_first_is_named(tmp_path):
+    with pytest.raises(FileExistsError, match=f"expected no folder {tmp_path}/run, got one that was written meanwhile"):
+        with whole_folder(tmp_path / "run"), whole_folder(tmp_path / "run") as second:
+            (second / "a").touch()
+    assert [x.name for x in tmp_path.iterdir()] == ["run"] and (tmp_path / "run/a").exists()
+
+
+def test_one_program_at_a_time_holds_a_folder(tmp_path):
+    for _ in range(2):  # free again after an error as well
+        with pytest.raises(ZeroDivisionError), alone_in(tmp_path / "run"):
+            with pytest.raises(
+                BlockingIOError, match=rf"no other run in .*/run, got process {os.getpid()} on .*; wait"
+            ):
+                with alone_in(tmp_path / "run"):
+                    pass
+            raise ZeroDivisionError
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_file_that_is_no_safetensors_is_named(tmp_path):
+    for content in (b"", b"\x08" + bytes(7) + b"not json", b"PK"):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(ValueError, match=f"expected safetensors in {tmp_path}/a, got"):
+            read_tensors(tmp_path / "a")

@@ -183,6 +183,19 @@ def test_fewer_cores_than_saved_are_the_first_ones(folder, shipped):
         veca.load(folder, num_cores=12)
 
 
+def test_whole_numbers_are_no_weights(folder):
+    """Loaded, they would be zeros, because the deviation of weights is small."""
+    rewrite(folder / "model.safetensors", lambda weights: weights.update(bank_of(weights, torch.int32)))
+    with pytest.raises(ValueError, match=r"kind: core_bank\.tokens: expected a floating dtype, got torch\.int32"):
+        VECA.from_pretrained(folder)
+    rewrite(folder / "model.safetensors", lambda weights: weights.update(bank_of(weights, torch.float16)))
+    VECA.from_pretrained(folder)
+
+
+def bank_of(weights, dtype):
+    return {"core_bank.tokens": weights["core_bank.tokens"].to(dtype)}
+
+
 def test_long_lists_are_counted(folder):
     rewrite(folder / "model.safetensors", lambda weights: weights.clear() or weights.update(a=torch.zeros(1)))
     with pytest.raises(ValueError, match=r"(?s)\d\d missing in the file: .*, and \d\d more.*1 unknown to the model: a"):

@@ -1,5 +1,6 @@
 """Features of several blocks and attention maps, against hooks and the explicit attention."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,18 @@ def test_forward_intermediates_can_stop_early():
 def test_forward_intermediates_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny_veca().forward_intermediates(images(16, 16), **arguments)
+
+
+def test_blocks_are_whole_numbers():
+    model, x = tiny_veca(depth=3), images(16, 16)
+    wrong = (1.5, "float"), (True, "bool"), ("a", "str"), ([1.5], "float"), ([True], "bool"), (["a"], "str")
+    for given, name in wrong:
+        with pytest.raises(TypeError, match=f"expected indices to be an int, got {name}"):
+            model.forward_intermediates(x, given)
+        with pytest.raises(TypeError, match=f"got {name}"):
+            model.get_intermediate_layers(x, given)
+    for given in (np.int64(2), np.array([1, 2]), range(1, 3)):
+        assert len(model.forward_intermediates(x, given, intermediates_only=True)) == 2
 
 
 @pytest.mark.parametrize("block", [0, 1, -1])

@@ -1,8 +1,12 @@
+import errno
+import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,6 +297,72 @@ def test_an_interrupted_run_goes_on_bit_equal(tmp_path, monkeypatch, after, dtyp
     assert np.array_equal(np.load(tmp_path / "patches.npy"), wanted.patches[0].float().numpy())
 
 
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path, place=0.5):
+    """Turn over one bit, in the last byte or where `place` says."""
+    content = bytearray(path.read_bytes())
+    content[min(int(place * len(content)), len(content) - 1)] ^= 0x40
+    path.write_bytes(content)
+
+
+def test_damaged_files_of_an_interrupted_run_are_refused_by_name(tmp_path, monkeypatch):
+    """`torch.from_file` makes missing files and lengthens short ones: such a run once ended with other numbers."""
+    model, image = small_veca(), small_image()
+    wanted = stream_features(model, image, 60)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)  # after the first block: residual_1.bin is complete, residual_0.bin is half overwritten
+        with pytest.raises(Killed):
+            stream_features(model, image, 60, workdir=tmp_path / "kept")
+    for name, damage in itertools.product(
+        ("residual_1.bin", "cores_1.safetensors", "state.json"), (cut, flip, lambda path: flip(path, 1), Path.unlink)
+    ):
+        run = tmp_path / "run"
+        shutil.copytree(tmp_path / "kept", run)
+        damage(run / name)
+        if not (run / "state.json").exists():  # no run to go on with: a new one
+            got = stream_features(model, image, 60, workdir=run)
+            assert torch.equal(got.patches, wanted.patches)
+        else:
+            before = sorted((path.name, path.read_bytes()) for path in run.iterdir())
+            with pytest.raises(ValueError, match=str(run)):
+                stream_features(model, image, 60, workdir=run)
+            assert before == sorted((path.name, path.read_bytes()) for path in run.iterdir())
+        shutil.rmtree(run)
+    (tmp_path / "kept" / "residual_0.bin").unlink()  # only a place to write to
+    got = stream_features(model, image, 60, workdir=tmp_path / "kept")
+    assert torch.equal(got.patches, wanted.patches)
+
+
+@pytest.mark.parametrize("blocks", range(4))
+def test_kernels_round_alike_when_a_run_goes_on(tmp_path, monkeypatch, blocks):
+    """In fp32 at a width where kernels round differently for tensors that are not aligned, as those of a file are."""
+    torch.manual_seed(0)
+    model = veca.VECA(embed_dim=192, depth=3, num_heads=3, num_cores=64, img_size=96).eval()
+    image = torch.randn(3, 96, 96)
+    wanted = stream_features(model, image, 20)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2 * blocks)
+        patch.setattr(streaming.PatchFile, "complete", lambda self: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            stream_features(model, image, 20, workdir=tmp_path)
+    got = stream_features(model, image, 20, workdir=tmp_path)
+    assert all(torch.equal(getattr(got, name), getattr(wanted, name)) for name in FIELDS)
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
+    def full(handle, offset, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    for options, name in (({"workdir": tmp_path}, "residual_0.bin"), ({"out": tmp_path / "a.npy"}, "a.npy")):
+        with pytest.raises(OSError, match=rf"room for [0-9,]+ bytes, got No space .*{name}") as error:
+            stream_features(small_veca(), small_image(), 60, **options)
+        assert error.value.errno == errno.ENOSPC and sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
+
+
 def run_until_killed(workdir):
     """Dies in the second chunk of the second block, without a word."""
     torch.set_num_threads(1)
@@ -396,6 +466,8 @@ def test_memory_grows_with_the_residual_stream_only(monkeypatch):
         (dict(layout="HWC"), ValueError, r"3 channels in layout 'HWC', got shape \(3, 44, 60\)"),
         (dict(mean=MEAN), ValueError, "mean and std, or neither"),
         (dict(mean=MEAN, std=(1, 0, 1)), ValueError, "3 positive stds"),
+        (dict(mean=MEAN, std=(1, float("nan"), 1)), ValueError, "3 positive stds"),
+        (dict(mean=(0, 0, float("inf")), std=STD), ValueError, "3 finite means"),
         (dict(source=np.zeros((44, 60, 3), np.uint8)), ValueError, "mean and std for pixels of dtype uint8"),
         (dict(source=np.zeros((44, 60, 3), np.float32)), ValueError, r"layout 'CHW', got shape \(44, 60, 3\)"),
         (dict(source=np.zeros((44, 60, 3), np.int16)), TypeError, "unsigned integers or floats, got int16"),

@@ -1,14 +1,20 @@
 import dataclasses
+import itertools
 import json
 import os
+import shutil
+import signal
+from pathlib import Path
 
 import pytest
 import torch
 
 from veca import VECA
+from veca.files import alone_in
 from veca.train import Recipe, SupervisedTask, evaluate, load_backbone, train
 from veca.train.batches import StepBatches, batch_indices
-from veca.train.checkpoints import latest_checkpoint, load_checkpoint
+from veca.train.checkpoints import last_whole_checkpoint, latest_checkpoint, load_checkpoint
+from veca.train.signals import StopSignals
 from veca.zoo.plain_vit import equal_vit
 
 RECIPE = Recipe(
@@ -225,6 +231,121 @@ def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     assert load_checkpoint(train(planted_task(), Planted(), RECIPE, tmp_path)).step == 6
     assert [row["step"] for row in rows(tmp_path)] == list(range(6))
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def planted_score(task):
+    return {"bank": task.backbone.core_bank.tokens.sum().item()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that nothing ends, with a validation after steps 4 and 6."""
+    folder = tmp_path_factory.mktemp("straight")
+    recipe = dataclasses.replace(RECIPE, save_every=4)
+    return recipe, contents(train(planted_task(), Planted(), recipe, folder, validate=planted_score)), rows(folder)
+
+
+class Ending(Planted):
+    """Sends its own process a signal while it gives the batch of a step."""
+
+    def __init__(self, at, number):
+        super().__init__()
+        self.at, self.number = at, number
+
+    def batch(self, indices, step):
+        if step == self.at:
+            self.at = None
+            os.kill(os.getpid(), self.number)
+        return super().batch(indices, step)
+
+
+@pytest.mark.parametrize(("name", "at"), [("SIGTERM", 2), ("SIGUSR1", 3), ("SIGINT", 0), ("SIGTERM", 5)])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(straight, tmp_path, caplog, name, at):
+    recipe, whole, log = straight
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ended:
+        train(planted_task(), Ending(at, number), recipe, tmp_path, validate=planted_score)
+    assert ended.type is KeyboardInterrupt if name == "SIGINT" else ended.value.code == 128 + number
+    assert f"{name} after step {at + 1}; the same command goes on from {tmp_path}" in caplog.text
+    assert signal.getsignal(number) == before
+    path = latest_checkpoint(tmp_path / "checkpoints")
+    assert load_checkpoint(path).step == at + 1
+    path = train(planted_task(), Planted(), recipe, tmp_path, validate=planted_score)
+    found = contents(path)
+    assert found.keys() == whole.keys() and all(torch.equal(found[key], whole[key]) for key in whole)
+    assert rows(tmp_path) == log and sum("validation" in row for row in log) == 2
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_validation_that_was_ended_is_made_up_for(straight, tmp_path, call):
+    recipe, _, log = straight
+    calls = []
+
+    def dies(task):
+        calls.append(0)
+        if len(calls) == call:
+            raise MemoryError
+        return planted_score(task)
+
+    with pytest.raises(MemoryError):
+        train(planted_task(), Planted(), recipe, tmp_path, validate=dies)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 99, "loss": 0.1}\nno row\n[1]\n{"step": 0, "lo')
+    for _ in range(2):  # once
+        train(planted_task(), Planted(), recipe, tmp_path, validate=planted_score)
+        assert rows(tmp_path) == log
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0x40
+    path.write_bytes(content)
+
+
+def test_a_run_goes_on_from_the_last_checkpoint_that_is_whole(straight, tmp_path, caplog):
+    recipe, whole, _ = straight
+    train(planted_task(), Planted(), dataclasses.replace(recipe, save_every=2), tmp_path / "kept", stop_at=4)
+    parts = "state.json", "weights.safetensors", "optimizer.safetensors", "ema.safetensors"
+    for name, damage in itertools.product(parts, (cut, flip, Path.unlink)):
+        run = tmp_path / "run"
+        shutil.copytree(tmp_path / "kept", run)
+        older, last = sorted((run / "checkpoints").iterdir())
+        damage(last / name)
+        with pytest.raises(ValueError, match=rf"{last}.*; the checkpoint before it is {older}$"):
+            load_backbone(backbone(), run)
+        caplog.clear()
+        assert last_whole_checkpoint(run / "checkpoints")[0] == older and f"{older}; going on" in caplog.text
+        damage(older / name)
+        with pytest.raises(ValueError, match=rf"{older}.*; there is no older one in {run}"):
+            train(planted_task(), Planted(), recipe, run)
+        shutil.rmtree(run)
+    flip(last := tmp_path / "kept/checkpoints/step-00000004/optimizer.safetensors")
+    with pytest.raises(SystemExit):  # a checkpoint of step 3 takes the place of that of step 4, which cannot be read
+        train(planted_task(), Ending(2, signal.SIGTERM), recipe, tmp_path / "kept")
+    assert not last.exists()
+    found = contents(train(planted_task(), Planted(), recipe, tmp_path / "kept"))
+    assert all(torch.equal(found[key], whole[key]) for key in whole)
+
+
+def test_ctrl_c_twice_ends_at_once_and_ignored_signals_stay_ignored():
+    with pytest.raises(KeyboardInterrupt), StopSignals() as stops:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stops.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    with StopSignals() as stops:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert stops.number is None and signal.signal(signal.SIGUSR1, before) == signal.SIG_IGN
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path):
+    with alone_in(tmp_path), pytest.raises(BlockingIOError, match=f"no other run in {tmp_path}, got process"):
+        train(planted_task(), Planted(), RECIPE, tmp_path)
 
 
 def test_every_epoch_sees_every_image_once_in_a_new_order():

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from torch.utils.data import Dataset
 from .names import composed, existing, natural_key, open_text, walk
 
 __all__ = [
+    "IMAGE_FORMATS",
     "IMAGE_SUFFIXES",
     "BadImage",
     "Images",
@@ -37,6 +39,10 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# Pillow's names of these formats. It knows some that start other programs, such as PostScript
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+if find_spec("PIL.AvifImagePlugin") is not None:  # since Pillow 11.3
+    IMAGE_FORMATS += ("AVIF",)
 _INDEX_SUFFIXES = (".csv", ".tsv", ".jsonl")
 _PHOTOMETRIC = 262  # the tag of a TIFF file that says what its numbers mean; 0 is grey whose zero is white
 _COLUMNS = ("path", "label", "caption")
@@ -176,14 +182,15 @@ def load_image(path: str | os.PathLike) -> Image.Image:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be decoded to its end, has 32 bits a channel, or exceeds the limit that
-            `PIL.Image.MAX_IMAGE_PIXELS` sets. The message names the path and the reason.
+        ValueError: the file is of none of `IMAGE_FORMATS`, cannot be decoded to its end, has 32 bits a channel, or has
+            more pixels than twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million unless you change it. Pillow warns above
+            half of that. The message names the path and the reason.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected an image file, got nothing at {path}")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=IMAGE_FORMATS) as file:
             return upright_rgb(file)
     except Exception as error:  # on broken files, Pillow's decoders raise nearly anything
         raise ValueError(f"expected a readable image, got {path}: {type(error).__name__}: {error}") from error

@@ -1,6 +1,8 @@
 """Features of image files, written as arrays and pictures."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,12 @@ from torch import Tensor
 from ..data.images import IMAGE_SUFFIXES, load_image
 from ..data.names import stem
 from ..model.backbone import VECA
-from .visualize import feature_figure
+from ..model.features import Features
+from .visualize import feature_figure, normalised
 
 __all__ = ["extract_features", "read_image"]
+
+_log = logging.getLogger(__name__)
 
 
 def read_image(file: str | Path, size: int | None = None) -> Tensor:
@@ -46,10 +51,11 @@ def extract_features(
     size: int | None = None,
     num_cores: int | None = None,
     note: str = "",
-) -> Iterator[tuple[Path, Path]]:
+) -> Iterator[tuple[Path, ...]]:
     """Write the features of image files one by one, as `<name>.npz` and as a picture `<name>.png`.
 
-    The arrays are fp32; the picture is that of `feature_figure`:
+    Without matplotlib the arrays are written alone, and a warning says so. The picture is that of `feature_figure`, and
+    the arrays are fp32:
 
         global_token  (E,)
         patches       (rows, cols, E)
@@ -66,7 +72,7 @@ def extract_features(
         note: text for the title of each picture.
 
     Yields:
-        (npz file, png file) of each image.
+        (npz file, png file) of each image, or (npz file,).
 
     Raises:
         ValueError: two files of one name, or a file that cannot be decoded.
@@ -74,13 +80,19 @@ def extract_features(
     stems = [stem(file, IMAGE_SUFFIXES) for file in files]
     if twice := sorted({name for name in stems if stems.count(name) > 1}):
         raise ValueError(f"expected images with different names, got several called {', '.join(twice)}")
+    drawn = find_spec("matplotlib") is not None
+    if not drawn:
+        _log.warning('no pictures are written, because they need matplotlib; pip install "veca[brain]"')
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for file, name in zip(files, stems, strict=True):
         image = read_image(file, size)
         height, width = image.shape[1:]
         title = ", ".join(filter(None, (Path(file).name, f"{height} x {width} px", note)))
-        figure, features = feature_figure(model, image, num_cores, title)
+        if drawn:
+            figure, features = feature_figure(model, image, num_cores, title)
+        else:
+            features = _features(model, image, num_cores)
         arrays, picture = out / f"{name}.npz", out / f"{name}.png"
         np.savez(
             arrays,
@@ -90,8 +102,14 @@ def extract_features(
             core_xy=_array(features.core_xy),
             image_size=np.array([height, width]),
         )
-        figure.savefig(picture, dpi=80)
-        yield arrays, picture
+        if drawn:
+            figure.savefig(picture, dpi=80)
+        yield (arrays, picture) if drawn else (arrays,)
+
+
+@torch.no_grad()
+def _features(model: VECA, image: Tensor, num_cores: int | None) -> Features:
+    return model.forward_features(normalised(model, image), num_cores)
 
 
 def _array(batch: Tensor) -> np.ndarray:

@@ -26,6 +26,7 @@ __all__ = [
     "feature_figure",
     "fit_patch_pca",
     "map_limit",
+    "normalised",
     "pca_rgb",
 ]
 
@@ -170,6 +171,13 @@ def draw_core_map(axes: Any, share: Tensor, xy: Tensor, limit: float) -> Any:
     return shown
 
 
+def normalised(model: VECA, image: Tensor) -> Tensor:
+    """An image (3, height, width) in [0, 1] as the batch (1, 3, height, width) that the model takes."""
+    mean, std = (image.new_tensor(x)[:, None, None] for x in (model.mean, model.std))
+    weight = model.patch_embed.proj.weight
+    return ((image - mean) / std)[None].to(weight.device, weight.dtype)
+
+
 @torch.no_grad()
 def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, title: str = "") -> tuple[Any, Features]:
     """Draw the features of one image: its cores, its patches at several budgets, and what moves the first cores.
@@ -195,9 +203,7 @@ def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, tit
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('pictures need matplotlib, which is not installed; pip install "veca[brain]"') from error
-    channels = [image.new_tensor(x)[:, None, None] for x in (model.mean, model.std)]
-    weight = model.patch_embed.proj.weight
-    batch = ((image - channels[0]) / channels[1])[None].to(weight.device, weight.dtype)
+    batch = normalised(model, image)
     features, (maps,) = model.forward_maps(batch, num_cores)
     pca = fit_patch_pca(features.patches[0])
 

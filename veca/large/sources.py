@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..data.images import IMAGE_FORMATS
 from ..hashes import hex_digest
 
 __all__ = ["StripReader", "open_image"]
@@ -140,8 +142,12 @@ def open_image(
         raise ValueError(
             f"expected mean and std for pixels of dtype {image.dtype}, got None; pass model.mean and model.std"
         )
-    if mean is not None and (len(mean) != channels or len(std) != channels or min(std) <= 0):
-        raise ValueError(f"expected {channels} means and {channels} positive stds, got mean={mean} and std={std}")
+    if mean is not None and (
+        len(mean) != channels or len(std) != channels or not all(map(isfinite, [*mean, *std])) or min(std) <= 0
+    ):
+        raise ValueError(
+            f"expected {channels} finite means and {channels} positive stds, got mean={mean} and std={std}"
+        )
     image.mean, image.std = mean, std
     return image
 
@@ -174,8 +180,11 @@ def _open_file(path: Path, channels: int) -> StripReader:
     if not path.is_file():
         raise FileNotFoundError(f"expected an image file, found none at {path}")
     if path.suffix.lower() not in (".tif", ".tiff"):
-        with _pictures_of_any_size(), Image.open(path) as image:
-            return _FileReader(path, _pil_pixels(image, channels))
+        try:
+            with _pictures_of_any_size(), Image.open(path, formats=IMAGE_FORMATS) as image:
+                return _FileReader(path, _pil_pixels(image, channels))
+        except OSError as error:
+            raise ValueError(f"expected a readable image, got {path}: {type(error).__name__}: {error}") from error
     tifffile = _tifffile()
     with tifffile.TiffFile(path) as file:
         page = file.pages.first

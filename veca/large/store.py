@@ -9,13 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import sync, whole_file
-from ..hashes import hex_digest, tensor_parts
+from ..files import alone_in, new_array, read_json, read_tensors, reserve, sync, whole_file
+from ..hashes import checksum, hex_digest, tensor_parts
 from .sources import StripReader
 
 __all__ = ["DirectoryStore", "MemoryStore", "PatchFile", "Progress", "fingerprint"]
@@ -52,11 +51,15 @@ class MemoryStore:
     def remove(self) -> None:
         """Do nothing: the tensor may be the result."""
 
+    def close(self) -> None:
+        """Do nothing: nobody else has the tensor."""
+
 
 class DirectoryStore:
     """Keeps the patches in two memory-mapped files, and the state after the last complete block.
 
-    Each block reads one file and writes the other. The state names the complete one, also after a run is killed.
+    Each block reads one file and writes the other. The state names the complete one, also after a run is killed. It has
+    the checksums of the patches and the cores, so that a run never goes on from others.
 
     Args:
         path: the directory, made if absent.
@@ -65,25 +68,42 @@ class DirectoryStore:
         run: plain values that identify the run; see `fingerprint`.
 
     Raises:
-        ValueError: the directory has another run; the message names what differs.
+        BlockingIOError: another program works in the directory.
+        OSError: the disk has no room for the two files.
+        ValueError: the directory has another run, and the message names what differs; or its files are damaged.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: torch.dtype, run: dict[str, Any]):
         self.path = path
         self.run = run
         self._state = path / "state.json"
-        path.mkdir(parents=True, exist_ok=True)
-        self._check()
-        self._names = [path / f"residual_{index}.bin" for index in range(2)]
-        size = shape[0] * shape[1]
-        self._tensors = [torch.from_file(str(name), True, size, dtype=dtype).view(shape) for name in self._names]
+        self._alone = ExitStack()
+        self._alone.enter_context(alone_in(path))
+        try:
+            self._names = [path / f"residual_{index}.bin" for index in range(2)]
+            size = shape[0] * shape[1]
+            self._saved = self._read_state(size * dtype.itemsize)
+            for name in self._names:
+                reserve(name, size * dtype.itemsize)
+            self._tensors = [torch.from_file(str(name), True, size, dtype=dtype).view(shape) for name in self._names]
+        except BaseException:
+            self.close()
+            raise
 
     def load(self) -> Progress | None:
-        """The progress of an interrupted run; None before the first block."""
-        if not self._state.exists():
+        """The progress of an interrupted run; None before the first block.
+
+        Raises:
+            ValueError: a file is not what it was.
+        """
+        if self._saved is None:
             return None
-        done = json.loads(self._state.read_text(encoding="utf-8"))["blocks_done"]
-        tensors = load_file(self._cores(done))
+        done, sums = self._saved["blocks_done"], self._saved["crc32"]
+        tensors = read_tensors(self._cores(done)) if self._cores(done).is_file() else {}
+        found = {self._cores(done): _sums(tensors), self._names[done % 2]: checksum(self.after(done))}
+        for path, value in found.items():
+            if sums.get(path.name) != value:
+                raise ValueError(f"expected {path} as the run wrote it, got other contents; {self._remedy}")
         return done, tensors["cores"], tensors["raw_xy"]
 
     def save(self, done: int, cores: Tensor, raw_xy: Tensor) -> None:
@@ -95,10 +115,13 @@ class DirectoryStore:
             raw_xy: Their raw coordinates.
         """
         sync(self._names[done % 2])
-        save_file({"cores": cores.contiguous(), "raw_xy": raw_xy.contiguous()}, self._cores(done))
+        tensors = {"cores": cores.contiguous(), "raw_xy": raw_xy.contiguous()}
+        save_file(tensors, self._cores(done))
         sync(self._cores(done))
+        sums = {self._cores(done).name: _sums(tensors), self._names[done % 2].name: checksum(self.after(done))}
         with whole_file(self._state, durable=True) as partial:
-            partial.write_text(json.dumps({"blocks_done": done, "run": self.run}), encoding="utf-8")
+            content = {"blocks_done": done, "crc32": sums, "run": self.run}
+            partial.write_text(json.dumps(content), encoding="utf-8")
         self._cores(done - 1).unlink(missing_ok=True)
 
     def after(self, done: int) -> Tensor:
@@ -110,19 +133,40 @@ class DirectoryStore:
         for name in (self._state, *self.path.glob("cores_*.safetensors"), *self._names):
             name.unlink()
 
+    def close(self) -> None:
+        """Let other programs work in the directory."""
+        self._alone.close()
+
+    @property
+    def _remedy(self) -> str:
+        return f"remove {self.path} to begin again"
+
     def _cores(self, done: int) -> Path:
         return self.path / f"cores_{done}.safetensors"
 
-    def _check(self) -> None:
+    def _read_state(self, size: int) -> dict[str, Any] | None:
+        """The state of an interrupted run of the same call, whose patches have `size` bytes; None without one."""
         if not self._state.exists():
-            return
-        found = json.loads(self._state.read_text(encoding="utf-8"))["run"]
+            return None
+        state = read_json(self._state)
+        if not isinstance(state, dict) or not {"blocks_done", "crc32", "run"} <= state.keys():
+            raise ValueError(f"expected blocks_done, crc32 and run in {self._state}, got others; {self._remedy}")
+        found = state["run"]
         other = sorted(key for key in {*found, *self.run} if found.get(key) != self.run.get(key))
         if other:
             raise ValueError(
                 f"expected {self.path} to be empty or to have an interrupted run of the same call, got a run with "
                 f"another {', '.join(other)}"
             )
+        patches = self._names[state["blocks_done"] % 2]
+        found = patches.stat().st_size if patches.is_file() else "no file"
+        if found != size:
+            raise ValueError(f"expected {size} bytes of {patches}, got {found}; {self._remedy}")
+        return state
+
+
+def _sums(tensors: dict[str, Tensor]) -> dict[str, int]:
+    return {name: checksum(tensor) for name, tensor in tensors.items()}
 
 
 class PatchFile:
@@ -132,6 +176,9 @@ class PatchFile:
         path: name of the file.
         shape: (P, width).
         dtype: dtype of the patches. NumPy has no bfloat16, so bfloat16 is stored as float32, which is exact.
+
+    Raises:
+        OSError: the disk has no room for the file.
 
     Attributes:
         tensor: the patches (P, width), backed by the file.
@@ -144,7 +191,7 @@ class PatchFile:
         self._file = ExitStack()
         partial = self._file.enter_context(whole_file(path))
         like = torch.empty(0, dtype=stored).numpy().dtype
-        self._array = np.lib.format.open_memmap(partial, mode="w+", dtype=like, shape=shape)
+        self._array = new_array(partial, shape, like)
         self.tensor = torch.from_numpy(self._array)
 
     def complete(self) -> None:

@@ -15,6 +15,7 @@ Shapes: C cores, P patches, E embedding dim.
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,15 @@ def stream_features(
         store = DirectoryStore(workdir, (num_patches, model.embed_dim), pieces.dtype, run)
         out = workdir / "patches.npy" if out is None else out
 
-    state = store.load()
-    if state is None:
-        _embed(model, image, store.after(0))
-        state = 0, pieces.cores[None], pieces.raw_xy
-        store.save(*state)
-    cores, raw_xy = _run_blocks(pieces, store, state, chunks, progress)
-    features = _finish(pieces, store, cores, raw_xy, chunks, None if out is None else Path(out))
-    store.remove()
+    with closing(store):
+        state = store.load()
+        if state is None:
+            _embed(model, image, store.after(0))
+            state = 0, pieces.cores[None], pieces.raw_xy
+            store.save(*state)
+        cores, raw_xy = _run_blocks(pieces, store, state, chunks, progress)
+        features = _finish(pieces, store, cores, raw_xy, chunks, None if out is None else Path(out))
+        store.remove()
     return features
 
 

@@ -18,6 +18,7 @@ from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .arguments import check_counts, check_numbers, check_sequence, whole_number
 from .attention import Tables
 from .block import Block
 from .cores import DEFAULT_CORES, CoreBank, CoreStep, default_budgets
@@ -36,6 +37,7 @@ _CHOICES = {
     "coord_norm": ("separate", "max", "min"),
     "rope_axis_order": ("xy", "yx"),
     "rope_layout": ("interleaved", "half"),
+    "impl": ("auto", "triton", "sdpa", "reference"),
 }
 
 
@@ -80,6 +82,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
     Attributes that are named like an argument may be set, and are then saved with the model.
 
     Raises:
+        TypeError: a number of another kind.
         ValueError: an unknown choice, a head dim that is not a multiple of 4, or a number out of range.
     """
 
@@ -132,21 +135,67 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             coord_norm=coord_norm,
             rope_axis_order=rope_axis_order,
             rope_layout=rope_layout,
+            impl=impl,
         )
+        counts = check_counts(
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            multiple_of=multiple_of,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_cores=num_cores,
+            num_classes=num_classes,
+            output_dim=output_dim,
+            core_logit_log_scale=core_logit_log_scale,
+        )
+        numbers = check_numbers(
+            mlp_ratio=mlp_ratio,
+            rope_base=rope_base,
+            rope_zero_low=rope_zero_low,
+            rope_shift=rope_shift,
+            rope_scale=rope_scale,
+            core_step_max=core_step_max,
+            norm_eps=norm_eps,
+            init_values=init_values,
+            drop_path_rate=drop_path_rate,
+            crop_pct=crop_pct,
+        )
+        for name, value in (counts | numbers).items():
+            self._set_option(name, value)  # as a number of Python, which JSON can hold
+        embed_dim, depth, num_heads, multiple_of, patch_size, in_chans, num_cores, num_classes, output_dim, _ = (
+            counts.values()
+        )
+        (
+            mlp_ratio,
+            rope_base,
+            rope_zero_low,
+            rope_shift,
+            rope_scale,
+            core_step_max,
+            norm_eps,
+            init_values,
+            drop_path_rate,
+            crop_pct,
+        ) = numbers.values()
         if embed_dim % (4 * num_heads):
             raise ValueError(f"expected a head dim of 4 n, got embed_dim={embed_dim} and num_heads={num_heads}")
-        if num_cores < 1:
-            raise ValueError(f"expected num_cores of at least 1, got {num_cores}")
-        if budget is not None and not 1 <= budget <= num_cores:
-            raise ValueError(f"expected budget from 1 to {num_cores}, the core bank, got {budget}")
-        if core_logit_log_scale is not None and core_logit_log_scale < 2:
-            raise ValueError(f"expected core_logit_log_scale of 2 patches or more, got {core_logit_log_scale}")
-        if not 0 < crop_pct <= 1:
-            raise ValueError(f"expected crop_pct above 0 and at most 1, got {crop_pct}")
-        mean = mean or (IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.5,) * in_chans)
-        std = std or (IMAGENET_DEFAULT_STD if in_chans == 3 else (0.5,) * in_chans)
+        if budget is not None:
+            budget = whole_number("budget", budget)
+            if not 1 <= budget <= num_cores:
+                raise ValueError(f"expected budget from 1 to {num_cores}, the core bank, got {budget}")
+            self._set_option("budget", budget)
+        size = check_sequence("img_size", to_2tuple(img_size))
+        grey = (0.5,) * in_chans
+        mean = (IMAGENET_DEFAULT_MEAN if in_chans == 3 else grey) if mean is None else check_sequence("mean", mean)
+        std = (IMAGENET_DEFAULT_STD if in_chans == 3 else grey) if std is None else check_sequence("std", std)
         if not len(mean) == len(std) == in_chans:
             raise ValueError(f"expected a mean and std for each of {in_chans} channels, got {len(mean)} and {len(std)}")
+        if trained_budgets is not None:
+            trained_budgets = [whole_number("trained_budgets", budget) for budget in trained_budgets]
+            if wrong := [budget for budget in trained_budgets if budget < 1]:
+                raise ValueError(f"expected trained_budgets of at least 1, got {wrong[0]}")
+            self._set_option("trained_budgets", trained_budgets)
 
         self.embed_dim = embed_dim
         self.num_features = output_dim or embed_dim
@@ -158,6 +207,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         self._set_option("mean", list(mean))
         self._set_option("std", list(std))
         self.crop_pct = crop_pct
+        self._set_option("img_size", img_size if isinstance(img_size, int) else size)
         self.global_from = global_from
         self.on_odd = on_odd
         self.coord_norm = coord_norm
@@ -171,7 +221,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
 
         # None as the size: timm's check of a known size would fix a compiled graph to that size
         self.patch_embed = PatchEmbed(None, patch_size, in_chans, embed_dim, output_fmt="NHWC")
-        self.patch_embed.grid_size = tuple(side // patch_size for side in to_2tuple(img_size))
+        self.patch_embed.grid_size = tuple(side // patch_size for side in size)
         self.core_bank = CoreBank(num_cores, embed_dim)
         self.core_steps = nn.ModuleList(
             CoreStep(embed_dim, core_step_norm, core_step_max, norm_eps) for _ in range(depth - 1)
@@ -331,6 +381,8 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
     ) -> tuple[Tensor, Tensor, Frame]:
         """Tokens (B, T, E), raw core coordinates (C, 2) and the frame of a batch of images."""
         num_cores = self.check_budget(num_cores)
+        if not isinstance(active_cores, Tensor | None):
+            raise TypeError(f"expected active_cores to be a tensor (B,) or None, got {type(active_cores).__name__}")
         patches = embed_patches(images, self.patch_embed, self.on_odd)
         device = patches.tokens.device
         cores = self.core_bank.tokens[:num_cores].expand(patches.tokens.shape[0], -1, -1)  # (B, C, E)
@@ -408,7 +460,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         """
         num_cores = self.budget if num_cores is None else num_cores
         if isinstance(num_cores, bool) or not isinstance(num_cores, int):
-            raise TypeError(f"expected num_cores to be an int, got {type(num_cores).__name__}")
+            num_cores = whole_number("num_cores", num_cores)
         if not 1 <= num_cores <= self.num_cores:
             raise ValueError(f"expected num_cores from 1 to {self.num_cores}, the core bank, got {num_cores}")
         if not torch.compiler.is_compiling() and num_cores not in self.trained_budgets:

@@ -214,8 +214,8 @@ def put_weights(model: nn.Module, given: dict[str, Tensor], file: str | Path, st
     for name in CORE_WEIGHTS:
         if name in wanted and name in given and given[name].shape[0] > wanted[name].shape[0]:
             given[name] = given[name][: wanted[name].shape[0]]
-    missing, unknown, reshaped = _mismatches(wanted, given)
-    problems = missing + unknown + reshaped if strict else reshaped
+    missing, unknown, reshaped, wrong = _mismatches(wanted, given)
+    problems = [*missing, *unknown, *reshaped, *wrong] if strict else [*reshaped, *wrong]
     if problems:
         raise ValueError(f"{file} does not fit this {type(model).__name__}:\n" + "\n".join(problems))
     if missing or unknown:
@@ -237,7 +237,7 @@ def check_names(what: str, given: list[str], known: list[str]) -> None:
 
 
 def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> list[list[str]]:
-    """Missing, unknown and reshaped weights: for each kind a list with one line, or an empty list."""
+    """Missing, unknown, reshaped weights and those of another kind: a list with one line for each, or an empty one."""
     missing = [name for name in wanted if name not in given]
     unknown = [name for name in given if name not in wanted]
     reshaped = [
@@ -245,11 +245,17 @@ def _mismatches(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> list[lis
         for name in wanted
         if name in given and wanted[name].shape != given[name].shape
     ]
+    wrong = [
+        f"{name}: expected a floating dtype, got {given[name].dtype}"
+        for name in wanted
+        if name in given and wanted[name].is_floating_point() and not given[name].is_floating_point()
+    ]
     lines = []
     for title, names in (
         ("missing in the file", missing),
         ("unknown to the model", [name + _hint(name, missing) for name in unknown]),
         ("of another shape", reshaped),
+        ("of another kind", wrong),
     ):
         rest = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         lines.append([f"  {len(names)} {title}: {'; '.join(names[:_SHOWN])}{rest}"] if names else [])

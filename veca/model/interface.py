@@ -1,10 +1,12 @@
 """The methods that timm and DINOv2 expect of a backbone, besides its forward pass. `VECA` inherits them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
+
+from .arguments import whole_number
 
 __all__ = ["BackboneInterface", "global_source", "init_linear"]
 
@@ -210,11 +212,12 @@ class BackboneInterface:
     def _block_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Absolute block numbers, ascending. An int means the last n, None means all."""
         depth = len(self.blocks)
-        if indices is None or isinstance(indices, int):
-            count = depth if indices is None else indices
+        if not isinstance(indices, Iterable) or isinstance(indices, str):
+            count = depth if indices is None else whole_number("indices", indices)
             if not 1 <= count <= depth:
                 raise ValueError(f"expected the last 1 to {depth} blocks, got {count}")
             return list(range(depth - count, depth))
+        indices = [whole_number("indices", index) for index in indices]
         for index in indices:
             if not -depth <= index < depth:
                 raise ValueError(f"expected block indices from {-depth} to {depth - 1}, got {index}")

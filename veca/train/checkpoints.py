@@ -1,20 +1,36 @@
-"""Checkpoints are folders of safetensors and JSON, which appear whole or not at all."""
+"""Checkpoints are folders of safetensors and JSON, which appear whole or not at all.
 
-import json
+`state.json` has the size and the SHA-256 of the other files, so that a run never goes on from a file that was cut or
+changed. Hashing takes about a second for each gigabyte.
+"""
+
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import read_sealed, read_tensors, sealed
+from ..hashes import file_facts, file_fault
 from .parallel import World
 
-__all__ = ["Checkpoint", "latest_checkpoint", "load_backbone", "load_checkpoint", "save_checkpoint", "save_together"]
+__all__ = [
+    "Checkpoint",
+    "last_whole_checkpoint",
+    "latest_checkpoint",
+    "load_backbone",
+    "load_checkpoint",
+    "save_checkpoint",
+    "save_together",
+]
 
+_log = logging.getLogger(__name__)
 _PREFIX = "step-"
+_TENSORS = ("weights", "optimizer", "ema")
 _BACKBONE = "backbone."
 
 
@@ -39,7 +55,8 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """Write a checkpoint beside the older ones, then remove all but the last few.
 
-    It is written under another name, flushed, and renamed. Other processes see all of it or nothing.
+    It is written under another name, flushed, and renamed. Other processes see all of it or nothing. Checkpoints of
+    later steps are removed: the run could not go on from them, because they are damaged.
 
     Args:
         folder: Folder of all checkpoints of the run.
@@ -51,21 +68,27 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
     """
     target = folder / f"{_PREFIX}{checkpoint.step:08d}"
     partial = folder / f".partial-{target.name}"
-    for leftover in (partial, target):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    if partial.exists():
+        shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    for name in ("weights", "optimizer", "ema"):
+    files = {}
+    for name in _TENSORS:
         tensors = {key: value.detach().cpu().contiguous() for key, value in getattr(checkpoint, name).items()}
-        save_file(tensors, partial / f"{name}.safetensors")
-    state = {"step": checkpoint.step, "recipe": checkpoint.recipe}
-    (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        path = partial / f"{name}.safetensors"
+        save_file(tensors, path)
+        files[path.name] = file_facts(path)
+    state = {"step": checkpoint.step, "recipe": checkpoint.recipe, "files": files}
+    (partial / "state.json").write_text(sealed(state), encoding="utf-8")
     for path in (*partial.iterdir(), partial):
         _flush(path)
+    if target.exists():
+        shutil.rmtree(target)
     os.replace(partial, target)
     _flush(folder)
-    for old in _found(folder)[:-keep]:
-        shutil.rmtree(old)
+    found = _found(folder)
+    end = found.index(target) + 1
+    for other in (*found[: max(end - keep, 0)], *found[end:]):
+        shutil.rmtree(other)
     return target
 
 
@@ -84,6 +107,26 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def last_whole_checkpoint(folder: Path) -> tuple[Path, Checkpoint] | None:
+    """Return the last checkpoint that is whole, and its path; None where there is no checkpoint.
+
+    A warning names those that are damaged. A run that goes on from an older one does the same steps again.
+
+    Raises:
+        ValueError: All checkpoints are damaged.
+    """
+    found = _found(folder)
+    while found:
+        path = found.pop()
+        try:
+            return path, load_checkpoint(path)
+        except ValueError as error:
+            if not found:
+                raise
+            _log.warning("%s; going on from there", error)
+    return None
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint, with its tensors on the CPU.
 
@@ -91,14 +134,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path: Folder of the checkpoint.
 
     Raises:
-        FileNotFoundError: A file is missing.
+        ValueError: A file is missing, truncated or changed. The message also names the checkpoint before this one.
     """
-    names = ("weights", "optimizer", "ema")
-    missing = [n for n in ("state.json", *(f"{name}.safetensors" for name in names)) if not (path / n).is_file()]
-    if missing:
-        raise FileNotFoundError(f"expected a checkpoint in {path}, but {', '.join(missing)} is absent")
-    state = json.loads((path / "state.json").read_text())
-    tensors = {name: load_file(path / f"{name}.safetensors") for name in names}
+    try:
+        if not (path / "state.json").is_file():
+            raise ValueError(f"expected a checkpoint in {path}, got no state.json")
+        state = read_sealed(path / "state.json")
+        for name, facts in state["files"].items():
+            if fault := file_fault(path / name, facts):
+                raise ValueError(fault)
+    except ValueError as error:
+        older = [other for other in _found(path.parent) if other.name < path.name]
+        rest = f"the checkpoint before it is {older[-1]}" if older else f"there is no older one in {path.parent}"
+        raise ValueError(f"{error}; {rest}") from None
+    tensors = {name: read_tensors(path / f"{name}.safetensors") for name in _TENSORS}
     return Checkpoint(step=state["step"], recipe=state["recipe"], **tensors)
 
 
@@ -115,7 +164,7 @@ def load_backbone(model: nn.Module, path: str | Path, ema: bool = False) -> nn.M
 
     Raises:
         FileNotFoundError: The folder has no checkpoint.
-        ValueError: The run kept no averages.
+        ValueError: The checkpoint is damaged, or the run kept no averages.
     """
     path = Path(path)
     if not (path / "state.json").is_file():

@@ -10,13 +10,15 @@ and `engine.step`, so that a resumed run draws the same.
 """
 
 import json
+import logging
 import math
 import reprlib
+import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +26,11 @@ from torch import Tensor, nn
 from ..files import whole_file
 from .optimizers import NamedOptimizer
 from .parallel import Spread, clip_gradients, like, total_norm, whole
+from .signals import StopSignals
 
-__all__ = ["Averages", "EarlyStop", "Engine", "Pass", "RowLog", "changes", "check_finite", "fill"]
+__all__ = ["Averages", "EarlyStop", "Engine", "Pass", "RowLog", "changes", "check_finite", "fill", "read_rows"]
+
+_log = logging.getLogger(__name__)
 
 Pass = tuple[Tensor, Mapping[str, Tensor]]  # the loss of a forward pass and its terms, as shares of those of the step
 
@@ -85,6 +90,7 @@ class Engine:
     Attributes:
         step: Number of steps done.
         scaler: Scaler of the loss, without effect unless the precision is "fp16".
+        stops: Context in which signals ask for an end, see `stopping`.
     """
 
     def __init__(
@@ -100,6 +106,22 @@ class Engine:
         self.clip_norm, self.clip_epsilon, self.averages = clip_norm, clip_epsilon, averages
         self.scaler = torch.amp.GradScaler(spread.world.device.type, enabled=precision == "fp16")
         self.step = 0
+        self.stops, self._agreed = StopSignals(), False
+
+    @property
+    def stopping(self) -> int | None:
+        """Signal that asks to end after this step. All processes get one in the same step, where one of them has it."""
+        if self.spread.world.size == 1:
+            return self.stops.number
+        return (self.stops.number or signal.SIGTERM) if self._agreed else None
+
+    def leave(self, path: Path | None) -> NoReturn:
+        """End the program as its signal asks, after a checkpoint: 128 + the signal is the exit status."""
+        number = self.stopping
+        _log.warning("%s after step %d; the same command goes on from %s", signal.Signals(number).name, self.step, path)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
     def autocast(self) -> AbstractContextManager:
         """A context for forward passes in the precision of this training."""
@@ -118,8 +140,13 @@ class Engine:
                 self.scaler.scale(loss).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.detach()
-        values = self.spread.together(torch.stack(list(sums.values())))
-        return dict(zip(sums, values.tolist(), strict=True))
+        values = list(sums.values())
+        if self.spread.world.size > 1:
+            values.append(values[0].new_tensor(float(self.stops.number is not None)))
+        values = self.spread.together(torch.stack(values)).tolist()
+        if self.spread.world.size > 1:
+            self._agreed |= values.pop() > 0
+        return dict(zip(sums, values, strict=True))
 
     def backward(self, passes: Iterable[Pass]) -> tuple[dict[str, float], dict[str, float]]:
         """Compute the gradients of a step.
@@ -183,6 +210,24 @@ class EarlyStop:
             return False
         self.best, self.stale = loss, 0
         return True
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of `RowLog`, none without the file. A warning names lines that are no rows."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    rows, bad = [], []
+    for number, line in enumerate(text.split("\n")[:-1], 1):  # a killed program leaves its last line without an end
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            bad.append(number)
+    if bad:
+        _log.warning("left out lines %s of %s, which are no rows of a log", ", ".join(map(str, bad)), path)
+    return rows
 
 
 class RowLog:

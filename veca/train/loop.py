@@ -23,15 +23,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..files import alone_in
 from ..model.backbone import VECA
 from .batches import Source, StepBatches, batch_indices, draw_seed
 from .budgets import BudgetSampler
-from .checkpoints import Checkpoint, latest_checkpoint, load_checkpoint, save_together
-from .engine import Averages, Engine, Pass, RowLog, changes, check_finite
+from .checkpoints import Checkpoint, last_whole_checkpoint, save_together
+from .engine import Averages, Engine, Pass, RowLog, changes, check_finite, read_rows
 from .optimizers import ElasticOptimizer
 from .parallel import Spread, World, join_world, whole
 from .recipes import Recipe
 from .schedules import warmup_cosine
+from .signals import ignore_stop_signals
 
 __all__ = ["train"]
 
@@ -53,6 +55,7 @@ def train(
     The loss is the sum of the terms in the dict that `task(batch, num_cores)` returns. If `task.backbone` is a VECA,
     its budget changes from step to step. A model without cores is given num_cores=None. On a CPU denormal numbers are
     flushed to zero, and on a GPU fp32 products may use TF32. The global generators of torch are seeded in every step.
+    SIGTERM, SIGUSR1 and Ctrl-C end the run after the current step, with a checkpoint; see `veca.train.signals`.
 
     Args:
         task: A `SupervisedTask`, a `DistillationTask`, or another module of that form. It is trained in place.
@@ -67,12 +70,16 @@ def train(
         The folder of the last checkpoint.
 
     Raises:
+        BlockingIOError: Another program trains in `out`.
         FloatingPointError: A term or the gradient is not finite. The message names step, terms, budgets and images.
-        ValueError: `out` holds a run with another recipe.
+        SystemExit: A signal ended the run; the code is 128 + the signal. After Ctrl-C it is a KeyboardInterrupt.
+        ValueError: `out` holds a run with another recipe, or its checkpoints are damaged.
     """
-    with join_world(device) as world:
-        run = _Run(task, source, recipe, Path(out), world)
-        return run.run(min(stop_at or recipe.steps, recipe.steps), validate)
+    out = Path(out)
+    with join_world(device) as world, alone_in(out) if world.rank == 0 else nullcontext():
+        run = _Run(task, source, recipe, out, world)
+        with run.engine.stops:
+            return run.run(min(stop_at or recipe.steps, recipe.steps), validate)
 
 
 class _Run:
@@ -89,8 +96,7 @@ class _Run:
             task.backbone.set_grad_checkpointing(True)
         cores = task.backbone.num_cores if isinstance(task.backbone, VECA) else None
         self.sampler = cores and BudgetSampler(cores, recipe.budgets, recipe.budgets_per_step, recipe.seed)
-        self.path = latest_checkpoint(out / "checkpoints")
-        saved = load_checkpoint(self.path) if self.path else None
+        self.path, saved = last_whole_checkpoint(out / "checkpoints") or (None, None)
         if saved:
             if changed := changes(saved.recipe, _json(recipe), _FREE):
                 raise ValueError(f"expected the recipe of the run in {out} ({changed}); give another folder")
@@ -98,8 +104,10 @@ class _Run:
         self.engine = self.new_engine()
         if saved:
             self.engine.restore(saved.step, saved.optimizer, saved.ema)
-        log = out / "log.jsonl"
-        self.log = RowLog(log, _rows_before(log, self.engine.step)) if world.rank == 0 else RowLog(None)
+        log, step = out / "log.jsonl", self.engine.step
+        rows = [row for row in read_rows(log) if row["step"] < step]  # later ones are of steps that are done again
+        self.validated = not step or any("validation" in row for row in rows if row["step"] == step - 1)
+        self.log = RowLog(log if world.rank == 0 else None, rows)
 
     def new_engine(self) -> Engine:
         task, recipe = self.task, self.recipe
@@ -113,20 +121,31 @@ class _Run:
 
     def run(self, stop: int, validate: Callable[[nn.Module], dict[str, Any]] | None) -> Path:
         recipe, start = self.recipe, self.engine.step
+        if validate and self.due(start) and not self.validated:  # the run was ended before it could
+            self.validate(validate)
         loader = iter(self.loader(start, stop))
         steps = range(start, stop)
         for step in tqdm(steps, initial=start, total=recipe.steps, disable=self.world.rank > 0, unit="step"):
             started = time.perf_counter()
             row = self.advance(step, loader)
-            last = step + 1 == stop
+            last, stopping = step + 1 == stop, self.engine.stopping
             if step % recipe.log_every == 0 or last:
                 self.log.add(row | {"images_per_s": recipe.batch_size / (time.perf_counter() - started)})
-            if last or (step + 1) % recipe.save_every == 0:
+            if last or stopping or self.due(step + 1):
                 self.save()
-                if validate:
-                    self.log.add({"step": step, "validation": validate(self.task)})
-                    self.task.train()
+                if validate and not stopping:
+                    self.validate(validate)
+                if self.engine.stopping:
+                    self.engine.leave(self.path)
         return self.path
+
+    def due(self, step: int) -> bool:
+        """Whether a run that nothing ends writes a checkpoint after so many steps."""
+        return step == self.recipe.steps or step % self.recipe.save_every == 0
+
+    def validate(self, validate: Callable[[nn.Module], dict[str, Any]]) -> None:
+        self.log.add({"step": self.engine.step - 1, "validation": validate(self.task)})
+        self.task.train()
 
     def loader(self, start: int, stop: int) -> DataLoader:
         """Return the micro-batches of this process from one step to another."""
@@ -134,6 +153,7 @@ class _Run:
         batches = StepBatches(self.source, recipe.batch_size, recipe.accumulate, recipe.seed, world.rank, world.size)
         order = range(start * recipe.accumulate, stop * recipe.accumulate)
         options = {"num_workers": recipe.workers, "pin_memory": world.device.type == "cuda"}
+        options["worker_init_fn"] = ignore_stop_signals
         return DataLoader(batches, batch_size=None, sampler=order, **options)
 
     def advance(self, step: int, loader: Iterator[dict[str, Tensor]]) -> dict[str, Any]:
@@ -177,13 +197,6 @@ class _Run:
         self.path = save_together(self.out / "checkpoints", checkpoint, self.world)
         if self.world.rank == 0:
             _log.info("step %d: %s", self.engine.step, self.path)
-
-
-def _rows_before(path: Path, step: int) -> list[dict[str, Any]]:
-    """Return the rows of a log before a step; later ones are of a run that went beyond its last checkpoint."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    rows = (json.loads(line) for line in lines if line.endswith("}\n"))
-    return [row for row in rows if row["step"] < step]
 
 
 def _json(recipe: Recipe) -> dict[str, Any]:
