@@ -42,7 +42,7 @@ class Noise:
 def scenes(out):
     recipe = dataclasses.replace(
         nano_scenes(),
-        steps=14,
+        steps=8,
         warmup_steps=2,
         batch_size=4,
         size=32,
@@ -55,7 +55,7 @@ def scenes(out):
 
 def distillation(out):
     recipe = dataclasses.replace(
-        tiny(), steps=14, warmup_steps=2, batch_size=4, num_cores=16, save_every=3, optimizer="adamw", precision="fp32"
+        tiny(), steps=8, warmup_steps=2, batch_size=4, num_cores=16, save_every=3, optimizer="adamw", precision="fp32"
     )
     recipe = dataclasses.replace(recipe, resolutions=((0, (64,), (1.0,)),))
     distill(recipe, load_teacher("test_vit", "random"), Noise(), out, device="cpu")
@@ -119,6 +119,10 @@ def of_stream(out):
     return np.load(out / "patches.npy").tobytes(), [path.name for path in out.iterdir()]
 
 
+def nothing(out):
+    """So that what programs import is imported before their time is taken."""
+
+
 PROGRAMS = {
     "veca train": (scenes, of_training),
     "veca distill": (distillation, of_training),
@@ -127,6 +131,7 @@ PROGRAMS = {
     "features": (cache, of_cache),
     "veca brain prepare": (prepared, of_prepared),
     "stream_features": (streamed, of_stream),
+    "nothing": (nothing, None),
 }
 
 
@@ -145,10 +150,11 @@ def start(name, out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "nothing"])
 def test_killed_at_random(tmp_path, name):
     straight, out, rng = tmp_path / "straight", tmp_path / "killed", random.Random(name)
     straight.mkdir()
+    start("nothing", straight).join()
     began = time.monotonic()
     process = start(name, straight)
     process.join()
@@ -169,6 +175,7 @@ def test_killed_at_random(tmp_path, name):
                 assert process.exitcode in (0, -number, 128 + number) or number == signal.SIGINT
             else:
                 assert process.exitcode == 0
+                lasts *= 0.9  # the machine is faster now
             ended = process.exitcode == 0
         assert PROGRAMS[name][1](out) == expected
         shutil.rmtree(out)
