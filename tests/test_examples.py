@@ -76,6 +76,7 @@ def test_brain_own_arrays(tmp_path):
     assert "me" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_decode_pictures(tmp_path):
     out = run("decode_pictures", tmp_path)
     assert float(re.search(r"tokens: ([\d.]+)%", out)[1]) > 65  # 20 images, chance 50 with a standard error near 7

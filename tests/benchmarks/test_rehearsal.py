@@ -58,6 +58,7 @@ def _check(result, page):
         assert f"## {title}\n\n" in page
 
 
+@pytest.mark.slow
 def test_all_three_parts_run_and_join(tmp_path):
     code, output, result = _suite(tmp_path)
     assert code == 0, output[-3000:]

@@ -75,6 +75,7 @@ def evaluation_of_models():
 def evaluation_of(dataset, words, **settings):
     """`evaluate` on sets of features by their words, with features in a folder that does not stay."""
     with tempfile.TemporaryDirectory() as folder:
+        settings = {"shuffles": 2} | settings
         options = EvaluationSettings(features=tuple(words), out=Path(folder), progress=False, **settings)
         return evaluate(dataset, [FeatureSet.parse(word) for word in words], options)
 

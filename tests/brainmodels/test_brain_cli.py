@@ -47,7 +47,9 @@ def test_from_anybodys_files_to_a_report(mine, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli.main("brain prepare --layout flat --root mine --out prepared".split())
     capsys.readouterr()
-    cli.main("brain evaluate --data prepared --features grid --out report --no-progress --resamples 100".split())
+    cli.main(
+        "brain evaluate --data prepared --features grid --out report --no-progress --resamples 100 --shuffles 2".split()
+    )
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == "report/report.html" and (tmp_path / last).is_file()
     assert lines[0].startswith("ridge, grid: nr2 ↑") and "decoder ridge" in lines[0]
@@ -67,7 +69,9 @@ def test_the_same_in_python(mine, tmp_path):
 
     out = str(tmp_path / "report")
     prepare("flat", mine, "me", tmp_path / "prepared")
-    settings = EvaluationSettings(data=str(tmp_path / "prepared"), features=("grid",), out=out, resamples=20, curve=())
+    settings = EvaluationSettings(
+        data=str(tmp_path / "prepared"), features=("grid",), out=out, resamples=20, shuffles=2, curve=()
+    )
     evaluation = run_evaluation(dataclasses.replace(settings, progress=False))
     assert evaluation.encoded[0].score("nr2").value > 0.3
     assert (tmp_path / "report/report.html").is_file()

@@ -291,7 +291,7 @@ def test_untrained_flow_comes_back(path):
         assert trip.function_evaluations == 80
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.slow] * (path != "linear")) for path in PATHS])
 def test_trained_flow_comes_back_and_goes_where_it_was_taught(path):
     flow, tokens, latents = trained_flow(path)
     vae = small_vae()

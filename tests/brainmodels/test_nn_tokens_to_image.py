@@ -77,6 +77,7 @@ def test_scenes_are_drawn_better_than_by_their_mean():
     assert drawn.dtype == torch.float32 and 0 <= drawn.min() < 0.2 and 0.8 < drawn.max() <= 1
 
 
+@pytest.mark.slow
 def test_noise_in_training_helps_with_tokens_that_err():
     tokens, images = scenes()
     true, exact = as_tensor(images[600:]), torch.from_numpy(tokens[600:]).float()

@@ -94,7 +94,20 @@ def test_a_known_model_is_adapted_with_few_images_and_evaluated(folders, known, 
     assert model.subjects_ == ("sim01", "sim02") and model.meta_["run"]["context"] == 24
     assert model.meta_["subjects"]["sim02"]["trials"] == 3 * 24
     capsys.readouterr()
-    report = ["--subject", "sim02", "--context", "12", "24", "--draws", "2", "--resamples", "20", "--curve"]
+    report = [
+        "--subject",
+        "sim02",
+        "--context",
+        "12",
+        "24",
+        "--draws",
+        "2",
+        "--resamples",
+        "20",
+        "--shuffles",
+        "2",
+        "--curve",
+    ]
     main(["evaluate", *shared, *report, "--models", str(known), "--out", str(tmp_path / "report")])
     printed = capsys.readouterr().out
     assert "NeuroFlow, nr2 against context: 12 images" in printed
@@ -107,7 +120,20 @@ def test_a_known_model_is_adapted_with_few_images_and_evaluated(folders, known, 
 
 
 def test_several_subjects_have_a_report_each(folders, tmp_path, capsys):
-    words = ["--data", *folders, "--subject", "sim01", "sim02", "--features", "grid", "--resamples", "20", "--curve"]
+    words = [
+        "--data",
+        *folders,
+        "--subject",
+        "sim01",
+        "sim02",
+        "--features",
+        "grid",
+        "--resamples",
+        "20",
+        "--shuffles",
+        "2",
+        "--curve",
+    ]
     main(["evaluate", *words, "--no-progress", "--check-alignment", "off", "--out", str(tmp_path)])
     reports = [line for line in capsys.readouterr().out.splitlines() if line.endswith("report.html")]
     assert reports == [str(tmp_path / name / "report.html") for name in ("sim01", "sim02")]

@@ -128,7 +128,7 @@ def test_ideal_observer_is_bayes_rule():
         np.testing.assert_allclose(ideal_observer(truth, values, name, repeats), expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("label", ["shape", "color"])
+@pytest.mark.parametrize("label", ["shape", pytest.param("color", marks=pytest.mark.slow)])
 def test_accuracy_rises_from_chance(label):
     """8 levels: 12.5 % without a signal. Bounds are four standard errors of 408 trials."""
     found = [accuracy(simulated(snr), label)[0] for snr in (0.0, 5e-3, 2e-2, 2e-1)]

@@ -214,6 +214,7 @@ def test_nonlinear_subjects_are_beyond_ridge_but_not_beyond_the_oracle():
         assert 0.90 < oracle < 1.06 and linear < 0.7
 
 
+@pytest.mark.slow
 def test_small_is_nearly_solved_by_ridge():
     dataset = simulate("small", n_subjects=2)
     for subject in dataset.subjects:

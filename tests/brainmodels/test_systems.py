@@ -21,7 +21,18 @@ def test_a_new_system_goes_through_train_evaluate_and_report(toy, tmp_path, caps
     data = ["--data", "simulated:tiny", "--seed", "1", "--no-progress"]
     main(["train", "--model", "toy", "--recipe", "toy", "--features", "grid", "--out", str(tmp_path / "toy"), *data])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "toy" / "model")
-    words = ["--features", "grid", "--models", str(tmp_path / "toy"), "--resamples", "50", "--curve", "50"]
+    words = [
+        "--features",
+        "grid",
+        "--models",
+        str(tmp_path / "toy"),
+        "--resamples",
+        "50",
+        "--shuffles",
+        "2",
+        "--curve",
+        "50",
+    ]
     main(["evaluate", *words, "--pictures", "nearest", "--out", str(tmp_path / "report"), *data])
     printed = capsys.readouterr().out
     assert "ToyRidge, grid tokens: nr2" in printed and "ToyRidge, found in grid tokens" in printed

@@ -131,7 +131,20 @@ def test_simulations_have_the_subjects_that_are_asked_for():
 
 
 def test_the_evaluation_takes_the_folder_of_a_run(run, tmp_path, capsys):
-    words = ["--data", "simulated:tiny", "--seed", "1", "--features", "grid", "--resamples", "20", "--curve", "50"]
+    words = [
+        "--data",
+        "simulated:tiny",
+        "--seed",
+        "1",
+        "--features",
+        "grid",
+        "--resamples",
+        "20",
+        "--curve",
+        "50",
+        "--shuffles",
+        "2",
+    ]
     words += ["--models", str(run[0].out), "--no-progress", "--out", str(tmp_path)]
     main(["evaluate", *words])
     printed = capsys.readouterr().out
