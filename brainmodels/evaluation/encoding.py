@@ -279,7 +279,7 @@ def standardized(X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndar
     if not kept.any():
         raise BrainDataError(f"expected features that vary over the train images, got {X.shape[1]} that are constant")
     columns = np.flatnonzero(kept)
-    scaled = tuple(np.empty((len(x), len(columns)), np.float32) for x in (X, X_test))
+    scaled = tuple(np.empty((len(x), len(columns)), np.float32, order="F") for x in (X, X_test))
     for part in column_parts(scaled[0].shape):
         chosen = columns[part]
         for x, out in zip((X, X_test), scaled, strict=True):
