@@ -36,6 +36,7 @@ class BackboneInterface:
     forward_intermediates: Callable[..., Any]
     _check_choices: Callable[..., None]
     _set_option: Callable[[str, Any], None]
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute. One that has a value already and is named like an argument is recorded in `config`."""
         if name in self.__dict__ and name in self.config:
