@@ -128,10 +128,9 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
     if Path(name).is_dir():
         model = VECA.from_pretrained(name, **options)
     elif name in VARIANTS:
-        model = create_model(name, pretrained=True, **options).eval()
+        model = cast(VECA, create_model(name, pretrained=True, **options)).eval()
     elif Path(name).is_file():
         model = load_official(name, **options)
-        model = cast(VECA, create_model(name, pretrained=True, **options)).eval()
     elif isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         model = VECA.from_pretrained(name, **options)
     else:
@@ -141,9 +140,8 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
             f"did you mean {near}?"
         )
     to_mode = _upright_grey if model.in_chans == 1 else upright_rgb
-    return model, Compose([to_mode, *create_transform(**resolve_model_data_config(model)).transforms])
     transform: Any = create_transform(**resolve_model_data_config(model))
-    return model, transform
+    return model, Compose([to_mode, *transform.transforms])
 
 
 def _upright_grey(image: Image.Image) -> Image.Image:
