@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest -n auto
+TYPES := $(BIN)/basedpyright --pythonpath $(BIN)/python
 
 .PHONY: help install demo test test-slow test-interpreter lint types format docs aot bench clean
 
@@ -11,7 +12,7 @@ help:
 	@echo "make demo              photographs and a simulated brain through VECA, report in out/demo/report.html"
 	@echo "make test              lint, all fast tests, the Triton kernels in the interpreter"
 	@echo "make test-slow         the tests that take minutes"
-	@echo "make lint | format     ruff"
+	@echo "make lint | format     ruff; lint also checks the types"
 	@echo "make types             basedpyright"
 	@echo "make docs              the documentation as a site, in out/site"
 	@echo "make aot               compile the attention kernels for five GPU targets, check the limits"
@@ -48,9 +49,10 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(TYPES)
 
 types: $(INSTALLED)
-	$(BIN)/basedpyright
+	$(TYPES)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

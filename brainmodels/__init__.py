@@ -6,6 +6,14 @@ Every system of `brainmodels.systems.SYSTEMS` is a name of this package, importe
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .data import load_prepared
+    from .features import FeatureCache
+    from .layouts import prepare
+    from .simulated import simulate, simulate_eeg
+    from .systems import load_model
 
 _ROOMS = {
     "FeatureCache": ".features",

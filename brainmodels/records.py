@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -11,7 +11,10 @@ from .errors import BrainDataError, near_names
 
 __all__ = ["from_json", "plain", "to_json"]
 
-Record = TypeVar("Record")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def to_json(record: Any) -> dict[str, Any]:
@@ -57,6 +60,6 @@ def from_json(kind: type[Record], content: Mapping[str, Any], where: str | None 
 
 
 def _valued(kind: Any, value: Any, where: str | None) -> Any:
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return from_json(kind, value, where)
     return tuple(value) if isinstance(value, list) else value

@@ -134,10 +134,11 @@ def distill(
             settings = training.tiny() if recipe == "tiny" else training.paper_stage2()
         settings = _changed(settings, model=student, **given)
         frozen = training.load_teacher(teacher, weights)
-        if data is None:
-            data = held_out = [photograph(name).path for name in list_photographs()]
-        print(training.distill(settings, frozen, data, out, start_from, held_out, device))
-        if held_out:
+        images, others = data, held_out
+        if images is None:
+            images = others = [photograph(name).path for name in list_photographs()]
+        print(training.distill(settings, frozen, images, out, start_from, others, device))
+        if others:
             print("cosine between patches of student and teacher:", (out / "cosine.json").read_text().strip())
     except (FloatingPointError, OSError, RuntimeError, ValueError) as error:
         raise SystemExit(f"veca distill: {error}") from error

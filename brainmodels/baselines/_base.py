@@ -1,6 +1,6 @@
 """The base of all baselines: checks of the input, folds that keep each image together, and one score for each voxel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -36,6 +36,7 @@ class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.single_output = False  # a single voxel is a column too
         return tags
+    predict: Callable[[Samples], np.ndarray]
 
     def score(self, X: Samples, Y: Samples) -> np.ndarray:
         """R^2 of each voxel over the samples: 1 - sum (y - p)^2 / sum (y - mean y)^2.
@@ -57,16 +58,18 @@ class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
         return r2(matrix(self._outputs, Y, finite=False), self.predict(X), axis=0)
 
-    def _pairs(self, X: Samples, Y: Samples, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray, Any]:
+    def _pairs(
+        self, X: Samples, Y: Samples, groups: Sequence | np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Checked input of `fit`. It also sets the number of features, and the names of the columns of a DataFrame."""
         names = _names_of(X)
         X, Y = matrix(self._inputs, X), matrix(self._outputs, Y)
-        groups = _same_rows(X, Y, groups)
+        labels = _same_rows(X, Y, groups)
         self.n_features_in_ = X.shape[1]
         vars(self).pop("feature_names_in_", None)
         if names is not None:
             self.feature_names_in_ = names
-        return X, Y, groups
+        return X, Y, labels
 
     def _samples(self, X: Samples) -> np.ndarray:
         """Features fp32 (n, p) to predict from, checked to be as wide as in `fit`."""
@@ -95,9 +98,9 @@ class LinearBaseline(Baseline):
 
     X_mean_: np.ndarray
     Y_mean_: np.ndarray
-    X_fit_: np.ndarray | None
+    X_fit_: Any  # (n, p) beside dual_coef_, else None
     dual_coef_: np.ndarray | None
-    _coef: np.ndarray | None
+    _coef: Any  # (p, V), None beside dual_coef_
 
     def predict(self, X: Samples) -> np.ndarray:
         """Predicted responses.
@@ -174,16 +177,16 @@ def _names_of(values: Samples) -> np.ndarray | None:
     return names if names.ndim == 1 and len(names) and all(isinstance(name, str) for name in names) else None
 
 
-def _same_rows(X: np.ndarray, Y: np.ndarray, groups: Sequence | None) -> np.ndarray | None:
+def _same_rows(X: np.ndarray, Y: np.ndarray, groups: Sequence | np.ndarray | None) -> np.ndarray | None:
     """Groups as an array, after a check that all inputs have the same number of rows."""
     if len(X) != len(Y):
         raise AxisError(f"expected as many rows of X as of Y, got {len(X)} and {len(Y)}")
     if groups is None:
         return None
-    groups = np.asarray(groups)
-    if groups.shape != (len(X),):
-        raise AxisError(f"expected one group for each of {len(X)} samples, got shape {groups.shape}")
-    return groups
+    labels = np.asarray(groups)
+    if labels.shape != (len(X),):
+        raise AxisError(f"expected one group for each of {len(X)} samples, got shape {labels.shape}")
+    return labels
 
 
 def folds_of(cv: Any, count: int, groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -204,8 +207,10 @@ def folds_of(cv: Any, count: int, groups: np.ndarray | None) -> list[tuple[np.nd
     """
     from sklearn.model_selection import GroupKFold, check_cv
 
-    splitter = GroupKFold(cv) if isinstance(cv, Integral) and groups is not None else check_cv(cv)
-    folds = [tuple(positions(x, count) for x in fold) for fold in splitter.split(np.empty((count, 1)), None, groups)]
+    build: Any = GroupKFold if isinstance(cv, Integral) and groups is not None else check_cv
+    splitter = build(cv)
+    chosen = splitter.split(np.empty((count, 1)), None, groups)
+    folds = [(positions(train, count), positions(test, count)) for train, test in chosen]
     kind, labels = ("row", np.arange(count)) if groups is None else ("group", groups)
     for train, test in folds:
         common = np.intersect1d(labels[train], labels[test])

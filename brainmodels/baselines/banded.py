@@ -82,7 +82,7 @@ class BandedRidge(LinearBaseline):
         self.n_targets_batch = n_targets_batch
         self.device = device
 
-    def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "BandedRidge":
+    def fit(self, X: Samples, Y: Samples, groups: Sequence | np.ndarray | None = None) -> "BandedRidge":
         """Choose shares and penalties, and fit.
 
         Args:
@@ -96,13 +96,13 @@ class BandedRidge(LinearBaseline):
             LeakageError: `cv` is a splitter that puts one group on both sides of a fold.
             ImportError: himalaya is not installed.
         """
-        X, Y, groups = self._pairs(X, Y, groups)
+        X, Y, labels = self._pairs(X, Y, groups)
         self._columns = _columns_of(self.spaces, X.shape[1])
         self.X_mean_, self.Y_mean_ = (array.mean(0, dtype=np.float64).astype(np.float32) for array in (X, Y))
         features = X.astype(np.float32, copy=False) - self.X_mean_
         responses = Y.astype(np.float32, copy=False) - self.Y_mean_
         dual = X.shape[1] > len(X)
-        model = self._himalaya(dual, folds_of(self.cv, len(X), groups))
+        model = self._himalaya(dual, folds_of(self.cv, len(X), labels))
         bands = [features[:, columns] for columns in self._columns]
         self.X_fit_, self.dual_coef_, self._coef = None, None, None
         with _backend(default_device(self.device)):
@@ -145,9 +145,10 @@ class BandedRidge(LinearBaseline):
             "n_targets_batch": self.n_targets_batch,
             "progress_bar": False,
         }
+        options: dict[str, Any] = {"fit_intercept": True, "cv": folds}
         if dual:
-            return MultipleKernelRidgeCV("precomputed", solver_params=params, fit_intercept=True, cv=folds)
-        return GroupRidgeCV("input", solver_params=params | {"warn": False}, fit_intercept=True, cv=folds)
+            return MultipleKernelRidgeCV("precomputed", solver_params=params, **options)
+        return GroupRidgeCV("input", solver_params=params | {"warn": False}, **options)
 
 
 def _columns_of(spaces: Mapping[str, slice | Sequence[int]], count: int) -> list[np.ndarray]:

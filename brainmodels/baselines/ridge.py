@@ -68,7 +68,7 @@ class Ridge(LinearBaseline):
         self.n_targets_batch = n_targets_batch
         self.device = device
 
-    def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "Ridge":
+    def fit(self, X: Samples, Y: Samples, groups: Sequence | np.ndarray | None = None) -> "Ridge":
         """Choose penalties and fit.
 
         Args:
@@ -144,7 +144,7 @@ class LinearDecoder(Ridge):
         super().__init__(alphas, cv, n_targets_batch, device)
         self.calibration = calibration
 
-    def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "LinearDecoder":
+    def fit(self, X: Samples, Y: Samples, groups: Sequence | np.ndarray | None = None) -> "LinearDecoder":
         """Choose penalties and fit.
 
         Args:
@@ -159,8 +159,8 @@ class LinearDecoder(Ridge):
         """
         if self.calibration not in ("train_cv", "test_batch", "none"):
             raise BrainDataError(f"expected calibration 'train_cv', 'test_batch' or 'none', got {self.calibration!r}")
-        X, Y, groups = self._pairs(X, Y, groups)
-        solution = self._solve(X, Y, groups)
+        X, Y, labels = self._pairs(X, Y, groups)
+        solution = self._solve(X, Y, labels)
         self.transductive_ = self.calibration == "test_batch"
         self.heldout_mean_, self.heldout_std_ = solution.heldout_mean, solution.heldout_std
         self.Y_std_ = column_moments(Y)[1]

@@ -36,7 +36,7 @@ class MeanMap(Baseline):
         tags.regressor_tags.poor_score = True
         return tags
 
-    def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "MeanMap":
+    def fit(self, X: Samples, Y: Samples, groups: Sequence | np.ndarray | None = None) -> "MeanMap":
         """Compute the mean response.
 
         Args:
@@ -48,8 +48,8 @@ class MeanMap(Baseline):
             AxisError: Shapes do not match.
             BrainDataError: Values that are not finite.
         """
-        _, Y, groups = self._pairs(X, Y, groups)
-        Y = Y if groups is None else _group_means(Y.astype(np.float32), groups)
+        _, Y, labels = self._pairs(X, Y, groups)
+        Y = Y if labels is None else _group_means(Y.astype(np.float32), labels)
         self.Y_mean_ = Y.mean(0, dtype=np.float64).astype(np.float32)
         return self
 
@@ -72,7 +72,7 @@ class NearestNeighbor(Baseline):
         feature_names_in_: Names of the columns, if X was a DataFrame. `predict` refuses another order.
     """
 
-    def fit(self, X: Samples, Y: Samples, groups: Sequence | None = None) -> "NearestNeighbor":
+    def fit(self, X: Samples, Y: Samples, groups: Sequence | np.ndarray | None = None) -> "NearestNeighbor":
         """Store the train images.
 
         Args:
@@ -85,10 +85,10 @@ class NearestNeighbor(Baseline):
             AxisError: Shapes do not match.
             BrainDataError: Values that are not finite, or features that are all 0 and so have no direction.
         """
-        X, Y, groups = self._pairs(X, Y, groups)
+        X, Y, labels = self._pairs(X, Y, groups)
         X, Y = X.astype(np.float32), Y.astype(np.float32)
-        if groups is not None:
-            X, Y = _group_means(X, groups), _group_means(Y, groups)
+        if labels is not None:
+            X, Y = _group_means(X, labels), _group_means(Y, labels)
         self.X_fit_, self.Y_fit_ = _unit(X), Y
         return self
 

@@ -140,7 +140,7 @@ def run_training(settings: TrainSettings) -> Path:
         cache = _features(item, dataset, pairs, settings, world)
         shown = settings.progress and world.rank == 0
         if recipe is None:
-            model = _adapted(settings, cache, pairs[settings.new], world, shown)
+            model = _adapted(settings, cache, pairs, world, shown)
         else:
             model = system(settings.model)(recipe, device=world.device)
             options = {"alignment": "off", "out": settings.folder, "save_every": settings.save_every}
@@ -220,13 +220,17 @@ def _recipe(settings: TrainSettings) -> ModelRecipe:
     return replace(recipe, precision=precision, grad_checkpointing=checkpointing, **stages)
 
 
-def _adapted(settings: TrainSettings, cache: FeatureCache, pairs: Pairs, world: World, progress: bool) -> BrainModel:
+def _adapted(
+    settings: TrainSettings, cache: FeatureCache, pairs: Mapping[str, Pairs], world: World, progress: bool
+) -> BrainModel:
     """The known model adapted to the trials of the new subject."""
+    if settings.known is None or settings.new is None:
+        raise BrainDataError(f"expected known and new to adapt a model, got {settings.known} and {settings.new}")
     model = load_model(settings.known, world.device)
     if not model.adapts:
         raise BrainDataError(f"expected a known model that adapts to a new subject, got a {type(model).__name__}")
     options = {} if not settings.steps else {"steps": settings.steps}
-    return model.adapt(cache, pairs, subject=settings.new, alignment="off", progress=progress, **options)
+    return model.adapt(cache, pairs[settings.new], subject=settings.new, alignment="off", progress=progress, **options)
 
 
 def _pairs(dataset: BrainDataset, subject: str, split: Split, normalizer: str, validate: bool) -> Pairs:

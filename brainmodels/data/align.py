@@ -105,7 +105,8 @@ def check_alignment(
         raise BrainDataError(f"expected mode 'auto' or 'off', got {mode!r}")
     split = dataset.split(split) if isinstance(split, str) else split
     if mode == "off":
-        report = AlignmentReport(subject, split.hash, *[float("nan")] * 4, 0)
+        nan = float("nan")
+        report = AlignmentReport(subject, split.hash, nan, nan, nan, nan, 0)
         _log.warning("%s", report)
         return report
     rng = np.random.default_rng(seed)
@@ -143,8 +144,7 @@ def alignment_of(
     """
     if len(responses) < 2 * _FOLDS:
         raise AlignmentError(f"expected {2 * _FOLDS} train images or more of {subject} to test, got {len(responses)}")
-    scores = [_Axes(part).scores for part in (responses, features)]
-    found = _identification(*scores, np.random.default_rng(seed))
+    found = _identification(_Axes(responses).scores, _Axes(features).scores, np.random.default_rng(seed))
     report = AlignmentReport(subject, split, *found, len(responses))
     if report.z < _PASS_Z:
         _at_chance(report)

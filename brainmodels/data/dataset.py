@@ -94,7 +94,7 @@ class Split:
     train: frozenset[str]
     val: frozenset[str]
     test: frozenset[str]
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
     train_of: Mapping[str, frozenset[str]] | None = None
     val_of: Mapping[str, frozenset[str]] | None = None
     sessions: Mapping[str, frozenset[int]] | None = None
@@ -149,7 +149,7 @@ class Split:
     def from_json(cls, content: Mapping[str, Any]) -> "Split":
         """The split from the JSON values of `to_json`."""
         parts = {part: frozenset(content[part]) for part in PARTS}
-        by_name = {
+        by_name: dict[str, Any] = {
             key: {name: frozenset(ids) for name, ids in content[key].items()} or None
             for key in ("train_of", "val_of", "sessions")
         }
@@ -170,6 +170,7 @@ class Transform(Protocol):
 
     def transform(self, values: np.ndarray, trials: TrialTable) -> np.ndarray:
         """Change the values of these trials, (n, voxels) or (n, channels, times), and keep their shape."""
+        ...
 
 
 class Pairs:
@@ -337,9 +338,11 @@ class BrainDataset:
             ids = np.repeat(ids, [len(group) for group in groups])
             groups = [group[i : i + 1] for group in groups for i in range(len(group))]
         _check_transform(person, split, transform)
-        if roi is not None and not isinstance(person.space, VoxelSpace):
-            raise BrainDataError(f"expected roi None for {subject}, whose responses are of sensors, got {roi!r}")
-        columns = None if roi is None else np.flatnonzero(person.space.roi(roi))
+        columns = None
+        if roi is not None:
+            if not isinstance(person.space, VoxelSpace):
+                raise BrainDataError(f"expected roi None for {subject}, whose responses are of sensors, got {roi!r}")
+            columns = np.flatnonzero(person.space.roi(roi))
         return Pairs(person, split, part, ids, groups, average, transform, columns)
 
     def with_splits(self, *splits: Split) -> "BrainDataset":

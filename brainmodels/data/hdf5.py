@@ -14,7 +14,7 @@ from ..errors import LayoutError, need
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["open_hdf5"]
+__all__ = ["array_of", "open_hdf5"]
 
 
 def open_hdf5(path: Path, key: str | None = None) -> "h5py.File":
@@ -77,4 +77,14 @@ def _outside(file: "h5py.File") -> list[str]:
 
     seen = [file.id]
     look(file)
+    return found
+
+
+def array_of(file: "h5py.File", key: str) -> "h5py.Dataset":
+    """The dataset of a file under this name. A group under it is a `LayoutError`."""
+    import h5py
+
+    found = file[key]
+    if not isinstance(found, h5py.Dataset):
+        raise LayoutError(f"expected a dataset {key!r} in {file.filename}, got a {type(found).__name__}")
     return found

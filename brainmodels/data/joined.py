@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import BrainDataError, IdError
 from .dataset import BrainDataset, Split
+from .ids import Ids
 from .stimuli import StimulusSet
 
 __all__ = ["join_datasets"]
@@ -50,7 +51,7 @@ def join_datasets(datasets: Sequence[BrainDataset]) -> BrainDataset:
 class _JoinedImages:
     """Pictures of several sets, each read from the first set that has it."""
 
-    def __init__(self, sets: Sequence[StimulusSet], ids: Sequence[str]):
+    def __init__(self, sets: Sequence[StimulusSet], ids: Ids):
         self.places = [(next(x for x in sets if name in x), name) for name in ids]
 
     def __len__(self) -> int:

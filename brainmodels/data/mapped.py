@@ -6,7 +6,7 @@ A part of a mapped file is pickled with its content.
 """
 
 import mmap
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,14 @@ class MappedFile(NamedTuple):
     dtype: np.dtype
     shape: tuple[int, ...]
     offset: int
-    order: str
+    order: Literal["C", "F"]
 
 
 def packed(array: np.ndarray) -> np.ndarray | MappedFile:
     """What to pickle in place of an array: a `MappedFile` for a whole mapped file, otherwise the array itself."""
-    whole = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.filename is not None
-    if not whole or not (array.flags.c_contiguous or array.flags.f_contiguous):
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap) or array.filename is None:
+        return array
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
         return array
     order = "C" if array.flags.c_contiguous else "F"
     return MappedFile(str(array.filename), array.dtype, array.shape, array.offset, order)

@@ -1,6 +1,7 @@
 """Mean and variance of rows that do not fit into memory together, or only once."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,9 @@ class Moments:
 
     def __init__(self, products: Products = _squares):
         self.products = products
-        self.count, self.mean, self.total = 0, 0.0, 0.0
+        self.count = 0
+        self.mean: Any = 0.0
+        self.total: Any = 0.0
 
     @classmethod
     def of(cls, blocks: Iterable[np.ndarray], products: Products = _squares) -> "Moments":

@@ -287,9 +287,10 @@ def _write_space(path: Path, space: VoxelSpace | SensorSpace) -> dict[str, Any]:
             "unit": space.unit,
             "montage": space.montage,
         }
-    arrays = {"index": space.index, "affine": space.affine, "ncsnr": space.ncsnr}
+    arrays: dict[str, Any] = {"index": space.index, "affine": space.affine, "ncsnr": space.ncsnr}
     arrays["rois"] = np.array(list(space.rois.values()), dtype=bool).reshape(len(space.rois), len(space))
-    np.savez(path, **{name: np.asarray(array) for name, array in arrays.items() if array is not None})
+    arrays = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+    np.savez(path, **arrays)
     return {"kind": "voxels", "name": space.name, "shape": [int(n) for n in space.shape], "rois": list(space.rois)}
 
 

@@ -87,7 +87,11 @@ def trial_groups(rows: Sequence[np.ndarray], least: int) -> dict[int, np.ndarray
         BrainDataError: No image has so many trials.
     """
     counts = np.array([len(group) for group in rows], dtype=np.int64)
-    found = {int(k): np.stack([rows[i] for i in np.flatnonzero(counts == k)]) for k in np.unique(counts) if k >= least}
+    found = {
+        int(k): np.stack([rows[i] for i in np.flatnonzero(counts == k).tolist()])
+        for k in np.unique(counts)
+        if k >= least
+    }
     if not found:
         raise BrainDataError(f"expected images with {least} or more trials, got {counts.max(initial=0)} at most")
     return found

@@ -58,7 +58,7 @@ class Bridge:
         for pairs in (source, target):
             if pairs is not None and pairs.part != "train":
                 raise LeakageError(f"expected train pairs to fit a bridge on, got the part {pairs.part!r}")
-        arrays = dict(zip(("target_mean", "target_std"), _mean_std(target), strict=True))
+        arrays: dict[str, np.ndarray] = dict(zip(("target_mean", "target_std"), _mean_std(target), strict=True))
         if source is None:
             arrays |= {"source_mean": np.zeros_like(arrays["target_mean"])}
             arrays |= {"source_std": np.ones_like(arrays["target_std"])}
@@ -111,7 +111,7 @@ def _mean_std(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
         shift = batch[0].astype(np.float64) if shift is None else shift
         moved = batch - shift
         count, total, squares = count + len(batch), total + moved.sum(0), squares + np.square(moved).sum(0)
-    if count < 2:
+    if shift is None or count < 2:
         raise NormalizationError(f"expected 2 train samples or more to bridge with, got {count}")
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))

@@ -15,7 +15,7 @@ import numpy as np
 from veca.data.names import composed
 
 from ..errors import AxisError, IdError
-from .ids import as_ids
+from .ids import Ids, Integers, as_ids
 from .mapped import packed, unpacked
 
 __all__ = ["Responses", "TrialTable", "positions"]
@@ -54,11 +54,11 @@ class TrialTable:
     @classmethod
     def of(
         cls,
-        image_id: Sequence[str],
-        session: Sequence[int] | int = -1,
-        run: Sequence[int] | int = -1,
-        repeat: Sequence[int] | int | None = None,
-        trial: Sequence[int] | int | None = None,
+        image_id: Ids,
+        session: Integers | int = -1,
+        run: Integers | int = -1,
+        repeat: Integers | int | None = None,
+        trial: Integers | int | None = None,
     ) -> "TrialTable":
         """A table from its columns. A single number in place of a column holds for all trials.
 
@@ -75,9 +75,9 @@ class TrialTable:
         """
         ids = as_ids(image_id)
         count = len(ids)
-        trial = np.arange(count) if trial is None else _column("trial", trial, count)
-        repeat = _count_presentations(ids, trial) if repeat is None else _column("repeat", repeat, count)
-        return cls(ids, _column("session", session, count), _column("run", run, count), repeat, trial)
+        times = np.arange(count) if trial is None else _column("trial", trial, count)
+        repeats = _count_presentations(ids, times) if repeat is None else _column("repeat", repeat, count)
+        return cls(ids, _column("session", session, count), _column("run", run, count), repeats, times)
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -161,7 +161,7 @@ class Responses:
         rows = indices if self.rows is None else np.asarray(self.rows)[indices]
         return replace(self, trials=self.trials[indices], rows=rows)
 
-    def rows_of(self, ids: Sequence[str], among: np.ndarray | None = None) -> list[np.ndarray]:
+    def rows_of(self, ids: Ids, among: np.ndarray | None = None) -> list[np.ndarray]:
         """Positions of the trials of each image, in the order of their repeats.
 
         Args:
@@ -204,7 +204,7 @@ def positions(indices: Sequence[int] | np.ndarray, count: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _column(name: str, values: Sequence[int] | int, count: int) -> np.ndarray:
+def _column(name: str, values: Integers | int, count: int) -> np.ndarray:
     column = np.full(count, values) if np.ndim(values) == 0 else np.asarray(values)
     if column.shape != (count,) or not np.issubdtype(column.dtype, np.integer):
         raise AxisError(f"expected {count} integers of {name}, got {column.dtype} of shape {column.shape}")

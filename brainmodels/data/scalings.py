@@ -43,15 +43,19 @@ class Scaling(Protocol):
 
     def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
         """Statistics of the trials at these positions, by name."""
+        ...
 
     def forward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable) -> np.ndarray:
         """Scale values of these trials, (n, voxels) or (n, channels, times)."""
+        ...
 
     def backward(self, arrays: Arrays, values: np.ndarray, trials: TrialTable | None) -> np.ndarray:
         """Undo `forward`."""
+        ...
 
     def num_constant(self, arrays: Arrays) -> int:
         """Number of voxels or channels that become NaN."""
+        ...
 
 
 def column_statistics(

@@ -302,12 +302,13 @@ def _groups(trials: TrialTable, by: str, concepts: Mapping[str, str] | None, sho
         return {int(s): set(trials.image_id[trials.session == s].tolist()) for s in _known_sessions(trials)}
     if by != "concept":
         raise BrainDataError(f"expected by 'image', 'concept' or 'session', got {by!r}")
-    missing = [name for name in shown if name not in (concepts or {})]
+    known = concepts or {}
+    missing = [name for name in shown if name not in known]
     if missing:
         raise IdError(f"expected a concept of each of {len(shown)} images, got none of {missing[0]}")
     groups = {}
     for name in shown:
-        groups.setdefault(str(concepts[name]), set()).add(name)
+        groups.setdefault(str(known[name]), set()).add(name)
     return groups
 
 

@@ -19,8 +19,8 @@ from veca.data.names import composed
 from veca.hashes import hex_digest
 
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
-from .hdf5 import open_hdf5
-from .ids import as_ids
+from .hdf5 import array_of, open_hdf5
+from .ids import Ids, Integers, as_ids
 from .mapped import packed, unpacked
 
 __all__ = [
@@ -44,6 +44,7 @@ class ImageSource(Protocol):
 
     def read(self, index: int, size: int | None) -> np.ndarray:
         """Return the picture at a position, uint8 (height, width, 3). Only sources that draw use `size`."""
+        ...
 
 
 class ArrayImages:
@@ -79,16 +80,17 @@ class HDF5Images:
         rows: Rows of the dataset that hold the pictures. None means all of them in order.
     """
 
-    def __init__(self, path: str | Path, key: str, rows: Sequence[int] | None = None):
+    def __init__(self, path: str | Path, key: str, rows: Integers | None = None):
         self.path, self.key = Path(path), key
         self.rows = None if rows is None else np.asarray(rows)
-        self._file, self._process = None, 0
+        self._file: Any = None
+        self._process = 0
         with open_hdf5(self.path, key) as file:
-            shape = file[key].shape
+            shape = array_of(file, key).shape
         if len(shape) != 4 or 3 not in (shape[1], shape[-1]):
             raise AxisError(f"expected images (N, H, W, 3) or (N, 3, H, W) in {path}:{key}, got {tuple(shape)}")
         self._channels_first = shape[-1] != 3
-        self._count = shape[0] if rows is None else len(self.rows)
+        self._count = shape[0] if self.rows is None else len(self.rows)
 
     def __len__(self) -> int:
         return self._count
@@ -184,10 +186,10 @@ class StimulusSet:
 
     def __init__(
         self,
-        ids: Sequence[str],
+        ids: Ids,
         source: ImageSource,
         captions: Mapping[str, Sequence[str]] | None = None,
-        labels: Mapping[str, Sequence] | None = None,
+        labels: Mapping[str, Sequence | np.ndarray] | None = None,
     ):
         self.ids = as_ids(ids)
         self.source = source
@@ -216,7 +218,7 @@ class StimulusSet:
             f"StimulusSet({len(self)} images, {type(self.source).__name__}, labels: {', '.join(self.labels) or 'none'})"
         )
 
-    def rows(self, ids: Sequence[str]) -> np.ndarray:
+    def rows(self, ids: Ids) -> np.ndarray:
         """Positions of ids, int64 (n,). An unknown id is an `IdError` that names the nearest known ones."""
         try:
             return np.array([self._rows[composed(str(name))] for name in ids], dtype=np.int64)
@@ -266,7 +268,7 @@ class StimulusSet:
         self.rows([image_id])
         return list(self._captions.get(composed(str(image_id)), []))
 
-    def label(self, name: str, ids: Sequence[str]) -> np.ndarray:
+    def label(self, name: str, ids: Ids) -> np.ndarray:
         """Labels of these images, (len(ids),). An unknown name of a label is a `BrainDataError`."""
         if name not in self.labels:
             known = ", ".join(self.labels) or "none"

@@ -131,7 +131,7 @@ def summarize(dataset: BrainDataset, subject: str, path: str = "") -> SubjectSum
         normalizer=person.normalizer,
         unit=person.responses.unit,
         splits={
-            name: tuple(len(split.ids(part, subject)) for part in ("train", "val", "test"))
+            name: (len(split.ids("train", subject)), len(split.ids("val", subject)), len(split.ids("test", subject)))
             for name, split in dataset.splits.items()
         },
         ceiling=_ceiling(dataset, person),

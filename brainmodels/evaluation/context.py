@@ -94,6 +94,8 @@ def context_curve(
                 for model, predicted in rows.items():
                     encoded = judge(study, predicted, model, item.features.name)
                     score = encoded.score("nr2") or encoded.score("voxel_r")
+                    if score is None or score.value is None:
+                        raise BrainDataError(f"expected a score of {model}, got none")
                     name = score.metric.name
                     points.setdefault(model, {}).setdefault(str(count), []).append(float(score.value))
-    return {"metric": name, "draws": settings.draws, "points": points}, *largest
+    return {"metric": name, "draws": settings.draws, "points": points}, largest[0], largest[1]

@@ -101,7 +101,7 @@ def _found(
     note: str,
 ) -> Decoded:
     """Scores of retrieval and identification of decoded features among those of the test images."""
-    options = {"resamples": study.resamples, "seed": study.seed, "decoder": decoder}
+    options: dict[str, Any] = {"resamples": study.resamples, "seed": study.seed, "decoder": decoder}
     options["mask"] = f"{int(study.voxels.sum())} of {len(study.voxels)} voxels"
     table = similarity(guess, X_test)
     scores = full_gallery(table, **options)

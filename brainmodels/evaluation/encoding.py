@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..baselines import MeanMap, NearestNeighbor, Ridge
-from ..data import Pairs, Subject
+from ..data import Pairs, Subject, VoxelSpace
 from ..data.moments import column_moments, column_parts
 from ..data.reliability import ncsnr, noise_ceiling
 from ..errors import BrainDataError
@@ -133,7 +133,7 @@ class Encoded:
 def reliability(subject: Subject, singles: Pairs) -> np.ndarray | None:
     """ncsnr of each voxel from the repeats of train images, standardised as `singles` are; None without repeats."""
     space = subject.space
-    if getattr(space, "ncsnr", None) is not None:
+    if isinstance(space, VoxelSpace) and space.ncsnr is not None:
         return space.ncsnr
     names, rows = np.unique(singles.image_ids, return_inverse=True)
     groups = [np.flatnonzero(rows == i) for i in range(len(names))]
@@ -191,7 +191,7 @@ def _mean_of(runs: Sequence[Encoded]) -> Encoded:
 
 def planted_oracle(study: Study, dataset: SimulatedDataset) -> Encoded:
     """The planted signal itself, each voxel in units of its train responses: what a perfect model would predict."""
-    truth = dataset.truth[study.test.subject.id]
+    truth: Any = dataset.truth[study.test.subject.id]
     signal, known = truth.signal(study.test.image_ids), truth.signal(study.train.image_ids)
     centred, mean = known - known.mean(0), np.nan_to_num(study.measured_train.mean(0))
     slope = (centred * np.nan_to_num(study.measured_train)).sum(0) / (centred**2).sum(0)

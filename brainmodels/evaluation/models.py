@@ -264,7 +264,7 @@ def _answers(opened: OpenedModel, study: Study, cache: FeatureCache) -> Answers:
         filled = np.where(absent, np.nan_to_num(study.measured_train.mean(0)), predicted)
     if opened.decodes:
         decoded = model.tokens(model.decode(study.test, subject=subject))
-    if opened.decodes and opened.encodes:
+    if opened.decodes and predicted is not None:
         returned = model.tokens(model.decode(predicted, subject=subject))
     return Answers(filled, latents, decoded, returned, note)
 

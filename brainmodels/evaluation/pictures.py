@@ -16,6 +16,7 @@ import torch
 from veca.hashes import hex_digest, json_digest
 
 from ..data import BrainDataset, Pairs
+from ..data.ids import Ids
 from ..errors import BrainDataError
 from ..features import Extractor, FeatureCache, TokenScaler, extractor
 from ..features.sets import FeatureSet
@@ -111,7 +112,9 @@ class _Space:
 
     def of(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens in model units as they are drawn from."""
-        return self.scaler.inverse_transform(tokens) if self.reduced else np.asarray(tokens, np.float32)
+        if self.scaler is None or not self.reduced:
+            return np.asarray(tokens, np.float32)
+        return self.scaler.inverse_transform(tokens)
 
     def true(self, features: np.ndarray) -> np.ndarray:
         """Features of the extractor as they are drawn from."""
@@ -308,7 +311,7 @@ class _Judge:
         return torch.cat([x.tokens if x.pooled is None else x.pooled for x in outputs]).cpu().numpy()
 
 
-def _size(cache: FeatureCache, ids: Sequence[str], device: str) -> DecoderSize:
+def _size(cache: FeatureCache, ids: Ids, device: str) -> DecoderSize:
     shape = cache.get(ids[:1], "tokens").shape[1:]
     return DecoderSize.small(*shape) if device == "cpu" else DecoderSize(*shape)
 
@@ -349,7 +352,7 @@ def _conv_decoder(
     if (folder / "config.json").is_file():
         _log.info("pictures are drawn by %s, trained before", folder)
         return ConvDecoder.load(folder, device)
-    damaged = _Damaged(bank.features, space, error, study.seed)
+    damaged: Any = _Damaged(bank.features, space, error, study.seed)
     options = {"steps": STEPS, "seed": study.seed, "device": device, "progress": progress}
     conv = ConvDecoder.fit(damaged, bank.images, size, **options)
     conv.save(folder)

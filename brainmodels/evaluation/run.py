@@ -208,10 +208,11 @@ def _linear(
         _step(bar, f"features of {item.name}")
         started = time.perf_counter()
         cache = feature_cache(item, dataset, study, settings)
-        rows[item.name] = tuple(feature_rows(cache, pairs.image_ids) for pairs in (study.train, study.test))
+        own = feature_rows(cache, study.train.image_ids), feature_rows(cache, study.test.image_ids)
+        rows[item.name] = own
         _log.info("features of %s: %.1f s", item.name, time.perf_counter() - started)
         _step(bar, f"models of {item.name}")
-        case = (study, item.name, item.extractor.fingerprint(), *rows[item.name], item.extractor.note)
+        case = (study, item.name, item.extractor.fingerprint(), *own, item.extractor.note)
         encoded.append(encode(*case))
         decoded.append(decode(*case))
     return encoded, decoded, rows

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.ids import Ids
 from ..errors import AxisError, BrainDataError
 from ..nn.noise import NOISES
 from ..training.estimator import BrainModel, Features
@@ -87,14 +88,14 @@ class TrialVariance:
         if kind not in ("measured", "planted") or (kind == "planted" and self.planted is None):
             known = "'measured'" if self.planted is None else "'measured' or 'planted'"
             raise BrainDataError(f"expected variance to compare with, {known}, got {kind!r}")
-        return self.measured if kind == "measured" else self.planted
+        return self.planted if kind == "planted" and self.planted is not None else self.measured
 
 
 def trial_variance(
     model: BrainModel,
     features: Features,
     trials: Trials,
-    image_ids: Sequence[str] | None = None,
+    image_ids: Ids | None = None,
     *,
     subject: str | None = None,
     rois: Mapping[str, np.ndarray] | None = None,
@@ -143,7 +144,7 @@ def trial_variance(
     )
 
 
-def repeat_variance(values: np.ndarray, image_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def repeat_variance(values: np.ndarray, image_ids: Ids) -> tuple[np.ndarray, np.ndarray]:
     """Unbiased variance over the trials of an image, mean over images, fp64 (V,); and the images that were repeated.
 
     Args:
@@ -158,7 +159,7 @@ def repeat_variance(values: np.ndarray, image_ids: Sequence[str]) -> tuple[np.nd
     if not len(repeated):
         raise BrainDataError(f"expected images with two trials or more, got {len(names)} images with one")
     order = np.split(np.argsort(image, kind="stable"), np.cumsum(counts)[:-1])
-    total = sum(values[order[which]].var(0, ddof=1, dtype=np.float64) for which in repeated)
+    total: Any = sum(values[order[which]].var(0, ddof=1, dtype=np.float64) for which in repeated)
     return total / len(repeated), names[repeated]
 
 
@@ -166,7 +167,7 @@ def _sampled(
     model: BrainModel, features: Features, ids: np.ndarray, noise: str, n_trials: int, seed: int, options: Mapping
 ) -> np.ndarray:
     """(V,) variance over draws, mean over images. Without noise the same prediction is asked for twice."""
-    total = 0.0
+    total: Any = 0.0
     for number, part in enumerate(_parts(model, ids, n_trials)):
         draws = {"noise": noise, "n_trials": n_trials, "seed": _seed(seed, number), **options}
         if noise == "none":

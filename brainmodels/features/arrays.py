@@ -6,7 +6,6 @@
 `ArrayFeatures` and `FeatureCache` share the interface `FeatureSource`, so models take either.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 
 from veca.data.names import composed
 
-from ..data.ids import as_ids
+from ..data.ids import Ids, as_ids
 from ..data.mapped import packed, unpacked
 from ..errors import AxisError, IdError, NormalizationError, check_choice, near_names
 
@@ -33,10 +32,13 @@ class FeatureSource(Protocol):
 
     fingerprint: str
 
-    def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
+    def get(self, ids: Ids, what: str = "pooled") -> np.ndarray:
         """fp32 (len(ids), m, d) of "tokens" or (len(ids), p) of "pooled", in the order of `ids`; ids may repeat."""
+        ...
 
     def __contains__(self, image_id: str) -> bool: ...
+
+    def __len__(self) -> int: ...
 
 
 class ArrayFeatures:
@@ -63,9 +65,7 @@ class ArrayFeatures:
         NormalizationError: A value is not finite in fp32.
     """
 
-    def __init__(
-        self, values: np.ndarray | torch.Tensor, ids: Sequence[str], fingerprint: str = "", name: str = "array"
-    ):
+    def __init__(self, values: np.ndarray | torch.Tensor, ids: Ids, fingerprint: str = "", name: str = "array"):
         self.values, self.fingerprint, self.name = _as_array(values), fingerprint, name
         shape, dtype = self.values.shape, self.values.dtype
         if len(shape) not in (2, 3) or 0 in shape:
@@ -97,7 +97,7 @@ class ArrayFeatures:
         """Ids of the images whose features are here, sorted."""
         return np.array(sorted(self._rows), dtype=str)
 
-    def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
+    def get(self, ids: Ids, what: str = "pooled") -> np.ndarray:
         """Features of images, in the order of `ids`.
 
         Args:

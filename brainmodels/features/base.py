@@ -64,6 +64,8 @@ class Extractor(nn.Module):
 
     libraries: tuple[str, ...] = ()
     note: str = ""
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from veca.data.names import composed
 from veca.files import read_json, remove_stale, sync, whole_file, whole_folder
 from veca.hashes import checksum, hex_digest
 
-from ..data.ids import as_ids
+from ..data.ids import Ids, as_ids
 from ..data.stimuli import StimulusSet
 from ..errors import BrainDataError, IdError, LayoutError, NormalizationError, near_names
 from .base import Extractor
@@ -120,7 +120,7 @@ class FeatureCache:
         shard = self.folder / min(self._shards, default="none")
         return tuple(kind for kind in KINDS if (shard / f"{kind}.npy").is_file())
 
-    def get(self, ids: Sequence[str], what: str = "pooled") -> np.ndarray:
+    def get(self, ids: Ids, what: str = "pooled") -> np.ndarray:
         """Features of images, in the order of `ids`.
 
         Args:
@@ -154,7 +154,7 @@ class FeatureCache:
 
     def extract(
         self,
-        ids: Sequence[str] | None = None,
+        ids: Ids | None = None,
         batch_size: int = 32,
         device: str | torch.device = "cpu",
         progress: bool = True,
@@ -285,7 +285,8 @@ class FeatureCache:
         rows, cols, channels = np.ogrid[: self.size, : self.size, :3]
         picture = ((3 * rows + 5 * cols + 85 * channels) % 256).astype(np.uint8)
         tokens, pooled = self.extractor.encode(_as_tensor(picture[None]))
-        values = (tokens if pooled is None else pooled).flatten().cpu().numpy()
+        shown: Any = tokens if pooled is None else pooled
+        values = shown.flatten().cpu().numpy()
         return values[:: max(len(values) // REFERENCE_VALUES, 1)][:REFERENCE_VALUES]
 
     def _check_meta(self) -> dict[str, Any]:
@@ -306,7 +307,7 @@ class FeatureCache:
             )
         return meta
 
-    def _locate(self, ids: Sequence[str]) -> list[_Place]:
+    def _locate(self, ids: Ids) -> list[_Place]:
         try:
             return [self._places[composed(str(name))] for name in ids]
         except KeyError as error:
@@ -370,7 +371,7 @@ class FeatureCache:
                 )
         intact[new] = True
 
-    def _load(self, shard: str, name: str, mmap_mode: str | None) -> np.ndarray:
+    def _load(self, shard: str, name: str, mmap_mode: Literal["r"] | None) -> np.ndarray:
         path = self.folder / shard / f"{name}.npy"
         try:
             return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)

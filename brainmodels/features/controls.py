@@ -93,6 +93,8 @@ class Gabor(Extractor):
 
     libraries = ("scikit-image",)
 
+    brightness: Tensor
+
     def __init__(self, scales: int = 3, orientations: int = 8, grid: int = 8, size: int = 64):
         super().__init__("gabor", size)
         try:
@@ -105,7 +107,8 @@ class Gabor(Extractor):
         self.register_buffer("brightness", torch.tensor(BRIGHTNESS)[:, None, None], persistent=False)
         self._radii = []
         for scale in range(scales):
-            kernels = [gabor_kernel(0.25 / 2**scale, math.pi * k / orientations) for k in range(orientations)]
+            angles: list[Any] = [math.pi * k / orientations for k in range(orientations)]  # scikit-image says int
+            kernels = [gabor_kernel(0.25 / 2**scale, angle) for angle in angles]
             radius = max(max(kernel.shape) // 2 for kernel in kernels)
             if radius >= size:
                 raise BrainDataError(
@@ -158,7 +161,7 @@ class RandomConv(Extractor):
         generator = torch.Generator().manual_seed(seed)
         layers = []
         for inputs, outputs, kernel in zip(self.CHANNELS, self.CHANNELS[1:], self.KERNELS, strict=False):
-            conv = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, 2, kernel // 2, bias=False)
+            conv: Any = nn.utils.skip_init(nn.Conv2d, inputs, outputs, kernel, 2, kernel // 2, bias=False)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
             layers += [conv, nn.ReLU()]
         self.layers = nn.Sequential(*layers).eval().requires_grad_(False)

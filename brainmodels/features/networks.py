@@ -10,7 +10,7 @@ with a seed. They are random only if you ask for it. Loading is strict.
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,7 @@ class VECAFeatures(NetworkFeatures):
         BrainDataError: A layer that does not exist, or an unknown choice.
     """
 
+    model: veca.VECA
     libraries = ("timm",)
     TOKENS = ("patches", "cores", "cores+patches", None)
     POOLED = ("global", "core0", "core_mean", "patch_mean", "core0+patch_mean", None)
@@ -122,7 +123,7 @@ class VECAFeatures(NetworkFeatures):
             features = self.model.forward_features(images, self.num_cores)
             cores, patches = features.cores, features.patches
         else:
-            ((patches, cores),) = self.model.forward_intermediates(
+            taken: Any = self.model.forward_intermediates(
                 images,
                 [self.layer],
                 return_prefix_tokens=True,
@@ -132,6 +133,7 @@ class VECAFeatures(NetworkFeatures):
                 intermediates_only=True,
                 num_cores=self.num_cores,
             )
+            ((patches, cores),) = taken
         both = {"patches": patches, "cores": cores, "cores+patches": torch.cat((cores, patches), 1), None: None}
         source = self.model.global_from if self.pooled == "global" else self.pooled
         return both[self.tokens], None if source is None else pool(cores, patches, source)
@@ -161,18 +163,18 @@ def veca_features(
     """
     check_source(name, weights, pretrained)
     given = dict(model_options or {})
-    folder = weights not in (None, "random") and Path(weights).is_dir()
+    folder = weights is not None and weights != "random" and Path(weights).is_dir()
     if name == "veca" and not folder:
         raise BrainDataError(
             f"expected a size such as {next(iter(VARIANTS))} for weights other than a folder, got veca"
         )
-    if folder:
+    if weights is not None and folder:
         if given:
             raise BrainDataError(f"expected no model_options for a folder, whose config has them, got {given}")
         model = _from_folder(name, Path(weights))
     else:
-        model = seeded(seed, lambda: veca.create_model(name, pretrained=pretrained, **given))
-        if not pretrained and weights != "random":
+        model = seeded(seed, lambda: cast(veca.VECA, veca.create_model(name, pretrained=pretrained, **given)))
+        if weights is not None and weights != "random":
             load_strictly(model, weights)
     return VECAFeatures(model, name=name, random_seed=seed if weights == "random" else None, **options)
 

@@ -52,8 +52,8 @@ class TokenReduction:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise BrainDataError(f"expected a {name} of reduced tokens of at least 1, or None, got {value!r}")
         self.side, self.width = side, width
-        self.center_: np.ndarray | None = None
-        self.components_: np.ndarray | None = None
+        self.center_: Any = None
+        self.components_: Any = None
         self.explained_ = 1.0
 
     def fit(self, blocks: Iterable[np.ndarray]) -> "TokenReduction":
@@ -123,7 +123,7 @@ class TokenReduction:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The reduction as arrays. A part that is not reduced has no entry."""
-        state = {"full_shape": np.array(self.full_shape)}
+        state: dict[str, Any] = {"full_shape": np.array(self.full_shape)}
         if self.side is not None:
             state["side"] = np.asarray(self.side)
         if self.width is not None:
@@ -160,14 +160,14 @@ class TokenReduction:
             return values
         *lead, num_tokens, width = values.shape
         cell = round(num_tokens**0.5) // self.side
-        grid = values.reshape(*lead, self.side, cell, self.side, cell, width)
+        grid: Any = values.reshape(*lead, self.side, cell, self.side, cell, width)
         return grid.mean((-4, -2)).reshape(*lead, self.side**2, width)
 
     def _cell_of_token(self) -> np.ndarray:
         """(m,) Cell to which each token belongs, row by row."""
-        cell = round(self.full_shape[0] ** 0.5) // self.side
-        line = np.arange(self.side).repeat(cell)
-        return (line[:, None] * self.side + line).ravel()
+        side = self.side or round(self.full_shape[0] ** 0.5)
+        line = np.arange(side).repeat(round(self.full_shape[0] ** 0.5) // side)
+        return (line[:, None] * side + line).ravel()
 
 
 def matched(array: np.ndarray, values: Array) -> Array:
@@ -177,7 +177,10 @@ def matched(array: np.ndarray, values: Array) -> Array:
         array: Array to convert.
         values: Array or tensor that decides the kind.
     """
-    return torch.from_numpy(array).to(values.device, values.dtype) if isinstance(values, torch.Tensor) else array
+    same: Any = array
+    if isinstance(values, torch.Tensor):
+        same = torch.from_numpy(array).to(values.device, values.dtype)
+    return same
 
 
 def _check_shape(values: Array, shape: tuple[int, int]) -> None:

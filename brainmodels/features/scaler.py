@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.ids import Ids
 from ..data.moments import Moments
 from ..errors import AxisError, BrainDataError, LeakageError, NormalizationError, check_choice
 from .arrays import FeatureSource
@@ -142,7 +143,7 @@ class TokenScaler:
         values = values * std + mean
         return values if self.reduction is None else self.reduction.inverse_transform(values)
 
-    def reduction_error(self, source: FeatureSource, ids: Sequence[str], batch_size: int = 64) -> float:
+    def reduction_error(self, source: FeatureSource, ids: Ids, batch_size: int = 64) -> float:
         """Relative error that the reduction alone has: |inverse(transform(x)) - x| / |x - mean|.
 
         The norms run over all numbers of all images, and the mean is that of the train images. 0 means no loss. The

@@ -5,13 +5,13 @@ cache = FeatureCache("features", features.extractor, dataset.stimuli)
 X = feature_rows(cache, train.image_ids)           # fp32 (n, p)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..data.ids import Ids
 from ..errors import BrainDataError
 from . import Extractor, FeatureCache, extractor
 
@@ -68,7 +68,7 @@ class FeatureSet:
         return cls(f"{shown}, random weights" if weights == "random" else shown, made)
 
 
-def feature_rows(cache: FeatureCache, ids: Sequence[str], side: int = SIDE) -> np.ndarray:
+def feature_rows(cache: FeatureCache, ids: Ids, side: int = SIDE) -> np.ndarray:
     """All features of each image in one row, for a linear model.
 
     A row holds the pooled vector and the tokens. Tokens are averaged over the cells of a side x side grid if they form
@@ -90,7 +90,7 @@ def feature_rows(cache: FeatureCache, ids: Sequence[str], side: int = SIDE) -> n
     return np.concatenate(blocks)
 
 
-def _rows(cache: FeatureCache, ids: Sequence[str], side: int) -> np.ndarray:
+def _rows(cache: FeatureCache, ids: Ids, side: int) -> np.ndarray:
     kinds = cache.kinds
     pooled = cache.get(ids, "pooled") if "pooled" in kinds else np.empty((len(ids), 0), np.float32)
     if "tokens" not in kinds:

@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from ..errors import BrainDataError, check_choice, near_names, need
@@ -37,6 +37,7 @@ class _Tower(NetworkFeatures):
         options: Further arguments of `NetworkFeatures`.
     """
 
+    model: Any
     TOKENS = ("patches", "prefix+patches", None)
     POOLED = ("head", "cls", "mean", None)
 
@@ -59,11 +60,14 @@ class _Tower(NetworkFeatures):
     def _assemble(self, maps: Tensor, prefix: Tensor | None, head: Tensor | None) -> tuple[Tensor | None, ...]:
         """Tokens and pooled features, from maps (B, d, rows, cols), prefix tokens (B, n, d) and the head's vector."""
         patches = maps.flatten(2).transpose(1, 2)
-        if self._with_prefix and prefix is None:
-            raise BrainDataError(f"expected tokens before the patches, {self.name} has none: pass tokens='patches'")
-        tokens = torch.cat((prefix, patches), 1) if self.tokens == "prefix+patches" else patches
-        pooled = {"head": head, "cls": prefix[:, 0] if self.pooled == "cls" else None, "mean": patches.mean(1)}
-        return tokens if self.tokens else None, pooled.get(self.pooled)
+        tokens, cls = patches, None
+        if self._with_prefix:
+            if prefix is None:
+                raise BrainDataError(f"expected tokens before the patches, {self.name} has none: pass tokens='patches'")
+            tokens = torch.cat((prefix, patches), 1) if self.tokens == "prefix+patches" else patches
+            cls = prefix[:, 0] if self.pooled == "cls" else None
+        pooled = {"head": head, "cls": cls, "mean": patches.mean(1), None: None}
+        return tokens if self.tokens else None, pooled[self.pooled]
 
 
 class TimmFeatures(_Tower):
@@ -170,7 +174,7 @@ class OpenCLIPFeatures(_Tower):
         dtype: str = "float32",
         value_map: str = "identity",
     ):
-        side = model.image_size
+        side: Any = model.image_size
         super().__init__(
             model,
             layer,
@@ -233,7 +237,7 @@ def timm_features(
     check_source(name, weights)
     given = dict(model_options or {})
     model = seeded(seed, lambda: timm.create_model(name, pretrained=False, **given))
-    if weights != "random":
+    if weights is not None and weights != "random":
         load_strictly(model, weights)
     random_seed = seed if weights == "random" else None
     return TimmFeatures(model, name, model_options=given, random_seed=random_seed, **options)
@@ -280,9 +284,10 @@ def open_clip_features(
     options = {"mean": mean, "std": std, "random_seed": seed if weights == "random" else None} | options
     with _without_open_clip_warning():
         model = seeded(seed, lambda: open_clip.create_model(architecture, pretrained_text=False))
-    if weights != "random":
+    if weights is not None and weights != "random":
         load_strictly(model, weights)
-    return OpenCLIPFeatures(model.visual, name, **options)
+    visual: Any = model.visual
+    return OpenCLIPFeatures(visual, name, **options)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ load_strictly(model, "weights.safetensors")
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from ..data.pickles import read_torch
 from ..errors import BrainDataError, LayoutError
 
 __all__ = ["check_source", "load_strictly", "seeded"]
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def check_source(name: str, weights: str | Path | None, pretrained: bool = False) -> None:
@@ -71,7 +74,7 @@ def load_strictly(model: nn.Module, file: str | Path) -> None:
         raise LayoutError(f"{file} does not fit this {type(model).__name__}: {error}") from error
 
 
-def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+def seeded(seed: int, build: Callable[[], Module]) -> Module:
     """What `build` returns after `torch.manual_seed(seed)`. The caller's random state does not change.
 
     Args:
@@ -79,5 +82,5 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         build: Function that makes a module.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return build()

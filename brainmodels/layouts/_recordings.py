@@ -6,7 +6,7 @@ The checks find damaged files, samples that are read with the wrong width, and u
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .cnt import read_cnt_header
 if TYPE_CHECKING:
     from mne.io import BaseRaw
 
-__all__ = ["READERS", "check_amplitudes", "mark_gaps", "read_raw"]
+__all__ = ["READERS", "check_amplitudes", "eeg_picks", "mark_gaps", "read_raw"]
 
 READERS = {
     ".fif": "read_raw_fif",
@@ -94,9 +94,7 @@ def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> No
         LayoutError: There is no EEG channel with a signal, or neighbouring variances differ by more than 10^4.
         UnitsError: The median absolute deviation is outside 1e-7 to 1e-3 V.
     """
-    import mne
-
-    picks = mne.pick_types(raw.info, meg=False, eeg=True, exclude=[])
+    picks = eeg_picks(raw)
     if not picks.size:
         raise LayoutError(f"expected EEG channels in {path}, got types {sorted(set(raw.get_channel_types()))}")
     half = int(_PROBE_SECONDS * raw.info["sfreq"] / 2)
@@ -188,3 +186,11 @@ def _check_records(path: Path, width: int) -> None:
             f"expected {expected} bytes of {path} for {records} records of {samples} samples, got {size}: the file is "
             f"{state}; copy it again"
         )
+
+
+def eeg_picks(raw: "BaseRaw") -> np.ndarray:
+    """Positions of the EEG channels, those that are marked as bad included."""
+    import mne
+
+    none: Any = []  # the default leaves out bad channels
+    return mne.pick_types(raw.info, meg=False, eeg=True, exclude=none)

@@ -9,7 +9,7 @@ The reader builds arrays, strings and numbers only.
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def npy_header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+def npy_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether the order is Fortran's, and type of an array. Leaves the file at its first value."""
     try:
         version = np.lib.format.read_magic(file)

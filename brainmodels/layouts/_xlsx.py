@@ -5,7 +5,6 @@
 A workbook is a zip archive of XML files.
 """
 
-import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,5 +67,5 @@ def _cells(row: ElementTree.Element, shared: Sequence[str]) -> dict[str, str]:
         if cell.get("t") == "s" and text:
             text = shared[int(text)]
         if text:
-            cells[re.match("[A-Z]+", cell.get("r", "A"))[0]] = text
+            cells[cell.get("r", "A").rstrip("0123456789")] = text
     return cells

@@ -123,8 +123,9 @@ def _images(folder: Path, part: str) -> tuple[list[Path], list[str]]:
 
 
 def _responses(folder: Path, count: int, allocate: Callable) -> tuple[np.ndarray, dict[Path, np.ndarray]]:
-    files = {folder / f"{side}_training_fmri.npy": None for side in _HEMISPHERES}
-    for path in files:
+    files: dict[Path, np.ndarray] = {}
+    for side in _HEMISPHERES:
+        path = folder / f"{side}_training_fmri.npy"
         files[path] = part = read_array(path)
         if part.ndim != 2:
             raise AxisError(f"expected (images, vertices) in {path}, got shape {part.shape}")

@@ -19,6 +19,7 @@ import numpy as np
 from veca.data.names import entries, stem
 
 from ..data.dataset import BrainDataset, Subject
+from ..data.ids import Ids
 from ..data.pickles import read_torch
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
@@ -84,7 +85,7 @@ class PointClouds:
         size: Side of a picture in pixels, where the caller names none.
     """
 
-    def __init__(self, ids: Sequence[str], paths: Sequence[Path], size: int = 128):
+    def __init__(self, ids: Ids, paths: Sequence[Path], size: int = 128):
         self.paths, self.size = list(paths), size
         self._rows = {name: row for row, name in enumerate(ids)}
 

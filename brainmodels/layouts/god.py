@@ -87,7 +87,7 @@ def load(
         kind = _column(data, keys, metadata, ("DataType",), path).astype(np.int64)
         stimulus = _column(data, keys, metadata, ("stimulus_id", "Label"), path)
         keep = np.flatnonzero(kind != _IMAGERY) if not imagery else np.arange(len(kind))
-        ids = np.array([_image_id(stimulus[row], kind[row], row, path) for row in keep])
+        ids = np.array([_image_id(stimulus[row], kind[row], row, path) for row in keep.tolist()])
         session, run = (_optional(data, keys, metadata, word, keep, path) for word in ("Session", "Run"))
         columns, regions = _voxels(keys, metadata, rois, path)
         values = allocate((len(keep), len(columns)), np.float32)
@@ -179,7 +179,7 @@ def _optional(data: Any, keys: list[str], metadata: np.ndarray, name: str, keep:
     return _column(data, keys, metadata, (known[name.lower()],), path)[keep].astype(np.int64)
 
 
-def _image_id(stimulus: float, kind: int, row: int, path: Path) -> str:
+def _image_id(stimulus: np.floating, kind: int, row: int, path: Path) -> str:
     """The id of a stimulus number. 1518878.010042 is image 10042 of n01518878.
 
     The six decimals are taken from the number as text, because floats must not be compared.

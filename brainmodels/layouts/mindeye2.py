@@ -15,7 +15,7 @@ import numpy as np
 from veca.data.names import entries
 
 from ..data.dataset import BrainDataset, Subject
-from ..data.hdf5 import open_hdf5
+from ..data.hdf5 import array_of, open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, NormalizationError
@@ -149,7 +149,7 @@ def _behaviour(archives: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 def _values(path: Path, allocate: Callable) -> np.ndarray:
     """All rows of the betas, (trials, voxels). Values that are not z-scored, as the file's name says, are an error."""
     with open_hdf5(path, "betas") as file:
-        betas = file["betas"]
+        betas = array_of(file, "betas")
         if betas.ndim != 2:
             raise AxisError(f"expected betas (trials, voxels) in {path}, got {betas.shape}")
         values, total = allocate(betas.shape, betas.dtype), np.zeros(betas.shape[1])

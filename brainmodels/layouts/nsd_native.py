@@ -15,7 +15,7 @@ import numpy as np
 from veca.data.names import entries
 
 from ..data.dataset import BrainDataset, Subject
-from ..data.hdf5 import open_hdf5
+from ..data.hdf5 import array_of, open_hdf5
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
 from ..data.splits import shared1000
@@ -241,6 +241,8 @@ def _values(
         check_finite(part, path, trials.image_id, start)
         values[start : start + count] = part
         start += count
+    if values is None:
+        raise LayoutError("expected betas of one session or more, got no file")
     return values, scaled
 
 
@@ -255,7 +257,7 @@ def _read_session(path: Path, mask: Volume, count: int, affines: str) -> np.ndar
 
 def _read_hdf5(path: Path, inside: np.ndarray, count: int) -> np.ndarray:
     with open_hdf5(path, "betas") as file:
-        betas = file["betas"]
+        betas = array_of(file, "betas")
         if len(set(inside.shape)) < 3:
             raise AxisError(
                 f"expected a mask whose three lengths differ, to tell the axes of {path} apart, got mask "

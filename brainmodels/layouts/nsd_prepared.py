@@ -307,9 +307,10 @@ def _stimuli(
             raise AxisError(f"expected strings ({len(images[part])}, 5) in {path}, got {texts.dtype} {texts.shape}")
         for image, row in zip(images[part], () if texts is None else texts, strict=texts is not None):
             captions[image_name(image)] = [str(text) for text in row if text]
-    if any(path is None for path in pictures.values()):
+    found = [path for path in pictures.values() if path is not None]
+    if len(found) < len(pictures):
         return nsd_stimuli(root, np.concatenate([images[part] for part in _PARTS])), captions
-    arrays = [read_array(pictures[part]) for part in _PARTS]
+    arrays = [read_array(path) for path in found]
     for part, array in zip(_PARTS, arrays, strict=True):
         if array.ndim != 4 or array.shape[-1] != 3 or len(array) != len(images[part]):
             raise AxisError(f"expected images ({len(images[part])}, H, W, 3) in {pictures[part]}, got {array.shape}")

@@ -23,7 +23,7 @@ from ..data.spaces import SensorSpace
 from ..data.stimuli import ImageFiles, StimulusSet
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
 from ._files import by_name, check_finite, find_images, provenance, read_json, read_text
-from ._recordings import READERS, mark_gaps, read_raw
+from ._recordings import READERS, eeg_picks, mark_gaps, read_raw
 from ._triggers import check_samples, counted, marked_codes, other_markers, triggered_codes
 from .eeg3d import EEG3D_CHANNELS
 
@@ -258,7 +258,8 @@ def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRa
         mark_gaps(raw)
         raw.filter(recipe.l_freq, recipe.h_freq, fir_design="firwin", phase=recipe.phase, verbose="error")
     if recipe.reference is not None:
-        raw.set_eeg_reference(list(recipe.reference), verbose="error")
+        reference: Any = list(recipe.reference)
+        raw.set_eeg_reference(reference, verbose="error")
     return raw
 
 
@@ -388,10 +389,8 @@ def _found_stimuli(folder: Path, names: Sequence[str]) -> StimulusSet:
 
 
 def _picked(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> list[str]:
-    import mne
-
     if recipe.channels is None:
-        return [raw.ch_names[i] for i in mne.pick_types(raw.info, meg=False, eeg=True, exclude=[])]
+        return [raw.ch_names[i] for i in eeg_picks(raw)]
     missing = [name for name in recipe.channels if name not in raw.ch_names]
     if missing:
         near = near_names(missing[0], raw.ch_names)

@@ -161,7 +161,8 @@ def _load_preprocessed(
     space = SensorSpace(tuple(ch_names), sfreq, times, unit="V" if normalizer == "none" else "z")
     record = provenance("things_eeg2", root, [source.path for source in sources.values()], whitening=normalizer)
     person = Subject(name, responses, space, normalizer=normalizer, provenance=record)
-    split = split_from_ids("eeg2", *([image_id(path) for path in found[part]] for part in PARTS))
+    train, test = ([image_id(path) for path in found[part]] for part in PARTS)
+    split = split_from_ids("eeg2", train, test)
     return BrainDataset([person], stimuli_of(found), {split.name: split})
 
 
@@ -184,7 +185,7 @@ def convert_pickle(path: str | Path, out: str | Path) -> Path:
     path, out = Path(path), Path(out)
     if out.suffix != ".npz" or out.exists():
         raise LayoutError(f"expected a new file ending in .npz, got {out}{' which exists' if out.exists() else ''}")
-    arrays = {key: np.asarray(value) for key, value in read_pickle(path, allow_pickle=True).items()}
+    arrays: dict[str, Any] = {key: np.asarray(value) for key, value in read_pickle(path, allow_pickle=True).items()}
     for key, array in arrays.items():
         if array.dtype.hasobject:
             raise LayoutError(f"expected numbers or strings under {key!r} in {path}, got an array of Python objects")

@@ -9,6 +9,7 @@ Each control calls your training or evaluation function with something removed a
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ def noise_input(
     mean, sd = np.mean(train, 0, dtype=np.float64), np.std(train, 0, dtype=np.float64)
     found = {}
     for seed in seeds:
-        noise = np.random.default_rng(seed).normal(mean, sd, (n, len(mean)))
+        noise = np.random.default_rng(seed).normal(mean, sd, (n, np.shape(train)[1]))
         found[seed] = evaluate(noise.astype(np.float32))
     return _runs("noise_input", "seed", found)
 
@@ -151,7 +152,7 @@ def bottleneck_curve(
             from sklearn.decomposition import PCA
         except ImportError as error:
             raise need("scikit-learn", "a bottleneck curve") from error
-        pca = PCA(max(numbers), random_state=seed).fit(train)
+        pca: Any = PCA(max(numbers), random_state=seed).fit(train)
         axes, mean = pca.components_, pca.mean_
         for k in numbers:
             squeezed = [(x - mean) @ axes[:k].T @ axes[:k] + mean for x in (train, test)]
@@ -161,7 +162,9 @@ def bottleneck_curve(
     return _runs("bottleneck", "components", found)
 
 
-def block_shuffle(labels: Sequence, blocks: Sequence[int] | None = None, seed: int = 0) -> np.ndarray:
+def block_shuffle(
+    labels: Sequence | np.ndarray, blocks: Sequence[int] | np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
     """Labels of a block design, moved between whole blocks, so that only time is left to tell the trials apart.
 
     A decoder whose accuracy survives this control reads the time of a trial, not its class. The control says nothing if
@@ -180,19 +183,19 @@ def block_shuffle(labels: Sequence, blocks: Sequence[int] | None = None, seed: i
         AxisError: `blocks` and `labels` differ in shape.
         BrainDataError: A block has more than one label.
     """
-    labels = np.asarray(labels)
+    names = np.asarray(labels)
     if blocks is None:
-        blocks = np.concatenate(([0], np.cumsum(labels[1:] != labels[:-1]))) if len(labels) else labels
-    blocks = np.asarray(blocks)
-    if blocks.shape != labels.shape or labels.ndim != 1:
-        raise AxisError(f"expected one block for each of {len(labels)} labels, got shape {blocks.shape}")
-    _, first, block = np.unique(blocks, return_index=True, return_inverse=True)
-    mixed = np.flatnonzero(labels != labels[first][block])
+        blocks = np.concatenate(([0], np.cumsum(names[1:] != names[:-1]))) if len(names) else names
+    numbers = np.asarray(blocks)
+    if numbers.shape != names.shape or names.ndim != 1:
+        raise AxisError(f"expected one block for each of {len(names)} labels, got shape {numbers.shape}")
+    _, first, block = np.unique(numbers, return_index=True, return_inverse=True)
+    mixed = np.flatnonzero(names != names[first][block])
     if len(mixed):
-        raise BrainDataError(f"expected one label in a block, got several in block {blocks[mixed[0]]}")
-    if len(first) == len(np.unique(labels)):
+        raise BrainDataError(f"expected one label in a block, got several in block {numbers[mixed[0]]}")
+    if len(first) == len(np.unique(names)):
         _log.warning("each of %d classes has one block: shuffling blocks only renames them", len(first))
-    return np.random.default_rng(seed).permutation(labels[first])[block]
+    return np.random.default_rng(seed).permutation(names[first])[block]
 
 
 def all_at_chance(scores: Sequence[Score]) -> str | None:

@@ -7,9 +7,11 @@ Each score is printed beside k / C, the chance interval of permuted labels, and 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from ..data.ids import Ids
 from ..errors import AxisError, BrainDataError, IdError, LeakageError, need
 from .record import Metric, Score
 from .registry import metric, register
@@ -113,11 +115,14 @@ def classification_scores(
     members, of_object = _labels_of_objects(labels, objects)
     note = f"majority class {majority_rate(labels):.3f}"
     base = {"n_of": "samples", "note": note, "seed": seed} | conditions
+    found: dict[str, Any]
     out = []
     for k in (k for k in top if k < classes):
-        chance = permutation_chance(
-            lambda order, k=k: np.mean(ranks[rows, of_object[order][members]] <= k), len(of_object), resamples, seed
-        )
+
+        def share(order: np.ndarray, k: int = k) -> float:
+            return float(np.mean(ranks[rows, of_object[order][members]] <= k))
+
+        chance = permutation_chance(share, len(of_object), resamples, seed)
         found = base | {"chance_interval": chance.interval}
         hits = ranks[rows, labels] <= k
         definition = metric(f"accuracy_top{k}@{classes}")
@@ -134,10 +139,10 @@ def classification_scores(
 
 def prototype_accuracy(
     embeddings: np.ndarray,
-    shown_ids: Sequence[str],
+    shown_ids: Ids,
     labels: np.ndarray,
     gallery: np.ndarray,
-    gallery_ids: Sequence[str],
+    gallery_ids: Ids,
     gallery_labels: np.ndarray,
     task: str,
     **options,

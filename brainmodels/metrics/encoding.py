@@ -156,7 +156,8 @@ def summarize(values: np.ndarray, mask: np.ndarray | None = None, threshold: flo
     kept = chosen[np.isfinite(chosen)]
     undefined = len(chosen) - len(kept)
     if not len(kept):
-        return Summary(0, undefined, *[float("nan")] * 5, threshold)
+        nan = float("nan")
+        return Summary(0, undefined, nan, nan, nan, nan, nan, threshold)
     q25, median, q75 = np.quantile(kept, [0.25, 0.5, 0.75])
     share = float(np.mean(kept > threshold))
     return Summary(len(kept), undefined, float(median), float(kept.mean()), float(q25), float(q75), share, threshold)
@@ -184,10 +185,10 @@ def across_subjects(values: Sequence[float]) -> tuple[float, float]:
     Raises:
         BrainDataError: Fewer than two subjects, or values that are not finite.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise BrainDataError(f"expected finite values of two or more subjects, got {values}")
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    given = np.asarray(values, dtype=np.float64)
+    if given.ndim != 1 or len(given) < 2 or not np.isfinite(given).all():
+        raise BrainDataError(f"expected finite values of two or more subjects, got {given}")
+    return float(given.mean()), float(given.std(ddof=1) / np.sqrt(len(given)))
 
 
 @dataclass(frozen=True)

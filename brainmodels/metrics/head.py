@@ -150,10 +150,10 @@ def jerk_score(
     shapes = [(np.shape(a), np.shape(b)) for a, b in zip(rendered, true, strict=False)]
     if len(rendered) != len(true) or any(a != b for a, b in shapes):
         raise AxisError(f"expected true positions of the shapes of the rendered ones, got {shapes[:3]}")
-    values = [np.array([jerk(x, fps) for x in clips]) for clips in (rendered, true)]
-    if not values[1].mean() > 0:
+    drawn, moved = (np.array([jerk(x, fps) for x in clips]) for clips in (rendered, true))
+    if not moved.mean() > 0:
         raise BrainDataError("expected true positions that move, got a jerk of 0")
-    return _ratio(metric("jerk"), *values, resamples, seed, {"n_of": "clips"} | conditions)
+    return _ratio(metric("jerk"), drawn, moved, resamples, seed, {"n_of": "clips"} | conditions)
 
 
 def emotion_score(

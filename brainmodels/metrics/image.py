@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.ids import Ids
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, near_names, need
 from ..versions import library_versions
 from .encoding import pearson
@@ -137,8 +138,8 @@ def ssim(real: np.ndarray | Tensor, decoded: np.ndarray | Tensor, variant: str =
 def image_scores(
     real: np.ndarray | Tensor,
     decoded: np.ndarray | Tensor,
-    real_ids: Sequence[str],
-    decoded_ids: Sequence[str],
+    real_ids: Ids,
+    decoded_ids: Ids,
     weights: Mapping[str, str | Path | Callable[[Tensor], Any]] | None = None,
     protocol: str | ImageProtocol = "mindeye2",
     batch_size: int = 32,
@@ -182,8 +183,8 @@ def image_scores(
 def video_scores(
     real: np.ndarray | Tensor,
     decoded: np.ndarray | Tensor,
-    real_ids: Sequence[str],
-    decoded_ids: Sequence[str],
+    real_ids: Ids,
+    decoded_ids: Ids,
     weights: Mapping[str, str | Path | Callable[[Tensor], Any]] | None = None,
     protocol: str | ImageProtocol = "mindeye2",
     batch_size: int = 32,
@@ -275,7 +276,8 @@ def _scores(
         features = [_features(x, network, protocol, slot, batch_size, device) for x in (real, decoded)]
         found = made | {"features": network.fingerprint, "note": note}
         for name, _, layer, judge in columns:
-            scores += _judged(prefix, name, judge, *(x[layer] for x in features), found)
+            shown, guessed = (x[layer] for x in features)
+            scores += _judged(prefix, name, judge, shown, guessed, found)
     return scores
 
 
@@ -283,15 +285,17 @@ def _pixel_scores(
     real: Tensor, decoded: Tensor, protocol: ImageProtocol, batch_size: int, prefix: str, note: str, made: dict
 ) -> list[Score]:
     count, frames = real.shape[:2]
-    table, similar = 0.0, {variant: np.zeros(count) for variant in SSIM_VARIANTS}
+    table: Any = 0.0
+    similar = {variant: np.zeros(count) for variant in SSIM_VARIANTS}
     for frame in range(frames):
         sides = []
         for images in (real[:, frame], decoded[:, frame]):
             parts = [_resized(x, protocol, protocol.pixels) for x in images.split(batch_size)]
             sides.append(torch.cat(parts))
-        table = table + correlation_matrix(*(x.flatten(1).numpy() for x in sides)) / frames
+        first, second = (x.flatten(1).numpy() for x in sides)
+        table = table + correlation_matrix(first, second) / frames
         for variant, total in similar.items():
-            total += ssim(*sides, variant) / frames
+            total += ssim(sides[0], sides[1], variant) / frames
     scores = [score_images(metric(f"{prefix}pixcorr"), np.diagonal(table), table, note=note, **made)]
     versions = library_versions("scikit-image")
     more = {"versions": versions, "note": f"{note}; scikit-image {versions['scikit-image']}"}
@@ -340,14 +344,15 @@ def _resized(images: Tensor, protocol: ImageProtocol, size: int) -> Tensor:
     return images
 
 
-def _joined(real: Any, decoded: Any, real_ids: Sequence[str], decoded_ids: Sequence[str], axes: int) -> tuple:
+def _joined(real: Any, decoded: Any, real_ids: Ids, decoded_ids: Ids, axes: int) -> tuple[Tensor, Tensor]:
     real, decoded = _images("real", real, axes), _images("decoded", decoded, axes)
     if len(real) != len(real_ids):
         raise AxisError(f"expected an id for each of {len(real)} real images, got {len(real_ids)}")
     names, counts = np.unique(np.asarray(real_ids, dtype=str), return_counts=True)
     if len(names) < len(real):
         raise IdError(f"expected each real image once, got {names[counts.argmax()]} {counts.max()} times")
-    return real, join(real_ids, decoded_ids, decoded)
+    joined: Any = join(real_ids, decoded_ids, decoded)  # rows of a tensor are taken as those of an array
+    return real, joined
 
 
 def _pair(real: Any, decoded: Any) -> tuple[Tensor, Tensor]:

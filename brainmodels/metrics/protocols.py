@@ -8,13 +8,15 @@ The module `published` repeats the comparisons of single papers. Their numbers a
 into one column with these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..data import Pairs
+from ..data.ids import Ids
 from ..data.reliability import noise_ceiling
 from ..errors import AxisError, BrainDataError, IdError, near_names
 from .ceilings import ceiling_mask, mask_in_words, max_r
@@ -38,7 +40,7 @@ IMAGE_WISE = {"sample_r": sample_r, "mse": lambda y, p: mse(y, p, axis=1), "cosi
 _COLUMNS = 1024  # number of voxels that the bootstrap handles at a time
 
 
-def join(ids: Sequence[str], predicted_ids: Sequence[str], predicted: np.ndarray) -> np.ndarray:
+def join(ids: Ids, predicted_ids: Ids, predicted: np.ndarray) -> np.ndarray:
     """Predictions in the order of `ids`, found by image id.
 
     Args:
@@ -69,7 +71,7 @@ def join(ids: Sequence[str], predicted_ids: Sequence[str], predicted: np.ndarray
 def encoding_scores(
     test: Pairs,
     predicted: np.ndarray,
-    predicted_ids: Sequence[str],
+    predicted_ids: Ids,
     ncsnr: np.ndarray | None = None,
     threshold: float = 0.1,
     resamples: int = RESAMPLES,
@@ -138,7 +140,7 @@ class MatchedResponses:
     image: np.ndarray
 
     @classmethod
-    def of(cls, test: Pairs, predicted: np.ndarray, predicted_ids: Sequence[str]) -> "MatchedResponses":
+    def of(cls, test: Pairs, predicted: np.ndarray, predicted_ids: Ids) -> "MatchedResponses":
         """Match predictions to the responses of some pairs.
 
         Args:
@@ -183,7 +185,7 @@ def _voxel_scores(
     limits = {} if ceiling is None else {"voxel_r": max_r(ceiling), "r2": ceiling, "ev": ceiling}
     permuted = {"voxel_r": _permuted_r(matched, resamples, seed)}
 
-    def score(name: str, value: float, of: str, average: Callable[[np.ndarray], np.ndarray], **more) -> Score:
+    def score(name: str, value: float, of: str, average: Callable[[np.ndarray], Any], **more) -> Score:
         interval, chance = centred_interval(average(drawn[of]), value), None
         if of in permuted:
             chance = percentile_interval(average(permuted[of]), method=f"{resamples} permutations of the pairs")
@@ -300,7 +302,7 @@ def _permuted_r(matched: MatchedResponses, permutations: int, seed: int) -> np.n
     standard = _standardized(p, counts) if equal else None
     for row in out:
         order = rng.permutation(len(p))
-        dealt = standard[order] if equal else _standardized(p[order], counts)
+        dealt = standard[order] if standard is not None else _standardized(p[order], counts)
         row[:] = np.where(flat, 0, np.einsum("iv,iv->v", sums, dealt))
     return out
 

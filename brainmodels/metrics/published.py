@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data import Pairs
+from ..data.ids import Ids
 from ..data.reliability import noise_ceiling
 from ..errors import AxisError, BrainDataError, NormalizationError
 from .ceilings import mask_in_words
@@ -33,7 +34,7 @@ _RIDGES = (
 def scores_as_in_synbrain(
     test: Pairs,
     predicted: np.ndarray,
-    predicted_ids: Sequence[str],
+    predicted_ids: Ids,
     resamples: int = RESAMPLES,
     seed: int = 0,
     **conditions,
@@ -66,7 +67,7 @@ def scores_as_in_synbrain(
 def scores_as_in_neuroflow(
     test: Pairs,
     predicted: np.ndarray,
-    predicted_ids: Sequence[str],
+    predicted_ids: Ids,
     train: Pairs,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -112,7 +113,7 @@ def scores_as_in_neuroflow(
 def scores_as_in_braincorl(
     test: Pairs,
     predicted: Sequence[np.ndarray],
-    predicted_ids: Sequence[str],
+    predicted_ids: Ids,
     resamples: int = RESAMPLES,
     seed: int = 0,
     **conditions,
@@ -152,7 +153,7 @@ def scores_as_in_braincorl(
     if len(predicted) < _CONTEXT_DRAWS:
         raise BrainDataError(f"expected predictions of {_CONTEXT_DRAWS} context draws or more, got {len(predicted)}")
     weights = bootstrap_weights(len(test), resamples, seed)
-    values, drawn = [], []
+    values, drawn, usable = [], [], np.zeros(0, bool)
     for draw in predicted:
         matched = MatchedResponses.of(test, draw, predicted_ids)
         usable = usable_voxels(matched.measured)

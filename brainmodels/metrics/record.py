@@ -50,7 +50,7 @@ class Interval(NamedTuple):
     level: float = 0.95
     method: str = "bootstrap over images"
 
-    def __contains__(self, value: object) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return self.low <= value <= self.high
 
     def __str__(self) -> str:
@@ -206,9 +206,11 @@ class Score:
         rebuilt = {
             name: Interval(*record[name]) for name in ("interval", "chance_interval") if record[name] is not None
         }
-        return cls(**(dict(record) | rebuilt | {"metric": Metric(**record["metric"])}))
+        content: dict[str, Any] = dict(record) | rebuilt | {"metric": Metric(**record["metric"])}
+        return cls(**content)
 
     def _numbers(self) -> str:
+        assert self.value is not None  # of an available score
         parts = [f"{self.metric} {_short(self.value)}" + (f" {self.interval}" if self.interval else "")]
         if self.chance is not None or self.chance_interval is not None:
             chance = "" if self.chance is None else f" {_short(self.chance)}"

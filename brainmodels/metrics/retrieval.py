@@ -11,6 +11,7 @@ ties with all others therefore has the middle rank of the gallery.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,7 @@ def full_gallery(
         table = rank_table(_queries(similarities, direction))  # (query, candidate)
         gallery = len(table)
         rank = np.diagonal(table)
-        options = {"resamples": resamples, "seed": seed, "clusters": clusters} | conditions
+        options: dict[str, Any] = {"resamples": resamples, "seed": seed, "clusters": clusters} | conditions
         for k in (k for k in top if k < gallery):
             name = metric(f"{direction}_top{k}@{gallery}")
             scores.append(score_images(name, rank <= k, table <= k, **options))

@@ -214,7 +214,7 @@ def cloud_scores(
             if permutations:
                 chance = permutation_chance(mean, len(ids), permutations, seed)  # the same ones for every column
                 found = {"chance": chance.mean, "chance_interval": chance.interval} | found
-            scores.append(score_images(metric(f"{name}{kind}"), values, None, resamples, seed, clusters, **found))
+            scores.append(score_images(metric(f"{name}{kind}"), np.array(values), None, resamples, seed, clusters, **found))
     return scores
 
 
@@ -290,10 +290,10 @@ def _joined(true: Mapping[str, np.ndarray], decoded: Mapping[str, Sequence[np.nd
 
 def _tree(cloud: np.ndarray) -> Any:
     try:
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
     except ImportError as error:
         raise need("scipy", "distances of point clouds") from error
-    return cKDTree(cloud[:, :3])
+    return KDTree(cloud[:, :3])
 
 
 def _distances(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -82,7 +82,7 @@ def open_slot(slot: str, source: str | Path | Callable[[Tensor], Any], device: s
         return Network(name, False, lambda images: {EMBEDDING: _tensor(source(images), name)}, _fingerprint_of(source))
     check_source(f"slot {slot}", source)
     if slot == "clip_vit_l14_openai":
-        statistics = {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD}
+        statistics: dict[str, Any] = {"mean": OPENAI_CLIP_MEAN, "std": OPENAI_CLIP_STD}
         tower = open_clip_features(f"open_clip:{CLIP}", weights=source, tokens=None, **statistics).to(device)
         return Network(slot, True, lambda images: {EMBEDDING: tower.encode(images).pooled}, tower.fingerprint())
     model = seeded(0, lambda: _build(slot))
@@ -112,10 +112,11 @@ def open_text_slot(source: str | Path | Callable[[Sequence[str]], Any], device: 
     except ImportError as error:
         raise need("open_clip_torch", "the text tower of CLIP") from error
     check_source(f"slot {slot}", source)
-    model = seeded(0, lambda: open_clip.CLIP(**open_clip.get_model_config(CLIP)))
+    sizes: Any = open_clip.get_model_config(CLIP)
+    model = seeded(0, lambda: open_clip.CLIP(**sizes))
     load_strictly(model, source)
     model.eval().requires_grad_(False).to(device)
-    tokenizer = open_clip.get_tokenizer(CLIP)
+    tokenizer: Any = open_clip.get_tokenizer(CLIP)
 
     @torch.no_grad()
     def features(texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
@@ -199,8 +200,9 @@ def _name_of(source: Callable) -> str:
 
 
 def _fingerprint_of(source: Callable) -> str | None:
-    told = getattr(source, "fingerprint", None)
-    return told() if callable(told) else told
+    told: Any = getattr(source, "fingerprint", None)
+    fingerprint: Any = told() if callable(told) else told
+    return fingerprint
 
 
 def _fingerprint(slot: str, model: nn.Module) -> str:

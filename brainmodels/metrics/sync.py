@@ -16,7 +16,7 @@ the height of the face. `speech_envelope` computes the envelope of speech.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -242,18 +242,19 @@ def sync_scores(
     tables = _correlations(swapped)
     clusters = np.array([clip.expression_of for clip in swapped])
     leak = _leak(tables)
-    base = {"n_of": "swapped clips", "seed": seed} | conditions
+    base: dict[str, Any] = {"n_of": "swapped clips", "seed": seed} | conditions
     words = f"weights new {leak.new:.3f}, old {leak.old:.3f}; r new {leak.r_new:.3f}, old {leak.r_old:.3f}; "
     note = "; ".join(filter(None, [base.get("note"), f"{words}floor {leak.floor:.3f}"]))
     if len(np.unique(clusters)) < 2:
         raise BrainDataError(f"expected expressions of two or more clips, got {len(np.unique(clusters))}")
     drawn = bootstrap(lambda rows: _leak(tables[rows]).leak, len(swapped), resamples, seed, clusters)
     if np.isfinite(leak.leak):
-        found = base | {"note": note, "interval": drawn if np.isfinite(drawn[:2]).all() else None}
-        scores = [Score(metric("swap_leak"), leak.leak, len(swapped), **found)]
+        more: dict[str, Any] = base | {"note": note, "interval": drawn if np.isfinite(drawn[:2]).all() else None}
+        scores = [Score(metric("swap_leak"), leak.leak, len(swapped), **more)]
     else:
         words = f"the mouth follows neither audio nor expression: {note}"
-        scores = [Score(metric("swap_leak"), None, len(swapped), available=False, **(base | {"note": words}))]
+        silent: dict[str, Any] = base | {"note": words}
+        scores = [Score(metric("swap_leak"), None, len(swapped), available=False, **silent)]
     found = [mouth_audio(clip.rendered, clip.envelope, fps, max_lag) for clip in swapped]
     scores += _sync("", found, resamples, seed, clusters, base)
     if matched:

@@ -126,7 +126,8 @@ def caption_scores(
     parts = {"": list(range(len(ids)))}
     if 1 < len(first) < len(ids):
         parts["distinct"] = sorted(first.values())
-    scores, made = [], {"resamples": resamples, "seed": seed} | conditions
+    scores: list[Score] = []
+    made: dict[str, Any] = {"resamples": resamples, "seed": seed} | conditions
     for part, rows in parts.items():
         chosen = [references[ids[row]] for row in rows], [said[row] for row in rows]
         found = dict(made)
@@ -142,7 +143,7 @@ def _word_scores(
     references: list[Sequence[str]], said: list[str], part: str, permutations: int, found: dict
 ) -> list[Score]:
     written = [[tuple(words(text)) for text in texts] for texts in references]
-    said = [tuple(words(text)) for text in said]
+    spoken = [tuple(words(text)) for text in said]
     kinds = {"": [texts[:1] for texts in written]}
     if all(len(texts) == _CAPTIONS for texts in written):
         kinds[f"max{_CAPTIONS}"] = written
@@ -151,7 +152,7 @@ def _word_scores(
         for kind, texts in kinds.items():
             variant = ",".join(filter(None, (kind, part)))
             full = name + (f"[{variant}]" if variant else "")
-            scores.append(_word_score(full, function, texts, said, permutations, found))
+            scores.append(_word_score(full, function, texts, spoken, permutations, found))
     return scores
 
 
@@ -168,7 +169,7 @@ def _word_score(
         return max(function(text, said[column]) for text in texts[row])
 
     chance = permutation_chance(
-        lambda order: np.mean([one(row, int(column)) for row, column in enumerate(order)]),
+        lambda order: float(np.mean([one(row, int(column)) for row, column in enumerate(order)])),
         len(said),
         permutations,
         found["seed"],
@@ -222,10 +223,10 @@ def _check(references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str
 
 
 def _both(reference: str, hypothesis: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    reference = tuple(words(reference))
-    if not reference:
+    known = tuple(words(reference))
+    if not known:
         raise BrainDataError("expected a reference caption with words, got none")
-    return reference, tuple(words(hypothesis))
+    return known, tuple(words(hypothesis))
 
 
 def _meteor(reference: Sequence[str], hypothesis: Sequence[str]) -> float:

@@ -9,14 +9,16 @@ their pattern over voxels. Choose "residual" if the variance of trials must be r
 Shapes: n images, m tokens, d token width, V voxels, r rank.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import AxisError, BrainDataError, near_names, need
+from ..features.arrays import Ids
 from .gaussian import Posterior
 
 __all__ = ["NOISES", "ResidualNoise", "draw_responses", "mean_sigma"]
@@ -37,7 +39,8 @@ def mean_sigma(posteriors: Iterable[Posterior]) -> Tensor:
     Raises:
         AxisError: There is no trial.
     """
-    total, count = 0.0, 0
+    total: Any = 0.0
+    count = 0
     for posterior in posteriors:
         total = total + posterior.std.double().sum(0).cpu()
         count += len(posterior.mean)
@@ -65,7 +68,7 @@ class ResidualNoise:
     def fit(
         cls,
         responses: np.ndarray,
-        image_ids: Sequence[str],
+        image_ids: Ids,
         predictions: np.ndarray | None = None,
         rank: int = 10,
         seed: int = 0,
@@ -173,21 +176,19 @@ def draw_responses(
         if noise == wanted and value is None:
             raise BrainDataError(f"expected {name}, fitted to training trials, for noise={noise!r}, got None")
     if noise in ("unit", "posterior"):
-        spread = torch.ones_like(latents[0]) if noise == "unit" else sigma.to(latents)  # (m, d)
+        spread = torch.ones_like(latents[0]) if noise == "unit" or sigma is None else sigma.to(latents)  # (m, d)
         if spread.shape != latents.shape[1:]:
             raise AxisError(f"expected sigma {tuple(latents.shape[1:])}, got {tuple(spread.shape)}")
         drawn = (latents + noise_scale * spread * _normal(latents, generator) for _ in range(num_trials))
         return torch.stack([decode(draw) for draw in drawn], 1)  # (n, num_trials, V)
     predicted = decode(latents)  # (n, V)
-    if noise == "none":
+    if noise == "none" or residual is None:
         return predicted.unsqueeze(1)  # (n, 1, V)
     draws = [residual.sample(predicted, generator) for _ in range(num_trials)]
     return torch.stack([predicted + noise_scale * draw for draw in draws], 1)  # (n, num_trials, V)
 
 
-def _residuals(
-    responses: np.ndarray, image_ids: Sequence[str], predictions: np.ndarray | None
-) -> tuple[np.ndarray, str]:
+def _residuals(responses: np.ndarray, image_ids: Ids, predictions: np.ndarray | None) -> tuple[np.ndarray, str]:
     """Responses (n, V) minus their image's part, (n', V), and the name of what was subtracted."""
     responses = np.asarray(responses, np.float32)
     if responses.ndim != 2 or len(responses) != len(image_ids):

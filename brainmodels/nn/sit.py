@@ -15,11 +15,15 @@ Shapes: B batch, m tokens, d token width, W model width.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
-from timm.layers import Attention, Mlp
+from timm.layers.attention import Attention
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from veca.model.modules import Modules
 
 from ..errors import AxisError, BrainDataError
 
@@ -79,7 +83,7 @@ class SiT(nn.Module):
         self.embed = nn.Identity() if width == token_width else nn.Linear(token_width, width)
         self.register_buffer("positions", sincos_positions(num_tokens, width))
         self.time = TimeEmbedding(width) if self.conditioned else None
-        self.blocks = nn.ModuleList(_Block(width, num_heads, mlp_ratio, self.conditioned) for _ in range(depth))
+        self.blocks = Modules(_Block(width, num_heads, mlp_ratio, self.conditioned) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=not self.conditioned)
         self.modulation = nn.Linear(width, 2 * width) if self.conditioned else None
         self.out = nn.Linear(width, token_width)
@@ -110,13 +114,13 @@ class SiT(nn.Module):
             else:
                 x = block(x, condition)
         x = self.norm(x)  # (B, m, W)
-        if self.conditioned:
+        if self.modulation is not None:
             shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, -1)  # (B, 1, W)
             x = (1 + scale) * x + shift
         return self.out(x)  # (B, m, d)
 
     def _condition(self, tokens: Tensor, time: Tensor | None) -> Tensor | None:
-        if not self.conditioned:
+        if self.time is None:
             if time is not None:
                 raise BrainDataError("expected no time for a SiT with conditioning='plain', got one; use 'adaln'")
             return None
@@ -131,11 +135,13 @@ class SiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        if self.conditioned:
-            for layer in (self.time.mlp[0], self.time.mlp[2]):
-                nn.init.normal_(layer.weight, std=0.02)
+        if self.time is not None:
+            for layer in self.time.mlp:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.02)
             for layer in (self.modulation, *(block.modulation for block in self.blocks)):
-                nn.init.zeros_(layer.weight)
+                if layer is not None:
+                    nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.out.weight)
 
 
@@ -154,7 +160,8 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         angles = _angles(time.to(torch.promote_types(time.dtype, torch.float32)), TIME_SINUSOIDS // 2)  # (B, 128)
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].weight.dtype))  # (B, W)
+        waves = torch.cat([angles.cos(), angles.sin()], -1)  # (B, 256)
+        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))  # (B, W)
 
 
 class _Block(nn.Module):
@@ -165,7 +172,8 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=not conditioned)
         self.attn = Attention(width, num_heads, qkv_bias=True)
         self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=not conditioned)
-        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=partial(nn.GELU, approximate="tanh"))
+        gelu: Any = partial(nn.GELU, approximate="tanh")  # timm names classes only
+        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=gelu)
         self.modulation = nn.Linear(width, 6 * width) if conditioned else None
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:

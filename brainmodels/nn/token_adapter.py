@@ -70,6 +70,9 @@ class TokenAdapter(TokenMap):
 
     kind = "token_adapter"
     size_type = AdapterSize
+    to_mean: Tensor
+    to_std: Tensor
+    positions: Tensor
 
     def __init__(self, size: AdapterSize):
         super().__init__(size)
@@ -128,7 +131,8 @@ class TokenAdapter(TokenMap):
         check_shape(targets, (size.to_tokens, size.to_width), f"the targets of {cls.kind}")
         model = seeded(seed, lambda: cls(size))
         mean, std = statistics(targets)
-        model.to_mean.copy_(mean), model.to_std.copy_(std)
+        model.to_mean.copy_(mean)
+        model.to_std.copy_(std)
 
         def loss(out: Tensor, rows: Tensor) -> Tensor:
             return ((out - read(targets, rows).to(out.device)) / model.to_std).square().mean()

@@ -59,6 +59,9 @@ class TokenMap(nn.Module):
     kind: ClassVar[str]
     size_type: ClassVar[type]
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, size: Any):
         super().__init__()
         self.size = size
@@ -169,7 +172,8 @@ class TokenMap(nn.Module):
                 f"{noise=}"
             )
         mean, std = statistics(tokens)
-        self.mean.copy_(mean), self.std.copy_(std)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
         self.to(device).train().requires_grad_(True)
         generator = torch.Generator().manual_seed(seed)
         optimizer = NamedOptimizer(dict(self.named_parameters()), [torch.optim.AdamW(self.parameters(), lr=lr)])
@@ -234,8 +238,10 @@ def statistics(tokens: Tokens) -> tuple[Tensor, Tensor]:
         BrainDataError: Values that are not finite.
     """
     count = tokens.shape[0] * tokens.shape[1]
-    mean = sum(part.sum((0, 1)) for part in _parts(tokens)) / count
-    std = (sum((part - mean).square().sum((0, 1)) for part in _parts(tokens)) / count).sqrt()
+    total: Any = sum(part.sum((0, 1)) for part in _parts(tokens))
+    mean = total / count
+    squares: Any = sum((part - mean).square().sum((0, 1)) for part in _parts(tokens))
+    std = (squares / count).sqrt()
     constant = std <= 1e-7 * mean.abs().clamp(min=1e-7)
     return mean.float(), torch.where(constant, 1, std).float()
 

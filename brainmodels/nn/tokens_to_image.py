@@ -15,11 +15,11 @@ Every score of pixels names the choice. Shapes: n images, N images of a bank, m 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from veca.hashes import hex_digest, json_digest
 
 from ..errors import AxisError, BrainDataError, IdError
+from ..features.arrays import Ids
 from ..features.weights import seeded
 from .token_map import TokenMap, Tokens, check_shape, read
 
@@ -47,10 +48,13 @@ class TokensToImage(Protocol):
     """
 
     name: str
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Pictures (n, 3, H, W) fp32 in [0, 1], drawn from tokens (n, m, d)."""
+        ...
 
 
 class NearestImage:
@@ -73,7 +77,7 @@ class NearestImage:
         BrainDataError: Tokens of the bank have no direction, or are not finite.
     """
 
-    def __init__(self, tokens: Tokens, images: np.ndarray, ids: Sequence[str], centre: bool = True):
+    def __init__(self, tokens: Tokens, images: np.ndarray, ids: Ids, centre: bool = True):
         _check_images(images)
         self.ids = np.asarray(ids, dtype=str)
         if tokens.ndim != 3 or not len(tokens) == len(images) == len(self.ids) > 0:
@@ -88,14 +92,18 @@ class NearestImage:
         self._step = max(1, BLOCK // math.prod(tokens.shape[1:]))
         self._mean = torch.zeros(math.prod(tokens.shape[1:]))
         if centre:
-            total = sum(self._part(start).double().sum(0) for start in self._starts())
+            total: Any = sum(self._part(start).double().sum(0) for start in self._starts())
             self._mean = (total / len(self.ids)).float()
         self._norms = torch.cat([self._part(start).norm(dim=1) for start in self._starts()])
         self._check_directions()
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with `centre` and with ids, tokens and pictures of the bank."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         parts = [slice(start, start + self._step) for start in self._starts()]
         tokens, images = (read(self.tokens, part) for part in parts), (self.images[part] for part in parts)
         content = hex_digest(chain(tokens, images))
@@ -291,7 +299,7 @@ class ConvDecoder(TokenMap):
                 "expected tokens (n, m, d) and images of the same n images, got "
                 f"{tuple(tokens.shape)} and {tuple(images.shape)}"
             )
-        size = size or DecoderSize(*tokens.shape[1:])
+        size = size or DecoderSize(tokens.shape[1], tokens.shape[2])
         check_shape(tokens, (size.num_tokens, size.token_width), cls.kind)
         if tuple(images.shape[1:3]) != (size.pixels, size.pixels):
             raise AxisError(

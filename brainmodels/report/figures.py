@@ -5,13 +5,13 @@ The colours are those of `veca.report.curves`. The figures need matplotlib, and 
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from veca.report.curves import BLUES, FAINT, GREY, INK, STYLE, VERMILLION
 
-from ..errors import need
+from ..errors import BrainDataError, need
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,7 +163,7 @@ def roi_bars(
 
 
 def curves(
-    series: Mapping[str, Mapping[float, Bar]],
+    series: Mapping[str, Mapping[Any, Bar]],
     path: Path,
     xlabel: str,
     ylabel: str,
@@ -263,7 +263,11 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
         from nilearn.plotting import plot_stat_map
     except ImportError as error:
         raise need("nilearn", "a map of the brain") from error
+    if space.affine is None:
+        raise BrainDataError(f"expected a space with an affine, got {space.name!r} without")
     plt = _pyplot()
+    from matplotlib.colors import Normalize
+
     known = np.isfinite(scores)
     heights = (np.column_stack((space.index[known], np.ones(known.sum()))) @ space.affine.T)[:, 2]
     places = np.unique(np.round(np.quantile(heights, (np.arange(cuts) + 0.5) / cuts, method="nearest"), 3))
@@ -290,7 +294,7 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
             figure.text(left + (number + 0.44) * width, 0.87, f"z = {place:g}", ha="center", fontsize=9.5)
         figure.text(left - 0.008, 0.43, "L", ha="right", va="center", fontsize=9.5)
         figure.text(left + 0.84, 0.43, "R", ha="left", va="center", fontsize=9.5)
-        scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), "RdBu_r")
+        scale = plt.cm.ScalarMappable(Normalize(-limit, limit), "RdBu_r")
         figure.colorbar(scale, cax=figure.add_axes((0.91, 0.12, 0.012, 0.7)), label=name)
         figure.savefig(path)
         plt.close(figure)
@@ -322,7 +326,9 @@ def response_picture(values: np.ndarray, space: "VoxelSpace", limit: float, side
         width = int(np.ceil(np.sqrt(len(values))))
         plane = np.pad(values, (0, width**2 - len(values)), constant_values=np.nan).reshape(width, width)
     plt = _pyplot()
-    colors = plt.get_cmap("RdBu_r")(plt.Normalize(-limit, limit, clip=True)(np.nan_to_num(plane)))[..., :3]
+    from matplotlib.colors import Normalize
+
+    colors = plt.get_cmap("RdBu_r")(Normalize(-limit, limit, clip=True)(np.nan_to_num(plane)))[..., :3]
     colors[~np.isfinite(plane)] = 1
     longest = max(plane.shape)
     picture = np.ones((longest, longest, 3))

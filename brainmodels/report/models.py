@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import BrainDataError
 from ..evaluation.encoding import SHUFFLED
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
 from ..evaluation.pictures import TRUE
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..evaluation.run import Evaluation
     from ..metrics import Score
 
-__all__ = ["model_views"]
+__all__ = ["model_views", "value_of"]
 
 _RESPONSES = 6  # test images whose responses are shown
 
@@ -58,6 +59,13 @@ def _draw_pictures(pictures: "Pictures", path: Path) -> None:
     figures.picture_grid([rows], path)
 
 
+def value_of(score: "Score | None", name: str) -> float:
+    """The value of a score that must be there."""
+    if score is None or score.value is None:
+        raise BrainDataError(f"expected a value of {name}, got none")
+    return score.value
+
+
 def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
     """Rows of the grid: the first source in every way of drawing it, then what the first drawer makes of others."""
     first = pictures.drawn[0]
@@ -83,13 +91,14 @@ def _draw_responses(evaluation: "Evaluation", item: "ModelEvaluation", path: Pat
     """
     study, stimuli = evaluation.study, evaluation.dataset.stimuli
     chosen = np.sort(np.random.default_rng(study.seed).choice(len(study.test), min(_RESPONSES, len(study.test)), False))
+    assert item.answers.predicted is not None  # of a model that encodes
     measured, predicted = (np.where(study.voxels, x, np.nan) for x in (study.measured, item.answers.predicted))
     limit = float(np.nanquantile(np.abs(measured[chosen]), 0.98))
-    space = study.test.subject.space
+    space: Any = study.test.subject.space
     maps = [[figures.response_picture(x[i], space, limit) for i in chosen] for x in (measured, predicted)]
     counted = study.voxels
     r = [np.corrcoef(measured[i, counted], predicted[i, counted])[0, 1] for i in chosen]
-    shown = [stimuli.image(study.test.image_ids[i], 128) for i in chosen]
+    shown = [stimuli.image(str(study.test.image_ids[i]), 128) for i in chosen]
     rows = [
         PictureRow("shown", shown),
         PictureRow("measured", maps[0]),
@@ -125,11 +134,12 @@ def _semantics(item: "ModelEvaluation") -> "dict[str, list[str] | dict[str, list
 def _draw_bottleneck(item: "ModelEvaluation", path: Path) -> None:
     """Two-way identification by ridge against the number of principal components of the responses that it sees."""
     runs = item.bottleneck
+    assert runs is not None  # of a model with one
     full = min(item.space.decoder.n_features_in_, len(item.space.train))
     values = dict(zip((full if x == "full" else x for x in runs.settings), runs.values["two_way"], strict=True))
     points = {SAME_TOKENS: {x: Bar(value, value, value) for x, value in values.items()}}
     lines = {"chance": 0.5}
     if item.opened.decodes:
-        lines[f"{item.opened.name}, all components"] = item.decoded[0].score("two_way").value
+        lines[f"{item.opened.name}, all components"] = value_of(item.decoded[0].score("two_way"), "two_way")
     label = "two-way identification of tokens"
     figures.curves(points, path, "principal components of the response", label, lines, logarithmic=True)

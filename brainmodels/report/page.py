@@ -9,6 +9,8 @@ import numpy as np
 
 from veca.report.page import render
 
+from ..data import VoxelSpace
+from ..errors import BrainDataError
 from ..evaluation.encoding import SHUFFLED
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
 from ..evaluation.pictures import ANOTHER, REDUCED, TRUE
@@ -16,7 +18,7 @@ from ..metrics import Score
 from ..metrics.controls import all_at_chance
 from . import figures, published
 from .figures import Bar, PictureRow
-from .models import model_views
+from .models import model_views, value_of
 
 if TYPE_CHECKING:
     from ..evaluation.decoding import Decoded
@@ -58,8 +60,8 @@ class Result(NamedTuple):
 
     @classmethod
     def of(cls, name: str, encoded: "Encoded", decoded: "Decoded", **further: Any) -> "Result":
-        r, top = encoded.score("voxel_r"), decoded.score("image_given_brain_top1")
-        return cls(name, r, encoded.score("nr2") or r, top, decoded.scores[0].decoder, **further)
+        r, top = _known(encoded, "voxel_r"), _known(decoded, "image_given_brain_top1")
+        return cls(name, r, encoded.score("nr2") or r, top, decoded.scores[0].decoder or "", **further)
 
     @classmethod
     def of_model(cls, item: "ModelEvaluation") -> "Result":
@@ -84,9 +86,11 @@ def write_report(evaluation: "Evaluation", out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     (out / "record.json").write_text(json.dumps(evaluation.record, indent=1, allow_nan=False) + "\n")
     names = [f"{item.model}, {item.features}" for item in evaluation.encoded]
-    arrays = {f"r_{number}": item.r for number, item in enumerate(evaluation.encoded)}
+    arrays: dict[str, Any] = {f"r_{number}": item.r for number, item in enumerate(evaluation.encoded)}
     ceiling = evaluation.study.ceiling
-    np.savez(out / "voxels.npz", names=names, **arrays, **({} if ceiling is None else {"ceiling": ceiling}))
+    if ceiling is not None:
+        arrays["ceiling"] = ceiling
+    np.savez(out / "voxels.npz", names=names, **arrays)
     path = out / "report.html"
     path.write_text(render("brain.html", "brainmodels.report", **_view(evaluation, out)), encoding="utf-8")
     return path
@@ -112,8 +116,8 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "full": full,
         "shuffled": Result.of(SHUFFLED, control, wrong[0]),
         "worse": {
-            "variance": [row for row in results if row.variance.value < row.ridge.variance.value],
-            "top": [row for row in results if row.decodes and row.top.value < row.ridge.top.value],
+            "variance": [row for row in results if row.ridge and _below(row.variance, row.ridge.variance)],
+            "top": [row for row in results if row.decodes and row.ridge and _below(row.top, row.ridge.top)],
         },
         "at_chance": all_at_chance(_judged(evaluation)),
         "notes": notes,
@@ -140,7 +144,7 @@ def _judged(evaluation: "Evaluation") -> list[Score]:
     encoded = [score for item in evaluation.encoded if item.model == "ridge" for score in item.scores]
     models = [item for item in evaluation.decoded if item.scores[0].decoder == "ridge"]
     models += [item.found[0] for item in evaluation.models]
-    decoded = [item.score(name) for item in models for name in _HEADLINES]
+    decoded = [_known(item, name) for item in models for name in _HEADLINES]
     trained = [score for item in evaluation.models for score in item.encoded[0].scores]
     return encoded + trained + decoded
 
@@ -160,8 +164,9 @@ def _draw(evaluation: "Evaluation", out: Path) -> Iterable[str]:
         controls = [_shown(item) for item in kept if item.model in _REFERENCES]
         figures.roi_bars(shown, out / "rois.png", label, lines.get("ceiling"), controls)
         yield "rois.png"
-    if getattr(study.test.subject.space, "affine", None) is not None:
-        figures.brain_map(encoded[0].r, study.test.subject.space, out / "map.png")
+    space = study.test.subject.space
+    if isinstance(space, VoxelSpace) and space.affine is not None:
+        figures.brain_map(encoded[0].r, space, out / "map.png")
         yield "map.png"
     figures.picture_grid(_retrieved(evaluation, evaluation.decoded[0]), out / "retrieved.png")
     curve = evaluation.record["learning_curve"]
@@ -185,8 +190,8 @@ def _retrieved(evaluation: "Evaluation", decoded: "Decoded") -> list[tuple[Pictu
     drawn = np.random.default_rng(evaluation.study.seed).permutation(len(ids))[:_PICTURES]
     rows = []
     for name, chosen in (("random", drawn), ("best", order[:_PICTURES]), ("worst", order[::-1][:_PICTURES])):
-        shown = [stimuli.image(ids[i], _THUMBNAIL) for i in chosen]
-        found = [stimuli.image(ids[nearest[i]], _THUMBNAIL) for i in chosen]
+        shown = [stimuli.image(str(ids[i]), _THUMBNAIL) for i in chosen]
+        found = [stimuli.image(str(ids[nearest[i]]), _THUMBNAIL) for i in chosen]
         right = [bool(ranks[i] == 1) for i in chosen]
         words = ["" if first else f"right one: rank {ranks[i]}" for i, first in zip(chosen, right, strict=True)]
         rows.append((PictureRow(f"{name}\nshown", shown), PictureRow("found", found, words, right)))
@@ -207,11 +212,11 @@ def _draw_budgets(evaluation: "Evaluation", budgets: "Mapping[str, Mapping[int, 
     """Scores of backbones against their number of cores, with other features as levels."""
     name = "voxel_r" if evaluation.study.ceiling is None else "nr2"
     series = {
-        model: {cores: _bar(item.score(name)) for cores, item in items.items()} for model, items in budgets.items()
+        model: {cores: _bar(_known(item, name)) for cores, item in items.items()} for model, items in budgets.items()
     }
     drawn = {item.features for items in budgets.values() for item in items.values()}
     lines = {
-        _shown(item): item.score(name).value
+        _shown(item): value_of(item.score(name), name)
         for item in evaluation.encoded
         if item.model in ("ridge", "planted signal") and item.features not in drawn
     }
@@ -223,8 +228,22 @@ def _word(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, tuple | list) else str(value)
 
 
+def _known(item: "Encoded | Decoded", name: str) -> Score:
+    """A score by its name, which must be there."""
+    score = item.score(name)
+    if score is None:
+        raise BrainDataError(f"expected a score {name} of {item.features}, got none")
+    return score
+
+
+def _below(score: Score, other: Score) -> bool:
+    return value_of(score, score.metric.name) < value_of(other, other.metric.name)
+
+
 def _bar(score: Score) -> Bar:
-    return Bar(score.value, score.interval.low, score.interval.high)
+    if score.interval is None:
+        raise BrainDataError(f"expected an interval of {score.metric.name}, got none")
+    return Bar(value_of(score, score.metric.name), score.interval.low, score.interval.high)
 
 
 def _shown(item: "Encoded") -> str:

@@ -17,6 +17,7 @@ from veca.data import photographs
 from veca.data.scenes import BACKGROUND_TEXTURES, COLORS, SHAPES, SIZES, Scene, sample_scene
 
 from ..data.grid import GRID, GRID_PIXELS, grid_features
+from ..data.ids import Ids
 from ..data.stimuli import ImageFiles, RenderedImages, StimulusSet
 from ..errors import BrainDataError, IdError
 
@@ -92,9 +93,7 @@ def scene_stimuli(seed: int, count: int, size: int = 128) -> StimulusSet:
     return StimulusSet(ids, RenderedImages(count, _SceneRenderer(seed), size), captions, labels)
 
 
-def scene_combinations(
-    ids: Sequence[str], labels: Sequence[str] = ("shape", "color")
-) -> dict[str, frozenset[tuple[str, ...]]]:
+def scene_combinations(ids: Ids, labels: Sequence[str] = ("shape", "color")) -> dict[str, frozenset[tuple[str, ...]]]:
     """Combinations of labels that scenes show, for all their objects, not only the main one.
 
     Args:
@@ -143,7 +142,7 @@ class SceneFeatures:
     def __init__(self):
         self._rows: dict[str, np.ndarray] = {}
 
-    def __call__(self, ids: Sequence[str]) -> np.ndarray:
+    def __call__(self, ids: Ids) -> np.ndarray:
         """Raw features of scenes, fp32 (len(ids), 133)."""
         names = [str(name) for name in ids]
         missing = [name for name in dict.fromkeys(names) if name not in self._rows]

@@ -9,10 +9,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ..data.dataset import BrainDataset, Split, Subject
+from ..data.ids import Ids
 from ..data.stimuli import StimulusSet
 from .scenes import FACTORS, SceneFeatures
 from .tuning import Tuning, standardize
@@ -66,11 +68,11 @@ class SubjectTruth:
     repeats: int
     features: SceneFeatures = field(repr=False)
 
-    def signal(self, ids: Sequence[str]) -> np.ndarray:
+    def signal(self, ids: Ids) -> np.ndarray:
         """Signals of any scenes without noise, fp32 (len(ids), V). Over all scenes they have mean 0 and variance 1."""
         return self.tuning.signal(self.features(ids))
 
-    def expected(self, ids: Sequence[str]) -> np.ndarray:
+    def expected(self, ids: Ids) -> np.ndarray:
         """Responses to any scenes without noise and drift, fp32 (len(ids), V), in the units of the responses."""
         return self.signal(ids) * np.sqrt(self.ceiling(1)).astype(np.float32) + self.mean
 
@@ -102,12 +104,13 @@ class EEGTruth:
     channel_covariance: np.ndarray
     time_covariance: np.ndarray
 
-    def evoked(self, stimuli: StimulusSet, ids: Sequence[str]) -> np.ndarray:
+    def evoked(self, stimuli: StimulusSet, ids: Ids) -> np.ndarray:
         """Evoked responses to images, (len(ids), channels, times), without noise and without the factor sqrt(snr)."""
-        return sum(
+        total: Any = sum(
             templates[[FACTORS[name].index(level) for level in stimuli.label(name, ids)]]
             for name, templates in self.templates.items()
         )
+        return total
 
 
 class SimulatedDataset(BrainDataset):
@@ -143,7 +146,7 @@ class SimulatedDataset(BrainDataset):
         return SimulatedDataset(subjects, other.stimuli, other.splits, self.truth, self.features)
 
 
-def planted_features(dataset: BrainDataset, ids: Sequence[str]) -> np.ndarray:
+def planted_features(dataset: BrainDataset, ids: Ids) -> np.ndarray:
     """The features that signals are made from, for any simulated scenes.
 
     The product of these features with the weights of a linear subject is its signal.

@@ -211,14 +211,14 @@ def _plant_conjunctions(
     sides = np.zeros((2, *weights.shape), np.float32)
     for name, factors in _CONJOINS.items():
         roi = np.flatnonzero(rois[name])
-        for side, factor in zip(sides, factors, strict=True):
+        for number, factor in zip(range(len(sides)), factors, strict=True):
             columns = FEATURE_GROUPS[factor]
             draw = rng.normal(size=(len(FACTORS[factor]), len(roi)))
-            side[columns, roi] = draw / np.maximum((standard[:, columns] @ draw).std(0), 1e-6)
+            sides[number][columns, roi] = draw / np.maximum((standard[:, columns] @ draw).std(0), 1e-6)
     half = float(raw[:, FEATURE_GROUPS["edges"]].mean())
-    draft = Conjunctions(field.astype(np.float32), half, *sides, np.zeros(1), np.ones(1))
+    draft = Conjunctions(field.astype(np.float32), half, sides[0], sides[1], np.zeros(1), np.ones(1))
     answer = draft.respond(raw, standard @ weights).astype(np.float64)
-    return Conjunctions(draft.field, half, *sides, answer.mean(0), answer.std(0))
+    return Conjunctions(draft.field, half, sides[0], sides[1], answer.mean(0), answer.std(0))
 
 
 def _retinotopy(index: np.ndarray, jitter: np.ndarray) -> np.ndarray:

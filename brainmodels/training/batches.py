@@ -36,12 +36,15 @@ class Source(Protocol):
 
     def sizes(self, part: str) -> Mapping[str, int]:
         """Return the number of trials by subject."""
+        ...
 
     def batch(self, part: str, subject: str, rows: np.ndarray) -> Batch:
         """Return trials, on the CPU."""
+        ...
 
     def describe(self, part: str, subject: str, rows: np.ndarray) -> str:
         """Describe trials for messages."""
+        ...
 
 
 def in_order(sizes: Sizes, batch_size: int) -> list[tuple[str, np.ndarray]]:

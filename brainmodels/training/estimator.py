@@ -15,6 +15,7 @@ from torch import Tensor
 
 from veca.train.parallel import World, join_world
 
+from ..data.ids import Ids
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names, need
 from ..features import TokenScaler
 from ..metrics.encoding import r2
@@ -87,6 +88,9 @@ class BrainModel(BaseEstimator):
     named: ClassVar[Callable[[str], ModelRecipe]]
     reversible: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
+    adapt: Callable[..., "BrainModel"]  # where `adapts`
+    latents: Callable[..., np.ndarray]  # where there are `latent_heads`
+    round_trip: Callable[..., Any]  # where `reversible`
 
     def __init__(self, config: ModelRecipe | str, pairing: str = "ids", device: str | torch.device | None = None):
         self.config, self.pairing, self.device = config, pairing, device
@@ -94,7 +98,7 @@ class BrainModel(BaseEstimator):
 
     @property
     def recipe(self) -> ModelRecipe:
-        return self.named(self.config) if isinstance(self.config, str) else self.config
+        return type(self).named(self.config) if isinstance(self.config, str) else self.config
 
     def set_params(self, **params: Any) -> Self:
         """Change arguments of the constructor. The model must then be fitted again."""
@@ -137,8 +141,8 @@ class BrainModel(BaseEstimator):
         responses: Trials | Mapping[str, Trials],
         *,
         subject: str = "default",
-        image_ids: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-        feature_ids: Sequence[str] | None = None,
+        image_ids: Ids | Mapping[str, Ids] | None = None,
+        feature_ids: Ids | None = None,
         validation: float | None = None,
         drop_voxels: bool = False,
         alignment: str = "auto",
@@ -207,7 +211,7 @@ class BrainModel(BaseEstimator):
         responses: Trials | Mapping[str, Trials],
         subject: str,
         image_ids: Any,
-        feature_ids: Sequence[str] | None,
+        feature_ids: Ids | None,
         validation: float | None,
         drop_voxels: bool,
         known: "BrainModel | None" = None,
@@ -252,11 +256,11 @@ class BrainModel(BaseEstimator):
 
     # use
 
-    def tokens(self, features: Features, image_ids: Sequence[str] | None = None) -> np.ndarray:
+    def tokens(self, features: Features, image_ids: Ids | None = None) -> np.ndarray:
         """Features as the model sees them: fp32 (n, m, d), reduced and scaled as in the fit."""
         return self._tokens(features, image_ids).numpy()
 
-    def _tokens(self, features: Features, image_ids: Sequence[str] | None) -> Tensor:
+    def _tokens(self, features: Features, image_ids: Ids | None) -> Tensor:
         """Tokens (n, m, d) in model units: rows of an array, or of a source in the order of `image_ids`."""
         self._check_fitted()
         if isinstance(features, np.ndarray | Tensor):

@@ -11,7 +11,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +24,15 @@ from ..errors import LayoutError
 from ..features import TokenScaler
 from .trials import VoxelScale
 
+if TYPE_CHECKING:
+    from .estimator import BrainModel
+
 __all__ = ["FORMAT", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
 
 FORMAT = 1
 _PARTS = ("weights.safetensors", "stats.safetensors", "config.json", "meta.json")
 
-Model = TypeVar("Model")
+Model = TypeVar("Model", bound="BrainModel")
 
 
 def write_model(model: Any, folder: Path) -> Path:
@@ -100,7 +103,8 @@ def scale_arrays(
     scales: Mapping[str, VoxelScale], scaler: TokenScaler | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Scales of voxels and tokens as arrays for safetensors, and what of them is text."""
-    arrays, texts = {}, {"scaler": None}
+    arrays: dict[str, Tensor] = {}
+    texts: dict[str, Any] = {"scaler": None}
     for name, scale in scales.items():
         for key in ("kept", "mean", "std"):
             arrays[f"scale.{name}.{key}"] = torch.from_numpy(np.ascontiguousarray(getattr(scale, key)))

@@ -1,11 +1,11 @@
 """What an estimator is given, as recordings of trials and sources of features that are joined by image id."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
+from ..data.ids import Ids
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError
 from ..features import ArrayFeatures, FeatureSource
 from .trials import Recording, Trials
@@ -15,7 +15,7 @@ __all__ = ["Features", "check_fingerprint", "recording_of", "source_of"]
 Features = FeatureSource | np.ndarray | Tensor
 
 
-def recording_of(responses: Trials, image_ids: Sequence[str] | None, pairing: str, count: int) -> Recording:
+def recording_of(responses: Trials, image_ids: Ids | None, pairing: str, count: int) -> Recording:
     """Trials with the image that each shows.
 
     Args:
@@ -44,7 +44,7 @@ def recording_of(responses: Trials, image_ids: Sequence[str] | None, pairing: st
     return replace(recording, image_ids=np.array(_row_ids(count)))
 
 
-def source_of(features: Features, feature_ids: Sequence[str] | None, pairing: str) -> FeatureSource:
+def source_of(features: Features, feature_ids: Ids | None, pairing: str) -> FeatureSource:
     """A source of features by image id.
 
     Args:
@@ -56,13 +56,12 @@ def source_of(features: Features, feature_ids: Sequence[str] | None, pairing: st
         IdError: Ids are missing, or are given for a source that has its own.
         BrainDataError: Anything but an array without ids is given with pairing "rows".
     """
-    array = isinstance(features, np.ndarray | Tensor)
     if pairing == "rows":
-        if feature_ids is not None or not array:
+        if feature_ids is not None or not isinstance(features, np.ndarray | Tensor):
             got = "feature_ids" if feature_ids is not None else type(features).__name__
             raise BrainDataError(f"expected an array of features without ids with pairing='rows', got {got}")
         return ArrayFeatures(features, _row_ids(len(features)))
-    if array:
+    if isinstance(features, np.ndarray | Tensor):
         if feature_ids is None:
             raise IdError("expected feature_ids, one for each row of the features, got none")
         return ArrayFeatures(features, feature_ids)

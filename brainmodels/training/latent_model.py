@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.ids import Ids
 from ..errors import AxisError, check_choice
 from ..nn.gaussian import Posterior
 from ..nn.noise import ResidualNoise, draw_responses, mean_sigma
@@ -18,6 +19,7 @@ from .estimator import BATCH, BrainModel
 from .joining import Features
 from .latents import LatentData
 from .loop import StageResult
+from .recipe import LatentRecipe
 from .run import generator_of
 from .trials import TrialData, Trials
 
@@ -36,6 +38,8 @@ class LatentModel(BrainModel):
         and those of `BrainModel`.
     """
 
+    recipe: LatentRecipe
+
     @property
     def latent_heads(self) -> tuple[str, ...]:
         return ("posterior",)
@@ -44,7 +48,7 @@ class LatentModel(BrainModel):
         self,
         features: Features,
         *,
-        image_ids: Sequence[str] | None = None,
+        image_ids: Ids | None = None,
         subject: str | None = None,
         n_trials: int = 1,
         noise: str = "none",
@@ -91,7 +95,8 @@ class LatentModel(BrainModel):
     def posterior(self, responses: Trials, *, subject: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the posterior of responses (n, V), each fp32 (n, m, d) in model units."""
         found = self._each(self._posterior, responses, self._subject(subject))
-        return tuple(torch.cat([getattr(x, key).cpu() for x in found]).numpy() for key in ("mean", "std"))
+        mean, std = (torch.cat([getattr(x, key).cpu() for x in found]).numpy() for key in ("mean", "std"))
+        return mean, std
 
     # what a system says
 
@@ -184,7 +189,7 @@ class LatentModel(BrainModel):
     def _restore(self, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]) -> None:
         super()._restore(arrays, texts, subjects)
         self.residual_ = {
-            name: ResidualNoise(*(arrays.pop(f"residual.{name}.{key}") for key in ("factors", "spread")), around)
+            name: ResidualNoise(arrays.pop(f"residual.{name}.factors"), arrays.pop(f"residual.{name}.spread"), around)
             for name, around in texts["residual"].items()
         }
         self.sigma_ = arrays.pop("sigma")

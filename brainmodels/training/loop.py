@@ -150,7 +150,7 @@ class _Stage:
         self.batches = {part: in_order(sizes, stage.batch_size) for part, sizes in self.sizes.items()}
         self.check_trials()
         self.per_epoch = len(self.batches["train"])
-        self.length = stage.steps or stage.epochs * self.per_epoch
+        self.length = stage.steps or (stage.epochs or 0) * self.per_epoch
         self.validates = bool(self.batches["val"])
         self.patience = stage.patience if self.validates else None
         self.bound = -math.inf  # of an epoch's training error
@@ -161,8 +161,8 @@ class _Stage:
         self.path, saved = found or (None, None)
         if saved is not None:
             self.state.restore(saved, self.settings(), self.path)
-        written = folder is not None and world.rank == 0
-        self.log = RowLog(folder / "log.jsonl" if written else None, self.state.progress.log)
+        log = None if folder is None or world.rank > 0 else folder / "log.jsonl"
+        self.log = RowLog(log, self.state.progress.log)
 
     def new_engine(self, parameters: dict[str, nn.Parameter]) -> Engine:
         stage, spread = self.stage, Spread(self.task, self.world, "sum")
@@ -309,7 +309,8 @@ class _Stage:
     def read_ahead(self, wanted: Iterable[tuple[str, str, np.ndarray]]) -> Iterator[tuple[tuple, list[Batch]]]:
         """Read this process's micro-batches of (part, subject, rows), always one batch ahead of the computation."""
         submitted = ((what, self.reader.submit(self.read, *what)) for what in wanted)
-        for (what, reading), _ in pairwise(chain(submitted, [None])):
+        end: list[Any] = [None]
+        for (what, reading), _ in pairwise(chain(submitted, end)):
             yield what, reading.result()
 
     def read(self, part: str, subject: str, rows: np.ndarray) -> list[Batch]:

@@ -45,7 +45,7 @@ class State:
             averaged = {_AVERAGE + n: x for n, x in averages.items()} | {_BEST + n: x for n, x in self.best.items()}
         progress = asdict(self.progress) | {"step": engine.step, "scaler": engine.scaler.state_dict()}
         record = {"settings": settings, "progress": progress}
-        return Checkpoint(engine.step, self.parameters, optimizer, averaged, record)
+        return Checkpoint(engine.step, dict(self.parameters), optimizer, averaged, record)
 
     def restore(self, saved: Checkpoint, settings: dict[str, Any], path: Path) -> None:
         """Go back to a checkpoint of the same settings, which is in the folder `path`."""

@@ -7,7 +7,7 @@ data.batch("train", "subj01", np.arange(24))
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from veca.hashes import hex_digest
 
 from ..data import Pairs, Responses, Subject, VoxelSpace, validation_ids
 from ..data.align import AlignmentReport, alignment_of
+from ..data.ids import Ids
 from ..errors import AxisError, BrainDataError, IdError, LeakageError, check_choice
 from ..features import FeatureSource, TokenScaler
 from .loop import Batch
@@ -54,7 +55,7 @@ class Recording:
     numbers: np.ndarray
 
     @classmethod
-    def of(cls, responses: Trials, image_ids: Sequence[str] | None = None) -> "Recording":
+    def of(cls, responses: Trials, image_ids: Ids | None = None) -> "Recording":
         """
         Args:
             responses: `Pairs`, `Responses` or a `Subject`, which know their images, or an array (n, V) or (n, 1, V).
@@ -156,7 +157,8 @@ class VoxelScale:
             raise BrainDataError(f"expected at least two training trials, got {len(rows)}")
         every = np.arange(recording.num_voxels)
         remedy = "; drop_voxels=True leaves such voxels out"
-        total, squares, shift, finite = 0.0, 0.0, None, np.ones(len(every), bool)
+        total, squares, finite = 0.0, 0.0, np.ones(len(every), bool)
+        shift = None
         training = np.isin(np.arange(len(recording)), rows)
         for part, values in recording.blocks(np.arange(len(recording))):
             finite &= np.isfinite(values).all(0)
@@ -167,6 +169,7 @@ class VoxelScale:
                 shift = values[0]
             moved = values - (0 if shift is None else shift)
             total, squares = total + moved.sum(0), squares + np.square(moved).sum(0)
+        assert shift is not None  # there are two training trials or more
         mean = total / len(rows)
         variance = np.maximum(squares - len(rows) * mean**2, 0) / (len(rows) - 1)
         varies = variance > 1e-12 * np.maximum(np.square(mean + shift), 1e-12)
@@ -215,7 +218,7 @@ class TokenTable:
         ids: Images that may be asked for.
     """
 
-    def __init__(self, source: FeatureSource, scaler: TokenScaler | None, what: str, ids: Sequence[str]):
+    def __init__(self, source: FeatureSource, scaler: TokenScaler | None, what: str, ids: Ids):
         self._source, self._scaler, self._what = source, scaler, what
         self._places = {name: place for place, name in enumerate(dict.fromkeys(ids))}
         self.shape = self._read(list(self._places)[:1]).shape[1:]
@@ -225,13 +228,13 @@ class TokenTable:
             blocks = [self._read(names[start : start + _BLOCK]) for start in range(0, len(names), _BLOCK)]
             self._held = np.concatenate(blocks)
 
-    def get(self, ids: Sequence[str]) -> np.ndarray:
+    def get(self, ids: Ids) -> np.ndarray:
         """fp32 (len(ids), m, d)."""
         if self._held is None:
             return self._read(ids)
         return self._held[[self._places[str(name)] for name in ids]]
 
-    def _read(self, ids: Sequence[str]) -> np.ndarray:
+    def _read(self, ids: Ids) -> np.ndarray:
         return scaled_tokens(self._source.get(ids, self._what), self._scaler)
 
 
@@ -339,7 +342,7 @@ class TrialData:
         return self.scales[subject].apply(self.recordings[subject], rows)
 
 
-def held_out(ids: Sequence[str], validation: float) -> frozenset[str]:
+def held_out(ids: Ids, validation: float) -> frozenset[str]:
     """Images that validate, by the hash of their id: the same for all repeats and all subjects.
 
     They are those of `validation_ids` with seed 0, as in splits; where a split has taken these out already, seed 1

@@ -11,6 +11,7 @@ limits that a variant cannot keep, with the reasons.
 """
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -199,26 +200,27 @@ def launches_of(variant: Variant) -> list[tuple[Any, dict[str, Any]]]:
     from .triton import ops
 
     dtype, C, D, H, P = DTYPES[variant.dtype], variant.cores, variant.head_dim, 12, 4096
-    meta, scale = dict(device="meta"), variant.head_dim**-0.5
-    q, k, v = torch.empty(1, C + P, 3, H, D, dtype=dtype, **meta).unbind(2)
+    empty, scale = functools.partial(torch.empty, device="meta"), variant.head_dim**-0.5
+    q, k, v = empty(1, C + P, 3, H, D, dtype=dtype).unbind(2)
     angles = torch.float32 if variant.dtype == "fp32" else torch.float16
-    rope = tuple(torch.empty(P, D // 2, dtype=angles, **meta) for _ in range(2)) if variant.rope else None
+    rope = (empty(P, D // 2, dtype=angles), empty(P, D // 2, dtype=angles)) if variant.rope else None
     options = Options(C, C, None, rope, scale, True, variant.patch_self)
-    rows, lse = torch.empty(1, C, H, D, dtype=dtype, **meta), torch.empty(1, H, C, **meta)
-    cores, patches = [x[:, :C] for x in (q, k, v)], [x[:, C:] for x in (q, k, v)]
+    rows, lse = empty(1, C, H, D, dtype=dtype), empty(1, H, C)
+    core_q, core_k, core_v = (x[:, :C] for x in (q, k, v))
+    patch_q, patch_k, patch_v = (x[:, C:] for x in (q, k, v))
     with recorded_launches(variant.arch) as launches:
         if variant.call == "forward":
             ops.core_periphery_forward(q, k, v, options)
         elif variant.call == "backward":
             ops.core_periphery_backward(q, q, k, v, rows, lse, options, True)
         elif variant.call == "read":
-            ops.read_forward(cores[0], *patches[1:], None, scale)
+            ops.read_forward(core_q, patch_k, patch_v, None, scale)
         elif variant.call == "read_backward":
-            ops.read_backward(rows, lse, cores[0], *patches[1:], rows, lse, None, scale)
+            ops.read_backward(rows, lse, core_q, patch_k, patch_v, rows, lse, None, scale)
         elif variant.call == "write":
-            ops.write_forward(patches[0], *cores[1:], C, scale)
+            ops.write_forward(patch_q, core_k, core_v, C, scale)
         else:
-            ops.write_backward(patches[0], patches[0], *cores[1:], C, scale)
+            ops.write_backward(patch_q, patch_q, core_k, core_v, C, scale)
     return launches
 
 
@@ -270,7 +272,7 @@ def table(rows: list[Row]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m veca_kernels.aot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m veca_kernels.aot", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--arch", nargs="+", choices=SHARED_LIMITS, help="targets; all with --check, else sm_90")
     parser.add_argument("--check", action="store_true", help="all targets unless --arch names some")
     parser.add_argument(

@@ -6,7 +6,7 @@ scaled_dot_product_attention, (B, H, tokens, D) with any strides. Results are to
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -176,6 +176,32 @@ def core_periphery_attention_qkvpacked(
     return reference.core_periphery_attention(q, k, v, options).transpose(1, 2).contiguous()
 
 
+@overload
+def patch_to_core_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    key_lengths: Tensor | None = None,
+    return_lse: Literal[False] = False,
+    impl: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def patch_to_core_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    key_lengths: Tensor | None = None,
+    return_lse: Literal[True],
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+
+
 @_takes_autocast
 def patch_to_core_attention(
     q: Tensor,
@@ -206,7 +232,8 @@ def patch_to_core_attention(
         ValueError, TypeError: As in `core_periphery_attention`.
     """
     check_halves(q, k, v)
-    key_lengths = check_counts("key_lengths", key_lengths, q.shape[0], q.device)
+    if key_lengths is not None:
+        check_counts("key_lengths", key_lengths, q.shape[0], q.device)
     scale = check_scale(scale, q.shape[-1])
     chosen = _choose(impl, (q, k, v), q.shape[2])
     if chosen == "triton":
@@ -219,7 +246,7 @@ def patch_to_core_attention(
     else:
         out, lse = sdpa.patch_to_core_attention(q, k, v, scale, key_lengths, return_lse)
         out = _token_major(out)
-    return (out, lse) if return_lse else out
+    return out if lse is None or not return_lse else (out, lse)
 
 
 @_takes_autocast

@@ -79,7 +79,8 @@ def check_options(given: tuple[Any, ...], like: Tensor, batch: int, tokens: int)
     if rope is not None:
         check_rope(rope, batch, tokens - num_cores, like)
     check_active(active, num_cores, batch, like.device)
-    check_counts("patch_lengths", lengths, batch, like.device)
+    if lengths is not None:
+        check_counts("patch_lengths", lengths, batch, like.device)
     return filled_in(given, check_scale(scale, like.shape[-1]))
 
 
@@ -119,10 +120,8 @@ def check_active(active: int | Tensor | None, num_cores: int, batch: int, device
     return active
 
 
-def check_counts(name: str, counts: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
-    """Counts per image, int32 (B,), or None."""
-    if counts is None:
-        return None
+def check_counts(name: str, counts: Tensor, batch: int, device: torch.device) -> Tensor:
+    """Counts per image, int32 (B,)."""
     if not isinstance(counts, Tensor):
         raise TypeError(f"expected {name} to be an int32 tensor of shape ({batch},), got {type(counts).__name__}")
     if counts.dtype != torch.int32:

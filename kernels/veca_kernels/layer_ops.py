@@ -42,7 +42,7 @@ def norm_linear(
     kernels: bool,
 ) -> tuple[Tensor, Tensor]:
     """total = x + scale * branch and its LayerNorm times weight^T; see `layer.residual_norm_linear`."""
-    run = _NormLinear.apply if torch.is_grad_enabled() else _NormLinear.forward
+    run: Callable[..., Any] = _NormLinear.apply if torch.is_grad_enabled() else _NormLinear.forward
     rows = (_rows(x), None if branch is None else _rows(branch))
     out = run(*rows, scale, norm_weight, norm_bias, weight, bias, eps, kernels)
     total, out = (x, out) if branch is None else (out[0].reshape(x.shape), out[1])
@@ -118,7 +118,7 @@ class _NormLinear(Function):
                 )
                 d_branch = d_total if d_branch is None else d_branch
         d_branch = None if branch_dtype is None else d_branch.to(branch_dtype)
-        d_scale = None if scale is None else d_scale.to(scale.dtype)
+        d_scale = None if scale is None or d_scale is None else d_scale.to(scale.dtype)
         d_norm = (d_norm_weight.to(norm_weight.dtype), d_norm_bias.to(norm_bias.dtype))
         return d_total.to(x_dtype), d_branch, d_scale, *d_norm, d_weight, d_bias, None, None
 
@@ -188,14 +188,15 @@ def _cpu_norm_backward(
     scale: Tensor | None,
     dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    stats = (x.to(total.dtype) for x in (mean, rstd))
+    narrow_mean, narrow_rstd = mean.to(total.dtype), rstd.to(total.dtype)
     d_total, d_branch, *sums = layer_torch.norm_backward(
-        grad, grad_total, total, *stats, weight, torch.zeros_like(weight), branch, scale
+        grad, grad_total, total, narrow_mean, narrow_rstd, weight, torch.zeros_like(weight), branch, scale
     )
-    if d_branch is None and dtype is not None:
-        d_branch = d_total.to(dtype, copy=True)
-    sums = torch.stack([x.to(mean.dtype) for x in sums if x is not None])
-    return d_total, total.new_empty(0) if dtype is None else d_branch.to(dtype), sums
+    if dtype is None:
+        d_branch = total.new_empty(0)
+    else:
+        d_branch = d_total.to(dtype, copy=True) if d_branch is None else d_branch.to(dtype)
+    return d_total, d_branch, torch.stack([x.to(mean.dtype) for x in sums if x is not None])
 
 
 _CPU_BODIES = {
@@ -267,10 +268,10 @@ def _register() -> None:
     for name, schema in SCHEMAS.items():
         qualified = f"veca_kernels::{name}"
         torch.library.define(qualified, schema)
-        torch.library.impl(qualified, "CPU")(_body(name, on_cpu=True))
-        torch.library.impl(qualified, "CUDA")(_body(name, on_cpu=False))
+        torch.library.impl(qualified, "CPU", _body(name, on_cpu=True))
+        torch.library.impl(qualified, "CUDA", _body(name, on_cpu=False))
         torch.library.register_fake(qualified)(FAKES[name])
-        torch.library.register_vmap(qualified)(_vmap_rule(name))
+        torch.library.register_vmap(qualified, _vmap_rule(name))
 
 
 _register()

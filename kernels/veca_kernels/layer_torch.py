@@ -16,8 +16,8 @@ def norm_forward(
     total = x
     if branch is not None:
         total = x + (branch if scale is None else branch * scale)
-    wide = [p.to(total.dtype) for p in (weight, bias)]
-    normed, mean, rstd = torch.native_layer_norm(total, weight.shape, *wide, eps)
+    weight, bias = weight.to(total.dtype), bias.to(total.dtype)
+    normed, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
     return total, normed.to(dtype), mean, rstd
 
 

@@ -7,10 +7,11 @@ the interpreted kernels under TRITON_INTERPRET=1. Raw ops return contiguous tens
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.autograd import Function
 
 from .devices import kernels_on_cpu, takes_gpu_path
@@ -59,7 +60,11 @@ def write(q: Tensor, k: Tensor, v: Tensor, active_cores: int | Tensor, scale: fl
     return _apply(_Write, q, k, v, *_counts(active_cores, k.shape[1]), scale)
 
 
-def _with_eager_twin(function: type[Function]) -> type[Function]:
+class _Twinned(Function):
+    eager: ClassVar[type[Function]]
+
+
+def _with_eager_twin(function: type[_Twinned]) -> type[_Twinned]:
     """Add `eager` to the class: the same Function without `setup_context`.
 
     For a Function with `setup_context`, torch builds an `inspect.signature` in every call. That takes longer than all
@@ -76,19 +81,19 @@ def _with_eager_twin(function: type[Function]) -> type[Function]:
     return function
 
 
-def _apply(function: type[Function], *inputs: Any) -> Any:
+def _apply(function: type[_Twinned], *inputs: Any) -> Any:
     """`function.apply(*inputs)`, by the eager twin unless a transform or a compiler is active."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*inputs)
     return function.eager.apply(*inputs)
 
 
-def _differentiate(function: type[Function], *inputs: Any) -> Any:
+def _differentiate(function: type[_Twinned], *inputs: Any) -> Any:
     """Run a backward op, with a graph where the caller asked for one (`create_graph=True`)."""
     return _apply(function, *inputs) if torch.is_grad_enabled() else function.forward(*inputs)
 
 
-class _FirstOrderOnly(Function):
+class _FirstOrderOnly(_Twinned):
     """Base of the backward ops. Differentiating them again raises an error that names the remedy.
 
     `forward` of every Function here spells out its parameters. torch 2.11's Dynamo counts them to learn whether a
@@ -135,7 +140,7 @@ class _CorePeripheryBackward(_FirstOrderOnly):
 
 
 @_with_eager_twin
-class _CorePeriphery(Function):
+class _CorePeriphery(_Twinned):
     """Saves q, k, v, the core rows of the output and their lse. Patch outputs and their statistics are not saved."""
 
     generate_vmap_rule = True
@@ -195,7 +200,7 @@ class _ReadBackward(_FirstOrderOnly):
 
 
 @_with_eager_twin
-class _Read(Function):
+class _Read(_Twinned):
     generate_vmap_rule = True
 
     @staticmethod
@@ -225,7 +230,7 @@ class _WriteBackward(_FirstOrderOnly):
 
 
 @_with_eager_twin
-class _Write(Function):
+class _Write(_Twinned):
     generate_vmap_rule = True
 
     @staticmethod
@@ -273,7 +278,7 @@ def _direct(arguments: tuple[Any, ...]) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
+        or _profiler_enabled()
     )
 
 
@@ -292,8 +297,8 @@ def _body(op: str, arguments: list[str], on_cpu: bool) -> Callable[..., Any]:
     joint, grad, counts = place.get("num_cores"), place.get("grad"), place.get("active_per_image")
     contiguous = [place[name] for name in ("lse", "grad_lse", "lengths") if name in place]
 
-    def run(*values: Any) -> Any:
-        values = list(values)
+    def run(*given: Any) -> Any:
+        values = list(given)
         if grad is not None and values[grad].stride(-1) != 1:
             values[grad] = values[grad].contiguous()
         for i in contiguous:
@@ -331,13 +336,13 @@ def _register() -> None:
         qualified = f"veca_kernels::{name}"
         torch.library.define(qualified, schema)
         arguments = [a.name for a in getattr(_ops, name).default._schema.arguments]
-        torch.library.impl(qualified, "CPU")(_body(name, arguments, on_cpu=True))
+        torch.library.impl(qualified, "CPU", _body(name, arguments, on_cpu=True))
         _DIRECT[name] = _body(name, arguments, on_cpu=False)
         if name == "core_periphery_forward":
             _DIRECT["core_periphery_output"] = _body("core_periphery_output", arguments, on_cpu=False)
-        torch.library.impl(qualified, "CUDA")(_DIRECT[name])
+        torch.library.impl(qualified, "CUDA", _DIRECT[name])
         torch.library.register_fake(qualified)(FAKES[name])
-        torch.library.register_vmap(qualified)(vmap_rule(name, arguments))
+        torch.library.register_vmap(qualified, vmap_rule(name, arguments))
 
 
 _register()

@@ -11,7 +11,7 @@ def _lse_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _fake_core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, num_cores: int, *_: Any) -> tuple[Tensor, ...]:
+def _fake_core_periphery_forward(q: Tensor, k: Tensor, v: Tensor, num_cores: int, *rest: Any) -> tuple[Tensor, ...]:
     batch, _, heads, head_dim = q.shape
     core_rows = q.new_empty((batch, num_cores, heads, head_dim))
     return q.new_empty(q.shape), core_rows, q.new_empty((batch, heads, num_cores), dtype=_lse_dtype(q))
@@ -23,7 +23,7 @@ def _fake_core_periphery_backward(grad: Tensor, q: Tensor, *rest: Any) -> Tensor
     return q.new_empty((batch, tokens, 3, heads, head_dim) if packed else (3, batch, tokens, heads, head_dim))
 
 
-def _fake_read_forward(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_read_forward(q: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     batch, cores, heads, _ = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, cores), dtype=_lse_dtype(q))
 

@@ -79,7 +79,8 @@ def build_model(name: str, num_cores: int | None = None, size: int = 224) -> nn.
     """
     if name in list_models():
         return create_model(name, num_cores=num_cores)
-    for options in ({"dynamic_img_size": True}, {"img_size": size}):
+    attempts: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"img_size": size})
+    for options in attempts:
         try:
             return timm.create_model(name, num_classes=0, **options)
         except TypeError as error:
@@ -116,6 +117,7 @@ class Prepared:
         features = functools.partial(_dense_features, self.model)
         if case.mode == "compiled":
             features = torch.compile(features, dynamic=False)
+        calls: list[Callable[[], object]]
         if case.pass_ == "inference":
             calls = [functools.partial(features, images.to(dtype)) for images in batches]
         else:
@@ -166,9 +168,10 @@ def prepare(case: BackboneCase, device: torch.device, counts: dict[tuple[Any, ..
     inference = case.pass_ == "inference"
     model = model.to(device, getattr(torch, case.dtype) if inference else torch.float32).train(not inference)
     if case.mode == "blocks":
-        if not isinstance(getattr(model, "blocks", None), nn.ModuleList | nn.Sequential):
+        blocks = getattr(model, "blocks", None)
+        if not isinstance(blocks, nn.ModuleList | nn.Sequential):
             raise ValueError(f"expected a model with blocks for mode='blocks', got {case.model}")
-        for block in model.blocks:
+        for block in blocks:
             block.compile(dynamic=False)
     return Prepared(case, model, device, flops, cost if cost and cost.model == flops else None)
 
@@ -178,7 +181,7 @@ def agrees_with_formula(vit: VisionTransformer) -> bool:
     return forward_cost(vit, 224, 224).model == counted_flops(vit, 224, 224)
 
 
-def _dense_features(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+def _dense_features(model: Any, images: Tensor) -> tuple[Tensor, ...]:
     """All tokens, because large images are used for dense features."""
     out = model.forward_features(images)
     if isinstance(out, Features):
@@ -195,6 +198,7 @@ def _step(
     """One training step: forward, backward from the sum of the tokens' mean squares, AdamW."""
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         out = features(images)
-    sum(tokens.float().square().mean() for tokens in out).backward()
+    loss: Any = sum(tokens.float().square().mean() for tokens in out)
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

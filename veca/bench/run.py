@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ..inspect.cost import break_even_side
 from ..report.machine import describe_machine
-from ..zoo.registry import list_models
+from ..zoo.registry import create_model, list_models
 from .alone import measure_alone
 from .models import BackboneCase, Prepared, agrees_with_formula, build_model, prepare
 from .peak import matmul_peak
@@ -164,7 +164,7 @@ class _Limits:
         """Status and reason of a case that should not run."""
         case = prepared.case
         last, rate, held = self.reached.get(case.contestant, (None, self.peak, None))
-        if held is not None:
+        if last is not None and held is not None:
             needed = held * _patches(case) * case.batch / (_patches(last) * last.batch)
             if needed > self.memory:
                 basis = f"predicted from the peak at {last.size} px"
@@ -285,17 +285,18 @@ def _batch(size: int, device: torch.device) -> int:
 
 def _break_evens(settings: BenchSettings) -> list[Row]:
     """The smallest side at which each VECA takes no more FLOPs than each plain ViT that is compared with it."""
-    rows, veca = [], None
+    rows: list[Row] = []
+    veca: str | None = None
     with torch.device("meta"):  # no weights
         for name in settings.models:
             if name in list_models():
                 veca = name
                 continue
             other = build_model(name) if veca else None
-            if not isinstance(other, VisionTransformer) or not agrees_with_formula(other):
+            if veca is None or not isinstance(other, VisionTransformer) or not agrees_with_formula(other):
                 continue
             for num_cores in settings.budgets:
-                side = break_even_side(build_model(veca, num_cores), other, num_cores)
+                side = break_even_side(create_model(veca, num_cores=num_cores), other, num_cores)
                 rows.append({"kind": "break_even", "model": veca, "num_cores": num_cores, "vit": name, "pixels": side})
     return rows
 

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from ..inspect.stopwatch import wall_seconds
 __all__ = ["Contender", "TimeLimits", "Timing", "measure", "num_buffer_sets", "summarize"]
 
 Call = Callable[[], object]
+Key = TypeVar("Key", bound=Hashable)
 OUT_OF_MEMORY = "OutOfMemoryError"
 MODES = ("cpu", "eager", "graph")
 _WARMUP_CALLS = 3
@@ -65,13 +67,13 @@ class Contender:
     kept: bool = False  # measured in full even if slow
 
 
-def measure(contenders: Mapping[Hashable, Contender], mode: str, limits: TimeLimits) -> dict[Hashable, Timing | str]:
+def measure(contenders: Mapping[Key, Contender], mode: str, limits: TimeLimits) -> dict[Key, Timing | str]:
     """Time every contender. A contender that raises gets its error as text instead of a timing."""
     if mode not in MODES:
         raise ValueError(f"expected a timer of {MODES}, got {mode!r}")
     if mode == "cpu":
         return _interleave(contenders, limits)
-    results: dict[Hashable, Timing | str] = {}
+    results: dict[Key, Timing | str] = {}
     fastest: dict[str, float] = {}  # seconds by group, so far
     for name, contender in contenders.items():
         limit = math.inf if contender.kept else limits.factor * fastest.get(contender.group, math.inf)
@@ -120,9 +122,7 @@ def _affordable(seconds_per_run: float, limits: TimeLimits) -> int:
     return max(limits.screening, min(limits.runs, fitting))
 
 
-def _promising(
-    contenders: Mapping[Hashable, Contender], screened: Mapping[Hashable, Timing], factor: float
-) -> set[Hashable]:
+def _promising(contenders: Mapping[Key, Contender], screened: Mapping[Key, Timing], factor: float) -> set[Key]:
     """Contenders that get all runs: those that are kept, and those within `factor` of the fastest of their group."""
     fastest: dict[str, float] = {}
     for name, timing in screened.items():
@@ -149,14 +149,14 @@ def _guarded(run: Callable[[], Timing]) -> Timing | str:
     return message
 
 
-def _interleave(contenders: Mapping[Hashable, Contender], limits: TimeLimits) -> dict[Hashable, Timing | str]:
+def _interleave(contenders: Mapping[Key, Contender], limits: TimeLimits) -> dict[Key, Timing | str]:
     """Measure by wall clock in turns. The first round warms up and screens with twice the usual factor.
 
     The first sample is dropped unless a run takes so long that the warm-up makes no difference.
     """
-    results: dict[Hashable, Timing | str] = {}
-    calls: dict[Hashable, Sequence[Call]] = {}
-    samples: dict[Hashable, list[float]] = {}
+    results: dict[Key, Timing | str] = {}
+    calls: dict[Key, Sequence[Call]] = {}
+    samples: dict[Key, list[float]] = {}
     for name, contender in contenders.items():
         try:
             with contender.context():

@@ -149,7 +149,7 @@ def load_photograph(name: str, size: int | tuple[int, int] | None = None, crop: 
         shorter = min(height, width)
         sides = (round(height * size / shorter), round(width * size / shorter))
     if sides is not None and sides != image.size[::-1]:
-        image = image.resize(sides[::-1], Image.Resampling.BICUBIC)
+        image = image.resize((sides[1], sides[0]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
 
 

@@ -395,8 +395,11 @@ def _turn(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.nd
     return x * cos + y * sin, y * cos - x * sin
 
 
-def _in_periods(x: np.ndarray, y: np.ndarray, period: float, shift: tuple[float, float]) -> tuple:
-    return tuple(z * np.float32(1 / period) + np.float32(s) for z, s in zip((x, y), shift, strict=True))
+def _in_periods(
+    x: np.ndarray, y: np.ndarray, period: float, shift: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    factor = np.float32(1 / period)
+    return x * factor + np.float32(shift[0]), y * factor + np.float32(shift[1])
 
 
 @functools.cache

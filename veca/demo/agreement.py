@@ -6,7 +6,7 @@ comparison therefore multiplies the scores until their standard deviation is abo
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,7 +86,8 @@ def _attention_calls(model: VECA, images: Tensor, num_cores: int) -> list[_Call]
     def take(layer, arguments):
         x, count, core_rope, patch_rope, core_scale, *_ = arguments
         qkv = layer.project(x, count, core_rope, core_scale)  # (B, T, 3, H, D)
-        calls.append(_Call(*(part.transpose(1, 2) for part in qkv.unbind(2)), count, patch_rope))
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+        calls.append(_Call(q, k, v, count, patch_rope))
 
     hooks = [block.attn.register_forward_pre_hook(take) for block in model.blocks]
     try:
@@ -97,7 +98,7 @@ def _attention_calls(model: VECA, images: Tensor, num_cores: int) -> list[_Call]
     return calls
 
 
-def _compare(call: _Call, sharpened: bool) -> dict[str, list[dict[str, object]]]:
+def _compare(call: _Call, sharpened: bool) -> dict[str, list[dict[str, Any]]]:
     """Errors of every implementation, with one entry for each image."""
     scale = call.q.shape[-1] ** -0.5
     scores = scale * call.q[:, :, : call.num_cores] @ call.k.transpose(-2, -1)  # of the core read, approximately

@@ -13,7 +13,7 @@ import torch
 from .agreement import TOLERANCES, Agreement
 from .schedule import PAIRS
 
-__all__ = ["busy", "find", "headline", "ratio_rows", "slopes", "summarise_agreement", "timing_notes"]
+__all__ = ["busy", "find", "headline", "known", "ratio_rows", "slopes", "summarise_agreement", "timing_notes"]
 
 Row = Mapping[str, Any]
 
@@ -24,6 +24,18 @@ _SLOWER = 1.4  # on two idle cores, rates at 256 to 1024 px were within a factor
 def find(rows: Iterable[Row], size: int, num_cores: int | None) -> Row | None:
     """Find the row of a model at a size; None if there is none. The ViT has None for `num_cores`."""
     return next((row for row in rows if (row["size"], row["num_cores"]) == (size, num_cores)), None)
+
+
+def known(rows: Iterable[Row], size: int, num_cores: int | None) -> Row:
+    """`find` for a row that must be there.
+
+    Raises:
+        ValueError: There is none.
+    """
+    row = find(rows, size, num_cores)
+    if row is None:
+        raise ValueError(f"expected a row of {size} px with num_cores={num_cores}, got none")
+    return row
 
 
 def ratio_rows(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, Any]]:
@@ -43,7 +55,7 @@ def ratio_rows(timings: Sequence[Row], flops: Sequence[Row]) -> list[dict[str, A
             a, b = theirs.get(source), ours.get(source)
             row[key] = a / b if a and b else None
         for part in ("attention", "block", "model"):
-            row[f"flops_{part}"] = find(flops, size, None)[part] / cost[part]
+            row[f"flops_{part}"] = known(flops, size, None)[part] / cost[part]
         rows.append(row)
     return rows
 
@@ -107,7 +119,7 @@ def _slow_down(timings: Sequence[Row], flops: Sequence[Row]) -> list[str]:
     """A note if VECA's rate falls with size. Its FLOPs are linear, so a lower rate means a slower machine."""
     main = max(row["num_cores"] or 0 for row in timings)
     rates = [
-        (find(flops, row["size"], main)["model"] / row["median_s"] / 1e9, row["size"])
+        (known(flops, row["size"], main)["model"] / row["median_s"] / 1e9, row["size"])
         for row in sorted(timings, key=lambda row: row["size"])
         if row["num_cores"] == main and row["median_s"]
     ]
@@ -134,7 +146,7 @@ def summarise_agreement(rows: Sequence[Agreement], dtype: torch.dtype) -> list[d
         group = list(group)
         failures = {row.failure: None for row in group if row.failure}
         errors = [row for row in group if row.failure is None]
-        worst = max((row.relative_rms for row in errors), default=None)
+        worst = max((row.relative_rms for row in errors if row.relative_rms is not None), default=None)
         summary.append(
             {
                 "impl": impl,
@@ -143,11 +155,11 @@ def summarise_agreement(rows: Sequence[Agreement], dtype: torch.dtype) -> list[d
                 "comparisons": len(group),
                 "failed": len(group) - len(errors),
                 "score_std": sum(row.score_std for row in group) / len(group),
-                "max_abs": max((row.max_abs for row in errors), default=None),
+                "max_abs": max((row.max_abs for row in errors if row.max_abs is not None), default=None),
                 "relative_rms": worst,
                 "tolerance": tolerance,
                 # NaN compares false, so it does not agree
-                "agrees": None if not errors else len(errors) == len(group) and worst <= tolerance,
+                "agrees": None if worst is None else len(errors) == len(group) and worst <= tolerance,
                 "failure": "; ".join(failures) or None,
             }
         )

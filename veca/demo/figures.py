@@ -177,7 +177,7 @@ def _veca_looks(veca: Mapping[int, Series]) -> list[tuple[str, str, int]]:
 
 def _share_ticks(bar: Colorbar, limit: float) -> None:
     ends = np.array([1 / limit, limit**-0.5, 1, limit**0.5, limit])
-    bar.set_ticks(np.log(ends), labels=[f"{end:.2f}×" if limit < 4 else f"{end:.2g}×" for end in ends])
+    bar.set_ticks(np.log(ends).tolist(), labels=[f"{end:.2f}×" if limit < 4 else f"{end:.2g}×" for end in ends])
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8.5)
 

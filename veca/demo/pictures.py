@@ -11,6 +11,7 @@ from ..data import imagenet_normalize, load_photograph, photograph
 from ..inspect.cost import forward_cost
 from ..inspect.visualize import fit_patch_pca, pca_rgb
 from ..model.backbone import VECA
+from ..model.features import single
 from .figures import draw_memory, draw_photograph, draw_times
 
 __all__ = ["draw_curves", "picture_photographs"]
@@ -96,7 +97,7 @@ def _picture(model: VECA, name: str, sizes: Sequence[int], num_cores: int, path:
             features, maps = model.forward_maps(images, num_cores, [block - 1 for block in blocks])
         else:
             features = model.forward_features(images, num_cores)
-        patches[size] = features.patches[0].unflatten(0, features.grid_size)
+        patches[size] = features.patches[0].unflatten(0, single(features.grid_size))
     pca = fit_patch_pca(patches[map_size].flatten(0, 1))
     colors = {size: pca_rgb(features, pca) for size, features in patches.items()}
     cores = [core for core in _SHOWN_CORES if core < num_cores]
@@ -123,7 +124,8 @@ def draw_curves(record: Mapping[str, Any], out: Path) -> dict[str, str]:
         for row in record["timings"]:
             if row[key]:
                 every.setdefault(row["num_cores"], {})[row["size"]] = row[key]
-        return every.pop(None, {}), every
+        vit = every.pop(None, {})
+        return vit, {cores: line for cores, line in every.items() if cores is not None}
 
     exponents = {row["num_cores"]: row["exponent"] for row in record["slopes"]}
     predicted = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..report.page import gflops, megabytes, render, seconds
-from .conclusions import find
+from .conclusions import find, known
 
 __all__ = ["summary_lines", "write_html"]
 
@@ -68,8 +68,8 @@ def _sides(record: Record) -> list[dict[str, str]]:
     if best is None:
         return []
     rows = {"veca": best["num_cores"], "vit": None}
-    timings = {side: find(record["timings"], best["size"], cores) for side, cores in rows.items()}
-    flops = {side: find(record["flops"], best["size"], cores) for side, cores in rows.items()}
+    timings = {side: known(record["timings"], best["size"], cores) for side, cores in rows.items()}
+    flops = {side: known(record["flops"], best["size"], cores) for side, cores in rows.items()}
     return [
         {"name": "forward pass", "key": "time"} | {side: seconds(row["median_s"]) for side, row in timings.items()},
         {"name": "peak memory", "key": "memory"}

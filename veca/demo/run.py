@@ -118,7 +118,7 @@ def _measure(
     schedule.run(settings.sizes[:split], settings.budgets, grace=_GRACE * seconds)
     schedule.deadline = max(schedule.deadline, time.monotonic() + _LEAST_REPEAT * seconds)
     schedule.repeat()
-    rate = max(flops_of(m.case) / m.median for m in schedule.measured if m.seconds and m.case.num_cores)
+    rate = max(flops_of(m.case) / m.median for m in schedule.measured if m.median is not None and m.case.num_cores)
     photographs, notes = picture_photographs(
         veca, names, settings.sizes, num_cores, rate, settings.out, started + _PICTURES_END * seconds, report
     )
@@ -172,7 +172,7 @@ def _models(settings: DemoSettings, device: torch.device, dtype: torch.dtype) ->
     return veca.to(device, dtype).eval(), vit.to(device, dtype).eval()
 
 
-def _describe(role: str, name: str, model: nn.Module) -> dict[str, Any]:
+def _describe(role: str, name: str, model: Any) -> dict[str, Any]:
     return {
         "role": role,
         "name": name,
@@ -185,7 +185,7 @@ def _describe(role: str, name: str, model: nn.Module) -> dict[str, Any]:
 
 def _flops(veca: VECA, vit: nn.Module, sizes: Sequence[int], budgets: Sequence[int]) -> list[dict[str, Any]]:
     """FLOPs of one image by formula. At the smallest and largest sizes and budgets, torch counts them too."""
-    veca, vit = (copy.deepcopy(model).to("meta") for model in (veca, vit))
+    veca, vit = copy.deepcopy(veca).to("meta"), copy.deepcopy(vit).to("meta")
     rows = []
     for size in sizes:
         for num_cores in (None, *budgets):

@@ -13,12 +13,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..inspect.cost import num_patches, peak_bytes
 from ..inspect.stopwatch import wall_seconds
+from ..model.backbone import VECA
 
 __all__ = ["PAIRS", "Case", "Measured", "Schedule", "fit_time"]
 
@@ -104,8 +106,8 @@ class Schedule:
 
     def __init__(
         self,
-        veca: nn.Module,
-        vit: nn.Module,
+        veca: VECA,
+        vit: Any,
         image_of: Callable[[int, int], Tensor],
         flops_of: Callable[[Case], int],
         device: torch.device,
@@ -138,7 +140,7 @@ class Schedule:
                     chosen = [*chosen, case] if self._fits([*chosen, case]) else chosen
                 self._run_first(chosen)
             else:
-                if _MARGIN * self.predict(pair[0]) <= 0.4 * self._left():
+                if _MARGIN * (self.predict(pair[0]) or 0.0) <= 0.4 * self._left():
                     self._run_first(pair[:1])
                 self._run_smaller(size, main)
             for case in (pair[0], *others):  # now that more is known, some may fit after all
@@ -159,7 +161,7 @@ class Schedule:
                 largest = max((m.case.num_cores or 0 for m in entries), default=0)
                 pair = [m for m in entries if m.case.num_cores in (None, largest)]
                 for chosen, most in ((pair, PAIRS), (entries, _MOST_ROUNDS)):
-                    seconds = sum(m.median for m in chosen)
+                    seconds = sum(m.median for m in chosen if m.median is not None)
                     count = min((len(m.seconds) for m in chosen), default=most)
                     if count < most and _MARGIN * seconds <= self._left():
                         rounds.append((most, count, seconds, size, chosen))
@@ -172,16 +174,18 @@ class Schedule:
 
     def predict(self, case: Case) -> float | None:
         """Seconds that a run should take, from earlier runs; None before the first run."""
-        timed = [m for m in self.measured if m.seconds]
+        timed = [(m.case, m.median) for m in self.measured if m.median is not None]
         vit = case.num_cores is None
-        known = [m for m in timed if (m.case.num_cores is None) == vit]
+        known = [(other, seconds) for other, seconds in timed if (other.num_cores is None) == vit]
         if not timed:
             return None
-        if len({m.case.size for m in known}) < 2:
-            last = (known or timed)[-1]
-            return last.median * self.flops_of(case) / self.flops_of(last.case)
+        if len({other.size for other, _ in known}) < 2:
+            last, seconds = (known or timed)[-1]
+            return seconds * self.flops_of(case) / self.flops_of(last)
         sizes = self._patches if vit else self.flops_of
-        fit = fit_time([sizes(m.case) for m in known], [m.median for m in known], (1, 2) if vit else (0, 1))
+        fit = fit_time(
+            [sizes(other) for other, _ in known], [seconds for _, seconds in known], (1, 2) if vit else (0, 1)
+        )
         return fit(sizes(case))
 
     def _patches(self, case: Case) -> int:
@@ -205,7 +209,7 @@ class Schedule:
                 self._once(entry, 0, timed=False)
         for position, entry in enumerate(planned):
             # the machine may have become slower than any prediction
-            if position < 2 or entry.warm or entry.predicted <= self._left():
+            if position < 2 or entry.warm or (entry.predicted or 0.0) <= self._left():
                 expected = f", about {entry.predicted:.0f} s" if (entry.predicted or 0) > _LONG else ""
                 self.report(f"{entry.case.size} px, {entry.case.label}, run 1{expected}")
                 self._once(entry, 0, timed=True)

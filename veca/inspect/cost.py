@@ -8,7 +8,7 @@ Symbols: P patches, C active cores, T tokens, E embedding dim, h hidden width of
 import copy
 import weakref
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,8 @@ def num_patches(model: nn.Module, height: int, width: int) -> int:
         model: a model with `patch_embed.patch_size`.
         height, width: size of the image in pixels.
     """
-    patch_h, patch_w = model.patch_embed.patch_size
+    network: Any = model
+    patch_h, patch_w = network.patch_embed.patch_size
     return -(-height // patch_h) * -(-width // patch_w)
 
 
@@ -89,17 +90,18 @@ def forward_cost(model: nn.Module, height: int, width: int, num_cores: int | Non
         height, width: size of the image in pixels.
         num_cores: C of a `VECA`; None means its budget.
     """
-    dim, depth = model.embed_dim, len(model.blocks)
-    hidden = model.blocks[0].mlp.fc2.in_features
+    network: Any = model
+    dim, depth = network.embed_dim, len(network.blocks)
+    hidden = network.blocks[0].mlp.fc2.in_features
     patches = num_patches(model, height, width)
-    embedding = 2 * patches * model.patch_embed.proj.weight.numel()
+    embedding = 2 * patches * network.patch_embed.proj.weight.numel()
     if isinstance(model, VECA):
         num_cores = model.budget if num_cores is None else num_cores
         attention = core_attention_flops(patches, num_cores, dim)
         block = attention + 6 * (patches + num_cores) * dim * hidden
         moves = (depth - 1) * 4 * num_cores * dim
         return Cost(attention, block, depth * block + embedding + moves)
-    tokens = patches + model.num_prefix_tokens
+    tokens = patches + network.num_prefix_tokens
     attention = dense_attention_flops(tokens, dim)
     block = attention + 4 * tokens * dim * hidden
     return Cost(attention, block, depth * block + embedding)
@@ -129,7 +131,7 @@ def counted_flops(model: nn.Module, height: int, width: int, **options: object) 
         height, width: size of the image in pixels.
         options: further arguments of `forward_features`.
     """
-    hollow = copy.deepcopy(model).requires_grad_(False).to("meta")
+    hollow: Any = copy.deepcopy(model).requires_grad_(False).to("meta")
     images = torch.empty(1, 3, height, width, device="meta", dtype=next(hollow.parameters()).dtype)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         hollow.forward_features(images, **options)

@@ -153,7 +153,8 @@ def _check(graph: _Graph, run: Runner, *size: int) -> ExportCheck:
     images = _noise(graph, *size)
     pairs = zip(run(images), graph(images), strict=True)
     difference = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
-    return ExportCheck(images.shape[0], *images.shape[2:], difference)
+    batch, _, height, width = images.shape
+    return ExportCheck(batch, height, width, difference)
 
 
 def _noise(graph: _Graph, batch: int, rows: int, cols: int, over: int) -> Tensor:

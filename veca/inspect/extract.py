@@ -97,7 +97,7 @@ def extract_features(
         np.savez(
             arrays,
             global_token=_array(features.global_token),
-            patches=_array(features.patches.unflatten(1, features.grid_size)),
+            patches=_array(features.patches.unflatten(1, single(features.grid_size))),
             cores=_array(features.cores),
             core_xy=_array(features.core_xy),
             image_size=np.array([height, width]),

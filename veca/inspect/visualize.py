@@ -210,7 +210,7 @@ def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, tit
     figure = Figure(figsize=(4 * _PANELS, 2 * (3.6 * _proportion(image) + 0.3) + 0.4), layout="constrained")
     figure.suptitle(title)
     above, below = figure.subplots(2, _PANELS)
-    grid = [n * p for n, p in zip(features.grid_size, model.patch_embed.patch_size, strict=True)]
+    grid = [n * p for n, p in zip(maps.grid_size, model.patch_embed.patch_size, strict=True)]
     stretch = image.new_tensor([grid[1] / image.shape[2], grid[0] / image.shape[1]])  # not 1 if padded or cropped
     draw_image(above[0], image, (features.core_xy[0].to(stretch) + 1) * stretch - 1)
     above[0].set_title(f"{features.num_cores} cores, the first ringed")
@@ -218,7 +218,7 @@ def feature_figure(model: VECA, image: Tensor, num_cores: int | None = None, tit
     for axes, budget in zip(above[1:], budgets, strict=False):
         patches = model.forward_features(batch, budget).patches[0]
         cosine = F.cosine_similarity(patches.float(), features.patches[0].float(), dim=-1).mean().item()
-        axes.imshow(pca_rgb(patches, pca).unflatten(0, features.grid_size).cpu().numpy(), interpolation="nearest")
+        axes.imshow(pca_rgb(patches, pca).unflatten(0, maps.grid_size).cpu().numpy(), interpolation="nearest")
         note = "" if budget == features.num_cores else f", cosine {cosine:.3f}"
         axes.set_title(f"patches with {budget} cores{note}")
     shown = range(min(_PANELS, features.num_cores))

@@ -256,7 +256,7 @@ def _embed(model: VECA, strip: Tensor) -> Tensor:
 def _seed(model: VECA) -> int:
     """Seed of the shift and scale of the coordinates in training. All ranks use the one of rank 0."""
     drawn = model.training and (model.rope_shift or model.rope_scale != 1)
-    return torch.randint(2**31, (), device="cpu").item() if drawn else 0
+    return int(torch.randint(2**31, (), device="cpu")) if drawn else 0
 
 
 def _check_no_dropping(model: VECA) -> None:

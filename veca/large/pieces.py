@@ -65,8 +65,10 @@ class Pieces:
         self._periods = rope_periods(model.blocks[0].attn.head_dim, model.rope_base, model.rope_zero_low, device)
         xy = patch_coordinates(*grid_size, model.coord_norm)
         if model.training and (model.rope_shift or model.rope_scale != 1):
+            if seed is None:
+                raise ValueError("expected a seed of the shift and scale in training, got None")
             with torch.random.fork_rng(devices=[]):
-                torch.random.default_generator.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 xy = augment_coordinates(xy, model.rope_shift, model.rope_scale)
         self._xy = xy.to(device)  # (P, 2)
 

@@ -167,7 +167,7 @@ def _run_blocks(
         for index in range(done, depth):
             block = pieces.model.blocks[index]
             raw_xy, core_qkv = pieces.move_cores(index, cores, raw_xy)
-            read = None
+            read: Any = None  # what the cores have read of the chunks so far
 
             def advance(chunk: slice, patches: Tensor, out: Tensor | None, block=block, core_qkv=core_qkv) -> Tensor:
                 nonlocal read
@@ -241,7 +241,7 @@ def _each_chunk_overlapped(
     compute = torch.cuda.current_stream(device)
     incoming, outgoing = torch.cuda.Stream(device), torch.cuda.Stream(device)
 
-    def fetch(chunk: slice) -> tuple[Tensor, torch.cuda.Event]:
+    def fetch(chunk: slice) -> tuple[Tensor, torch.Event]:
         with torch.cuda.stream(incoming):
             return source[None, chunk].to(device, non_blocking=True), incoming.record_event()
 

@@ -81,8 +81,10 @@ class CoreAttention(nn.Module):
             raise ValueError(f"expected dim to be a multiple of num_heads, got {dim} and {num_heads}")
         if attn_drop:
             raise ValueError(f"expected attn_drop=0, the attention has no dropout, got {attn_drop}")
-        if norm_layer is None and (qk_norm or scale_norm):
-            raise ValueError("expected a norm_layer with qk_norm or scale_norm, got None")
+        if norm_layer is None:
+            if qk_norm or scale_norm:
+                raise ValueError("expected a norm_layer with qk_norm or scale_norm, got None")
+            norm_layer = nn.Identity
         dd: dict[str, Any] = dict(device=device, dtype=dtype)
         self.num_heads = num_heads
         self.head_dim = dim // num_heads

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import PatchEmbed, to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,9 +21,11 @@ from .arguments import check_counts, check_numbers, check_sequence, whole_number
 from .attention import Tables
 from .block import Block
 from .cores import DEFAULT_CORES, CoreBank, CoreStep, default_budgets
-from .features import AttentionMaps, Features, pool, zero_inactive
+from .features import AttentionMaps, Features, pool, single, zero_inactive
 from .hub import HubMixin
 from .interface import BackboneInterface, init_linear
+from .modules import Modules
+from .padding import PatchEmbed
 from .rope import augment_coordinates, rope_periods, rope_tables, tables_for
 from .tokens import Frame, core_read_scale, embed_patches, patch_positions
 
@@ -221,13 +222,13 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
 
         # None as the size: timm's check of a known size would fix a compiled graph to that size
         self.patch_embed = PatchEmbed(None, patch_size, in_chans, embed_dim, output_fmt="NHWC")
-        self.patch_embed.grid_size = tuple(side // patch_size for side in size)
+        self.patch_embed.grid_size = (size[0] // patch_size, size[1] // patch_size)
         self.core_bank = CoreBank(num_cores, embed_dim)
-        self.core_steps = nn.ModuleList(
+        self.core_steps = Modules(
             CoreStep(embed_dim, core_step_norm, core_step_max, norm_eps) for _ in range(depth - 1)
         )
         hidden_dim = int(embed_dim * mlp_ratio)
-        self.blocks = nn.ModuleList(
+        self.blocks = Modules(
             Block(
                 embed_dim,
                 num_heads,
@@ -331,7 +332,9 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             out = self.norm(tokens) if norm else tokens
             cores, patches = out[:, : frame.num_cores], zero_inactive(out[:, frame.num_cores :], frame.patch_lengths)
             if output_fmt == "NCHW":
-                patches = patches.unflatten(1, frame.grid_size).permute(0, 3, 1, 2).contiguous()  # (B, E, rows, cols)
+                patches = (
+                    patches.unflatten(1, single(frame.grid_size)).permute(0, 3, 1, 2).contiguous()
+                )  # (B, E, rows, cols)
             intermediates.append((patches, cores) if return_prefix_tokens else patches)
         if intermediates_only:
             return intermediates
@@ -432,7 +435,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         layer = self.blocks[index]
         core_rope = self._core_rope(raw_xy, frame)
         maps = layer.attn.maps(layer.norm1(tokens), frame.num_cores, core_rope, frame.patch_rope, frame.core_scale)
-        return AttentionMaps(*maps, raw_xy.tanh().expand(tokens.shape[0], -1, -1), frame.grid_size)
+        return AttentionMaps(*maps, raw_xy.tanh().expand(tokens.shape[0], -1, -1), single(frame.grid_size))
 
     def _core_rope(self, raw_xy: Tensor, frame: Frame) -> Tables:
         return rope_tables(raw_xy.tanh(), frame.periods, self.rope_axis_order)

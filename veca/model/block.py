@@ -6,7 +6,8 @@ Shapes: B images, C cores, T = C + P tokens, E embedding dim, h hidden width, D 
 from functools import partial
 
 import torch
-from timm.layers import DropPath, LayerScale
+from timm.layers.drop import DropPath
+from timm.layers.layer_scale import LayerScale
 from torch import Tensor, nn
 from veca_kernels import merge_attention_states, residual_norm_linear
 
@@ -152,14 +153,16 @@ class Block(nn.Module):
         read = None
         for start in range(0, patches.shape[1], size):
             piece = slice(start, start + size)
+            cos, sin = (table[..., piece, :] for table in patch_rope)
             out[:, piece], part = self._advance_piece(
                 patches[:, piece],
                 core_qkv,
-                tuple(table[..., piece, :] for table in patch_rope),
+                (cos, sin),
                 active_cores,
                 None if patch_lengths is None else patch_lengths - start,
             )
             read = join(read, part)
+        assert read is not None  # there are at least two pieces
         return out, read
 
     def advance_cores(self, cores: Tensor, core_qkv: Tensor, read: Read, active_cores: Tensor | None = None) -> Tensor:
@@ -180,7 +183,7 @@ class Block(nn.Module):
                 self.norm2.bias,
                 self.mlp.fc1.weight,
                 self.mlp.fc1.bias,
-                scale=self.ls1.gamma if scaled else None,
+                scale=self.ls1.gamma if isinstance(self.ls1, LayerScale) else None,
                 eps=self.norm2.eps,
                 impl=self.mlp.impl,
             )

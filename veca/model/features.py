@@ -8,9 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["AttentionMaps", "Features", "Grid", "pool", "zero_inactive"]
+__all__ = ["AttentionMaps", "Features", "Grid", "pool", "single", "zero_inactive"]
 
 Grid = tuple[int, int] | tuple[tuple[int, int], ...]  # (rows, cols), or one such pair for each image
+
+
+def single(grid: Grid) -> tuple[int, int]:
+    """(rows, cols) of images of one size.
+
+    Raises:
+        ValueError: each image has its own grid.
+    """
+    rows, cols = grid
+    if isinstance(rows, tuple) or isinstance(cols, tuple):
+        raise ValueError(f"expected images of one size, got the grids {grid}")
+    return rows, cols
 
 
 class Features(NamedTuple):
@@ -47,10 +59,11 @@ class Features(NamedTuple):
     def maps(self) -> Tensor | list[Tensor]:
         """The patches as maps, (B, E, rows, cols); for a list of images a list of (E, rows, cols)."""
         if self.patch_lengths is None:
-            return self.patches.unflatten(1, self.grid_size).permute(0, 3, 1, 2)  # (B, E, rows, cols)
+            return self.patches.unflatten(1, single(self.grid_size)).permute(0, 3, 1, 2)  # (B, E, rows, cols)
+        grids = [grid for grid in self.grid_size if isinstance(grid, tuple)]
         return [
             patches[: rows * cols].unflatten(0, (rows, cols)).permute(2, 0, 1)  # (E, rows, cols)
-            for patches, (rows, cols) in zip(self.patches, self.grid_size, strict=True)
+            for patches, (rows, cols) in zip(self.patches, grids, strict=True)
         ]
 
 

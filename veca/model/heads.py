@@ -4,7 +4,7 @@ Shapes: B images, P patches = rows * cols, E width.
 """
 
 from einops import rearrange
-from timm.layers import trunc_normal_
+from timm.layers.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 __all__ = ["LinearHead", "PatchHead"]

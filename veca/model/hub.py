@@ -60,6 +60,8 @@ class HubMixin(
 ):
     """This mixin makes `save_pretrained`, `from_pretrained` and `push_to_hub` of huggingface_hub strict."""
 
+    _hub_mixin_config: dict[str, Any]
+
     @property
     def config(self) -> dict[str, Any]:
         """All arguments that build this model again, with defaults: `VECA(**model.config)`."""
@@ -122,8 +124,9 @@ class HubMixin(
                 local_files_only=local_files_only,
                 token=token,
             )
-        model = cls(**with_fewer_cores(config, options)).to(map_location)
-        load_weights(model, file, strict)
+        model = cls(**with_fewer_cores(config, options))
+        assert isinstance(model, nn.Module)
+        load_weights(model.to(map_location), file, strict)
         return model.eval()
 
 

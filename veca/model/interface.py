@@ -1,12 +1,17 @@
 """The methods that timm and DINOv2 expect of a backbone, besides its forward pass. `VECA` inherits them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from timm.layers import to_2tuple, trunc_normal_
+from timm.layers.helpers import to_2tuple
+from timm.layers.weight_init import trunc_normal_
 from torch import Tensor, nn
 
 from .arguments import whole_number
+from .block import Block
+from .cores import CoreStep
+from .modules import Modules
+from .padding import PatchEmbed
 
 __all__ = ["BackboneInterface", "global_source", "init_linear"]
 
@@ -15,6 +20,22 @@ _TIMM_POOLS = {"token": "core0", "avg": "patch_mean"}
 
 class BackboneInterface:
     """Methods and attributes that heads, optimisers and timm's wrappers look for, under timm's names."""
+
+    embed_dim: int
+    num_features: int
+    num_classes: int
+    budget: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    global_from: str
+    patch_embed: PatchEmbed
+    blocks: "Modules[Block]"
+    core_steps: "Modules[CoreStep]"
+    norm: nn.Module
+    head: nn.Module
+    forward_intermediates: Callable[..., Any]
+    _check_choices: Callable[..., None]
+    _set_option: Callable[[str, Any], None]
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute. One that has a value already and is named like an argument is recorded in `config`."""
@@ -122,7 +143,7 @@ class BackboneInterface:
         if patch_size is not None and to_2tuple(patch_size) != (patch_h, patch_w):
             raise ValueError(f"expected patch_size {patch_h} x {patch_w}, the weights', got {patch_size}")
         if img_size is not None:
-            height, width = to_2tuple(img_size)
+            height, width = img_size if isinstance(img_size, Sequence) else (img_size, img_size)
             self.patch_embed.grid_size = (height // patch_h, width // patch_w)
             self._set_option("img_size", [height, width])
 

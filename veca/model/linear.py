@@ -20,6 +20,7 @@ from veca_kernels import swiglu
 __all__ = ["SwiGLU", "apply_linear", "linear", "unobserved"]
 
 _ONEDNN = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
+_is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage]  # documented, but not in its __all__
 _WORTHWHILE = 2**24  # multiply-adds; for fewer, oneDNN's set-up costs more than it saves
 
 
@@ -48,7 +49,7 @@ class SwiGLU(nn.Module):
         if self.recompute and (torch.is_grad_enabled() or hidden.is_cuda) and unobserved((self.fc2, nn.Linear)):
             return swiglu(hidden, self.fc2.weight, self.fc2.bias, impl=self.impl)
         gate, value = hidden.chunk(2, dim=-1)  # each (..., h)
-        if torch.is_grad_enabled() or torch.jit.is_tracing():
+        if torch.is_grad_enabled() or _is_tracing():
             return self.fc2(F.silu(gate) * value)
         return apply_linear(self.fc2, F.silu(gate).mul_(value))
 
@@ -85,14 +86,14 @@ def unobserved(*modules: tuple[nn.Module, type[nn.Module]]) -> bool:
     Args:
         modules: pairs of a module and the type that it must have.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or nn.modules.module._has_any_global_hook():
+    if torch.compiler.is_compiling() or _is_tracing() or nn.modules.module._has_any_global_hook():
         return False
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
     return all(type(m) is kind and not any(map(vars(m).get, hooks)) for m, kind in modules)
 
 
 def _takes_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    if not _ONEDNN or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not _ONEDNN or torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_tracing():
         return False
     if x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
         return False

@@ -1,14 +1,24 @@
 """Padding, cropping or refusing images whose size is not a multiple of the patch."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from timm.layers import PatchEmbed
-from torch import Tensor
+from timm.layers import patch_embed as timm
+from torch import Tensor, nn
 
-__all__ = ["fit_to_patches"]
+__all__ = ["PatchEmbed", "fit_to_patches"]
 
 
-def fit_to_patches(images: Tensor, patch_embed: PatchEmbed, on_odd: str) -> Tensor:
+class PatchEmbed(timm.PatchEmbed):
+    """timm's patch embedding, with the types of its attributes."""
+
+    patch_size: tuple[int, int]
+    grid_size: tuple[int, int]
+    proj: nn.Conv2d
+
+
+def fit_to_patches(images: Tensor | Sequence[Tensor], patch_embed: PatchEmbed, on_odd: str) -> Tensor:
     """Check images against the patch embedding and bring their size to a multiple of the patch.
 
     Args:

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from timm.layers import PatchEmbed
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .attention import Tables
-from .features import Grid
-from .padding import fit_to_patches
+from .features import Grid, single
+from .padding import PatchEmbed, fit_to_patches
 from .rope import patch_coordinates
 
 __all__ = ["Frame", "PatchTokens", "core_read_scale", "embed_patches", "patch_positions"]
@@ -97,9 +96,10 @@ def patch_positions(grid_size: Grid, coord_norm: str, device: torch.device) -> T
     Returns:
         (P, 2), or (B, P, 2) where each image has its own grid, with zeros after the last patch.
     """
-    if not isinstance(grid_size[0], tuple):
-        return patch_coordinates(*grid_size, coord_norm, device)
-    return pad_sequence([patch_coordinates(*grid, coord_norm, device) for grid in grid_size], batch_first=True)
+    grids = [grid for grid in grid_size if isinstance(grid, tuple)]
+    if not grids:
+        return patch_coordinates(*single(grid_size), coord_norm, device)
+    return pad_sequence([patch_coordinates(*grid, coord_norm, device) for grid in grids], batch_first=True)
 
 
 def core_read_scale(patches: int | Tensor, reference: int | None, device: torch.device) -> Tensor | None:

@@ -7,6 +7,7 @@ needs matplotlib.
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -28,7 +29,7 @@ __all__ = [
 BLUES = ("#0b3c6f", "#1f6aa8", "#4a90c4", "#7fb8da")
 VERMILLION = "#d55e00"
 INK, GREY, FAINT = "#1b1f24", "#5b6570", "#d9dee3"
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib names its keys one by one
     "figure.dpi": 150,
     "font.family": "sans-serif",
     "font.size": 10.5,

@@ -63,8 +63,7 @@ class RowSlices:
         for (start, stop), part in zip(self._spans(), self.slices, strict=True):
             if part.untyped_storage().data_ptr() != self.parameter.untyped_storage().data_ptr():
                 raise RuntimeError(f"{self.name} has moved since the optimiser was built; build it after the move")
-            active = gradient is not None and stop <= num_active
-            part.grad = gradient[start:stop] if active else None
+            part.grad = gradient[start:stop] if gradient is not None and stop <= num_active else None
 
     def drop_gradients(self) -> None:
         """Drop the gradients of the slices and of the parameter."""

@@ -98,7 +98,10 @@ def save_together(folder: Path, checkpoint: Checkpoint, world: World) -> Path:
         save_checkpoint(folder, checkpoint)
     if world.size > 1:
         dist.barrier()
-    return latest_checkpoint(folder)
+    path = latest_checkpoint(folder)
+    if path is None:
+        raise FileNotFoundError(f"expected a checkpoint of step {checkpoint.step} in {folder}, got none")
+    return path
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -6,6 +6,7 @@ uses the cores beyond the first.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +113,8 @@ def held_out_losses(
             indices = range(start, min(start + batch_size, len(source)))
             batch = {"image": source.batch(indices, 0)["image"].to(device)}
             for budget in budgets:
-                sums[budget] += len(indices) * sum(task(batch, budget).values()).item()
+                loss: Any = sum(task(batch, budget).values())
+                sums[budget] += len(indices) * loss.item()
         for budget, total in sums.items():
             losses[f"{size} px, {budget} cores" if budget else f"{size} px"] = total / len(source)
     task.train(was_training)

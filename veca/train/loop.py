@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,16 +38,17 @@ from .signals import ignore_stop_signals
 __all__ = ["train"]
 
 _log = logging.getLogger(__name__)
+Task = TypeVar("Task", bound=nn.Module)
 _FREE = {"log_every", "save_every", "workers"}  # fields of the recipe that may change when a run resumes
 
 
 def train(
-    task: nn.Module,
+    task: Task,
     source: Source,
     recipe: Recipe,
     out: str | Path,
     device: str | torch.device | None = None,
-    validate: Callable[[nn.Module], dict[str, Any]] | None = None,
+    validate: Callable[[Task], dict[str, Any]] | None = None,
     stop_at: int | None = None,
 ) -> Path:
     """Train a task, or resume its training.
@@ -92,10 +93,12 @@ class _Run:
         else:
             torch.set_float32_matmul_precision("high")
         task.to(world.device).train()
+        backbone: Any = task.backbone
         if recipe.grad_checkpointing:
-            task.backbone.set_grad_checkpointing(True)
-        cores = task.backbone.num_cores if isinstance(task.backbone, VECA) else None
-        self.sampler = cores and BudgetSampler(cores, recipe.budgets, recipe.budgets_per_step, recipe.seed)
+            backbone.set_grad_checkpointing(True)
+        self.sampler = None
+        if isinstance(backbone, VECA):
+            self.sampler = BudgetSampler(backbone.num_cores, recipe.budgets, recipe.budgets_per_step, recipe.seed)
         self.path, saved = last_whole_checkpoint(out / "checkpoints") or (None, None)
         if saved:
             if changed := changes(saved.recipe, _json(recipe), _FREE):
@@ -119,7 +122,7 @@ class _Run:
             averages = Averages(dict(task.named_parameters()), recipe.ema_decay, ramp=False)
         return Engine(optimizer, spread, recipe.precision, recipe.clip_norm, averages, clip_epsilon=0.0)
 
-    def run(self, stop: int, validate: Callable[[nn.Module], dict[str, Any]] | None) -> Path:
+    def run(self, stop: int, validate: Callable[[Any], dict[str, Any]] | None) -> Path:
         recipe, start = self.recipe, self.engine.step
         if validate and self.due(start) and not self.validated:  # the run was ended before it could
             self.validate(validate)
@@ -180,7 +183,8 @@ class _Run:
                 with nullcontext() if last else spread.accumulating():
                     with self.engine.autocast():
                         terms = spread.forward(batch, budget)
-                    yield sum(terms.values()) / count, {name: x.detach() / count for name, x in terms.items()}
+                    loss: Any = sum(terms.values())
+                    yield loss / count, {name: x.detach() / count for name, x in terms.items()}
 
     def check_finite(self, step: int, row: dict[str, float], budgets: tuple) -> None:
         def inputs() -> str:

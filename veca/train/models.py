@@ -1,7 +1,7 @@
 """The global token and the patch tokens of VECA, of timm's models, or of any module that returns the pair."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -44,7 +44,8 @@ def tokens_of(model: nn.Module, images: Tensor, num_cores: int | None = None) ->
         raise ValueError(f"expected num_cores=None for a {type(model).__name__}, which has no cores, got {num_cores}")
     if not hasattr(model, "forward_features"):
         return Tokens(*model(images))
-    x = model.forward_features(images)
+    network: Any = model
+    x = network.forward_features(images)
     if x.ndim == 4:  # a hierarchical model returns a map
         x = x if getattr(model, "output_fmt", "NCHW") == "NHWC" else x.movedim(1, -1)
         return Tokens(x.mean((1, 2)), x.flatten(1, 2))
@@ -64,7 +65,7 @@ def load_teacher(name: str, weights: str | Path | None = None) -> nn.Module:
     Raises:
         ValueError: a file of another kind.
     """
-    options = dict(pretrained=weights is None, num_classes=0)
+    options: dict[str, Any] = dict(pretrained=weights is None, num_classes=0)
     try:
         teacher = timm.create_model(name, dynamic_img_size=True, **options)
     except TypeError:  # convolutional models have no such argument and do not need it

@@ -98,17 +98,17 @@ class NorMuon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, group)
+                    self._move(parameter, parameter.grad, group)
         return loss
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         stack = (group["splits"], -1)
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
             state["second"] = parameter.new_zeros(len(parameter), 1)
-        momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        update = parameter.grad.lerp(momentum, group["momentum"]).unflatten(0, stack)  # (S, rows, columns)
+        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(momentum, group["momentum"]).unflatten(0, stack)  # (S, rows, columns)
         update = orthogonalize(update).to(parameter.dtype)
         rows = update.square().mean(-1, keepdim=True)
         second = state["second"].lerp_(rows.flatten(0, 1), 1 - group["beta2"]).unflatten(0, stack)

@@ -69,7 +69,7 @@ def parameter_groups(
             },
         )
         named = [(name, parameter)]
-        if name in bank:
+        if edges is not None and name in bank:
             group["slices"].append(RowSlices(name, parameter, edges))
             named = list(group["slices"][-1].named_parameters())
         group["names"] += [name for name, _ in named]
@@ -236,8 +236,7 @@ def _exempt(module: nn.Module) -> set[str]:
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, child in module.named_modules()
-        if hasattr(child, "no_weight_decay")
-        for name in child.no_weight_decay()
+        for name in getattr(child, "no_weight_decay", set)()
     }
 
 

@@ -165,7 +165,7 @@ def clip_gradients(gradients: list[Tensor], norm: Tensor, limit: float, epsilon:
     """
     factor = (limit / (norm + epsilon)).clamp(max=1.0)
     if not any(isinstance(gradient, DTensor) for gradient in gradients):
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]  # torch clips with it too
         return
     for gradient in gradients:
         gradient.mul_(factor)

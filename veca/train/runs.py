@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
+from timm.models import VisionTransformer
 from torch import nn
 
 from ..model.backbone import VECA
@@ -34,18 +35,17 @@ _EVALUATED_AT_ONCE = 50
 def scenes_task(recipe: ScenesRecipe) -> tuple[SupervisedTask, SceneBatches, SceneBatches]:
     """Return the task of a scenes recipe, the scenes to train on, and the held-out scenes."""
     torch.manual_seed(recipe.seed)
-    backbone: nn.Module = create_model(
+    model = create_model(
         recipe.model,
         img_size=recipe.size,
         num_cores=recipe.num_cores,
         trained_budgets=_budgets(recipe).budgets,
         drop_path_rate=recipe.drop_path_rate,
     )
-    patch_size = backbone.patch_embed.patch_size[0]
+    patch_size = model.patch_embed.patch_size[0]
     source = SceneBatches(recipe.scenes, recipe.size, patch_size, recipe.seed, recipe.cells)
     held_out = SceneBatches(recipe.held_out, recipe.size, patch_size, recipe.seed + 1, recipe.cells)
-    if recipe.baseline:
-        backbone = equal_vit(backbone, recipe.size)
+    backbone = equal_vit(model, recipe.size) if recipe.baseline else model
     task = SupervisedTask(backbone, source.classes, source.patch_classes, recipe.patch_weight, recipe.cells)
     return task, source, held_out
 
@@ -66,14 +66,14 @@ def train_scenes(recipe: ScenesRecipe, out: str | Path, device: str | None = Non
     if len(budgets) > 8:
         budgets = BudgetSampler(recipe.num_cores).budgets
 
-    def validate(task: nn.Module) -> dict[str, Any]:
+    def validate(task: SupervisedTask) -> dict[str, Any]:
         starts = range(0, len(held_out), _EVALUATED_AT_ONCE)
         ranges = (range(start, min(start + _EVALUATED_AT_ONCE, len(held_out))) for start in starts)
         scores = evaluate(task, (held_out.batch(indices, 0) for indices in ranges), budgets)
         return {str(budget or "all"): values for budget, values in scores.items()}
 
     path = train(task, source, recipe, out, device, validate)
-    if not recipe.baseline and _first_process():
+    if isinstance(task.backbone, VECA) and _first_process():
         _publish(VECA(**task.backbone.config), path, Path(out), recipe)
     return path
 
@@ -104,8 +104,8 @@ def distill(
         The folder of the last checkpoint.
     """
     source = data
-    if isinstance(data, str | Path | list | tuple):
-        source = ImageBatches(data, recipe.resolution_schedule(), recipe.augment, recipe.seed)
+    if isinstance(source, str | Path | Sequence):
+        source = ImageBatches(source, recipe.resolution_schedule(), recipe.augment, recipe.seed)
     torch.manual_seed(recipe.seed)
     student = _student(recipe, teacher)
     if start_from is not None:
@@ -129,7 +129,7 @@ def distill(
 
 def _student(recipe: DistillationRecipe, teacher: nn.Module) -> nn.Module:
     if recipe.model == "converted":
-        return convert_vit(teacher, recipe.num_cores).requires_grad_(True)
+        return convert_vit(cast(VisionTransformer, teacher), recipe.num_cores).requires_grad_(True)
     return create_model(
         recipe.model,
         num_cores=recipe.num_cores,
@@ -159,9 +159,10 @@ def _first_process() -> bool:
 def _copy_patch_embedding(student: VECA, teacher: nn.Module) -> None:
     """Copy the teacher's patch embedding to the student if both have the same shape."""
     embedding = getattr(teacher, "patch_embed", None)
-    shapes = {name: x.shape for name, x in embedding.state_dict().items()} if embedding is not None else None
-    if shapes == {name: x.shape for name, x in student.patch_embed.state_dict().items()}:
-        student.patch_embed.load_state_dict(embedding.state_dict())
+    weights = embedding.state_dict() if embedding is not None else {}
+    own = student.patch_embed.state_dict()
+    if {name: x.shape for name, x in weights.items()} == {name: x.shape for name, x in own.items()}:
+        student.patch_embed.load_state_dict(weights)
     else:
         _log.warning("the teacher has no patch embedding of the student's shape; the student keeps its random one")
 

@@ -1,6 +1,7 @@
 """Supervised training: one backbone predicts classes of the image and a class for every patch."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class SupervisedTask(nn.Module):
         if not classes and not patch_classes:
             raise ValueError("expected classes of images or of patches, got neither")
         self.backbone = backbone
-        width = backbone.num_features
+        width: Any = backbone.num_features
         self.heads = nn.ModuleDict({name: LinearHead(width, count) for name, count in classes.items()})
         self.patch_head = PatchHead(width, patch_classes, cells=cells) if patch_classes else None
         self.patch_weight = patch_weight
@@ -87,8 +88,8 @@ def evaluate(
     device = next(task.parameters()).device
     was_training = task.training
     task.eval()
-    right: dict[int | None, dict[str, list[float]]] = {budget: {} for budget in budgets}
-    confusion = {budget: 0 for budget in budgets}
+    right: dict[int | None, dict[str, list[Tensor]]] = {budget: {} for budget in budgets}
+    confusion: dict[int | None, Tensor] = {}
     for batch in batches:
         batch = {name: value.to(device) for name, value in batch.items()}
         for budget in budgets:
@@ -99,7 +100,8 @@ def evaluate(
                 if name == "patch_label":
                     count = logits.shape[-1]
                     pairs = truth[known] * count + guess[known]
-                    confusion[budget] = confusion[budget] + pairs.bincount(minlength=count**2).reshape(count, count)
+                    counts = pairs.bincount(minlength=count**2).reshape(count, count)
+                    confusion[budget] = confusion.get(budget, 0) + counts
     task.train(was_training)
     scores = {budget: {name: torch.cat(hits).mean().item() for name, hits in right[budget].items()} for budget in right}
     if task.patch_head is not None:

@@ -111,7 +111,8 @@ def convert_vit(
         layer = partial(RotaryCoreAttention, num_cores=num_cores, **options)
     model = copy.deepcopy(vit)
     _add_cores(model, num_cores)
-    for block in model.blocks:
+    blocks: Any = model.blocks
+    for block in blocks:
         block.attn = _swap(block.attn, layer)
     return model
 
@@ -168,7 +169,7 @@ def _listed(kinds: Any) -> str:
 @torch.no_grad()
 def _add_cores(model: VisionTransformer | Eva, num_cores: int) -> None:
     """Turn the prefix tokens into `num_cores` cores, and remove their positions from the position table."""
-    prefix = [token for token in (model.cls_token, model.reg_token) if token is not None]
+    prefix: list[Tensor] = [token for token in (model.cls_token, model.reg_token) if token is not None]
     width, old = model.embed_dim, model.num_prefix_tokens
     tokens = torch.cat(prefix, 1) if prefix else model.patch_embed.proj.weight.new_zeros(1, 0, width)
     if model.pos_embed is not None and not model.no_embed_class and old:

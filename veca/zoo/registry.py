@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, overload
 
 import torch
 from PIL import Image
@@ -25,9 +25,31 @@ from .sizes import VARIANTS
 __all__ = ["create_model", "list_models", "load", "weights_file"]
 
 _WEIGHTS = Path(__file__).parent / "weights"  # <name>.safetensors, and <name>.json for more arguments than the size
-_ALWAYS = ("dynamic_img_size", "dynamic_img_pad")  # options of timm that VECA always has
 _DROPOUTS = ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_block_rate")
 _NORMALISATION = dict(mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)  # of shipped weights that name none
+_ALWAYS: Any = ("dynamic_img_size", "dynamic_img_pad")  # options of timm that VECA always has
+
+
+@overload
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    checkpoint_path: str | Path | None = None,
+    *,
+    features_only: Literal[False] = False,
+    **options: Any,
+) -> VECA: ...
+
+
+@overload
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    checkpoint_path: str | Path | None = None,
+    *,
+    features_only: Literal[True],
+    **options: Any,
+) -> nn.Module: ...
 
 
 def create_model(
@@ -106,7 +128,7 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
     if Path(name).is_dir():
         model = VECA.from_pretrained(name, **options)
     elif name in VARIANTS:
-        model = create_model(name, pretrained=True, **options).eval()
+        model = cast(VECA, create_model(name, pretrained=True, **options)).eval()
     elif Path(name).is_file():
         model = load_official(name, **options)
     elif isinstance(name_or_dir, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
@@ -118,7 +140,8 @@ def load(name_or_dir: str | Path, **options: Any) -> tuple[VECA, Callable]:
             f"did you mean {near}?"
         )
     to_mode = _upright_grey if model.in_chans == 1 else upright_rgb
-    return model, Compose([to_mode, *create_transform(**resolve_model_data_config(model)).transforms])
+    transform: Any = create_transform(**resolve_model_data_config(model))
+    return model, Compose([to_mode, *transform.transforms])
 
 
 def _upright_grey(image: Image.Image) -> Image.Image:

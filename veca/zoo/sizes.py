@@ -8,9 +8,11 @@ the cost, for maps of twice the resolution. The counts are parameters with the b
 `multiple_of=8` avoids it for 0.15 % more parameters.
 """
 
+from typing import Any
+
 __all__ = ["VARIANTS"]
 
-VARIANTS: dict[str, dict[str, int | float]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "veca_nano_patch16": dict(embed_dim=192, depth=6, num_heads=3, mlp_ratio=2.66667),
     "veca_nano_patch8": dict(embed_dim=192, depth=6, num_heads=3, mlp_ratio=2.66667, patch_size=8),
     "veca_tiny_patch16": dict(embed_dim=192, depth=12, num_heads=3, mlp_ratio=2.66667),

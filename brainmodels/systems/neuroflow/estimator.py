@@ -5,7 +5,7 @@ responses = model.encode(cache, image_ids=test.image_ids)      # (n, V)
 tokens = model.decode(test.array())                            # (n, m, d)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from veca.train.parallel import join_world
 
+from ...data.ids import Ids
 from ...errors import BrainDataError, check_choice
 from ...nn.gaussian import Posterior
 from ...training.estimator import BATCH
@@ -58,6 +59,7 @@ class NeuroFlow(LatentModel):
     stages, reversible, adapts = ("stage1", "stage2"), True, True
     networks = ("vae_", "flow_")
     recipe_type, named = NeuroFlowRecipe, staticmethod(recipes.named)
+    recipe: NeuroFlowRecipe
 
     def add_subject(
         self,
@@ -67,8 +69,8 @@ class NeuroFlow(LatentModel):
         subject: str,
         train: str = "projections",
         steps: tuple[int, int] | None = None,
-        image_ids: Sequence[str] | None = None,
-        feature_ids: Sequence[str] | None = None,
+        image_ids: Ids | None = None,
+        feature_ids: Ids | None = None,
         validation: float | None = None,
         drop_voxels: bool = False,
         alignment: str = "auto",
@@ -147,7 +149,7 @@ class NeuroFlow(LatentModel):
         features: Features | None = None,
         responses: Trials | None = None,
         *,
-        image_ids: Sequence[str] | None = None,
+        image_ids: Ids | None = None,
         subject: str | None = None,
         through: str = "latent",
         solver: str | None = None,

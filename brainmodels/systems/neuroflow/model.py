@@ -8,6 +8,7 @@ Shapes: B batch, V voxels of a subject, m tokens, d their width, C channels, L =
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,10 @@ class NeuroVAE(nn.Module):
     @property
     def voxels(self) -> dict[str, int]:
         """V by subject."""
-        return {subject: layer.in_features for subject, layer in self.voxels_in.items()}
+        return {subject: self._projection(subject).in_features for subject in self.voxels_in}
+
+    def _projection(self, subject: str) -> nn.Linear:
+        return cast(nn.Linear, self.voxels_in[subject])
 
     def add_subject(self, subject: str, num_voxels: int) -> None:
         """New, random projections for a subject with V voxels, on the device and in the dtype of the others.
@@ -128,10 +132,10 @@ class NeuroVAE(nn.Module):
             BrainDataError: the subject is unknown, or not given where there are several.
         """
         subject = self._subject(subject)
-        count = self.voxels_in[subject].in_features
+        count = self._projection(subject).in_features
         if responses.ndim != 2 or responses.shape[1] != count:
             raise AxisError(f"expected responses (B, {count}) of {subject}, got {tuple(responses.shape)}")
-        x = project_stem(responses, self.stem, self.voxels_in[subject])  # (B, C, hidden)
+        x = project_stem(responses, self.stem, self._projection(subject))  # (B, C, hidden)
         h = self.to_tokens(self.down(self.expand(x)))  # (B, m, d)
         mean, logvar = self.posterior(h).chunk(2, 1)
         return Encoding(Posterior.of(mean, logvar), None if self.retrieval is None else self.retrieval(h))
@@ -181,6 +185,7 @@ def project_stem(responses: Tensor, stem: nn.Conv1d, projection: nn.Linear) -> T
     projected = linear(responses, projection.weight).unsqueeze(1)  # (B, 1, n)
     ones = projection.weight.sum(1)  # (n,)
     scale = stem.weight[:, 0]  # (C, 1)
+    assert stem.bias is not None
     return scale * projected + (stem.bias[:, None] * ones + projection.bias)
 
 
@@ -293,19 +298,20 @@ def round_trip(
     if (tokens is None) == (responses is None):
         raise BrainDataError(f"expected tokens or responses, got {'neither' if tokens is None else 'both'}")
     check_choice("through", through, ("latent", "response"))
-    settings = {"solver": solver, "steps": steps}
-    if through == "response" and tokens is not None:
-        start, forward = tokens, encode(vae, flow, tokens, subject, **settings)
-        back = decode(vae, flow, forward, subject, **settings)
-    elif through == "response":
-        start, forward = responses, decode(vae, flow, responses, subject, **settings)
-        back = encode(vae, flow, forward, subject, **settings)
+    settings = (solver, steps)
+    if tokens is not None and through == "response":
+        start, forward = tokens, encode(vae, flow, tokens, subject, *settings)
+        back = decode(vae, flow, forward, subject, *settings)
     elif tokens is not None:
-        start, forward = tokens, flow.encode(tokens, **settings)
-        back = flow.decode(forward, **settings)
+        start, forward = tokens, flow.encode(tokens, *settings)
+        back = flow.decode(forward, *settings)
+    elif responses is not None and through == "response":
+        start, forward = responses, decode(vae, flow, responses, subject, *settings)
+        back = encode(vae, flow, forward, subject, *settings)
     else:
+        assert responses is not None
         start = vae.encode(responses, subject).posterior.mean
-        forward = flow.decode(start, **settings)
-        back = flow.encode(forward, **settings)
+        forward = flow.decode(start, *settings)
+        back = flow.encode(forward, *settings)
     error = float(((back - start).double().norm() / start.double().norm()).cpu())
     return RoundTrip(start, forward, back, error, solver, steps, 2 * function_evaluations(solver, steps))

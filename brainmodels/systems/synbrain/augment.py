@@ -9,7 +9,7 @@ There one hour of synthetic responses beside one measured hour helped most, and 
 throughout.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...data import Split
+from ...data.ids import Ids
 from ...data.moments import column_moments
 from ...errors import AxisError, BrainDataError, IdError, LeakageError, check_choice
 from ...training.estimator import BrainModel, Features
@@ -74,7 +75,7 @@ class SyntheticPool:
         self,
         model: BrainModel,
         features: Features,
-        image_ids: Sequence[str],
+        image_ids: Ids,
         noise: str = "none",
         n_trials: int = 1,
         noise_scale: float = 1.0,
@@ -108,7 +109,7 @@ class SyntheticPool:
     def mixed(
         self,
         responses: Trials,
-        image_ids: Sequence[str] | None = None,
+        image_ids: Ids | None = None,
         *,
         size: int | None = None,
         scale: str = "as_is",
@@ -147,7 +148,7 @@ class SyntheticPool:
     def batches(
         self,
         responses: Trials,
-        image_ids: Sequence[str] | None = None,
+        image_ids: Ids | None = None,
         *,
         batch_size: int,
         share: float,
@@ -194,7 +195,7 @@ class SyntheticPool:
         drawn = self.model.predict(self.features, **options)
         return SyntheticPairs(drawn.reshape(-1, drawn.shape[-1]), self.image_ids.repeat(self.n_trials))
 
-    def _measured(self, responses: Trials, image_ids: Sequence[str] | None, allow_known: bool) -> SyntheticPairs:
+    def _measured(self, responses: Trials, image_ids: Ids | None, allow_known: bool) -> SyntheticPairs:
         check_training(responses)
         recording = Recording.of(responses, image_ids)
         if not recording.image_ids.all():
@@ -212,7 +213,9 @@ class SyntheticPool:
         return SyntheticPairs(values, recording.image_ids)
 
     def _check_untested(self, ids: np.ndarray, kind: str) -> None:
-        tested = self.split.test.intersection(ids.tolist()) if self.split is not None else ()
+        if self.split is None:
+            return
+        tested = self.split.test.intersection(ids.tolist())
         if tested:
             raise LeakageError(
                 f"expected no {kind} pairs of images that split {self.split.name!r} tests on, got {len(tested)}, such "
@@ -222,7 +225,8 @@ class SyntheticPool:
 
 def _joined(measured: SyntheticPairs, drawn: SyntheticPairs) -> MixedPairs:
     synthetic = np.repeat([False, True], [len(measured.image_ids), len(drawn.image_ids)])
-    return MixedPairs(*(np.concatenate(pair) for pair in zip(measured, drawn, strict=True)), synthetic)
+    responses, ids = (np.concatenate(pair) for pair in zip(measured, drawn, strict=True))
+    return MixedPairs(responses, ids, synthetic)
 
 
 def _scaled(measured: SyntheticPairs, drawn: SyntheticPairs, scale: str) -> tuple[SyntheticPairs, SyntheticPairs]:
@@ -230,7 +234,8 @@ def _scaled(measured: SyntheticPairs, drawn: SyntheticPairs, scale: str) -> tupl
         return measured, drawn
     mean, std = _moments(measured.responses, "measured")
     if scale == "train_z":
-        return tuple(pairs._replace(responses=(pairs.responses - mean) / std) for pairs in (measured, drawn))
+        scaled, redrawn = (pairs._replace(responses=(pairs.responses - mean) / std) for pairs in (measured, drawn))
+        return scaled, redrawn
     own_mean, own_std = _moments(drawn.responses, "synthetic")
     return measured, drawn._replace(responses=(drawn.responses - own_mean) / own_std * std + mean)
 

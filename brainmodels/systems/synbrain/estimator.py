@@ -5,7 +5,7 @@ mean = model.predict(cache, image_ids=test.image_ids)                           
 trials = model.predict(cache, image_ids=test.image_ids, n_trials=3, noise="residual")        # (n, 3, V)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from veca.train.parallel import join_world
 
+from ...data.ids import Ids
 from ...nn.gaussian import Posterior
 from ...training.joining import Features
 from ...training.latent_model import LatentModel
@@ -50,6 +51,7 @@ class SynBrain(LatentModel):
     stages, adapts = ("stage1", "stage2"), True
     networks = ("vae_", "mapper_")
     recipe_type, named = SynBrainRecipe, staticmethod(recipes.named)
+    recipe: SynBrainRecipe
 
     def adapt(
         self,
@@ -59,8 +61,8 @@ class SynBrain(LatentModel):
         subject: str = "new",
         train_mapper: str | None = None,
         steps: tuple[int, int] | None = None,
-        image_ids: Sequence[str] | None = None,
-        feature_ids: Sequence[str] | None = None,
+        image_ids: Ids | None = None,
+        feature_ids: Ids | None = None,
         validation: float | None = None,
         drop_voxels: bool = False,
         alignment: str = "auto",

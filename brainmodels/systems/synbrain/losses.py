@@ -7,6 +7,7 @@ All are computed in fp32 whatever the autocast, in fp64 where the arguments are 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ def _grouped_contrast(latents: Tensor, tokens: Tensor, temperature: float, group
     if group < 2 and count > 1:
         raise BrainDataError(f"expected contrast_group of at least 2 trials, got {group}")
     pairs = list(zip(latents.split(group), tokens.split(group), strict=True))
-    loss = sum(softclip(z, x, temperature) * (len(x) / count) for z, x in pairs)
+    loss: Any = sum(softclip(z, x, temperature) * (len(x) / count) for z, x in pairs)
     with torch.no_grad():
-        floor = sum(softclip_floor(x, temperature) * (len(x) / count) for _, x in pairs)
+        floor: Any = sum(softclip_floor(x, temperature) * (len(x) / count) for _, x in pairs)
     return loss, floor

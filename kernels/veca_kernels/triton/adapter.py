@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -27,7 +28,7 @@ def active_driver() -> Any:
 
 def compilation_state() -> tuple[Any, ...]:
     """Switches that change how Triton compiles the same kernel and arguments: debugging, instrumenting profilers."""
-    runtime, compilation = triton.knobs.runtime, triton.knobs.compilation
+    runtime, compilation = knobs.runtime, knobs.compilation
     return runtime.debug, compilation.instrumentation_mode, getattr(runtime, "add_stages_inspection_hook", None)
 
 
@@ -36,7 +37,7 @@ def launcher(compiled: Any) -> Callable[[int, int, tuple[Any, ...]], None]:
 
     The last step of Triton's own launch, hooks of profilers included. Pointers may be tensors or addresses.
     """
-    run, function, packed, runtime = compiled.run, compiled.function, compiled.packed_metadata, triton.knobs.runtime
+    run, function, packed, runtime = compiled.run, compiled.function, compiled.packed_metadata, knobs.runtime
 
     def launch(programs: int, stream: int, arguments: tuple[Any, ...]) -> None:
         enter, leave = runtime.launch_enter_hook, runtime.launch_exit_hook

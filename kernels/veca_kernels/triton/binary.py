@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import triton
+from triton import knobs
 
 __all__ = ["Binary", "duplicated_mma", "loops_of", "read_binary"]
 
@@ -92,18 +92,25 @@ def loops_of(sass: str) -> tuple[tuple[int, ...], int]:
 
 
 def _read_cuda(compiled: Any, arch: str) -> Binary:
-    tools = triton.knobs.nvidia
+    tools = knobs.nvidia
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
         usage = _run(tools.cuobjdump.path, "-res-usage", str(cubin))
         loops, serialised = ((), 0) if arch != "sm_90" else loops_of(_run(tools.nvdisasm.path, "-c", str(cubin)))
-    registers, stack = (int(re.search(rf"{key}:(\d+)", usage).group(1)) for key in ("REG", "STACK"))
+    registers, stack = (_number(rf"{key}:(\d+)", usage) for key in ("REG", "STACK"))
     ptx = compiled.asm["ptx"]
     mma = len(re.findall(r"\bmma\.sync|tcgen05\.mma", ptx))
     wgmma = ptx.count("wgmma.mma_async")
     duplicated = duplicated_mma(compiled.asm["ttgir"])
     return Binary(registers, stack, compiled.metadata.shared, wgmma, mma, loops, serialised, duplicated)
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"expected the compiler's output to hold {pattern}, got {text[:200]!r}")
+    return int(found[1])
 
 
 def _run(*command: str) -> str:
@@ -113,7 +120,5 @@ def _run(*command: str) -> str:
 
 def _read_hip(compiled: Any) -> Binary:
     text = compiled.asm["amdgcn"]
-    registers, spills = (
-        int(re.search(rf"\.{key}:\s+(\d+)", text).group(1)) for key in ("vgpr_count", "vgpr_spill_count")
-    )
+    registers, spills = (_number(rf"\.{key}:\s+(\d+)", text) for key in ("vgpr_count", "vgpr_spill_count"))
     return Binary(registers, 4 * spills, compiled.metadata.shared, 0, text.count("v_mfma"))

@@ -6,15 +6,14 @@ not in warps and stages. With `patch_self` the backward takes two launches, sinc
 stored.
 """
 
-import triton
 import triton.language as tl
 
 from .read import read_backward, read_forward
-from .tiles import RUNTIME
+from .tiles import RUNTIME, jit
 from .write import write_backward, write_forward
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def joint_forward(
     q,
     k,
@@ -64,7 +63,7 @@ def joint_forward(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def joint_backward(
     q,
     k,

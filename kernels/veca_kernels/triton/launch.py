@@ -6,6 +6,7 @@ kernel joins them in split order, so every run gives the same bits.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +99,7 @@ class Call:
     def core_tiles(self, tile: Tile) -> int:
         return triton.cdiv(self.cores, tile.block_p) if self.options.core_self else 0
 
-    def launch(self, kernel: Any, tile: Tile, programs: int, rows: dict[str, Tensor | None], **own: Any) -> None:
+    def launch(self, kernel: Any, tile: Tile, programs: int, rows: Mapping[str, Tensor | None], **own: Any) -> None:
         """Launches one program per (image, split, head). `rows` are tensors (B, T, H, D) that the kernel addresses."""
         rows = dict(q=self.q, k=self.k, v=self.v, **rows)
         align = alignment(*(x for x in rows.values() if x is not None))
@@ -370,7 +371,7 @@ def run_write_backward(
     """
     tile = call.tile("write_backward")
     dq, dk, dv = grads
-    dk_own, dv_own = own if call.options.patch_self else (dq, dq)
+    dk_own, dv_own = own if own is not None and call.options.patch_self else (dq, dq)
     core_rows, lse = known or (None, None)
     call.launch(
         write.write_backward,

@@ -78,7 +78,7 @@ def norm_backward(
         mean=mean,
         rstd=rstd,
         weight=weight.contiguous(),
-        branch=None if scale is None else branch.contiguous(),
+        branch=None if scale is None or branch is None else branch.contiguous(),
         scale=None if scale is None else scale.contiguous(),
         d_total=d_total,
         d_branch=d_branch,

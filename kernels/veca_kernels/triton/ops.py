@@ -115,7 +115,7 @@ def write_backward(
 
 
 def _joint_call(q: Tensor, k: Tensor | None, v: Tensor | None, options: Options) -> Call:
-    q, k, v = q.unbind(2) if k is None else (q, k, v)  # (B, T, H, D)
+    q, k, v = q.unbind(2) if k is None or v is None else (q, k, v)  # (B, T, H, D)
     return Call(q, k, v, q.shape[1] - options.num_cores, options.num_cores, options)
 
 

@@ -10,7 +10,6 @@ Traffic    2 BPHD elements forward (k, v), 4 BPHD backward (k, v, dk, dv).
 Not here   dropout, bias, more than 128 cores, double backward.
 """
 
-import triton
 import triton.language as tl
 
 from .tiles import (
@@ -20,6 +19,7 @@ from .tiles import (
     accumulate,
     base_2,
     count_of,
+    jit,
     lift_of,
     load_angles,
     load_tile,
@@ -29,6 +29,7 @@ from .tiles import (
     rotate_tile,
     row_dot,
     row_pointers,
+    row_sum,
     scale_tile,
     scores,
     store_tile,
@@ -36,7 +37,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@jit
 def read_keys(b_q, b_k, b_v, m_k, factor, b_m, b_l, b_acc, D2: tl.constexpr, PRECISION: tl.constexpr):
     """One step of the online softmax over a tile of keys.
 
@@ -47,12 +48,12 @@ def read_keys(b_q, b_k, b_v, m_k, factor, b_m, b_l, b_acc, D2: tl.constexpr, PRE
     b_top = tl.where(b_peak == float("-inf"), 0.0, b_peak) * factor
     b_w = tl.exp2(b_s * factor - b_top[:, None])  # [BC, BP]
     b_shrink = tl.exp2(b_m * factor - b_top)  # [BC]
-    b_l = b_l * b_shrink + tl.sum(b_w, 1)
+    b_l = b_l * b_shrink + row_sum(b_w)
     b_acc = accumulate(b_w, b_v, scale_tile(b_acc, b_shrink[:, None], D2), D2, PRECISION)  # [BC, D]
     return b_peak, b_l, b_acc
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def read_forward(
     q,
     k,
@@ -104,7 +105,8 @@ def read_forward(
             b_k = rotate_tile(b_k, load_angles(rope, i_b, o_p, o_p < n_p, D, D1, D2), 1, D2)
         b_m, b_l, b_acc = read_keys(b_q, b_k, b_v, o_p < n_p, factor, b_m, b_l, b_acc, D2, PRECISION)
     # cores last: before the patches, ptxas serialises every wgmma of their loop (Triton 3.9, sm_90, 2026-11-28)
-    for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):
+    # only the compiler iterates tl.range
+    for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):  # pyright: ignore[reportGeneralTypeIssues]
         rows = (i_t - patch_tiles) * BP + o_t
         b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)  # [BP, D]
         b_v = load_tile(v, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
@@ -120,7 +122,7 @@ def read_forward(
     tl.store(lse + (i_sb.to(tl.int64) * H + i_h) * C + o_c, b_lse, mask=o_c < C)
 
 
-@triton.jit
+@jit
 def read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, m_k, factor, D2: tl.constexpr, PRECISION: tl.constexpr):
     """Weights and score gradients of a tile of keys, both [BP, BC]: p = exp2(s f - lse), ds = p (v do^T - delta)."""
     b_s = scores(b_k, b_q, D2, PRECISION)  # [BP, BC]
@@ -129,7 +131,7 @@ def read_gradients(b_q, b_do, b_lse, b_delta, b_k, b_v, m_k, factor, D2: tl.cons
     return b_p, b_p * (scores(b_v, b_do, D2, PRECISION) - b_delta[None, :])
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def read_backward(
     q,
     k,
@@ -185,6 +187,7 @@ def read_backward(
     if dlse is not None:
         b_delta -= tl.where(b_lse == float("inf"), 0.0, tl.load(dlse + i_row + o_c, mask=m_c, other=0.0))
     b_dq = zero_tile(BC, D1, D2)  # [BC, D]
+    lift = 0
     if HALF:
         lift = tl.full((), 60, tl.int32)
     patch_tiles = tl.cdiv(P, BP)
@@ -213,7 +216,8 @@ def read_backward(
             b_dk = rotate_tile(b_dk, angles, -1, D2)
         store_tile(dk, b_dk, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
         store_tile(dv, b_dv, i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
-    for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):
+    # only the compiler iterates tl.range
+    for i_t in tl.range(tl.maximum(first, patch_tiles), last, num_stages=1):  # pyright: ignore[reportGeneralTypeIssues]
         rows = (i_t - patch_tiles) * BP + o_t
         b_k = load_tile(k, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)  # [BP, D]
         b_v = load_tile(v, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)
@@ -229,7 +233,7 @@ def read_backward(
     store_tile(dq, scale_tile(b_dq, dq_unit, D2), i_s * B + i_b, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def combine_reads(
     part,
     part_lse,
@@ -260,7 +264,8 @@ def combine_reads(
     b_m = tl.full([ROWS], float("-inf"), tl.float32)
     b_l = tl.zeros([ROWS], tl.float32)
     b_acc = tl.zeros([ROWS, BD], tl.float32)
-    for i_s in tl.range(0, num_splits, loop_unroll_factor=4):  # four loads in flight
+    # four loads in flight; only the compiler iterates tl.range
+    for i_s in tl.range(0, num_splits, loop_unroll_factor=4):  # pyright: ignore[reportGeneralTypeIssues]
         i_sb = (i_s * B + i_b).to(tl.int64)
         b_lse = tl.load(part_lse + (i_sb * H + i_h) * C + o_c, mask=m_c, other=float("-inf"))  # [ROWS]
         p = part + ((i_sb * C + o_c[:, None]) * H + i_h) * D + o_d  # [ROWS, BD]

@@ -12,6 +12,8 @@ Tile       is a pair of blocks [rows, D1] and [rows, D2] that together hold D ch
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -20,19 +22,21 @@ LOG2_E = tl.constexpr(1.4426950408889634)  # an annotation instead passes the in
 LN_2 = tl.constexpr(0.6931471805599453)
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
+jit: Callable[..., Any] = triton.jit  # device code is Triton's language, in which an int is a constexpr
+
 # Arguments that must never cause a recompilation: sizes, counts and the scale.
 RUNTIME = ["active", "lengths", "scale", "B", "H", "C", "P", "first_patch", "core_tiles", "num_splits"]
 RUNTIME += ["tiles_per_split", "first_program", "read_splits", "read_tiles", "write_splits", "write_tiles"]
 
 
-@triton.jit
+@jit
 def place(first_program, num_splits, H):
     """(image, split, head) of this program, heads fastest. In a joint launch the first programs do the other half."""
     i = tl.program_id(0) - first_program
     return i // (H * num_splits), i // H % num_splits, i % H
 
 
-@triton.jit
+@jit
 def count_of(counts, i_b, size):
     """How many of `size` items image i_b has. `counts` is None (all), an int, or a pointer to one int32 per image."""
     if counts is None:
@@ -44,19 +48,19 @@ def count_of(counts, i_b, size):
     return tl.minimum(tl.maximum(n, 0), size)
 
 
-@triton.jit
+@jit
 def offset(index, stride, ALIGN: tl.constexpr):
     """index * stride in elements, 64 bits, for a stride encoded as above."""
     return index.to(tl.int64) * ((stride - 3) // 2) * ALIGN
 
 
-@triton.jit
+@jit
 def row_pointers(x, i_b, i_h, rows, ALIGN: tl.constexpr):
     """Pointers to channel 0 of some tokens of one head, [rows, 1]."""
     return x[0] + offset(i_b, x[1], ALIGN) + offset(i_h, x[3], ALIGN) + offset(rows, x[2], ALIGN)[:, None]
 
 
-@triton.jit
+@jit
 def load_tile(x, i_b, i_h, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, ALIGN: tl.constexpr):
     """Tokens `rows` of one head as a tile [rows, D]. Rows outside the mask are zeros."""
     p = row_pointers(x, i_b, i_h, rows, ALIGN)  # [rows, 1]
@@ -69,7 +73,7 @@ def load_tile(x, i_b, i_h, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl
     return b_1, b_2
 
 
-@triton.jit
+@jit
 def store_tile(x, tile, i_b, i_h, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, ALIGN: tl.constexpr):
     """Write a tile, rounded once to the dtype of its destination."""
     p = row_pointers(x, i_b, i_h, rows, ALIGN)  # [rows, 1]
@@ -80,7 +84,7 @@ def store_tile(x, tile, i_b, i_h, rows, mask, D: tl.constexpr, D1: tl.constexpr,
         tl.store(p + o_2, tile[1].to(x[0].dtype.element_ty), mask=mask[:, None] & (o_2 < D))
 
 
-@triton.jit
+@jit
 def zero_tile(ROWS: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr):
     """A tile of zeros in fp32."""
     b_1 = tl.zeros([ROWS, D1], tl.float32)  # [ROWS, D1]
@@ -90,7 +94,7 @@ def zero_tile(ROWS: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr):
     return b_1, b_2
 
 
-@triton.jit
+@jit
 def scale_tile(tile, factor, D2: tl.constexpr):
     """factor times a tile, for a number or a column [rows, 1]."""
     b_1 = tile[0] * factor
@@ -100,16 +104,22 @@ def scale_tile(tile, factor, D2: tl.constexpr):
     return b_1, b_2
 
 
-@triton.jit
+@jit
+def row_sum(x):
+    """The sum of each row, [rows]."""
+    return tl.sum(x, 1)
+
+
+@jit
 def row_dot(x, y, D2: tl.constexpr):
     """<x_i, y_i> for every row i of two tiles, fp32, [rows]."""
-    s = tl.sum(x[0].to(tl.float32) * y[0].to(tl.float32), 1)  # [rows]
+    s = row_sum(x[0].to(tl.float32) * y[0].to(tl.float32))  # [rows]
     if D2 > 0:
-        s += tl.sum(x[1].to(tl.float32) * y[1].to(tl.float32), 1)
+        s += row_sum(x[1].to(tl.float32) * y[1].to(tl.float32))
     return s
 
 
-@triton.jit
+@jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b on tensor cores, fp32 accumulation."""
     if INTERPRETED:  # the interpreter's bf16 dot is silently wrong (triton-lang/triton#4972)
@@ -117,7 +127,7 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
     return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
-@triton.jit
+@jit
 def scores(x, y, D2: tl.constexpr, PRECISION: tl.constexpr):
     """x y^T of two tiles, [rows of x, rows of y]."""
     s = dot(x[0], tl.trans(y[0]), None, PRECISION)  # [rows of x, rows of y]
@@ -126,7 +136,7 @@ def scores(x, y, D2: tl.constexpr, PRECISION: tl.constexpr):
     return s
 
 
-@triton.jit
+@jit
 def accumulate(w, x, acc, D2: tl.constexpr, PRECISION: tl.constexpr):
     """acc + w x for weights w [m, n] and tiles x [n, D], acc [m, D]. w is rounded to the dtype of x."""
     w = w.to(x[0].dtype)
@@ -137,7 +147,7 @@ def accumulate(w, x, acc, D2: tl.constexpr, PRECISION: tl.constexpr):
     return b_1, b_2
 
 
-@triton.jit
+@jit
 def load_angles(rope, i_b, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr):
     """(cos, sin) of both blocks of a tile, [rows, D1/2] and [rows, D2/2]. Outside the mask they rotate nothing."""
     p = offset(i_b, rope[2], 4) + (rows.to(tl.int64) * (D // 2))[:, None]  # [rows, 1]; D/2 is a multiple of 4
@@ -154,7 +164,7 @@ def load_angles(rope, i_b, rows, mask, D: tl.constexpr, D1: tl.constexpr, D2: tl
     return cos_1, sin_1, cos_2, sin_2
 
 
-@triton.jit
+@jit
 def rotate_block(x, cos, sin, SIGN: tl.constexpr):
     """(a, b) -> (a cos - b sin, a sin + b cos) on channel pairs (2k, 2k+1), in fp32. SIGN -1 turns back."""
     cos, sin = cos.to(tl.float32), sin.to(tl.float32)
@@ -163,7 +173,7 @@ def rotate_block(x, cos, sin, SIGN: tl.constexpr):
     return tl.reshape(y, (x.shape[0], x.shape[1])).to(x.dtype)  # [rows, D1]
 
 
-@triton.jit
+@jit
 def rotate_tile(tile, angles, SIGN: tl.constexpr, D2: tl.constexpr):
     """`rotate_block` of both blocks, with the angles of `load_angles`."""
     b_1 = rotate_block(tile[0], angles[0], angles[1], SIGN)
@@ -173,7 +183,7 @@ def rotate_tile(tile, angles, SIGN: tl.constexpr, D2: tl.constexpr):
     return b_1, b_2
 
 
-@triton.jit
+@jit
 def base_2(scale):
     """The factor f = |scale| log2(e), which is at least 1e-30.
 
@@ -184,7 +194,7 @@ def base_2(scale):
     return tl.maximum(tl.abs(scale) * LOG2_E, 1e-30)
 
 
-@triton.jit
+@jit
 def negated(tile, D2: tl.constexpr):
     """-1 times a tile."""
     b_1 = -tile[0]
@@ -194,7 +204,7 @@ def negated(tile, D2: tl.constexpr):
     return b_1, b_2
 
 
-@triton.jit
+@jit
 def lift_of(x, lift):
     """The power of two, at most `lift`, that brings the largest |x| below 2^14.
 
@@ -202,11 +212,11 @@ def lift_of(x, lift):
     smallest normal number. Times 2^lift they fit. Dividing the fp32 sums by a power of two is exact.
     """
     peak = tl.max(tl.max(tl.abs(x), 1), 0)  # []
-    top = (peak.to(tl.int32, bitcast=True) >> 23) - 127
+    top = (tl.cast(peak, tl.int32, bitcast=True) >> 23) - 127
     return tl.minimum(lift, tl.maximum(13 - top, -60))
 
 
-@triton.jit
+@jit
 def power_of_two(exponent):
     """2^exponent, exactly, for |exponent| <= 126."""
     return ((exponent + 127) << 23).to(tl.float32, bitcast=True)

@@ -10,7 +10,6 @@ Traffic    2 BPHD elements forward (q, out), 3 BPHD backward (q, dout, dq). PATC
 Not here   dropout, bias, more than 128 cores, double backward.
 """
 
-import triton
 import triton.language as tl
 
 from .tiles import (
@@ -19,6 +18,7 @@ from .tiles import (
     accumulate,
     base_2,
     count_of,
+    jit,
     lift_of,
     load_angles,
     load_tile,
@@ -28,6 +28,7 @@ from .tiles import (
     power_of_two,
     rotate_tile,
     row_dot,
+    row_sum,
     scale_tile,
     scores,
     store_tile,
@@ -35,7 +36,7 @@ from .tiles import (
 )
 
 
-@triton.jit
+@jit
 def add_scaled(acc, factor, x, D2: tl.constexpr):
     """Adds factor x to acc, row by row in fp32."""
     b_1 = acc[0] + factor[:, None] * x[0].to(tl.float32)
@@ -45,7 +46,7 @@ def add_scaled(acc, factor, x, D2: tl.constexpr):
     return b_1, b_2
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def write_forward(
     q,
     k,
@@ -99,7 +100,7 @@ def write_forward(
             b_m = tl.maximum(b_m, b_own)
         b_top = tl.where(b_m == float("-inf"), 0.0, b_m) * factor
         b_w = tl.exp2(b_s * factor - b_top[:, None])  # [BP, BC]
-        b_l = tl.sum(b_w, 1)  # [BP]
+        b_l = row_sum(b_w)  # [BP]
         b_out = accumulate(b_w, b_v, zero_tile(BP, D1, D2), D2, PRECISION)  # [BP, D]
         if PATCH_SELF:
             b_own = tl.exp2(b_own * factor - b_top)
@@ -109,7 +110,7 @@ def write_forward(
         store_tile(out, scale_tile(b_out, b_unit[:, None], D2), i_b, i_h, rows, o_p < P, D, D1, D2, ALIGN)
 
 
-@triton.jit
+@jit
 def add_gradients(
     b_q, b_do, b_p, b_ds, lift, b_dk, b_dv, HALF: tl.constexpr, D2: tl.constexpr, PRECISION: tl.constexpr
 ):
@@ -123,7 +124,7 @@ def add_gradients(
     return b_ds, lift, b_dk, b_dv
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def write_backward(
     q,
     k,
@@ -186,7 +187,8 @@ def write_backward(
     first = i_s * tiles_per_split
     last = tl.minimum(first + tiles_per_split, core_tiles + tl.cdiv(P, BP))
     if lse is not None:
-        for i_t in tl.range(first, tl.minimum(last, core_tiles), num_stages=1):
+        # only the compiler iterates tl.range
+        for i_t in tl.range(first, tl.minimum(last, core_tiles), num_stages=1):  # pyright: ignore[reportGeneralTypeIssues]
             rows = i_t * BP + o_t
             b_q = load_tile(q, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)  # [BP, D]
             b_do = load_tile(dout, i_b, i_h, rows, rows < n_c, D, D1, D2, ALIGN)  # [BP, D]
@@ -217,14 +219,14 @@ def write_backward(
             b_m = tl.maximum(b_m, b_s_own)
         b_top = tl.where(b_m == float("-inf"), 0.0, b_m) * factor
         b_p = tl.exp2(b_s * factor - b_top[:, None])  # [BP, BC]
-        b_l = tl.sum(b_p, 1)  # [BP]
+        b_l = row_sum(b_p)  # [BP]
         if PATCH_SELF:
             b_p_own = tl.where(m_p, tl.exp2(b_s_own * factor - b_top), 0.0)
             b_l += b_p_own
         b_r = tl.where(m_p & (b_l > 0), 1.0 / tl.where(b_l > 0, b_l, 1.0), 0.0)
         b_p = b_p * b_r[:, None]
         b_dp = scores(b_do, b_v, D2, PRECISION)  # [BP, BC]
-        b_delta = tl.sum(b_p * b_dp, 1)  # [BP]
+        b_delta = row_sum(b_p * b_dp)  # [BP]
         if PATCH_SELF:
             b_p_own = b_p_own * b_r
             b_dp_own = row_dot(b_do, b_v_own, D2)
@@ -255,7 +257,7 @@ def write_backward(
     store_tile(dv, b_dv, i_sb, i_h, o_c, o_c < C, D, D1, D2, ALIGN)
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@jit(do_not_specialize=RUNTIME)
 def sum_partials(part, out, B, H, C, num_splits, D: tl.constexpr, ALIGN: tl.constexpr, BLOCK: tl.constexpr):
     """out[w, b] = sum over splits of part[w, s, b], fp32, in split order.
 
