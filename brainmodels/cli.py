@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -11,13 +11,14 @@ from .commands.train import TrainSettings, run_training, stage_lines
 from .errors import BrainDataError
 from .training.files import read_meta
 
+_absent: ImportError | None = None
 try:
     from .commands.evaluate import run_evaluations, score_lines
     from .evaluation import EvaluationSettings
 except ImportError as error:  # the other commands work without the extra `brain`
-    EvaluationSettings, _absent = None, error
-else:
-    _absent = None
+    _absent = error
+    if not TYPE_CHECKING:
+        EvaluationSettings = None
 
 __all__ = ["main"]
 

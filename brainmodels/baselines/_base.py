@@ -36,6 +36,7 @@ class Baseline(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.single_output = False  # a single voxel is a column too
         return tags
+
     predict: Callable[[Samples], np.ndarray]
 
     def score(self, X: Samples, Y: Samples) -> np.ndarray:

@@ -244,6 +244,7 @@ def _sessions(
     numbers = np.unique(trials.session)
     if len(numbers) < 2 or numbers[0] < 0:
         return {}
+    assert pairs.transform is not None  # a fitted normaliser
     names, image = np.unique(trials.image_id, return_inverse=True)
     y = features.project(_features(dataset, names))
     out = {}

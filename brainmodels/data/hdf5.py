@@ -61,7 +61,7 @@ def _outside(file: "h5py.File") -> list[str]:
     def look(group: h5py.Group) -> None:
         for name in group:
             link = group.get(name, getlink=True)
-            place = f"{group.name.rstrip('/')}/{name}"
+            place = f"{(group.name or '').rstrip('/')}/{name}"
             if isinstance(link, h5py.ExternalLink):
                 found.append(place)
             elif isinstance(link, h5py.HardLink):

@@ -256,7 +256,7 @@ class StimulusSet:
             self._digests[name] = f"{pixels.shape} {hex_digest([pixels])}"
         return self._digests[name]
 
-    def images(self, ids: Sequence[str], size: int) -> np.ndarray:
+    def images(self, ids: Ids, size: int) -> np.ndarray:
         """Pictures of these ids, resized to squares, uint8 (len(ids), size, size, 3)."""
         out = np.empty((len(ids), size, size, 3), np.uint8)
         for row, name in enumerate(ids):

@@ -279,12 +279,12 @@ def standardized(X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndar
     if not kept.any():
         raise BrainDataError(f"expected features that vary over the train images, got {X.shape[1]} that are constant")
     columns = np.flatnonzero(kept)
-    scaled = tuple(np.empty((len(x), len(columns)), np.float32, order="F") for x in (X, X_test))
-    for part in column_parts(scaled[0].shape):
+    train, test = (np.empty((len(x), len(columns)), np.float32, order="F") for x in (X, X_test))
+    for part in column_parts(train.shape):
         chosen = columns[part]
-        for x, out in zip((X, X_test), scaled, strict=True):
+        for x, out in ((X, train), (X_test, test)):
             out[:, part] = (x[:, chosen] - mean[chosen]) / std[chosen]
-    return scaled
+    return train, test
 
 
 def _widen(study: Study, predicted: np.ndarray) -> np.ndarray:

@@ -272,8 +272,11 @@ def voxel_space(count: int, mask: str | Path | np.ndarray | None, rois: Mapping 
     if mask is None:
         index, shape = voxels_in_a_row(count)
         return VoxelSpace("nsdgeneral", index, shape, rois=rois or {})
-    volume = None if isinstance(mask, np.ndarray) else read_labels(Path(mask))
-    inside, affine = (mask > 0, None) if volume is None else (volume.values > 0, volume.affine)
+    if isinstance(mask, np.ndarray):
+        volume, inside, affine = None, mask > 0, None
+    else:
+        volume = read_labels(Path(mask))
+        inside, affine = volume.values > 0, volume.affine
     if int(inside.sum()) != count:
         where = "the mask" if volume is None else mask
         raise AxisError(

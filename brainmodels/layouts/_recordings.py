@@ -131,7 +131,7 @@ def mark_gaps(raw: "BaseRaw") -> None:
 
     bad = np.zeros(raw.n_times + 2, bool)
     for channel in range(len(raw.ch_names)):
-        bad[1:-1] |= ~np.isfinite(raw.get_data([channel], verbose="error")[0])
+        bad[1:-1] |= ~np.isfinite(raw.get_data(np.array([channel]), verbose="error")[0])
     start, stop = np.flatnonzero(np.diff(bad.astype(np.int8))).reshape(-1, 2).T
     if start.size:
         present, sfreq = raw.annotations, raw.info["sfreq"]

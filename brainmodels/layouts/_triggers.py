@@ -43,7 +43,7 @@ def triggered_codes(raw: "BaseRaw", mask: int | None = None, min_gap: float = 0.
         return None
     found = []
     for name in [name for name in _COMPOSED if name in names][:1] or names:
-        stored = raw.get_data([raw.ch_names.index(name)], verbose="error")[0]
+        stored = raw.get_data(np.array([raw.ch_names.index(name)]), verbose="error")[0]
         codes = np.abs(np.rint(np.nan_to_num(stored)).astype(np.int64))
         codes = codes if mask is None else codes & mask
         at = np.flatnonzero(np.diff(codes)) + 1

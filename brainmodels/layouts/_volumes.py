@@ -11,7 +11,7 @@ import itertools
 import logging
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -65,13 +65,15 @@ def open_volume(path: Path) -> "Nifti1Image":
     """A NIfTI image whose values are not read yet. A missing or damaged file is a `LayoutError`."""
     try:
         import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
     except ImportError as error:
         raise need("nibabel", f"reading {path.name}") from error
     if not path.is_file():
         raise LayoutError(f"expected a NIfTI image at {path}, got no such file")
     try:
-        return nibabel.load(path)
-    except (*_DAMAGE, nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        return cast("Nifti1Image", nibabel.load(path))
+    except (*_DAMAGE, ImageFileError, HeaderDataError) as error:
         raise LayoutError(f"expected a NIfTI image at {path}, got: {error}; copy it again") from None
 
 
@@ -188,7 +190,10 @@ def _read(path: Path) -> Volume:
     except _DAMAGE as error:
         raise LayoutError(f"expected values {image.shape} in {path}, got: {error}; copy it again") from None
     codes = [int(image.header[key]) for key in ("qform_code", "sform_code") if key in image.header]
-    step = abs(float(image.dataobj.slope)) if image.get_data_dtype().kind in "iu" else 0.0
+    stored: Any = image.dataobj
+    step = abs(float(stored.slope)) if np.dtype(image.get_data_dtype()).kind in "iu" else 0.0
+    if image.affine is None:
+        raise LayoutError(f"expected an affine in {path}, got none")
     return Volume(values, image.affine, path, any(codes) or not codes, step)
 
 
@@ -199,7 +204,8 @@ def _values(image: "Nifti1Image", path: Path) -> np.ndarray:
 
     if path.suffix.lower() not in ImageOpener.compress_ext_map:
         return np.asarray(image.dataobj)
-    with ImageOpener(str(path)) as stream:
+    with ImageOpener(str(path)) as opened:
+        stream: Any = opened
         holders = {**image.file_map, "image": FileHolder(fileobj=stream)}
         values = np.asarray(type(image).from_file_map(holders).dataobj)
         while stream.read(_CHUNK_BYTES):

@@ -317,7 +317,7 @@ def _resample(epochs: np.ndarray, rate: float, sfreq: float, num_times: int) -> 
 
 def _recordings(folder: Path) -> list[Path]:
     paths = [path for path in entries(folder) if path.suffix.lower() in READERS]
-    by_name(paths, READERS)  # refuses one recording in two formats
+    by_name(paths, tuple(READERS))  # refuses one recording in two formats
     if not paths:
         known = [path.name for path in entries(folder.parent) if path.is_dir()]
         raise LayoutError(

@@ -214,7 +214,8 @@ def cloud_scores(
             if permutations:
                 chance = permutation_chance(mean, len(ids), permutations, seed)  # the same ones for every column
                 found = {"chance": chance.mean, "chance_interval": chance.interval} | found
-            scores.append(score_images(metric(f"{name}{kind}"), np.array(values), None, resamples, seed, clusters, **found))
+            definition = metric(f"{name}{kind}")
+            scores.append(score_images(definition, np.array(values), None, resamples, seed, clusters, **found))
     return scores
 
 

@@ -159,7 +159,7 @@ class _Stage:
         self.state = State(parameters, self.engine)
         found = None if folder is None else last_whole_checkpoint(folder / "checkpoints")
         self.path, saved = found or (None, None)
-        if saved is not None:
+        if saved is not None and self.path is not None:
             self.state.restore(saved, self.settings(), self.path)
         log = None if folder is None or world.rank > 0 else folder / "log.jsonl"
         self.log = RowLog(log, self.state.progress.log)

@@ -57,7 +57,8 @@ def _takes_autocast(function: Op) -> Op:
         with torch.autocast(device, enabled=False):
             return function(*map(cast, given), **{name: cast(x) for name, x in options.items()})
 
-    return run
+    wrapped: Any = run
+    return wrapped
 
 
 @_takes_autocast

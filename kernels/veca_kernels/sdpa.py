@@ -24,6 +24,7 @@ from .masks import (
 from .options import Options
 
 _MIN_PIECE = 256  # patches in a piece of the fold, two query tiles of a stock kernel
+_is_tracing = torch.jit.is_tracing  # pyright: ignore[reportPrivateImportUsage]  # documented, but not in its __all__
 _CPU_HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
@@ -103,7 +104,7 @@ def _takes_cpu_flash(*qkv: Tensor) -> bool:
     """
     if qkv[0].device.type != "cpu" or torch.is_grad_enabled():
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or _is_tracing() or torch._C._are_functorch_transforms_active():
         return False
     return all(x.numel() > 0 and x.stride(-1) == 1 for x in qkv)
 

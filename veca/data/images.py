@@ -363,7 +363,7 @@ def _number_classes(
     entries: list[_Entry], classes: Sequence[str] | None, source: Path
 ) -> tuple[list[int] | None, tuple[str, ...] | None]:
     """The class number of each entry, and the names of the classes; None for each if there are none."""
-    labels = [entry.label for entry in entries]
+    labels: list[Any] = [entry.label for entry in entries]  # all None, or none
     if labels[0] is None:
         if classes is not None:
             raise ValueError(f"expected labels for the {len(classes)} classes, got none in {source}")

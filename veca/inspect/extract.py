@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.images import IMAGE_SUFFIXES, load_image
 from ..data.names import stem
 from ..model.backbone import VECA
-from ..model.features import Features
+from ..model.features import Features, single
 from .visualize import feature_figure, normalised
 
 __all__ = ["extract_features", "read_image"]

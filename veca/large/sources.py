@@ -142,8 +142,10 @@ def open_image(
         raise ValueError(
             f"expected mean and std for pixels of dtype {image.dtype}, got None; pass model.mean and model.std"
         )
-    if mean is not None and std is not None and (
-        len(mean) != channels or len(std) != channels or not all(map(isfinite, [*mean, *std])) or min(std) <= 0
+    if (
+        mean is not None
+        and std is not None
+        and (len(mean) != channels or len(std) != channels or not all(map(isfinite, [*mean, *std])) or min(std) <= 0)
     ):
         raise ValueError(
             f"expected {channels} finite means and {channels} positive stds, got mean={mean} and std={std}"

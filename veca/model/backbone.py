@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -11,7 +11,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
@@ -72,7 +72,7 @@ class HubMixin(
         self._hub_mixin_config = self._hub_mixin_config | {name: value}
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> "HubMixin":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Load a model from a folder or a repository, in evaluation mode.
 
         Args:
@@ -105,7 +105,7 @@ class HubMixin(
         map_location: str | torch.device = "cpu",
         strict: bool = True,
         **options: Any,
-    ) -> "HubMixin":
+    ) -> Self:
         """Build the model of a config and load its weights. `options` already holds the config's values."""
         if config is None:
             raise FileNotFoundError(f"expected {constants.CONFIG_NAME} beside the weights, found none in {model_id!r}")

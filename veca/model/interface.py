@@ -25,6 +25,9 @@ class BackboneInterface:
     num_features: int
     num_classes: int
     budget: int
+    crop_pct: float
+    config: dict[str, Any]
+    training: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
     global_from: str
@@ -33,6 +36,8 @@ class BackboneInterface:
     core_steps: "Modules[CoreStep]"
     norm: nn.Module
     head: nn.Module
+    modules: Callable[[], Iterable[Any]]
+    apply: Callable[[Callable[[nn.Module], None]], Any]
     forward_intermediates: Callable[..., Any]
     _check_choices: Callable[..., None]
     _set_option: Callable[[str, Any], None]

@@ -11,6 +11,7 @@ With gradients, the SwiGLU keeps neither silu(gate) nor the product. The backwar
 """
 
 import platform
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,8 @@ def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`. A plain `nn.Linear` without hooks computes its product by `linear`."""
     if torch.is_grad_enabled() or not unobserved((layer, nn.Linear)):
         return layer(x)
-    return linear(x, layer.weight, layer.bias)
+    plain: Any = layer
+    return linear(x, plain.weight, plain.bias)
 
 
 def unobserved(*modules: tuple[nn.Module, type[nn.Module]]) -> bool:

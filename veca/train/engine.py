@@ -117,7 +117,7 @@ class Engine:
 
     def leave(self, path: Path | None) -> NoReturn:
         """End the program as its signal asks, after a checkpoint: 128 + the signal is the exit status."""
-        number = self.stopping
+        number = self.stopping or signal.SIGTERM
         _log.warning("%s after step %d; the same command goes on from %s", signal.Signals(number).name, self.step, path)
         if number == signal.SIGINT:
             raise KeyboardInterrupt

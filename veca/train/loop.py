@@ -140,6 +140,7 @@ class _Run:
                     self.validate(validate)
                 if self.engine.stopping:
                     self.engine.leave(self.path)
+        assert self.path is not None  # the last step saves
         return self.path
 
     def due(self, step: int) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, AttentionRope, PatchEmbed
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
 from timm.models import Eva, VisionTransformer
 from timm.models.eva import EvaAttention
@@ -63,9 +64,10 @@ def drop_in(
     if pretrained and checkpoint_path is not None:
         raise ValueError(f"expected pretrained or checkpoint_path, got both, {checkpoint_path}")
     with torch.device("meta"):  # a name is refused before its weights are downloaded
-        _check(timm.create_model(name, **options), num_cores)
+        hollow: Any = timm.create_model(name, **options)
+        _check(hollow, num_cores)
     options = dict(dynamic_img_size=True) | options
-    stock = timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path or "", **options)
+    stock: Any = timm.create_model(name, pretrained=pretrained, checkpoint_path=checkpoint_path or "", **options)
     return convert_vit(stock, num_cores, core_self=core_self, patch_self=patch_self, impl=impl)
 
 
@@ -105,8 +107,8 @@ def convert_vit(
         ValueError: fewer cores than prefix tokens, or dropout of attention weights.
     """
     _check(vit, num_cores)
-    options = dict(core_self=core_self, patch_self=patch_self, impl=impl)
-    layer = core_attention(num_cores, **options)
+    options: dict[str, Any] = dict(core_self=core_self, patch_self=patch_self, impl=impl)
+    layer: Callable[..., CoreAttention] = core_attention(num_cores, **options)
     if isinstance(vit, Eva):
         layer = partial(RotaryCoreAttention, num_cores=num_cores, **options)
     model = copy.deepcopy(vit)
@@ -142,7 +144,7 @@ def _check(vit: VisionTransformer | Eva, num_cores: int) -> None:
 
 
 def _check_block(index: int, block: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
-    attention = getattr(block, "attn", None)
+    attention: Any = getattr(block, "attn", None)
     if type(attention) not in kinds:
         inside = "" if attention is None else f" with {type(attention).__name__}"
         raise TypeError(f"expected timm's {_listed(kinds)} in block {index}, got {type(block).__name__}{inside}")
@@ -181,11 +183,12 @@ def _add_cores(model: VisionTransformer | Eva, num_cores: int) -> None:
     if own:
         model.cls_token = nn.Parameter(tokens[:, :1].clone())
     model.reg_token = nn.Parameter(tokens[:, own:].clone()) if num_cores > own else None
-    model.num_prefix_tokens = num_cores
+    counted: Any = model
+    counted.num_prefix_tokens = num_cores
     if hasattr(model, "num_reg_tokens"):
-        model.num_reg_tokens = num_cores - own
+        counted.num_reg_tokens = num_cores - own
     if hasattr(model.patch_drop, "num_prefix_tokens"):
-        model.patch_drop.num_prefix_tokens = num_cores
+        counted.patch_drop.num_prefix_tokens = num_cores
 
 
 def _grey_tokens(model: VisionTransformer | Eva, count: int) -> Tensor:
@@ -203,7 +206,7 @@ def _grey_tokens(model: VisionTransformer | Eva, count: int) -> Tensor:
     return grey[:, :, 0].transpose(1, 2) + _NOISE * noise.to(weight.device)
 
 
-def _swap(attention: nn.Module, layer: Callable[..., CoreAttention]) -> CoreAttention:
+def _swap(attention: Any, layer: Callable[..., CoreAttention]) -> CoreAttention:
     """A core attention with the modules of a stock attention."""
     qkv = fused_qkv(attention)
     options = dict(rope_layout="half") if getattr(attention, "rotate_half", False) else {}

@@ -10,7 +10,9 @@ from typing import Any, Literal, cast, overload
 
 import torch
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.transforms_factory import create_transform
 from timm.models import adapt_input_conv, build_model_with_cfg
 from torch import Tensor, nn
 from torchvision.transforms import Compose
@@ -211,9 +213,9 @@ def _adapt_channels(weights: dict[str, Tensor], mean: Sequence[float], std: Sequ
     """
     weight, bias = (weights[f"patch_embed.proj.{kind}"].float() for kind in ("weight", "bias"))  # (E, 3, p, p), (E,)
     if model.in_chans == 1:
-        mean, std = (weight.new_tensor(x)[:, None, None] for x in (mean, std))
-        bias = bias + (weight * (model.mean[0] - mean) / std).sum((1, 2, 3))
-        weight = (weight * model.std[0] / std).sum(1, keepdim=True)
+        means, stds = (weight.new_tensor(x)[:, None, None] for x in (mean, std))
+        bias = bias + (weight * (model.mean[0] - means) / stds).sum((1, 2, 3))
+        weight = (weight * model.std[0] / stds).sum(1, keepdim=True)
     elif model.in_chans != 3:
         weight = adapt_input_conv(model.in_chans, weight)
     weights |= {"patch_embed.proj.weight": weight, "patch_embed.proj.bias": bias}

@@ -48,7 +48,7 @@ class RotaryCoreAttention(CoreAttention):
         return f"num_cores={self.num_cores}, {super().extra_repr()}"
 
 
-def fused_qkv(attention: nn.Module) -> nn.Module:
+def fused_qkv(attention: Any) -> Any:
     """The layer of q, k and v of a timm attention, or one with the weights of its three.
 
     Eva models have no bias of k. The part of the fused bias for it is zero.
@@ -59,7 +59,7 @@ def fused_qkv(attention: nn.Module) -> nn.Module:
     if qkv is not None:
         weight, biases = qkv.weight, [attention.q_bias, attention.k_bias, attention.v_bias]
     else:
-        layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+        layers: Any = (attention.q_proj, attention.k_proj, attention.v_proj)
         weight, biases = _joined([layer.weight for layer in layers]), [layer.bias for layer in layers]
     fused = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     fused.weight = weight
