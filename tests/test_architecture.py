@@ -46,7 +46,7 @@ VECA = {
     "hashes": "",
 }
 BRAIN = {
-    "": "",
+    "": "data features layouts simulated systems",
     "cli": "commands errors evaluation layouts training",
     "commands": "data errors evaluation features report simulated systems training",
     "report": "data errors evaluation metrics",
