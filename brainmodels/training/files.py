@@ -11,7 +11,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +24,10 @@ from ..errors import LayoutError
 from ..features import TokenScaler
 from .trials import VoxelScale
 
-if TYPE_CHECKING:
-    from .estimator import BrainModel
-
 __all__ = ["FORMAT", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
 
 FORMAT = 1
 _PARTS = ("weights.safetensors", "stats.safetensors", "config.json", "meta.json")
-
-Model = TypeVar("Model", bound="BrainModel")
 
 
 def write_model(model: Any, folder: Path) -> Path:
@@ -65,7 +60,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return read_json(folder / "meta.json", LayoutError)
 
 
-def read_model(kind: type[Model], folder: Path, device: str | torch.device | None) -> Model:
+def read_model(kind: Any, folder: Path, device: str | torch.device | None) -> Any:
     """A model of a class from its folder."""
     meta = read_meta(folder)
     if (meta.get("system"), meta.get("format")) != (kind.__name__, FORMAT):
