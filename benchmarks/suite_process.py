@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .record import ROOT
@@ -31,7 +32,7 @@ def run_job(job: Job, limit: float, tick: Callable[[], None] = lambda: None) -> 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     log = job.rows.with_suffix(".log")
     start = time.monotonic()
-    with log.open("w") as file:
+    with log.open("w") as file, _interruptible():
         process = subprocess.Popen(
             job.arguments(limit),
             cwd=ROOT,
@@ -40,13 +41,13 @@ def run_job(job: Job, limit: float, tick: Callable[[], None] = lambda: None) -> 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            stopped = not _ends(process, start + max(limit - job.grace, limit / 2), tick)
-            if stopped:
-                os.kill(process.pid, signal.SIGINT)
-                _ends(process, start + limit, tick)
-        finally:
-            _kill_group(process)
+    try:
+        stopped = not _ends(process, start + max(limit - job.grace, limit / 2), tick)
+        if stopped:
+            os.kill(process.pid, signal.SIGINT)
+            _ends(process, start + limit, tick)
+    finally:
+        _kill_group(process)
     code = process.returncode
     status = f"killed at its limit of {limit:.0f} s" if stopped else "ok" if code == 0 else f"failed, exit code {code}"
     tail = "" if status == "ok" else log.read_text(errors="replace")[-_TAIL_CHARACTERS:]
@@ -57,6 +58,16 @@ def planned(job: Job, limit: float, status: str = "dry run") -> dict[str, Any]:
     """The row of a job that has not run."""
     row = {"name": job.name, "part": job.part, "status": status, "seconds": 0.0, "limit": round(limit)}
     return row | {"command": job.shown(limit), "output_tail": ""}
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Processes that start here take SIGINT, which a shell makes its background commands ignore, and theirs with them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ends(process: subprocess.Popen, deadline: float, tick: Callable[[], None]) -> bool:
