@@ -62,7 +62,7 @@ def planned(job: Job, limit: float, status: str = "dry run") -> dict[str, Any]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Processes that start here take SIGINT, which a shell makes its background commands ignore, and theirs with them."""
+    """Let processes that start here take SIGINT. A shell makes its background commands, and theirs, ignore it."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
