@@ -391,7 +391,7 @@ def test_bad_images(bad, error, message):
         (dict(output_dim=0), "output_dim from 1 to 65536, got 0"),
         (dict(num_classes=-1), "num_classes from 0 to 10000000, got -1"),
         (dict(img_size=(32, 0)), "img_size from 1 to 16777216, got 0"),
-        (dict(trained_budgets=[0, 99]), "trained_budgets of at least 1, got 0"),
+        (dict(trained_budgets=[0, 99]), "trained_budgets from 1 to 16777216, got 0"),
         (dict(mlp_ratio=0), "mlp_ratio above 0 and at most 64, got 0"),
         (dict(norm_eps=-1), "norm_eps above 0 and at most 1, got -1"),
         (dict(drop_path_rate=2.0), "drop_path_rate from 0 to below 1, got 2.0"),

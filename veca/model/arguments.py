@@ -3,14 +3,18 @@
 The limits keep a config from occupying the machine before its weights are compared with the model.
 """
 
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
-__all__ = ["check_counts", "check_numbers", "check_sequence", "whole_number"]
+__all__ = ["checked", "whole_number"]
+
+P = ParamSpec("P")
 
 _COUNTS = {  # smallest and largest value
     "embed_dim": (4, 65536),
@@ -24,6 +28,8 @@ _COUNTS = {  # smallest and largest value
     "output_dim": (1, 65536),
     "core_logit_log_scale": (2, 2**40),
     "img_size": (1, 2**24),
+    "budget": (1, 4096),
+    "trained_budgets": (1, 2**24),
 }
 _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "mlp_ratio": ("above 0 and at most 64", lambda x: 0 < x <= 64),
@@ -39,6 +45,8 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "mean": ("that is finite", lambda x: True),
     "std": ("above 0", lambda x: x > 0),
 }
+_CHECKED = {*_COUNTS, *_NUMBERS}
+_SEQUENCES = {"img_size", "trained_budgets", "mean", "std"}  # the first may be one number
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -51,31 +59,37 @@ def whole_number(name: str, value: Any) -> int:
         raise TypeError(f"expected {name} to be an int, got {type(value).__name__}") from None
 
 
-def check_counts(**given: Any) -> dict[str, Any]:
-    """Return arguments that count something as integers of Python; None stays.
+def checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """Decorate the `__init__` of a model: every number is checked, and becomes one of Python that JSON can hold.
+
+    The values are recorded in the model's `config`. Sequences are checked item by item, and None stays.
 
     Raises:
-        TypeError: An argument is no integer.
-        ValueError: An argument is out of its range.
-    """
-    return {name: None if value is None else _count(name, value) for name, value in given.items()}
-
-
-def check_numbers(**given: Any) -> dict[str, Any]:
-    """Return arguments that measure something as numbers of Python; None stays.
-
-    Raises:
-        TypeError: An argument is no number.
+        TypeError: An argument is no number, no integer or no sequence of them.
         ValueError: An argument is out of its range or not finite.
     """
-    return {name: None if value is None else _number(name, value) for name, value in given.items()}
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def build(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+        given = signature.bind(self, *args, **kwargs).arguments
+        numbers = {name: _argument(name, x) for name, x in given.items() if name in _CHECKED and x is not None}
+        init(**given | numbers)
+        for name, value in numbers.items():
+            self._set_option(name, value)
+
+    return build
 
 
-def check_sequence(name: str, values: Sequence[Any]) -> list[Any]:
-    """Return the values of an argument, checked one by one as `check_counts` or `check_numbers` does."""
-    if isinstance(values, str) or not hasattr(values, "__len__"):
-        raise TypeError(f"expected {name} to be a sequence of numbers, got {type(values).__name__}")
-    return [(_count if name in _COUNTS else _number)(name, value) for value in values]
+def _argument(name: str, value: Any) -> Any:
+    """A checked number, or a list of them."""
+    check = _count if name in _COUNTS else _number
+    many = hasattr(value, "__len__") and not isinstance(value, str)
+    if name in _SEQUENCES and many:
+        return [check(name, item) for item in value]
+    if name in _SEQUENCES and name != "img_size":
+        raise TypeError(f"expected {name} to be a sequence of numbers, got {type(value).__name__}")
+    return check(name, value)
 
 
 def _count(name: str, value: Any) -> int:

@@ -18,7 +18,7 @@ from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .arguments import check_counts, check_numbers, check_sequence, whole_number
+from .arguments import checked, whole_number
 from .attention import Tables
 from .block import Block
 from .cores import DEFAULT_CORES, CoreBank, CoreStep, default_budgets
@@ -88,6 +88,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         ValueError: an unknown choice, a head dim that is not a multiple of 4, or a number out of range.
     """
 
+    @checked
     def __init__(
         self,
         embed_dim: int = 768,
@@ -139,65 +140,15 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             rope_layout=rope_layout,
             impl=impl,
         )
-        counts = check_counts(
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            multiple_of=multiple_of,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            num_cores=num_cores,
-            num_classes=num_classes,
-            output_dim=output_dim,
-            core_logit_log_scale=core_logit_log_scale,
-        )
-        numbers = check_numbers(
-            mlp_ratio=mlp_ratio,
-            rope_base=rope_base,
-            rope_zero_low=rope_zero_low,
-            rope_shift=rope_shift,
-            rope_scale=rope_scale,
-            core_step_max=core_step_max,
-            norm_eps=norm_eps,
-            init_values=init_values,
-            drop_path_rate=drop_path_rate,
-            crop_pct=crop_pct,
-        )
-        for name, value in (counts | numbers).items():
-            self._set_option(name, value)  # as a number of Python, which JSON can hold
-        embed_dim, depth, num_heads, multiple_of, patch_size, in_chans, num_cores, num_classes, output_dim, _ = (
-            counts.values()
-        )
-        (
-            mlp_ratio,
-            rope_base,
-            rope_zero_low,
-            rope_shift,
-            rope_scale,
-            core_step_max,
-            norm_eps,
-            init_values,
-            drop_path_rate,
-            crop_pct,
-        ) = numbers.values()
         if embed_dim % (4 * num_heads):
             raise ValueError(f"expected a head dim of 4 n, got embed_dim={embed_dim} and num_heads={num_heads}")
-        if budget is not None:
-            budget = whole_number("budget", budget)
-            if not 1 <= budget <= num_cores:
-                raise ValueError(f"expected budget from 1 to {num_cores}, the core bank, got {budget}")
-            self._set_option("budget", budget)
-        size = check_sequence("img_size", to_2tuple(img_size))
-        grey = (0.5,) * in_chans
-        mean = (IMAGENET_DEFAULT_MEAN if in_chans == 3 else grey) if mean is None else check_sequence("mean", mean)
-        std = (IMAGENET_DEFAULT_STD if in_chans == 3 else grey) if std is None else check_sequence("std", std)
+        if budget is not None and budget > num_cores:
+            raise ValueError(f"expected budget from 1 to {num_cores}, the core bank, got {budget}")
+        size = to_2tuple(img_size)
+        mean = mean or (IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.5,) * in_chans)
+        std = std or (IMAGENET_DEFAULT_STD if in_chans == 3 else (0.5,) * in_chans)
         if not len(mean) == len(std) == in_chans:
             raise ValueError(f"expected a mean and std for each of {in_chans} channels, got {len(mean)} and {len(std)}")
-        if trained_budgets is not None:
-            trained_budgets = [whole_number("trained_budgets", budget) for budget in trained_budgets]
-            if wrong := [budget for budget in trained_budgets if budget < 1]:
-                raise ValueError(f"expected trained_budgets of at least 1, got {wrong[0]}")
-            self._set_option("trained_budgets", trained_budgets)
 
         self.embed_dim = embed_dim
         self.num_features = output_dim or embed_dim
@@ -209,7 +160,6 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
         self._set_option("mean", list(mean))
         self._set_option("std", list(std))
         self.crop_pct = crop_pct
-        self._set_option("img_size", img_size if isinstance(img_size, int) else size)
         self.global_from = global_from
         self.on_odd = on_odd
         self.coord_norm = coord_norm
