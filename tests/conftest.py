@@ -1,5 +1,6 @@
 """One thread a worker, and files that share trained models in one worker: `make test` has as many workers as cores."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background commands ignore it
 
 TOGETHER = (  # what these files fit and evaluate is kept in memory, once a process
     "test_evaluation.py",

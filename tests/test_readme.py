@@ -89,7 +89,7 @@ def parse_only(monkeypatch):
 def test_commands_parse(line, parse_only):
     from veca.cli import main
 
-    words = shlex.split(line)[1:]
+    words = shlex.split(line.removesuffix(" &"))[1:]
     group = {entry.name: entry for entry in entry_points(group="veca.commands")}
     assert words[0] != "brain" or "brain" in group
     main(words)

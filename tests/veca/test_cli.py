@@ -30,6 +30,7 @@ def asked(monkeypatch):
         times = [(None, 3.456, 5e6), (16, 1.0, 1e7)]
         return {
             "headline": best,
+            "busy": "",
             "ratios": [best, {"size": 64, "num_cores": 8, "time": 0.87}, {"size": 128, "num_cores": 8, "time": None}],
             "timings": [{"size": 96, "num_cores": c, "median_s": t, "peak_bytes": m} for c, t, m in times],
             "flops": [{"size": 96, "num_cores": c, "model": f} for c, f in ((None, 4e9), (16, 2e9))],
@@ -43,7 +44,7 @@ def asked(monkeypatch):
 def test_demo_without_arguments(asked, capsys):
     cli.main(["demo"])
     assert asked == [DemoSettings()]
-    assert asked[0].out == Path("out/demo") and asked[0].sizes == (256, 512, 1024, 2048)
+    assert asked[0].out == Path("out/demo") and asked[0].sizes == (256, 512, 1024, 1536)
     assert asked[0].budgets == (8, 16, 32, 64) and asked[0].time_limit == 240
 
 
