@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from .commands.train import TrainSettings, run_training, stage_lines
 from .errors import BrainDataError
-from .training.files import read_meta
 
 _absent: ImportError | None = None
 try:
     from .commands.evaluate import run_evaluations, score_lines
+    from .commands.train import TrainSettings, run_training, stage_lines
     from .evaluation import EvaluationSettings
+    from .training.files import read_meta
 except ImportError as error:  # the other commands work without the extra `brain`
     _absent = error
     if not TYPE_CHECKING:
-        EvaluationSettings = None
+        EvaluationSettings = TrainSettings = None
 
 __all__ = ["main"]
 
@@ -132,9 +132,10 @@ def main(args: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, train)}
     if _absent is not None:
-        del commands["evaluate"]
-        if args[:1] == ["evaluate"]:
-            raise SystemExit(f"veca brain evaluate: {_absent}")
+        for name in ("evaluate", "train"):
+            del commands[name]
+            if args[:1] == [name]:
+                raise SystemExit(f"veca brain {name}: {_absent}")
     tyro.extras.subcommand_cli_from_dict(
         commands, prog="veca brain", description="Brain encoding and decoding on features of images.", args=args
     )

@@ -40,7 +40,7 @@ from .trials import (
 try:
     from sklearn.base import BaseEstimator
 except ImportError as error:
-    raise need("scikit-learn", "brain models") from error
+    raise need("scikit-learn", "brainmodels.training") from error
 
 __all__ = ["BATCH", "BrainModel", "Features"]
 

@@ -23,7 +23,7 @@ def _with_rows(study, subject, order):
     return study.with_subject(replace(person, responses=replace(person.responses, values=values)))
 
 
-@pytest.mark.parametrize("subject", ["sim01", "sim02", "sim03"])
+@pytest.mark.parametrize("subject", [pytest.param(f"sim0{i}", marks=[pytest.mark.slow] * (i > 1)) for i in (1, 2, 3)])
 def test_aligned_rows_pass(study, subject):
     report = check_alignment(study, subject, "shared")
     assert report.z > 12 and report.score > 0.85
@@ -54,7 +54,7 @@ def test_wrong_rows_raise(study, wrong):
         check_alignment(_with_rows(study, "sim02", order), "sim02", "shared")
 
 
-@pytest.mark.parametrize("session", [1, 4])
+@pytest.mark.parametrize("session", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_one_bad_session_is_named(study, session):
     rows = np.flatnonzero(study.subject("sim03").responses.trials.session == session)
     order = np.arange(len(study.subject("sim03").responses))
@@ -78,6 +78,7 @@ def test_noise_does_not_hide_a_session_of_wrong_rows(study):
         check_alignment(_with_rows(noisy, "sim01", order), "sim01", "shared")
 
 
+@pytest.mark.slow
 def test_null_is_calibrated(study, monkeypatch):
     """Over shuffles z has the spread of a standard normal: a null without refits would give 1.5."""
     monkeypatch.setattr("brainmodels.data.align._PERMUTATIONS", 100)
@@ -101,6 +102,7 @@ def test_few_images_only_warn(study, caplog):
     assert "do not identify" in str(report)
 
 
+@pytest.mark.slow
 def test_test_images_take_no_part(study):
     """Wrong rows of test images alone change nothing."""
     trials = study.subject("sim01").responses.trials

@@ -46,6 +46,7 @@ def run(*words):
 
 assert "nsd_native" in run("brain", "layouts")
 assert "evaluate: brainmodels.baselines needs scikit-learn; install" in run("brain", "evaluate", "--data", "x")
+assert "train: brainmodels.baselines needs scikit-learn; install" in run("brain", "train", "--out", "x")
 folder = Path(sys.argv[1])
 Image.new("RGB", (40, 24)).save(folder / "a.png")
 run("features", str(folder / "a.png"), "--out", str(folder / "out"), "--model", "veca_nano_patch8")

@@ -73,8 +73,9 @@ def checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[A
     @functools.wraps(init)
     def build(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
         given = signature.bind(self, *args, **kwargs).arguments
+        del given["self"]
         numbers = {name: _argument(name, x) for name, x in given.items() if name in _CHECKED and x is not None}
-        init(**given | numbers)
+        init(self, **given | numbers)
         for name, value in numbers.items():
             self._set_option(name, value)
 

@@ -144,7 +144,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
             raise ValueError(f"expected a head dim of 4 n, got embed_dim={embed_dim} and num_heads={num_heads}")
         if budget is not None and budget > num_cores:
             raise ValueError(f"expected budget from 1 to {num_cores}, the core bank, got {budget}")
-        size = to_2tuple(img_size)
+        height, width = map(int, to_2tuple(img_size))
         mean = mean or (IMAGENET_DEFAULT_MEAN if in_chans == 3 else (0.5,) * in_chans)
         std = std or (IMAGENET_DEFAULT_STD if in_chans == 3 else (0.5,) * in_chans)
         if not len(mean) == len(std) == in_chans:
@@ -173,7 +173,7 @@ class VECA(BackboneInterface, nn.Module, HubMixin):
 
         # None as the size: timm's check of a known size would fix a compiled graph to that size
         self.patch_embed = PatchEmbed(None, patch_size, in_chans, embed_dim, output_fmt="NHWC")
-        self.patch_embed.grid_size = (size[0] // patch_size, size[1] // patch_size)
+        self.patch_embed.grid_size = (height // patch_size, width // patch_size)
         self.core_bank = CoreBank(num_cores, embed_dim)
         self.core_steps = Modules(
             CoreStep(embed_dim, core_step_norm, core_step_max, norm_eps) for _ in range(depth - 1)
