@@ -8,13 +8,13 @@ import inspect
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 __all__ = ["checked", "whole_number"]
 
-P = ParamSpec("P")
+Init = TypeVar("Init", bound=Callable[..., None])
 
 _COUNTS = {  # smallest and largest value
     "embed_dim": (4, 65536),
@@ -59,7 +59,7 @@ def whole_number(name: str, value: Any) -> int:
         raise TypeError(f"expected {name} to be an int, got {type(value).__name__}") from None
 
 
-def checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+def checked(init: Init) -> Init:
     """Decorate the `__init__` of a model: every number is checked, and becomes one of Python that JSON can hold.
 
     The values are recorded in the model's `config`. Sequences are checked item by item, and None stays.
@@ -71,7 +71,7 @@ def checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[A
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def build(self: Any, *args: P.args, **kwargs: P.kwargs) -> None:
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
         given = signature.bind(self, *args, **kwargs).arguments
         del given["self"]
         numbers = {name: _argument(name, x) for name, x in given.items() if name in _CHECKED and x is not None}
@@ -79,7 +79,7 @@ def checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[A
         for name, value in numbers.items():
             self._set_option(name, value)
 
-    return build
+    return cast(Init, build)
 
 
 def _argument(name: str, value: Any) -> Any:
