@@ -234,8 +234,8 @@ def _sessions(
 ) -> dict[int, float]:
     """z of every session, whose trials are decoded with axes and a model of other sessions.
 
-    Sessions are left out in 5 groups, or singly where there are fewer. Axes from the tested session would leak: with
-    more voxels than images, the noise of a trial puts it near the average of the image that it is matched with.
+    Sessions are left out in 5 groups, or singly where there are fewer. Axes from the tested session would leak where
+    there are more voxels than images. There the noise of a trial puts it near the average of its image.
     """
     person, split = pairs.subject, pairs.split
     rows = split.rows(person.responses.trials, "train", person.id)

@@ -1,7 +1,7 @@
 """Decoding: from responses to features of the image, and from those to the image itself among others."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from ..baselines import LinearDecoder
 from ..metrics import Score
 from ..metrics.retrieval import full_gallery, identification, similarity
-from .encoding import SHUFFLED, Study, chance_band, chance_band_note, standardized
+from .encoding import SHUFFLED, Study, chance_band, standardized
 
 __all__ = ["Decoded", "decode", "decode_shuffled", "shuffled_decodings"]
 
@@ -67,10 +67,9 @@ def decode_shuffled(
 ) -> Decoded:
     """The chance band of `decode`: mean and range over decoders that were fitted to wrong pairs; arguments as there."""
     X, X_test = standardized(X, X_test)
-    said = "; ".join(filter(None, [note, chance_band_note(study)]))
-    case = (study, features, fingerprint)
-    runs = [_found(*case, guess, X_test, SHUFFLED, said) for guess in shuffled_decodings(study, X)]
-    return Decoded(features, chance_band([run.scores for run in runs]), runs[0].similarities, note)
+    guesses = shuffled_decodings(study, X)
+    runs = [_found(study, features, fingerprint, guess, X_test, SHUFFLED, note) for guess in guesses]
+    return replace(runs[0], scores=chance_band([run.scores for run in runs]))
 
 
 def shuffled_decodings(study: Study, X: np.ndarray) -> Iterator[np.ndarray]:

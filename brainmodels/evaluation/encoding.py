@@ -23,7 +23,6 @@ __all__ = [
     "Encoded",
     "Study",
     "chance_band",
-    "chance_band_note",
     "encode",
     "encode_controls",
     "judge",
@@ -156,26 +155,21 @@ def encode_controls(
     Y = study.measured_train[:, study.voxels]
     neighbor = NearestNeighbor().fit(X, Y).predict(X_test)
     shuffles = [ridge_prediction(study, X[order], X_test) for order in study.wrong_pairs()]
-    said = "; ".join(filter(None, [note, chance_band_note(study)]))
     return [
         judge(study, _widen(study, MeanMap().fit(X, Y).predict(X_test)), "mean map", "none"),
         judge(study, _widen(study, neighbor), "nearest neighbour", features, note, features_of=fingerprint),
-        _mean_of([judge(study, guess, SHUFFLED, features, said, features_of=fingerprint) for guess in shuffles]),
+        _mean_of([judge(study, guess, SHUFFLED, features, note, features_of=fingerprint) for guess in shuffles]),
     ]
-
-
-def chance_band_note(study: Study) -> str:
-    """What the value and the interval of a control with shuffled pairs are."""
-    return f"mean of {study.shuffles} shuffles, the interval from least to most"
 
 
 def chance_band(runs: Sequence[Sequence[Score]]) -> list[Score]:
     """Scores of several fits to wrong pairs as one row: means, with intervals from the least to the greatest fit."""
-    scores = []
+    scores, told = [], f"mean of {len(runs)} shuffles, the interval from least to most"
     for same in zip(*runs, strict=True):
         values = [score.value for score in same]
         span = Interval(min(values), max(values), 1.0, f"{len(runs)} shuffles")
-        scores.append(replace(same[0], value=float(np.mean(values)), interval=span))
+        note = "; ".join(filter(None, [same[0].note, told]))
+        scores.append(replace(same[0], value=float(np.mean(values)), interval=span, note=note))
     return scores
 
 

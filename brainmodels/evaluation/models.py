@@ -17,7 +17,7 @@ from ..metrics.controls import Runs, bottleneck_curve
 from ..metrics.retrieval import correlation_matrix, full_gallery, identification, similarity, two_way
 from ..metrics.statistics import score_images
 from .decoding import Decoded, shuffled_decodings
-from .encoding import SHUFFLED, Encoded, Study, chance_band, chance_band_note, judge, ridge_prediction
+from .encoding import SHUFFLED, Encoded, Study, chance_band, judge, ridge_prediction
 from .opened import OpenedModel
 
 __all__ = [
@@ -296,8 +296,7 @@ def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     guesses |= {f"{opened.name} {kind}": latents for kind, latents in answers.latents.items()}
     found = [_found(opened, study, space, guess, decoder) for decoder, guess in guesses.items()]
     wrong = [_found(opened, study, space, guess, SHUFFLED) for guess in space.shuffled(study)]
-    band = chance_band([run.scores for run in wrong])
-    return [*found, replace(wrong[0], scores=[score.under(note=chance_band_note(study)) for score in band])]
+    return [*found, replace(wrong[0], scores=chance_band([run.scores for run in wrong]))]
 
 
 def other_images(study: Study) -> np.ndarray:

@@ -26,7 +26,7 @@ from ..metrics.retrieval import correlation_matrix, identification
 from ..metrics.statistics import score_images
 from ..nn.tokens_to_image import Blend, ConvDecoder, DecoderSize, NearestImage, TokensToImage
 from ..simulated import SimulatedDataset, scene_stimuli
-from .encoding import SHUFFLED, Study, chance_band, chance_band_note
+from .encoding import SHUFFLED, Study, chance_band
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
 
 __all__ = ["ANOTHER", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]
@@ -303,8 +303,7 @@ class _Judge:
         runs = [self(SHUFFLED, drawer, tokens) for tokens in shuffles]
         scores = chance_band([[score for score in run.scores if score.available] for run in runs])
         absent = [score for score in runs[0].scores if not score.available]
-        note = chance_band_note(self.study)
-        return replace(runs[0], scores=[score.under(note=f"{score.note}; {note}") for score in scores] + absent)
+        return replace(runs[0], scores=scores + absent)
 
     def _seen(self, network: Extractor, images: torch.Tensor) -> np.ndarray:
         outputs = [network(part.to(self.device)) for part in images.split(64)]

@@ -28,9 +28,9 @@ def single(grid: Grid) -> tuple[int, int]:
 class Features(NamedTuple):
     """The features of a batch of images, after the final norm.
 
-    This is a record and no tensor, because it has four tensors of different shapes, which code for one tensor would
-    confuse: `features[0]` would be the first image to timm and is the global token here. Code for timm's ViTs takes
-    `tokens()`, or a model with `global_pool=""`, whose `forward` returns it.
+    This is a record and no tensor, because its four tensors have different shapes. Code for one tensor would confuse
+    them: `features[0]` is the global token here, and the first image in timm. Such code takes `tokens()`, or a model
+    with `global_pool=""`, whose `forward` returns it.
 
     Attributes:
         global_token: one vector for each image, (B, E). It is core 0 unless the model's `global_from` is another.
