@@ -1,9 +1,11 @@
-"""One thread a worker, and files that share trained models in one worker: `make test` has as many workers as cores."""
+"""One thread a worker, one seed a test; files that share trained models go to one worker, one of as many as cores."""
 
+import random
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
@@ -20,6 +22,14 @@ TOGETHER = (  # what these files fit and evaluate is kept in memory, once a proc
     "test_estimator_neuroflow.py",
     "test_estimator_synbrain.py",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """The same draws in every run and in every order of the tests."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 class ByFile(LoadScopeScheduling):

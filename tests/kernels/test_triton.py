@@ -139,19 +139,29 @@ def test_every_shared_memory_class(shared, monkeypatch):
     assert_close(forward_backward("triton", case), case)
 
 
+def assert_half_is_right(half, loss, values, **options):
+    """Outputs and gradients in fp32 against the reference in fp64; two fp32 results differ by the rounding of both."""
+    results = []
+    for impl, dtype in (("triton", torch.float32), ("reference", torch.float64)):
+        leaves = [x.to(dtype).requires_grad_() for x in values]
+        out = half(*leaves, impl=impl, **options)
+        results.append((out, torch.autograd.grad(loss(out), leaves)))
+    (out, grads), (true_out, true_grads) = results
+    torch.testing.assert_close(out, true_out, rtol=1e-5, atol=1e-6, check_dtype=False)
+    torch.testing.assert_close(grads, true_grads, rtol=1e-4, atol=1e-5, check_dtype=False)
+
+
 @pytest.mark.parametrize("lengths", [None, (300, 0)])
 def test_read_half_with_lse(lengths):
     """Output, lse and the gradient through both; many patches, so that splits are combined."""
-    q, k, v = (torch.randn(2, 2, n, 32, requires_grad=True) for n in (9, 600, 600))
-    options = dict(scale=SCALE, return_lse=True)
-    options["key_lengths"] = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
-    results = [patch_to_core_attention(q, k, v, impl=impl, **options) for impl in ("triton", "reference")]
-    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
-    grads = []
-    for out, lse in results:
-        loss = out.square().sum() + lse.masked_fill(lse == float("-inf"), 0).cos().sum()
-        grads.append(torch.autograd.grad(loss, (q, k, v)))
-    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)
+
+    def loss(result):
+        out, lse = result
+        return out.square().sum() + lse.masked_fill(lse == float("-inf"), 0).cos().sum()
+
+    values = [torch.randn(2, 2, n, 32) for n in (9, 600, 600)]
+    lengths = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
+    assert_half_is_right(patch_to_core_attention, loss, values, scale=SCALE, return_lse=True, key_lengths=lengths)
 
 
 def test_reads_of_shards_merge():
@@ -167,12 +177,9 @@ def test_reads_of_shards_merge():
 
 @pytest.mark.parametrize("active", [None, 5, 0, (3, 9)])
 def test_write_half(active):
-    q, k, v = (torch.randn(2, 2, n, 40, requires_grad=True) for n in (600, 9, 9))
+    values = [torch.randn(2, 2, n, 40) for n in (600, 9, 9)]
     active = torch.tensor(active, dtype=torch.int32) if isinstance(active, tuple) else active
-    results = [core_to_patch_attention(q, k, v, active_cores=active, impl=i) for i in ("triton", "reference")]
-    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
-    grads = [torch.autograd.grad(x.square().sum(), (q, k, v)) for x in results]
-    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)
+    assert_half_is_right(core_to_patch_attention, lambda out: out.square().sum(), values, active_cores=active)
 
 
 def test_counts_and_statistics_of_any_stride():
