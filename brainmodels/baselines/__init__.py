@@ -7,6 +7,8 @@
 | estimator | predicts |
 |---|---|
 | `Ridge` | responses, with a penalty for each voxel; our solver |
+| `ReducedRankRidge` | responses, confined to a few patterns over voxels |
+| `PriorRidge` | responses, with weights that vary as those of all voxels do |
 | `BandedRidge` | responses, with a penalty for each feature space and voxel; himalaya's solver |
 | `LinearDecoder` | features from responses, with a penalty for each feature |
 | `NearestNeighbor` | the response to the most similar train image |
@@ -16,6 +18,16 @@
 from .banded import BandedRidge
 from .maps import to_nifti
 from .ridge import LinearDecoder, Ridge
+from .shrinkage import PriorRidge, ReducedRankRidge
 from .simple import MeanMap, NearestNeighbor
 
-__all__ = ["BandedRidge", "LinearDecoder", "MeanMap", "NearestNeighbor", "Ridge", "to_nifti"]
+__all__ = [
+    "BandedRidge",
+    "LinearDecoder",
+    "MeanMap",
+    "NearestNeighbor",
+    "PriorRidge",
+    "ReducedRankRidge",
+    "Ridge",
+    "to_nifti",
+]

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-__all__ = ["Solution", "default_device", "solve_ridge_cv"]
+__all__ = ["Solution", "default_device", "fit_ridge", "solve_ridge_cv"]
 
 _FEATURE_BLOCK = 4096  # number of columns whose products are added to a kernel at a time
 
@@ -104,6 +104,26 @@ def solve_ridge_cv(
     whole = system(rows, torch.arange(len(X), device=device), None)
     weights = _refit(whole, Y, chosen, parts)
     return Solution(chosen, scores[best], weights, Y_mean + mean, np.sqrt(variance))
+
+
+def fit_ridge(
+    X: np.ndarray, Y: np.ndarray, chosen: np.ndarray, device: torch.device, n_targets_batch: int
+) -> np.ndarray:
+    """Slopes (p, V), fp32, at known penalties.
+
+    Args:
+        X: (n, p) Features, fp32, centred.
+        Y: (n, V) Responses of any real type.
+        chosen: (V,) Penalties, above 0.
+        device: Device of all products.
+        n_targets_batch: Number of voxels on the device at a time.
+    """
+    rows, primal = torch.from_numpy(X).to(device), X.shape[1] <= len(X)
+    everything = torch.arange(len(X), device=device)
+    whole = _primal(rows, everything, None) if primal else _dual(_kernel(rows), everything, None)
+    parts = [slice(i, i + n_targets_batch) for i in range(0, Y.shape[1], n_targets_batch)]
+    weights = _refit(whole, Y, chosen, parts)
+    return weights if primal else X.T @ weights
 
 
 def _heldout(

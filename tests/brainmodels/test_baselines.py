@@ -16,12 +16,29 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from brainmodels.baselines import BandedRidge, LinearDecoder, MeanMap, NearestNeighbor, Ridge, to_nifti
+from brainmodels.baselines import (
+    BandedRidge,
+    LinearDecoder,
+    MeanMap,
+    NearestNeighbor,
+    PriorRidge,
+    ReducedRankRidge,
+    Ridge,
+    to_nifti,
+)
 from brainmodels.data import VoxelSpace
 from brainmodels.errors import AxisError, BrainDataError, LeakageError
 from brainmodels.evaluation.encoding import standardized
 
-BASELINES = (MeanMap(), NearestNeighbor(), Ridge(), LinearDecoder(), BandedRidge({"a": slice(0, 3), "b": slice(3, 8)}))
+BASELINES = (
+    MeanMap(),
+    NearestNeighbor(),
+    Ridge(),
+    ReducedRankRidge(),
+    PriorRidge(),
+    LinearDecoder(),
+    BandedRidge({"a": slice(0, 3), "b": slice(3, 8)}),
+)
 
 
 @pytest.fixture
