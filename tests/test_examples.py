@@ -51,6 +51,7 @@ def test_features_and_attention_maps(tmp_path):
     assert len(np.unique(np.asarray(Image.open(tmp_path / "features.png")))) > 100
 
 
+@pytest.mark.slow
 def test_train_on_your_images(tmp_path):
     out = run("train_on_your_images", tmp_path)
     losses = [float(x) for x in re.findall(r"loss ([\d.]+)", out)]
@@ -61,6 +62,7 @@ def test_train_on_your_images(tmp_path):
     assert veca.VECA.from_pretrained(tmp_path / "model").head.out_features == 2
 
 
+@pytest.mark.slow
 def test_brain_own_arrays(tmp_path):
     run("brain_own_arrays", tmp_path)
     record = json.loads((tmp_path / "record.json").read_text())

@@ -52,6 +52,7 @@ def test_the_quick_start_shows_its_output():
     assert "```\n\n```text\n" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["docs/large_images.md"])
 def test_the_block_for_torchrun(name, tmp_path):
     (block,) = filter(_distributed, _blocks(name))

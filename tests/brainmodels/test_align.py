@@ -54,7 +54,8 @@ def test_wrong_rows_raise(study, wrong):
         check_alignment(_with_rows(study, "sim02", order), "sim02", "shared")
 
 
-@pytest.mark.parametrize("session", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("session", [1, 4])
 def test_the_one_bad_session_is_named(study, session):
     rows = np.flatnonzero(study.subject("sim03").responses.trials.session == session)
     order = np.arange(len(study.subject("sim03").responses))

@@ -105,6 +105,7 @@ def _read_elsewhere(responses, stimuli, rows, queue):
     queue.put((responses.batch(rows), stimuli.image("5"), isinstance(responses.values, np.memmap)))
 
 
+@pytest.mark.slow
 def test_another_process_maps_the_file_instead_of_receiving_it(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "values.npy", rng.normal(size=(400, 500)).astype(np.float32))

@@ -199,6 +199,7 @@ def test_a_subject_does_not_depend_on_the_others():
     assert not np.array_equal(one.subject("sim01").responses.values, other.subject("sim01").responses.values)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_in_another_process():
     program = (
         "import hashlib; from brainmodels.simulated.eeg import simulate_eeg; "

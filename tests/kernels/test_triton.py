@@ -41,6 +41,12 @@ if tuple(int(x) for x in triton.__version__.split(".")[:2]) < (3, 7) and np.lib.
         "the interpreter of Triton 3.6 cannot loop with numpy >= 2.4 (triton-lang/triton#9171)", allow_module_level=True
     )
 
+
+def slowly(cases):
+    """Further cases, of the slow tests: each runs the same code as one that is not among them."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
+
+
 SIZES = [
     Case(P=P, C=C, D=D, B=1)
     for P, C, D in [
@@ -60,9 +66,10 @@ def test_packed_form(case):
     assert_close(forward_backward("packed_triton", case), case)
 
 
-@pytest.mark.parametrize(
-    "case", [*OPTIONS, *HALF_TABLES, Case(P=197, C=64, D=64, B=1), Case(P=65, C=17, D=80, rope="shared")], ids=str
-)
+FP16 = [*HALF_TABLES, Case(P=197, C=64, D=64, B=1), Case(P=65, C=17, D=80, rope="shared"), *OPTIONS[::4]]
+
+
+@pytest.mark.parametrize("case", [*FP16, *slowly(x for x in OPTIONS if x not in FP16)], ids=str)
 def test_fp16(case):
     case = case.at(dtype=torch.float16)
     assert_close(forward_backward("triton", case), case)
@@ -89,7 +96,10 @@ def test_fp16_gradients_neither_vanish_nor_overflow(patches, size, gain, bound):
 
 @pytest.mark.parametrize(
     "case",
-    [Case(rope="shared"), Case(P=450, C=17, D=32, B=1, active=11), Case(patch_self=True), Case(core_self=False)],
+    [
+        Case(rope="shared"),
+        *slowly([Case(P=450, C=17, D=32, B=1, active=11), Case(patch_self=True), Case(core_self=False)]),
+    ],
     ids=str,
 )
 def test_one_launch_of_both_halves_equals_two(case, monkeypatch):
@@ -107,14 +117,16 @@ def test_bf16_with_upcast_operands(case):
     assert_close(forward_backward("triton", case), case, slack=2.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(drawn_cases(dtype=st.just(torch.float32)))
 def test_drawn_cases(case):
     assert_close(forward_backward("triton", case), case, slack=4.0)
 
 
-@pytest.mark.parametrize("num_sms", [1, 3, 40])
-@pytest.mark.parametrize("core_self", [True, False])
+@pytest.mark.parametrize(
+    ("num_sms", "core_self"), [(1, True), (40, False), *slowly([(1, False), (3, True), (3, False), (40, True)])]
+)
 def test_any_number_of_splits_gives_the_same_result(num_sms, core_self, monkeypatch):
     """From one split, written directly, to many partials that are combined and summed."""
     from veca_kernels.triton import launch
@@ -124,6 +136,7 @@ def test_any_number_of_splits_gives_the_same_result(num_sms, core_self, monkeypa
     assert_close(forward_backward("triton", case), case)
 
 
+@pytest.mark.slow
 def test_repeated_runs_give_the_same_bits():
     case = Case(P=450, C=16, D=32, B=1)
     first, second = (forward_backward("triton", case) for _ in range(2))

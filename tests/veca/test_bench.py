@@ -144,6 +144,7 @@ def test_time_that_is_used_up_leaves_rows(tmp_path, tiny):
     assert {row["reason"] for row in found} == {"the 1e-09 s of this run were used up"} and len(found) == 2
 
 
+@pytest.mark.slow
 def test_a_case_alone_is_timed_in_another_process():
     case = BackboneCase("vit_tiny_patch16_224", None, 32, 1, "inference", "eager", "float32")
     timing = measure_alone(case, 1, TimeLimits(runs=2, screening=1, max_seconds=1.0))

@@ -178,7 +178,7 @@ def run_checks(rank, ranks, meeting_point):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4))])
 def test_equals_one_process(ranks, tmp_path):
     multiprocessing.set_forkserver_preload(["veca.large.streaming", "veca.large.distributed"])
     start_processes(run_checks, (ranks, (tmp_path / "meeting").as_uri()), nprocs=ranks, start_method="forkserver")

@@ -20,6 +20,7 @@ def images(batch, height, width):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(3))
 
 
+@pytest.mark.slow
 def test_onnx_equals_the_model_at_sizes_it_was_not_made_with(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -1,7 +1,5 @@
 import json
 import logging
-import subprocess
-import sys
 import unicodedata
 
 import numpy as np
@@ -433,10 +431,3 @@ def test_photographs_are_a_data_set():
     assert len({sample["caption"] for sample in Photographs(8)}) == len(list_photographs())
     with pytest.raises(ValueError, match="got 'cofee'; did you mean coffee"):
         Photographs(64, names=["cofee"])
-
-
-def test_importing_the_data_needs_no_extra_and_no_transforms():
-    heavy = "skimage", "sklearn", "torchvision.transforms.v2"
-    program = f"import sys, veca.data; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -11,8 +11,8 @@ class Hiding:
         self.finder = finder
 
     def find_spec(self, name, *args):
-        hidden = {"triton", "transformers", "diffusers", "open_clip", "nibabel", "nilearn", "h5py", "sklearn"}
-        hidden |= {"skimage", "torchmetrics", "himalaya", "mne", "matplotlib", "pandas"}
+        hidden = {"triton", "xformers", "transformers", "diffusers", "open_clip", "nibabel", "nilearn", "h5py"}
+        hidden |= {"sklearn", "skimage", "torchmetrics", "himalaya", "mne", "matplotlib", "pandas"}
         return None if name.split(".")[0] in hidden else self.finder.find_spec(name, *args)
 
     def __getattr__(self, name):
@@ -20,6 +20,8 @@ class Hiding:
 
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 import torch
+import veca.data
+assert not {"skimage", "sklearn", "torchvision.transforms.v2"} & set(sys.modules)
 import veca
 assert not torch.cuda.is_initialized()
 model = veca.create_model("veca_nano_patch16", depth=2)

@@ -172,6 +172,7 @@ def test_image_batches_depend_on_index_and_step_alone(photos):
     assert torch.equal(plain.batch([2], 4)["image"], plain.batch([2], same_size)["image"])
 
 
+@pytest.mark.slow
 def test_distill_at_changing_sizes_resumes_and_starts_a_second_stage(photos, tmp_path):
     recipe = dataclasses.replace(
         tiny(), steps=4, warmup_steps=1, batch_size=4, num_cores=16, resolutions=SCHEDULE.phases, save_every=2
@@ -257,6 +258,7 @@ def test_command_line(photos, tmp_path, capsys):
         cli.main(["distill", *words.split(), *sizes.split(), "--seed", "5"])
 
 
+@pytest.mark.slow
 def test_a_converted_student_recovers_its_teacher(photos, tmp_path):
     """The cosine is that of its definition, rises, and the weights written are those of the trained student."""
     torch.manual_seed(0)
