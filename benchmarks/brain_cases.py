@@ -11,7 +11,7 @@ import numpy as np
 from brainmodels.baselines import LinearDecoder, MeanMap, NearestNeighbor, Ridge
 from brainmodels.data import BrainDataset, Split
 from brainmodels.data.normalize import fit_normalizer
-from brainmodels.evaluation.encoding import Encoded, Study, judge, planted_oracle, reliability
+from brainmodels.evaluation.encoding import SHRUNK, Encoded, Study, judge, planted_oracle, reliability
 from brainmodels.features import FeatureCache, FeatureSource, TokenScaler, extractor
 from brainmodels.features.sets import SHIPPED
 from brainmodels.metrics import Score
@@ -22,6 +22,7 @@ from brainmodels.systems.neuroflow.estimator import NeuroFlow
 from brainmodels.systems.synbrain import recipes as synbrain_recipes
 from brainmodels.systems.synbrain.estimator import SynBrain
 from brainmodels.training.recipe import TrainingStage
+from brainmodels.training.stacked import Stacked
 
 from .record import Row
 
@@ -147,6 +148,7 @@ class BrainCase:
         """Responses to the test images that the baselines predict. They are fitted to averaged responses."""
         X, X_test, Y = self.rows(self.study.train), self.rows(self.test), self.study.measured_train
         models = {"mean map": MeanMap(), "nearest neighbour": NearestNeighbor(), "ridge": Ridge(device=_CPU)}
+        models |= {name: kind(device=_CPU) for name, kind in SHRUNK.items()}
         return {name: model.fit(X, Y).predict(X_test) for name, model in models.items()}
 
     @cached_property
@@ -212,10 +214,22 @@ class Workshop:
 
         return self.once(("fit", system, recipe, case), make)
 
-    def both(self, case: BrainCase) -> dict[str, Fitted]:
-        """Both fitted systems, by name."""
+    def stacked(self, case: BrainCase) -> dict[str, Fitted]:
+        """Both systems, stacked as their recipes say, by name."""
+
+        def fitted(system: type, recipe: Any) -> Fitted:
+            def make() -> Fitted:
+                model = Stacked(system(recipe, device=_CPU), recipe.stack)
+                return timed(model.fit(case.source, case.train, subject=case.subject))
+
+            return self.once(("stacked", system, recipe, case), make)
+
         recipes = {SynBrain: self.synbrain(), NeuroFlow: self.neuroflow()}
-        return {system.__name__: self.fit(system, recipe, case) for system, recipe in recipes.items()}
+        return {system.__name__: fitted(system, recipe) for system, recipe in recipes.items()}
+
+    def both(self, case: BrainCase) -> dict[str, Fitted]:
+        """Both fitted systems without what they are stacked with, by name."""
+        return {name: Fitted(fit.model.model, fit.seconds) for name, fit in self.stacked(case).items()}
 
 
 def timed(model: Any) -> Fitted:

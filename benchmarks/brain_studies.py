@@ -1,6 +1,6 @@
 """The studies of `brain_models`. Each takes a workshop and a seed and returns tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 
 from brainmodels.baselines import LinearDecoder, Ridge
 from brainmodels.data.splits import first_250_images
+from brainmodels.evaluation.encoding import SHRUNK
 from brainmodels.evaluation.variability import trial_variance
 from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.controls import bottleneck_curve
@@ -25,6 +26,7 @@ from brainmodels.systems.synbrain.estimator import SynBrain
 from brainmodels.systems.synbrain.model import synthesize
 from brainmodels.systems.synbrain.recipes import MapperSize
 from brainmodels.systems.synbrain.recipes import tiny as synbrain_tiny
+from brainmodels.training.stacked import BASES, Stacked
 
 from .brain_cases import BrainCase, Workshop, decoding_row, encoding_row, scored_row, timed, top1
 from .record import Row
@@ -67,15 +69,14 @@ def systems(workshop: Workshop, seed: int) -> list[Table]:
     tables = []
     for tuning in ("linear", "nonlinear"):
         case = workshop.case(seed, tuning)
-        fitted = workshop.both(case)
-        predicted = {
-            name: fit.model.predict(case.source, image_ids=case.test.image_ids) for name, fit in fitted.items()
-        }
+        fitted, stacked = workshop.both(case), workshop.stacked(case).values()
+        every = {fit.model.label: fit.model for fit in [*fitted.values(), *stacked]}
+        predicted = {name: model.predict(case.source, image_ids=case.test.image_ids) for name, model in every.items()}
         rows = [encoding_row(case, name, guess, True) for name, guess in (case.baselines | predicted).items()]
         rows.append(scored_row("planted signal", case.oracle, True))
         tables += [
             Table(f"Encoding, {tuning} tuning.", rows, "Regions: nr2."),
-            Table(f"Decoding, {tuning} tuning,", _decoding(case, fitted["NeuroFlow"].model), _gallery(case)),
+            Table(f"Decoding, {tuning} tuning,", _decoding(case, every), _gallery(case)),
             Table(f"Latents, {tuning} tuning.", [_latents(case, name, fit) for name, fit in fitted.items()], _LATENTS),
         ]
     return tables
@@ -91,13 +92,12 @@ def _gallery(case: BrainCase) -> str:
     return f"from averaged responses to the tokens of {len(case.test)} test images (chance {1 / len(case.test):.2g})."
 
 
-def _decoding(case: BrainCase, neuroflow: NeuroFlow) -> list[Row]:
+def _decoding(case: BrainCase, models: Mapping[str, Any]) -> list[Row]:
     shape = case.tokens(case.test.image_ids).shape
     linear = case.linear_decoder.predict(case.study.measured).reshape(shape)
-    return [
-        decoding_row(case, "ridge", linear),
-        decoding_row(case, "NeuroFlow", neuroflow.scaler_.transform(neuroflow.decode(case.test))),
-    ]
+    rows = [decoding_row(case, "ridge", linear)]
+    read = {name: model.scaler_.transform(model.decode(case.test)) for name, model in models.items() if model.decodes}
+    return rows + [decoding_row(case, name, tokens) for name, tokens in read.items()]
 
 
 def _latents(case: BrainCase, name: str, fit: Any) -> Row:
@@ -118,7 +118,8 @@ def solvers(workshop: Workshop, seed: int) -> list[Table]:
     case, recipe = workshop.case(seed), workshop.neuroflow()
     ids, rows = case.test.image_ids, []
     for path in PATHS:
-        model = workshop.fit(NeuroFlow, replace(recipe, flow=replace(recipe.flow, path=path)), case).model
+        changed = replace(recipe, flow=replace(recipe.flow, path=path), mode="sample")
+        model = workshop.fit(NeuroFlow, changed, case).model
         for solver in SOLVED:
             options = {"solver": solver, "steps": 20}
             there = model.round_trip(case.source, image_ids=ids, **options)
@@ -346,6 +347,41 @@ def bottleneck(workshop: Workshop, seed: int) -> list[Table]:
     ]
 
 
+def stacking(workshop: Workshop, seed: int) -> list[Table]:
+    """What ways of use, and baselines that a model is stacked with, add to it, on linear and nonlinear subjects."""
+    return [_stacking(workshop, seed, tuning) for tuning in ("linear", "nonlinear")]
+
+
+def _stacking(workshop: Workshop, seed: int, tuning: str) -> Table:
+    case, rows = workshop.case(seed, tuning), []
+    ids, own = case.test.image_ids, case.tokens(case.test.image_ids)
+
+    def add(name: str, predicted: np.ndarray, decoded: np.ndarray | None = None) -> None:
+        row = encoding_row(case, name, predicted)
+        rows.append(row if decoded is None else row | {"decoding top-1": top1(decoded.reshape(own.shape), own)})
+
+    X, responses = case.rows(case.study.train), case.study.measured_train
+    for name, kind in {"ridge": Ridge, **SHRUNK}.items():
+        add(name, case.baselines[name], kind().fit(responses, X).predict(case.study.measured))
+    for fit in workshop.both(case).values():
+        model, name = fit.model, fit.model.label
+        read = case.scaler.transform(model.decode(case.test)) if model.decodes else None
+        add(f"{name}, {'mean' if model.decodes else 'its readout'}", model.predict(case.source, image_ids=ids), read)
+        if model.decodes:
+            read = case.scaler.transform(model.decode(case.test, mode="sample"))
+            add(f"{name}, solver", model.predict(case.source, image_ids=ids, mode="sample"), read)
+        elif model.readouts_:
+            published = deepcopy(model)
+            published.readouts_ = {}
+            add(f"{name}, published decoder", published.predict(case.source, image_ids=ids))
+        for base in BASES:
+            stacked = Stacked(model, base).stack(case.source, case.train, subject=case.subject)
+            read = case.scaler.transform(stacked.decode(case.test)) if model.decodes else None
+            add(f"{name} + {base}", stacked.predict(case.source, image_ids=ids), read)
+    return Table(f"Stacking, {tuning} tuning.", rows, f"Decoding {_gallery(case)}")
+
+
 STUDIES: dict[str, Callable[[Workshop, int], list[Table]]] = {
-    study.__name__: study for study in (systems, solvers, nonlinear, fewshot, augment, variance, budgets, bottleneck)
+    study.__name__: study
+    for study in (systems, stacking, solvers, nonlinear, fewshot, augment, variance, budgets, bottleneck)
 }

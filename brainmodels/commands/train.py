@@ -28,6 +28,7 @@ from ..systems import load_model, system
 from ..training.estimator import BrainModel
 from ..training.recipe import ModelRecipe
 from ..training.run import lasting
+from ..training.stacked import Stacked
 from .opening import choose_split, open_data
 
 __all__ = ["TrainSettings", "run_training", "stage_lines"]
@@ -46,6 +47,8 @@ class TrainSettings:
         out: Folder of the run; None is `out/MODEL`. Started again with the same settings, the run goes on. The model
             is in `model` below it.
         recipe: Name of a recipe of the system, such as nano, or a JSON file of a recipe.
+        stack: Linear baseline that the model is stacked with: ridge, reduced_rank or prior; none trains the model
+            alone. Default: the recipe's.
         subject: Subjects to train on together; none given is the first, or all but those held out.
         held_out: Subjects that no part of the training sees.
         known: Folder of a trained model that is adapted to the subject `new`.
@@ -74,6 +77,7 @@ class TrainSettings:
     features: str = "veca"
     out: Path | None = None
     recipe: str = "nano"
+    stack: Literal["recipe", "none", "ridge", "reduced_rank", "prior"] = "recipe"
     subject: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     known: Path | None = None
@@ -143,6 +147,7 @@ def run_training(settings: TrainSettings) -> Path:
             model = _adapted(settings, cache, pairs, world, shown)
         else:
             model = system(settings.model)(recipe, device=world.device)
+            model = model if recipe.stack is None else Stacked(model, recipe.stack)
             options = {"alignment": "off", "out": settings.folder, "save_every": settings.save_every}
             model.fit(cache, pairs, progress=shown, **options)
         model.meta_["run"] = {
@@ -217,19 +222,20 @@ def _recipe(settings: TrainSettings) -> ModelRecipe:
     }
     precision = settings.precision or recipe.precision
     checkpointing = settings.grad_checkpointing or recipe.grad_checkpointing
-    return replace(recipe, precision=precision, grad_checkpointing=checkpointing, **stages)
+    stack = {"recipe": recipe.stack, "none": None}.get(settings.stack, settings.stack)
+    return replace(recipe, precision=precision, grad_checkpointing=checkpointing, stack=stack, **stages)
 
 
 def _adapted(
     settings: TrainSettings, cache: FeatureCache, pairs: Mapping[str, Pairs], world: World, progress: bool
-) -> BrainModel:
+) -> BrainModel | Stacked:
     """The known model adapted to the trials of the new subject."""
     if settings.known is None or settings.new is None:
         raise BrainDataError(f"expected known and new to adapt a model, got {settings.known} and {settings.new}")
     model = load_model(settings.known, world.device)
     if not model.adapts:
         raise BrainDataError(f"expected a known model that adapts to a new subject, got a {type(model).__name__}")
-    options = {} if not settings.steps else {"steps": settings.steps}
+    options: dict[str, Any] = {} if not settings.steps else {"steps": settings.steps}
     return model.adapt(cache, pairs[settings.new], subject=settings.new, alignment="off", progress=progress, **options)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..baselines import MeanMap, NearestNeighbor, Ridge
+from ..baselines import MeanMap, NearestNeighbor, PriorRidge, ReducedRankRidge, Ridge
 from ..data import Pairs, Subject, VoxelSpace
 from ..data.moments import column_moments, column_parts
 from ..data.reliability import ncsnr, noise_ceiling
@@ -20,11 +20,13 @@ from ..metrics.statistics import bootstrap_weights, percentile_interval
 from ..simulated import SimulatedDataset
 
 __all__ = [
+    "SHRUNK",
     "Encoded",
     "Study",
     "chance_band",
     "encode",
     "encode_controls",
+    "encode_shrunk",
     "judge",
     "learning_curve",
     "planted_oracle",
@@ -35,6 +37,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 SHUFFLED, SHUFFLES = "ridge, pairs shuffled", 20
+SHRUNK = {"reduced-rank ridge": ReducedRankRidge, "prior ridge": PriorRidge}  # voxels learn from each other in these
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,14 @@ def encode(study: Study, features: str, fingerprint: str, X: np.ndarray, X_test:
     return judge(study, predicted, "ridge", features, note, features_of=fingerprint)
 
 
+def encode_shrunk(
+    study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = ""
+) -> list[Encoded]:
+    """As `encode`, by linear models in which voxels learn from each other, as they do in every deep model."""
+    guesses = {name: ridge_prediction(study, X, X_test, kind=kind) for name, kind in SHRUNK.items()}
+    return [judge(study, guess, name, features, note, features_of=fingerprint) for name, guess in guesses.items()]
+
+
 def encode_controls(
     study: Study, features: str, fingerprint: str, X: np.ndarray, X_test: np.ndarray, note: str = ""
 ) -> list[Encoded]:
@@ -255,11 +266,13 @@ def _summaries(
     return found
 
 
-def ridge_prediction(study: Study, X: np.ndarray, X_test: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+def ridge_prediction(
+    study: Study, X: np.ndarray, X_test: np.ndarray, rows: np.ndarray | None = None, kind: type[Ridge] = Ridge
+) -> np.ndarray:
     """Test responses (n, V) by ridge from standardised features, 0 in voxels that do not count; `rows` train it."""
     rows = np.arange(len(X)) if rows is None else rows
     X, X_test = standardized(X[rows], X_test)
-    return _widen(study, Ridge().fit(X, study.measured_train[rows][:, study.voxels]).predict(X_test))
+    return _widen(study, kind().fit(X, study.measured_train[rows][:, study.voxels]).predict(X_test))
 
 
 def standardized(X: np.ndarray, X_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,9 @@ from ..metrics import Metric, Score, metric, register
 from ..metrics.controls import Runs, bottleneck_curve
 from ..metrics.retrieval import correlation_matrix, full_gallery, identification, similarity, two_way
 from ..metrics.statistics import score_images
+from ..training.stacked import Stacked
 from .decoding import Decoded, shuffled_decodings
-from .encoding import SHUFFLED, Encoded, Study, chance_band, judge, ridge_prediction
+from .encoding import SHRUNK, SHUFFLED, Encoded, Study, chance_band, judge, ridge_prediction
 from .opened import OpenedModel
 
 __all__ = [
@@ -67,18 +68,24 @@ class TokenSpace:
         train, test: Tokens of the images in model units, fp32 (n, m, d).
         predicted: Test responses (n, V) that ridge predicts from the flattened tokens.
         decoder: `LinearDecoder` from the voxels that count to the flattened tokens.
+        shrunk: Responses (n, V) and tokens (n, m, d) of the test images by the names of `SHRUNK`.
     """
 
     train: np.ndarray
     test: np.ndarray
     predicted: np.ndarray
     decoder: LinearDecoder
+    shrunk: Mapping[str, tuple[np.ndarray, np.ndarray]]
 
     @classmethod
     def of(cls, study: Study, train: np.ndarray, test: np.ndarray) -> "TokenSpace":
         X, X_test = train.reshape(len(train), -1), test.reshape(len(test), -1)
-        decoder = LinearDecoder().fit(study.measured_train[:, study.voxels], X)
-        return cls(train, test, ridge_prediction(study, X, X_test), decoder)
+        responses, measured = study.measured_train[:, study.voxels], study.measured[:, study.voxels]
+        decoder, shrunk = LinearDecoder().fit(responses, X), {}
+        for name, kind in SHRUNK.items():
+            read = kind().fit(responses, X).predict(measured).reshape(test.shape)
+            shrunk[name] = ridge_prediction(study, X, X_test, kind=kind), read
+        return cls(train, test, ridge_prediction(study, X, X_test), decoder, shrunk)
 
     def decode(self, study: Study, responses: np.ndarray) -> np.ndarray:
         """Tokens (n, m, d) that ridge reads from responses (n, V)."""
@@ -102,6 +109,7 @@ class Answers:
         decoded: (n, m, d) tokens in model units read from measured responses; None for a model that only encodes.
         returned: The same read from its own responses; None for a model that does not go both ways.
         note: A caution that belongs to the predictions.
+        alone: The same of a stacked model without its baseline; None for a model that is not stacked.
     """
 
     predicted: np.ndarray | None
@@ -109,6 +117,7 @@ class Answers:
     decoded: np.ndarray | None = None
     returned: np.ndarray | None = None
     note: str = ""
+    alone: "Answers | None" = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,8 @@ class ModelEvaluation:
         opened: The model.
         space: Its image tokens, from which pictures are made.
         answers: Its outputs.
-        encoded: Scores of its predictions, if it encodes, then those of ridge on the same tokens.
+        encoded: Scores of its predictions, if it encodes, of the model alone, if it is stacked, and of linear models
+            on the same tokens; the last are those of ridge.
         decoded: Rows of retrieval in its token space.
         semantics: What decoders read from synthetic responses, and from measured ones for reference.
         trips: Round trips of a reversible model.
@@ -200,6 +210,7 @@ class ModelEvaluation:
             "features": self.opened.features.name,
             "fingerprint": model.fingerprint_,
             "recipe": model.recipe.to_json(),
+            "stack": model.meta_.get("stack"),
             "run": dict(self.opened.run),
             "tokens": list(self.space.test.shape[1:]),
             "encoding": [item.to_json() for item in self.encoded],
@@ -266,7 +277,10 @@ def _answers(opened: OpenedModel, study: Study, cache: FeatureCache) -> Answers:
         decoded = model.tokens(model.decode(study.test, subject=subject))
     if opened.decodes and predicted is not None:
         returned = model.tokens(model.decode(predicted, subject=subject))
-    return Answers(filled, latents, decoded, returned, note)
+    alone = None
+    if isinstance(model, Stacked):
+        alone = _answers(replace(opened, name=model.model.label, model=model.model), study, cache)
+    return Answers(filled, latents, decoded, returned, note, alone)
 
 
 def _latents(opened: OpenedModel, responses: Any, subject: str, kind: str) -> dict[str, np.ndarray]:
@@ -278,10 +292,22 @@ def _latents(opened: OpenedModel, responses: Any, subject: str, kind: str) -> di
 def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Encoded]:
     mark, name = opened.model.fingerprint_, f"{opened.features.name} tokens"
     note = "; ".join(filter(None, [opened.features.extractor.note, answers.note]))
-    ridge = judge(study, space.predicted, SAME_TOKENS, name, opened.features.extractor.note, features_of=mark)
-    if answers.predicted is None:
-        return [ridge]
-    return [judge(study, answers.predicted, opened.name, name, note, features_of=mark), ridge]
+    told = {} if answers.predicted is None else {opened.name: (answers.predicted, note)}
+    if answers.alone is not None and answers.alone.predicted is not None:
+        told[f"{_inner(opened)} alone"] = answers.alone.predicted, note
+    told |= {_same_tokens(kind): (found[0], opened.features.extractor.note) for kind, found in space.shrunk.items()}
+    told[SAME_TOKENS] = space.predicted, opened.features.extractor.note
+    return [judge(study, guess, model, name, said, features_of=mark) for model, (guess, said) in told.items()]
+
+
+def _inner(opened: OpenedModel) -> str:
+    """Name of the model without what it is stacked with."""
+    return opened.model.model.label if isinstance(opened.model, Stacked) else opened.model.label
+
+
+def _same_tokens(kind: str) -> str:
+    """Name of a linear model on the tokens of a trained one."""
+    return f"{kind}, same tokens"
 
 
 def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Decoded]:
@@ -289,6 +315,9 @@ def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     guesses = {}
     if answers.decoded is not None:
         guesses[opened.name] = answers.decoded
+    if answers.alone is not None and answers.alone.decoded is not None:
+        guesses[f"{_inner(opened)} alone"] = answers.alone.decoded
+    guesses |= {_same_tokens(kind): found[1] for kind, found in space.shrunk.items()}
     guesses[SAME_TOKENS] = space.decode(study, study.measured)
     guesses["mean of train tokens"] = np.broadcast_to(space.train.mean(0), space.test.shape)
     if answers.decoded is not None:

@@ -13,6 +13,7 @@ from ..errors import BrainDataError, LeakageError, NormalizationError, near_name
 from ..features.sets import FeatureSet
 from ..systems import load_model
 from ..training.estimator import BrainModel
+from ..training.stacked import Stacked
 from .encoding import Study
 
 __all__ = ["OpenedModel", "open_models"]
@@ -30,7 +31,7 @@ class OpenedModel:
     """
 
     name: str
-    model: BrainModel
+    model: BrainModel | Stacked
     features: FeatureSet
     run: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,7 +95,7 @@ def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], devic
         NormalizationError: no features of the fingerprint can be had.
     """
     models = [load_model(folder, device) for folder in folders]
-    systems = [type(model).__name__ for model in models]
+    systems = [model.label for model in models]
     opened = []
     for folder, model, system in zip(map(Path, folders), models, systems, strict=True):
         place = folder.parent if folder.name == "model" else folder
@@ -107,7 +108,9 @@ def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], devic
     return opened
 
 
-def _features_of(name: str, model: BrainModel, run: Mapping[str, Any], sets: Sequence[FeatureSet]) -> FeatureSet:
+def _features_of(
+    name: str, model: BrainModel | Stacked, run: Mapping[str, Any], sets: Sequence[FeatureSet]
+) -> FeatureSet:
     wanted, known = model.fingerprint_, {item.extractor.fingerprint(): item for item in sets}
     if wanted in known:
         return known[wanted]

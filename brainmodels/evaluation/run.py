@@ -24,7 +24,17 @@ from ..features.sets import FeatureSet, feature_rows
 from ..records import plain
 from ..simulated import SimulatedDataset
 from .decoding import Decoded, decode, decode_shuffled
-from .encoding import SHUFFLES, Encoded, Study, encode, encode_controls, learning_curve, planted_oracle, reliability
+from .encoding import (
+    SHUFFLES,
+    Encoded,
+    Study,
+    encode,
+    encode_controls,
+    encode_shrunk,
+    learning_curve,
+    planted_oracle,
+    reliability,
+)
 from .models import ModelEvaluation, evaluate_model
 from .opened import OpenedModel
 from .pictures import Pictures, draw_pictures
@@ -156,6 +166,7 @@ def evaluate(
     _step(bar, "controls")
     first, (X, X_test) = sets[0], rows[sets[0].name]
     mark, note = first.extractor.fingerprint(), first.extractor.note
+    encoded += encode_shrunk(study, first.name, mark, X, X_test, note)
     encoded += encode_controls(study, first.name, mark, X, X_test, note)
     decoded.append(decode_shuffled(study, first.name, mark, X, X_test, note))
     if isinstance(dataset, SimulatedDataset):

@@ -11,7 +11,7 @@ from veca.report.page import render
 
 from ..data import VoxelSpace
 from ..errors import BrainDataError
-from ..evaluation.encoding import SHUFFLED
+from ..evaluation.encoding import SHRUNK, SHUFFLED
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
 from ..evaluation.pictures import ANOTHER, REDUCED, TRUE
 from ..metrics import Score
@@ -65,7 +65,8 @@ class Result(NamedTuple):
 
     @classmethod
     def of_model(cls, item: "ModelEvaluation") -> "Result":
-        own, same = item.encoded[0], item.encoded[-1]  # one row, of ridge, where the model only decodes
+        same = item.encoded[-1]
+        own = item.encoded[0] if item.opened.encodes else same
         found, found_by_ridge = item.found
         ways = {"encodes": item.opened.encodes, "decodes": item.opened.decodes}
         ridge = cls.of(SAME_TOKENS, same, found_by_ridge, **ways)
@@ -159,7 +160,7 @@ def _draw(evaluation: "Evaluation", out: Path) -> Iterable[str]:
     budgets = _budgets(evaluation)
     if study.rois:
         cut = {item.features for items in budgets.values() for item in list(items.values())[1:]}
-        kept = [item for item in encoded if item.model not in ("mean map", SHUFFLED) and item.features not in cut]
+        kept = [item for item in encoded if _has_bars(item) and item.features not in cut]
         shown = {_shown(item): {name: Bar(*values) for name, values in item.rois.items()} for item in kept}
         controls = [_shown(item) for item in kept if item.model in _REFERENCES]
         figures.roi_bars(shown, out / "rois.png", label, lines.get("ceiling"), controls)
@@ -179,6 +180,11 @@ def _draw(evaluation: "Evaluation", out: Path) -> Iterable[str]:
     if any(len(items) > 1 for items in budgets.values()):
         _draw_budgets(evaluation, budgets, out / "budgets.png")
         yield "budgets.png"
+
+
+def _has_bars(item: "Encoded") -> bool:
+    """Whether a model is among the bars by region; of its variants the table has more."""
+    return not (item.model in ("mean map", SHUFFLED) or item.model.startswith(tuple(SHRUNK)) or "alone" in item.model)
 
 
 def _retrieved(evaluation: "Evaluation", decoded: "Decoded") -> list[tuple[PictureRow, PictureRow]]:

@@ -12,7 +12,8 @@ import torch
 
 from ..errors import BrainDataError, near_names, need
 from ..training.estimator import BrainModel
-from ..training.files import read_meta
+from ..training.files import STACK, read_meta
+from ..training.stacked import Stacked
 
 __all__ = ["SYSTEMS", "class_names", "load_model", "system"]
 
@@ -44,8 +45,8 @@ def class_names() -> dict[str, str]:
     return {place.rpartition(":")[2]: name for name, place in SYSTEMS.items()}
 
 
-def load_model(folder: str | Path, device: str | torch.device | None = None) -> BrainModel:
-    """A saved model of any system, or the one in the folder of a training run.
+def load_model(folder: str | Path, device: str | torch.device | None = None) -> BrainModel | Stacked:
+    """A saved model of any system, stacked or not, or the one in the folder of a training run.
 
     Raises:
         LayoutError: the folder holds no model.
@@ -57,4 +58,5 @@ def load_model(folder: str | Path, device: str | torch.device | None = None) -> 
     names = class_names()
     if kind not in names:
         raise BrainDataError(f"expected a model of {', '.join(names)} in {folder}, got {kind!r}")
-    return system(names[kind]).load(folder, device)
+    model = system(names[kind]).load(folder, device)
+    return Stacked.of(model, folder) if (folder / STACK).is_file() else model

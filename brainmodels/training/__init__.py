@@ -4,6 +4,7 @@ from .estimator import BrainModel
 from .latent_model import LatentModel
 from .loop import Batch, Source, StageResult, train_stage
 from .recipe import LatentRecipe, ModelRecipe, TrainingStage
+from .stacked import Stacked
 
 __all__ = [
     "Batch",
@@ -12,6 +13,7 @@ __all__ = [
     "LatentRecipe",
     "ModelRecipe",
     "Source",
+    "Stacked",
     "StageResult",
     "TrainingStage",
     "train_stage",

@@ -115,6 +115,11 @@ class BrainModel(BaseEstimator):
             raise BrainDataError(f"expected a {name}, or the name of one, got {type(self.config).__name__}")
 
     @property
+    def label(self) -> str:
+        """Name in tables."""
+        return type(self).__name__
+
+    @property
     def encodes(self) -> bool:
         """Whether it predicts responses."""
         return self.direction in ("encode", "both")

@@ -6,6 +6,7 @@
 | stats.safetensors   | scale of voxels and tokens, and statistics that a system adds    |
 | config.json         | the recipe                                                       |
 | meta.json           | versions, fingerprint of the features, subjects, stages, losses  |
+| stack.safetensors   | baseline that the model is stacked with, where there is one      |
 """
 
 import json
@@ -24,18 +25,20 @@ from ..errors import LayoutError
 from ..features import TokenScaler
 from .trials import VoxelScale
 
-__all__ = ["FORMAT", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
+__all__ = ["FORMAT", "STACK", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
 
-FORMAT = 1
+FORMAT, STACK = 1, "stack.safetensors"
 _PARTS = ("weights.safetensors", "stats.safetensors", "config.json", "meta.json")
 
 
-def write_model(model: Any, folder: Path) -> Path:
-    """Write a fitted model beside its folder, then give it its name."""
+def write_model(model: Any, folder: Path, further: Mapping[str, Mapping[str, Tensor]] | None = None) -> Path:
+    """Write a fitted model, with further files of tensors by name, beside its folder, then give it its name."""
     if folder.exists() and not (folder / "meta.json").is_file():
         raise LayoutError(f"expected no folder {folder}, or one with a model to replace, got another")
     with whole_folder(folder, replace=True) as partial:
         _write_parts(model, partial)
+        for name, tensors in (further or {}).items():
+            save_file(dict(tensors), partial / name)
     return folder
 
 

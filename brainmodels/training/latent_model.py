@@ -67,7 +67,8 @@ class LatentModel(BrainModel):
                 `brainmodels.nn.noise`).
             noise_scale: Factor of the noise.
             seed: Seed of the noise; None draws differently every time.
-            sampling: Further options of the system, such as `solver` and `steps` of a flow.
+            sampling: Further options of the system. NeuroFlow takes `mode`, "mean" for the expected latent of an image
+                or "sample" for the one that the solver of its flow finds, with `solver` and `steps`.
 
         Returns:
             fp32 (n, V), or (n, n_trials, V) where n_trials > 1, in the units given to `fit`; NaN in dropped voxels.

@@ -92,6 +92,7 @@ class ModelRecipe:
         validation: Share of the training images that is held out.
         precision: "auto" is bf16 autocast on a GPU that has it, else fp32.
         grad_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        stack: Linear baseline that `veca brain train` stacks the model with, see `Stacked`; None trains it alone.
     """
 
     name: str = "custom"
@@ -102,6 +103,7 @@ class ModelRecipe:
     validation: float = 0.05
     precision: str = "auto"
     grad_checkpointing: bool = False
+    stack: str | None = None
 
     def __post_init__(self):
         check_choice("what", self.what, ("tokens", "pooled"))

@@ -298,14 +298,17 @@ class TrialData:
         shown = (self.recordings[name].image_ids[rows] for name, rows in self.rows["train"].items())
         return sorted({str(name) for ids in shown for name in ids})
 
-    def averaged(self, subject: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, responses averaged over repeats, (images, V) model units) of training images, in the order of ids."""
-        rows = self.rows["train"][subject]
+    def averaged(self, subject: str, limit: int | None = None, part: str = "train") -> tuple[np.ndarray, np.ndarray]:
+        """(ids, responses averaged over repeats, (images, V) model units) of images of a part, in the order of ids."""
+        rows = self.rows[part][subject]
         ids, place = np.unique(self.recordings[subject].image_ids[rows], return_inverse=True)
         count = len(ids) if limit is None else min(limit, len(ids))
         chosen = np.linspace(0, len(ids) - 1, count).astype(int)
         groups = [rows[place == image] for image in chosen]
-        return ids[chosen], np.stack([self._matrix(subject, group).mean(0) for group in groups])
+        means = [self._matrix(subject, group).mean(0) for group in groups]
+        return ids[chosen], np.stack(means) if means else np.empty(
+            (0, int(self.scales[subject].kept.sum())), np.float32
+        )
 
     def check_alignment(self) -> dict[str, AlignmentReport]:
         """Test for each subject whether responses identify their images, by the tokens of the images.

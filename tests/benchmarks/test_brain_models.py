@@ -21,7 +21,10 @@ class Quick(Workshop):
 
     def neuroflow(self, **changes):
         recipe = super().neuroflow(**changes)
-        return replace(recipe, flow=replace(recipe.flow, depth=1), steps=3)
+        return replace(recipe, flow=replace(recipe.flow, depth=1), steps=3, validation=0.2)
+
+    def synbrain(self, **changes):
+        return super().synbrain(**changes, validation=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,9 @@ def column(table, name, key="model"):
 def test_systems_stand_between_the_mean_map_and_the_planted_signal(tables):
     encoding, decoding, latents, *nonlinear = tables("systems")
     scores = column(encoding, "nr2")
-    assert list(scores) == ["mean map", "nearest neighbour", "ridge", "SynBrain", "NeuroFlow", "planted signal"]
+    linear = ["mean map", "nearest neighbour", "ridge", "reduced-rank ridge", "prior ridge"]
+    trained = ["SynBrain", "NeuroFlow", "SynBrain + ridge", "NeuroFlow + ridge"]
+    assert list(scores) == [*linear, *trained, "planted signal"]
     assert scores["mean map"] == 0 and max(scores, key=scores.get) == "planted signal"
     assert scores["planted signal"] > 0.8 and {"V1", "SEM"} < set(encoding.rows[0])
     assert column(decoding, "two-way")["ridge"] > 0.6
@@ -67,6 +72,7 @@ def test_systems_stand_between_the_mean_map_and_the_planted_signal(tables):
     assert nonlinear[0].title == "Encoding, nonlinear tuning." and len(nonlinear) == 3
 
 
+@pytest.mark.slow
 def test_higher_orders_come_back_nearer_on_every_path(tables):
     (table,) = tables("solvers")
     assert [row["path"] for row in table.rows[::4]] == ["linear", "cos_sin", "cos2_sin2"]
@@ -76,6 +82,7 @@ def test_higher_orders_come_back_nearer_on_every_path(tables):
         assert euler > max(second) and fourth < 0.01
 
 
+@pytest.mark.slow
 def test_ridge_misses_half_of_the_variance_of_conjunctions(tables):
     (table,) = tables("nonlinear")
     ridge, planted = table.rows[2], table.rows[-1]
@@ -84,6 +91,7 @@ def test_ridge_misses_half_of_the_variance_of_conjunctions(tables):
     assert value(planted["nr2"]) > value(ridge["nr2"]) + 0.15
 
 
+@pytest.mark.slow
 def test_fewshot_shows_every_way_beside_ridge(tables):
     (table,) = tables("fewshot")
     assert table.title == "30 images x 3 of a new subject."
@@ -110,6 +118,7 @@ def test_residual_noise_varies_as_trials_do(tables):
     assert len(table.rows) == 8
 
 
+@pytest.mark.slow
 def test_budgets_are_four_tests_of_three_trainings(tables):
     (table,) = tables("budgets")
     assert [(row["trained on"], row["tested at"]) for row in table.rows] == [

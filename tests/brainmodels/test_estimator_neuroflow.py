@@ -55,10 +55,10 @@ def moved(before, after):
 
 
 class TestBothWays:
-    @pytest.mark.parametrize("path", PATHS)
+    @pytest.mark.parametrize("path", [pytest.param(x, marks=[pytest.mark.slow] * (x != "linear")) for x in PATHS])
     def test_trained_comes_back(self, path):
-        flow = replace(TRAINED["flow"], path=path)
-        model = small("neuroflow", **TRAINED | {"flow": flow}).fit(features(), pairs(), alignment="off")
+        changes = TRAINED | {"flow": replace(TRAINED["flow"], path=path), "mode": "sample"}
+        model = small("neuroflow", **changes).fit(features(), pairs(), alignment="off")
         test = pairs("test")
         starts = {"features": features(), "image_ids": test.image_ids}, {"responses": test}
         for start in starts:
@@ -103,14 +103,27 @@ class TestBothWays:
         """Three steps of Heun in the recipe."""
         model, test = fitted("neuroflow"), pairs("test")
         for use in (lambda **given: model.encode(features(), image_ids=test.image_ids, **given), model_decode):
-            assert np.array_equal(use(), use(solver="heun", steps=3))
-            assert not np.array_equal(use(), use(steps=4))
-            assert not np.array_equal(use(), use(solver="euler"))
+            solved = use(mode="sample")
+            assert np.array_equal(solved, use(solver="heun", steps=3))
+            assert not np.array_equal(solved, use(steps=4))
+            assert not np.array_equal(solved, use(solver="euler"))
             with pytest.raises(ValueError, match="got 0"):
                 use(steps=0)
 
+    def test_the_mean_is_one_step_of_the_straight_path(self):
+        model, test = fitted("neuroflow"), pairs("test")
+        for use in (lambda **given: model.encode(features(), image_ids=test.image_ids, **given), model_decode):
+            np.testing.assert_allclose(use(), use(solver="euler", steps=1), atol=1e-5)
+            np.testing.assert_array_equal(use(), use(mode="mean"))
+            with pytest.raises(BrainDataError, match="expected no solver in mode 'mean', got solver=None, steps=2"):
+                use(mode="mean", steps=2)
+            with pytest.raises(BrainDataError, match="expected mode to be one of mean, sample, got 'mode'"):
+                use(mode="mode")
+        with pytest.raises(BrainDataError, match="expected mode 'sample' with path 'cos2_sin2'"):
+            replace(NEUROFLOW, flow=replace(NEUROFLOW.flow, path="cos2_sin2"))
+
     def test_linear_gaussian_pair(self):
-        """Means and covariances of either end, from samples of the other."""
+        """Means and covariances of either end, from samples of the other; and what is expected of either end."""
         generator = torch.Generator().manual_seed(0)
         mixing = torch.tensor([[0.9, 0.5, 0.0, 0.0], [-0.5, 0.9, 0.3, 0.0], [0.0, 0.0, 0.6, 0.4], [0.2, 0.0, 0.0, 1.2]])
         spread, offset = torch.tensor([1.0, 0.6, 1.3, 0.8]), torch.tensor([0.5, -0.5, 1.0, 0.0])
@@ -138,6 +151,11 @@ class TestBothWays:
             difference = (found.T.cov() - truth.T.cov()).abs() / torch.outer(scale, scale)
             assert difference.max() < 0.2
             assert ((other.T.cov() - truth.T.cov()).abs() / torch.outer(scale, scale)).max() > 0.4
+        variance = torch.diag(spread**2)
+        gain = variance @ mixing.T @ (mixing @ variance @ mixing.T + 0.09 * torch.eye(4)).inverse()
+        expected = first @ mixing.T + offset, (second + 0.3 * mixing.sum(1) - offset) @ gain.T - 0.3
+        for found, truth in zip((flow.mean_latents(pair[0]), flow.mean_tokens(pair[1])), expected, strict=True):
+            assert ((found.flatten(1) - truth) / truth.std(0)).square().mean().sqrt() < 0.15
 
 
 def model_decode(**given):

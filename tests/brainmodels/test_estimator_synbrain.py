@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from brainmodels.baselines import Ridge
 from brainmodels.errors import BrainDataError
 from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.encoding import r2, voxel_r
 from brainmodels.simulated import Preset, planted_features, simulate
+from brainmodels.systems.synbrain import SynBrain
+from brainmodels.training.linear import LinearMap
 from tests.brainmodels.fitted import (
     LEARNING,
     SYNBRAIN,
@@ -149,6 +152,37 @@ def test_fit_starts_afresh(system, tmp_path):
     model.fit(features(), pairs(), subject="sim01")
     assert saved(model, tmp_path / "a") == saved(fitted(system), tmp_path / "b")
     assert model.subjects_ == ("sim01",)
+
+
+class TestReadout:
+    """Ridge from latents to voxels in place of the decoder."""
+
+    def test_linear_is_ridge_on_the_latents_of_training_images(self, tmp_path):
+        model = small("synbrain", readout="linear", validation=0.0).fit(features(), pairs(), subject="sim01")
+        train, ids, scale = pairs(average="repeats"), pairs("test").image_ids, model.scales_["sim01"]
+        order = np.argsort(train.image_ids)
+        with torch.no_grad():
+            X, X_test = (
+                model.mapper_(torch.from_numpy(model.tokens(features(), x))).flatten(1).numpy()
+                for x in (train.image_ids[order], ids)
+            )
+        mean, std = X.mean(0), X.std(0)
+        fitted = Ridge().fit((X - mean) / std, (train.array()[order] - scale.mean) / scale.std)
+        expected = fitted.predict((X_test - mean) / std) * scale.std + scale.mean
+        got = model.predict(features(), image_ids=ids)
+        np.testing.assert_allclose(got, expected, atol=1e-3 * scale.std.max())
+        again = SynBrain.load(model.save(tmp_path / "model"))
+        draws = {"n_trials": 2, "noise": "posterior", "seed": 1, "image_ids": ids}
+        np.testing.assert_array_equal(again.predict(features(), **draws), model.predict(features(), **draws))
+
+    def test_the_better_one_on_validation_images_is_chosen(self, monkeypatch):
+        model = small("synbrain", readout="chosen", validation=0.2).fit(features(), pairs(), subject="sim01")
+        assert list(model.readouts_) == ["sim01"]  # six steps train no decoder
+        monkeypatch.setattr(LinearMap, "__call__", lambda self, X: np.full((len(X), 24), 1e3, np.float32))
+        model = small("synbrain", readout="chosen", validation=0.2).fit(features(), pairs(), subject="sim01")
+        assert not model.readouts_
+        with pytest.raises(BrainDataError, match="expected readout to be one of decoder, linear, chosen, got 'best'"):
+            small("synbrain", readout="best")
 
 
 class TestAdaptation:

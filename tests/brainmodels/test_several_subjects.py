@@ -76,7 +76,7 @@ def test_context_images_are_nested_and_draws_disjoint():
 def known(folders, tmp_path_factory):
     """A model of the first subject, trained while the second was held out."""
     out = tmp_path_factory.mktemp("known")
-    settings = {**QUICK, "data": tuple(folders), "out": out, "recipe": recipe_file(out, validation=0.0)}
+    settings = {**QUICK, "data": tuple(folders), "out": out, "recipe": recipe_file(out, validation=0.0, stack=None)}
     run_training(TrainSettings(**settings, steps=(12, 8), held_out=("sim02",)))
     return out
 
@@ -86,6 +86,7 @@ def test_held_out_subjects_are_not_seen(known):
     assert model.subjects_ == ("sim01",) and model.meta_["run"]["held_out"] == ["sim02"]
 
 
+@pytest.mark.slow
 def test_a_known_model_is_adapted_with_few_images_and_evaluated(folders, known, tmp_path, capsys):
     shared = ["--data", *folders, "--features", "grid", "--no-progress", "--check-alignment", "off", "--seed", "1"]
     new = ["--known", str(known), "--new", "sim02", "--context", "24", "--steps", "4", "4", "--normalizer", "train_z"]

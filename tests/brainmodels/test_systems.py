@@ -38,7 +38,10 @@ def test_a_new_system_goes_through_train_evaluate_and_report(toy, tmp_path, caps
     assert "ToyRidge, grid tokens: nr2" in printed and "ToyRidge, found in grid tokens" in printed
     record = json.loads((tmp_path / "report" / "record.json").read_text())
     found = record["models"][0]
-    own, ridge = ({s["metric"]["name"]: s["value"] for s in row["scores"]} for row in found["encoding"])
+    own, ridge = (
+        {s["metric"]["name"]: s["value"] for s in row["scores"]}
+        for row in (found["encoding"][0], found["encoding"][-1])
+    )
     assert own["nr2"] == pytest.approx(ridge["nr2"], abs=0.1) and own["nr2"] > 0.2  # both are ridge
     page = (tmp_path / "report" / "report.html").read_text()
     assert "ToyRidge" in page and "by two linear maps" in page

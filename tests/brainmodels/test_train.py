@@ -15,6 +15,7 @@ from brainmodels.errors import BrainDataError
 from brainmodels.features import FeatureCache, extractor
 from brainmodels.systems import load_model
 from brainmodels.systems.neuroflow import NeuroFlow, nano
+from brainmodels.training import Stacked
 from tests.brainmodels.simulations import made
 
 QUICK = {"data": "simulated:tiny", "features": "grid", "seed": 1, "progress": False, "device": "cpu"}
@@ -49,7 +50,7 @@ def run(tmp_path_factory) -> tuple[TrainSettings, Path]:
 def test_a_model_of_the_training_part_alone(run):
     settings, folder = run
     model = load_model(settings.out)
-    assert isinstance(model, NeuroFlow) and folder == Path(settings.out) / "model"
+    assert isinstance(model, Stacked) and isinstance(model.model, NeuroFlow) and folder == Path(settings.out) / "model"
     dataset, facts = made("tiny", seed=1, n_subjects=1), model.meta_
     split = dataset.split("shared")
     model.scaler_.check_unseen(split.test)
@@ -91,7 +92,7 @@ def test_predicts_from_the_cache_it_was_trained_on(run):
 
 
 def test_several_subjects_share_a_model(tmp_path):
-    recipe = recipe_file(tmp_path, validation=0.0)
+    recipe = recipe_file(tmp_path, validation=0.0, stack=None)
     settings = TrainSettings(**QUICK, out=tmp_path, recipe=recipe, steps=(3, 2), subject=("sim01", "sim02"))
     model = load_model(run_training(replace(settings, check_alignment="off")))
     assert model.vae_.voxels == {"sim01": 210, "sim02": 180}
@@ -130,6 +131,7 @@ def test_simulations_have_the_subjects_that_are_asked_for():
     assert list(open_data("simulated:tiny", 1).subjects) == ["sim01"]
 
 
+@pytest.mark.slow
 def test_the_evaluation_takes_the_folder_of_a_run(run, tmp_path, capsys):
     words = [
         "--data",

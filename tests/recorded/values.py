@@ -50,11 +50,13 @@ def used(model):
     """All that a model says of the images and responses of a small study, by name."""
     ids = fitted.pairs("test").image_ids[:5]
     measured = fitted.pairs("test").array()[:7]
-    found = {"predict": model.predict(fitted.features(), image_ids=ids)}
+    solved = {"mode": "sample"} if isinstance(model, NeuroFlow) else {}
+    found = {"predict": model.predict(fitted.features(), image_ids=ids, **solved)}
     for noise in ("unit", "posterior", "residual"):
-        found[noise] = model.predict(fitted.features(), image_ids=ids, noise=noise, n_trials=2, seed=3)
+        found[noise] = model.predict(fitted.features(), image_ids=ids, noise=noise, n_trials=2, seed=3, **solved)
     if isinstance(model, NeuroFlow):
-        found |= {"decode": model.decode(measured), "latents": model.latents(measured)}
+        found |= {"mean": model.predict(fitted.features(), image_ids=ids), "mean tokens": model.decode(measured)}
+        found |= {"decode": model.decode(measured, **solved), "latents": model.latents(measured)}
         trip = model.round_trip(responses=measured, through="response")
         found |= {"trip": trip.forward.numpy(), "back": trip.back.numpy()}
     else:

@@ -128,17 +128,24 @@ class NeuroFlow(LatentModel):
         responses: Trials,
         *,
         subject: str | None = None,
+        mode: str | None = None,
         solver: str | None = None,
         steps: int | None = None,
     ) -> np.ndarray:
         """Features of the images that responses (n, V) are of: fp32 (n, m, d), in the units of the extractor.
 
-        Where tokens were reduced the way back is approximate; see `TokenScaler`. Arguments are those of `encode`.
+        Where tokens were reduced the way back is approximate; see `TokenScaler`.
+
+        Args:
+            responses: Responses (n, V) of one subject.
+            subject: The subject; None where there is one.
+            mode: "mean" for the expected tokens, which score best; "sample" for those that the solver of the flow
+                finds, which vary as tokens of images do. None is the recipe's, or "sample" with a solver or steps.
+            solver, steps: Solver of the flow and its steps in mode "sample"; None is the recipe's.
         """
         latents = self._latents(responses, self._subject(subject))
-        flow, device = self.flow_, self._place()
-        parts = [flow.decode(z.to(device), *self._solver(solver, steps)).cpu() for z in latents.split(BATCH)]
-        return self._features(torch.cat(parts).numpy())
+        device, there = self._place(), self._way(self.flow_.mean_tokens, self.flow_.decode, mode, solver, steps)
+        return self._features(torch.cat([there(z.to(device)).cpu() for z in latents.split(BATCH)]).numpy())
 
     @property
     def latent_heads(self) -> tuple[str, ...]:
@@ -205,8 +212,10 @@ class NeuroFlow(LatentModel):
     def _posterior(self, responses: Tensor, subject: str) -> Posterior:
         return self.vae_.encode(responses, subject).posterior
 
-    def _latent(self, tokens: Tensor, solver: str | None = None, steps: int | None = None) -> Tensor:
-        return self.flow_.encode(tokens, *self._solver(solver, steps))
+    def _latent(
+        self, tokens: Tensor, mode: str | None = None, solver: str | None = None, steps: int | None = None
+    ) -> Tensor:
+        return self._way(self.flow_.mean_latents, self.flow_.encode, mode, solver, steps)(tokens)
 
     def _decoder(self, subject: str) -> Callable[[Tensor], Tensor]:
         return partial(self.vae_.decode, subject=subject)
@@ -215,6 +224,18 @@ class NeuroFlow(LatentModel):
         if head == "posterior":
             return super()._latents(responses, subject)
         return torch.cat([x.retrieval.cpu() for x in self._each(self.vae_.encode, responses, subject)])
+
+    def _way(
+        self, mean: Callable, solve: Callable, mode: str | None, solver: str | None, steps: int | None
+    ) -> Callable[[Tensor], Tensor]:
+        """How the flow is used in one direction."""
+        asked = solver is not None or steps is not None
+        mode = mode or ("sample" if asked else self.recipe.mode)
+        check_choice("mode", mode, recipes.MODES)
+        if mode == "mean" and asked:
+            raise BrainDataError(f"expected no solver in mode 'mean', got solver={solver!r}, steps={steps}")
+        name, count = self._solver(solver, steps)
+        return mean if mode == "mean" else partial(solve, solver=name, steps=count)
 
     def _solver(self, solver: str | None, steps: int | None) -> tuple[str, int]:
         return solver or self.recipe.solver, self.recipe.steps if steps is None else steps

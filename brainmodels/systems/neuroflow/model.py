@@ -224,6 +224,26 @@ class XFM(nn.Module):
         """Image tokens (B, m, d) of latents (B, m, d), from time 1 to 0."""
         return integrate(self, latents, start=1.0, end=0.0, steps=steps, solver=solver)
 
+    @torch.no_grad()
+    def mean_latents(self, tokens: Tensor) -> Tensor:
+        """Expected latents (B, m, d) of image tokens (B, m, d), E[z_1 | z_0], from one call of the network.
+
+        Trained with flow matching, the velocity at time 0 is the mean over all pairs that start at these tokens. On the
+        straight path this is one Euler step. Solving the flow instead draws one latent of each image, which has the
+        variance of single trials.
+
+        Raises:
+            BrainDataError: The path stands still at its ends, as cos2_sin2 does.
+        """
+        time = torch.zeros(len(tokens), device=tokens.device)
+        return self.path.endpoints(tokens, self(tokens, time).to(tokens.dtype), time)[1]
+
+    @torch.no_grad()
+    def mean_tokens(self, latents: Tensor) -> Tensor:
+        """Expected image tokens (B, m, d) of latents (B, m, d), E[z_0 | z_1], as `mean_latents`."""
+        time = torch.ones(len(latents), device=latents.device)
+        return self.path.endpoints(latents, self(latents, time).to(latents.dtype), time)[0]
+
 
 @torch.no_grad()
 def encode(

@@ -7,11 +7,13 @@ Stage 1 trains the NeuroVAE, stage 2 the flow between image tokens and its laten
 
 from dataclasses import dataclass, field, replace
 
-from ...errors import check_choice
+from ...errors import BrainDataError, check_choice
 from ...nn.flow import PATHS, SOLVERS
 from ...training.recipe import LatentRecipe, TrainingStage
 
-__all__ = ["FlowSize", "NeuroFlowRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
+__all__ = ["MODES", "FlowSize", "NeuroFlowRecipe", "VAESize", "named", "nano", "paper", "tiny", "veca", "veca_cores"]
+
+MODES = ("mean", "sample")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class NeuroFlowRecipe(LatentRecipe):
         stage1, stage2: Training of the NeuroVAE and of the flow.
         cycle_weight, cycle_share: Weight of the cycle, see above.
         flow_target: Where the flow ends in training: "sample" of the posterior or its "mean". In use it is the mean.
-        solver, steps: Solver of the flow and its steps in use, both ways.
+        mode: How the flow is used where nothing else is asked for, both ways: "mean" for the expected latent or tokens,
+            "sample" for the solver.
+        solver, steps: Solver of the flow and its steps.
         and those of `LatentRecipe`.
     """
 
@@ -83,6 +87,7 @@ class NeuroFlowRecipe(LatentRecipe):
     cycle_weight: float | None = None
     cycle_share: float = 0.064
     flow_target: str = "sample"
+    mode: str = "mean"
     solver: str = "heun"
     steps: int = 20
 
@@ -90,6 +95,11 @@ class NeuroFlowRecipe(LatentRecipe):
         super().__post_init__()
         check_choice("flow_target", self.flow_target, ("sample", "mean"))
         check_choice("solver", self.solver, SOLVERS)
+        check_choice("mode", self.mode, MODES)
+        if self.mode == "mean" and self.flow.path == "cos2_sin2":
+            raise BrainDataError(
+                "expected mode 'sample' with path 'cos2_sin2', which stands still at its ends, got 'mean'"
+            )
 
 
 def paper() -> NeuroFlowRecipe:
@@ -111,6 +121,7 @@ def paper() -> NeuroFlowRecipe:
         tokens="raw",
         response_scale="as_is",
         validation=0.0,
+        mode="sample",
         solver="euler",
     )
 
@@ -118,7 +129,7 @@ def paper() -> NeuroFlowRecipe:
 def veca() -> NeuroFlowRecipe:
     """The 256 patch tokens of VECA base at 256 px, scaled; a flow of 130.1 M parameters. Not yet measured."""
     flow = FlowSize(width=768, heads=12, path="linear")
-    return NeuroFlowRecipe("veca", token_width=768, flow=flow)
+    return NeuroFlowRecipe("veca", token_width=768, flow=flow, flow_target="mean", stack="reduced_rank")
 
 
 def veca_cores() -> NeuroFlowRecipe:
@@ -156,7 +167,8 @@ def nano() -> NeuroFlowRecipe:
         stage1=replace(base.stage1, steps=600, lr=3e-3),
         stage2=replace(base.stage2, steps=500, lr=3e-3),
         kl_weight=0.1,
-        validation=0.0,
+        flow_target="mean",
+        stack="reduced_rank",
     )
 
 

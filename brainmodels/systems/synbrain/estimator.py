@@ -5,21 +5,25 @@ mean = model.predict(cache, image_ids=test.image_ids)                           
 trials = model.predict(cache, image_ids=test.image_ids, n_trials=3, noise="residual")        # (n, 3, V)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from veca.train.parallel import join_world
 
+from ...baselines import Ridge
 from ...data.ids import Ids
 from ...nn.gaussian import Posterior
+from ...training.estimator import BATCH
 from ...training.joining import Features
 from ...training.latent_model import LatentModel
 from ...training.latents import posterior_of
+from ...training.linear import LinearMap, flat
 from ...training.loop import Batch, StageResult
 from ...training.run import Run, lasting
 from ...training.trials import TrialData, Trials
@@ -43,6 +47,7 @@ class SynBrain(LatentModel):
 
     Attributes:
         vae_, mapper_: The networks, the mapper with its averaged weights.
+        readouts_: `LinearMap` from latents to voxels by subject, for those that do not use the decoder of the BrainVAE.
         and those of `LatentModel`.
     """
 
@@ -125,6 +130,53 @@ class SynBrain(LatentModel):
         source = self._with_posteriors(data, run.device)
         return run.stage("mapper", _MapperTask(self.mapper_, self._posterior), source, stage, names)
 
+    def _forget(self) -> None:
+        super()._forget()
+        self.readouts_: dict[str, LinearMap] = {}
+
+    def _finish(self, data: TrialData, stages: Sequence[StageResult], checked: Mapping[str, Any]) -> None:
+        self._place()
+        chosen = {name: self._readout(data, name) for name in data.recordings}
+        self.readouts_ = {name: readout for name, readout in chosen.items() if readout is not None}
+        super()._finish(data, stages, checked)
+
+    def _readout(self, data: TrialData, subject: str) -> LinearMap | None:
+        """Ridge from latents of training images to their mean responses; None where the decoder is used.
+
+        Which of the two has less error on validation images is decided by mean responses, as they are scored.
+        """
+        if self.recipe.readout == "decoder":
+            return None
+        ids, measured = data.averaged(subject)
+        readout = LinearMap.fit(Ridge(), flat(self._latents_of(data, ids)), measured)
+        ids, measured = data.averaged(subject, part="val")
+        if self.recipe.readout == "linear" or not len(ids):
+            return readout
+        latents = self._latents_of(data, ids)
+        decode = partial(self.vae_.decode, num_voxels=measured.shape[1])
+        with torch.no_grad():
+            published = np.concatenate(
+                [decode(x.to(self._place())).cpu() for x in torch.from_numpy(latents).split(BATCH)]
+            )
+        errors = [float(((guess - measured) ** 2).mean()) for guess in (published, readout(flat(latents)))]
+        return readout if errors[1] < errors[0] else None
+
+    @torch.no_grad()
+    def _latents_of(self, data: TrialData, ids: np.ndarray) -> np.ndarray:
+        """Latents (n, m, d) that the mapper gives images."""
+        tokens, device = torch.from_numpy(data.tokens.get(ids)), self._place()
+        return torch.cat([self.mapper_(part.to(device)).cpu() for part in tokens.split(BATCH)]).numpy()
+
+    def _statistics(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays, texts = super()._statistics()
+        for name, readout in self.readouts_.items():
+            arrays |= readout.arrays(f"readout.{name}")
+        return arrays, {"readouts": sorted(self.readouts_), **texts}
+
+    def _restore(self, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]) -> None:
+        super()._restore(arrays, texts, subjects)
+        self.readouts_ = {name: LinearMap.taken(arrays, f"readout.{name}") for name in texts.get("readouts", ())}
+
     def _posterior(self, responses: Tensor, subject: str) -> Posterior:
         return self.vae_.encode(responses)
 
@@ -132,6 +184,8 @@ class SynBrain(LatentModel):
         return self.mapper_(tokens)
 
     def _decoder(self, subject: str) -> Callable[[Tensor], Tensor]:
+        if subject in self.readouts_:
+            return self.readouts_[subject].of_tokens
         return partial(self.vae_.decode, num_voxels=int(self.scales_[subject].kept.sum()))
 
 

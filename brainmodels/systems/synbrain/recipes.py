@@ -74,6 +74,8 @@ class SynBrainRecipe(LatentRecipe):
         adapt1, adapt2: The same for a new subject.
         train_mapper: Part of the mapper that `adapt2` trains: "mlp", "attn", "all" or "none".
         contrast_group: Number of trials that SoftCLIP compares with each other; None is the whole batch.
+        readout: What turns a latent into responses: "decoder" is the BrainVAE's, as published; "linear" a ridge from
+            latents to the voxels of a subject; "chosen" the one with the least error on validation images.
         and those of `LatentRecipe`.
     """
 
@@ -86,10 +88,12 @@ class SynBrainRecipe(LatentRecipe):
     adapt2: TrainingStage = field(default_factory=lambda: _mapper_stage(4_000))
     train_mapper: str = "mlp"
     contrast_group: int | None = None
+    readout: str = "decoder"
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("train_mapper", self.train_mapper, ("mlp", "attn", "all", "none"))
+        check_choice("readout", self.readout, ("decoder", "linear", "chosen"))
 
 
 def paper() -> SynBrainRecipe:
@@ -122,7 +126,15 @@ def veca() -> SynBrainRecipe:
     variance, for 15,724 voxels of unit variance. Not yet measured on real responses.
     """
     mapper = MapperSize(width=768, depth=8, heads=12)
-    return replace(SynBrainRecipe(), name="veca", token_width=768, mapper=mapper, kl_weight=0.017)
+    return replace(
+        SynBrainRecipe(),
+        name="veca",
+        token_width=768,
+        mapper=mapper,
+        kl_weight=0.017,
+        readout="chosen",
+        stack="reduced_rank",
+    )
 
 
 def veca_cores() -> SynBrainRecipe:
@@ -167,7 +179,8 @@ def nano() -> SynBrainRecipe:
         stage2=replace(base.stage2, steps=1_000, lr=3e-3),
         adapt1=replace(base.adapt1, lr=3e-3),
         adapt2=replace(base.adapt2, lr=3e-3),
-        validation=0.0,
+        readout="chosen",
+        stack="reduced_rank",
     )
 
 
