@@ -139,9 +139,7 @@ def trial_variance(
     options = {"subject": subject, "noise_scale": noise_scale}
     sampled = {noise: _sampled(model, features, shown, noise, n_trials, seed, options) for noise in noises}
     repeats = int(np.isin(recording.image_ids, shown).sum())
-    return TrialVariance(
-        type(model).__name__, sampled, measured, planted, rois, len(shown), repeats, n_trials, noise_scale
-    )
+    return TrialVariance(model.label, sampled, measured, planted, rois, len(shown), repeats, n_trials, noise_scale)
 
 
 def repeat_variance(values: np.ndarray, image_ids: Ids) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from brainmodels.errors import BrainDataError, LayoutError
 from brainmodels.systems import SYSTEMS
 from brainmodels.training import Stacked
 from brainmodels.training.linear import LinearMap, flat
-from brainmodels.training.stacked import _weight
+from brainmodels.training.stacked import _finding_weight, _weight
 from tests.brainmodels.fitted import features, pairs, small, study
 from tests.brainmodels.toy.estimator import ToyRecipe, ToyRidge
 
@@ -59,6 +59,26 @@ def test_weight_is_the_best_of_a_search():
         errors = [((truth - base - w * (model - base)) ** 2).sum() for w in grid]
         assert abs(_weight(truth, base, model) - grid[np.argmin(errors)]) <= 5e-4
     assert _weight(truth, base, base) == 0
+
+
+def test_the_weight_of_decoding_finds_images_best():
+    """Against loops over weights, images and candidates; a perfect baseline keeps 0, a perfect model is trusted."""
+    rng = np.random.default_rng(0)
+    truth, others = rng.normal(size=(12, 30)), rng.normal(size=(40, 30))
+    base, model = (truth + 2.5 * rng.normal(size=truth.shape) for _ in range(2))
+    scores = {}
+    for step in range(21):
+        logs = []
+        for own, guess in zip(truth, base + step / 20 * (model - base), strict=True):
+            found = [guess @ x / np.linalg.norm(x) for x in (own, *truth, *others)]
+            logs.append(np.log(1 + sum(x > found[0] + 1e-12 for x in found[1:])))
+        scores[step / 20] = np.mean(logs)
+    assert (
+        _finding_weight(truth, base, model, others) == min(scores, key=scores.get)
+        and 0 < min(scores, key=scores.get) < 1
+    )
+    assert _finding_weight(truth, truth, model, others) == 0
+    assert _finding_weight(truth, rng.normal(size=truth.shape), truth, others) >= 0.5
 
 
 def test_each_region_trusts_who_is_right_there():

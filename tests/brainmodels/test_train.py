@@ -121,6 +121,7 @@ def test_the_command_prints_stages_and_folder(tmp_path, capsys):
     words += ["--recipe", recipe_file(tmp_path), "--out", str(tmp_path / "run"), "--check-alignment", "off"]
     main(["train", *words])
     printed = capsys.readouterr().out.splitlines()
+    assert "sim01, stacked with reduced rank: weights of the model V1 " in printed[2] and "decoding " in printed[2]
     assert printed[0].startswith("vae: 2 steps") and printed[-1] == str(tmp_path / "run" / "model")
     with pytest.raises(SystemExit, match="veca brain train: expected simulated"):
         main(["train", "--data", "nowhere", "--out", str(tmp_path / "other")])
