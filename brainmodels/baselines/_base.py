@@ -140,6 +140,10 @@ class LinearBaseline(Baseline):
         """Response to features that are all 0, fp32 (V,)."""
         return self.Y_mean_ - self.X_mean_ @ self.coef_
 
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights fp32 (p, V) and bias (V,) with which `predict` is X @ weights + bias."""
+        return self.coef_, self.intercept_
+
     def _bands(self) -> list[tuple[Any, np.ndarray | None]]:
         """Columns of each feature space, and the factor (V,) of its kernel for each voxel (None: 1)."""
         return [(slice(None), None)]

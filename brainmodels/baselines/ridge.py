@@ -189,11 +189,29 @@ class LinearDecoder(Ridge):
             mean, std = column_moments(out)
         else:
             raise BrainDataError("expected several rows to calibrate on each other, got 1; use calibration='train_cv'")
-        varies = std > _LEAST_SPREAD * np.maximum(np.abs(mean), self.Y_std_)
-        gain = np.divide(self.Y_std_, std, out=np.zeros_like(std), where=varies)
+        gain = self._gain(mean, std)
         for part in column_parts(out.shape):  # in fp64, without an fp64 copy of all
             out[:, part] = (out[:, part] - mean[part]) * gain[part] + self.Y_mean_[part]
         return out
+
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights fp32 (V, p) and bias (p,) with which `predict` is X @ weights + bias, calibration included.
+
+        Raises:
+            BrainDataError: With calibration "test_batch", which depends on the rows.
+        """
+        weights, bias = super().affine()
+        if self.calibration == "none":
+            return weights, bias
+        if self.calibration == "test_batch":
+            raise BrainDataError("expected calibration 'train_cv' or 'none', got 'test_batch', which is not affine")
+        gain = self._gain(self.heldout_mean_, self.heldout_std_)
+        return weights * gain.astype(np.float32), ((bias - self.heldout_mean_) * gain + self.Y_mean_).astype(np.float32)
+
+    def _gain(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Factor (p,) from the spread of predictions to that of the train features; 0 where they do not vary."""
+        varies = std > _LEAST_SPREAD * np.maximum(np.abs(mean), self.Y_std_)
+        return np.divide(self.Y_std_, std, out=np.zeros_like(std), where=varies)
 
 
 def checked_alphas(alphas: Sequence[float]) -> np.ndarray:

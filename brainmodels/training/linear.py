@@ -45,9 +45,9 @@ class LinearMap:
         kept = std > 1e-3 * std.max()
         std = std if scaled else np.ones_like(std)
         fitted = estimator.fit(((X - mean) / np.where(kept, std, 1)).astype(np.float32)[:, kept], Y)
-        weight = np.zeros((X.shape[1], Y.shape[1]), np.float32)
-        weight[kept] = fitted.coef_ / std[kept, None]
-        return cls(weight, (fitted.intercept_ - mean @ weight).astype(np.float32))
+        weight, (slopes, bias) = np.zeros((X.shape[1], Y.shape[1]), np.float32), fitted.affine()
+        weight[kept] = slopes / std[kept, None]
+        return cls(weight, (bias - mean @ weight).astype(np.float32))
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Predictions fp32 (n, q) of rows (n, p)."""

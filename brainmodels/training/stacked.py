@@ -16,7 +16,7 @@ from torch import Tensor
 
 from veca.files import read_tensors
 
-from ..baselines import PriorRidge, ReducedRankRidge, Ridge
+from ..baselines import LinearDecoder, PriorRidge, ReducedRankRidge, Ridge
 from ..data import Pairs, Subject
 from ..data.ids import Ids
 from ..errors import BrainDataError, LayoutError, check_choice, need
@@ -60,8 +60,9 @@ class Stacked(BaseEstimator):
     """A brain model and a linear baseline on the same tokens, both ways: base + w (model - base).
 
     w is chosen on the validation images of the fit, which neither was trained on. 0 is the baseline and 1 the model.
-    For each region of the subject w has the least squared error; for decoding, images are found best with it. Then the
-    baseline is fitted again, to all training images. (Wolpert, 1992; Breiman, 1996, has the bound on the weights.)
+    For each region of the subject w has the least squared error. For decoding it is the smallest w with which images
+    are found as well as with the best, within a standard error. Then the baseline is fitted again, to all training
+    images. (Wolpert, 1992; Breiman, 1996, has the bound on the weights.)
 
     For responses the baseline sees at most 16,384 numbers of an image, see `flat`. Tokens with more numbers are decoded
     by the model alone.
@@ -70,8 +71,8 @@ class Stacked(BaseEstimator):
 
     Args:
         model: The model; its `fit` needs a share of validation images, by its recipe or `validation=`.
-        base: Baseline of the responses, "ridge", "reduced_rank" or "prior", see `brainmodels.baselines`. Decoding has
-            ridge, because fewer patterns find fewer images.
+        base: Baseline of the responses, "ridge", "reduced_rank" or "prior", see `brainmodels.baselines`. That of
+            decoding is always `LinearDecoder`, because fewer patterns find fewer images.
 
     Attributes:
         meta_: Facts of the fit, with `meta_["stack"]`: base, number of validation images, and weights by subject.
@@ -260,9 +261,9 @@ class Stacked(BaseEstimator):
             read = model.tokens(model.decode(scale.undo(measured), subject=name))
             read = read.reshape(len(read), -1)
             known, truth = (data.tokens.get(x).reshape(len(x), -1) for x in (train_ids, ids))
-            base = LinearMap.fit(Ridge(), train, known, scaled=False)(measured)
+            base = LinearMap.fit(LinearDecoder(), train, known, scaled=False)(measured)
             share = told["decode"] = _finding_weight(truth, base, read, known)
-            decoder = LinearMap.fit(Ridge(), Y_all, np.concatenate([known, truth])[order], scaled=False)
+            decoder = LinearMap.fit(LinearDecoder(), Y_all, np.concatenate([known, truth])[order], scaled=False)
         return _Stack(encoder, shares, decoder, share), told
 
 
@@ -274,10 +275,11 @@ def _weight(truth: np.ndarray, base: np.ndarray, model: np.ndarray) -> float:
 
 
 def _finding_weight(truth: np.ndarray, base: np.ndarray, model: np.ndarray, others: np.ndarray) -> float:
-    """The w of 0, 0.05, ..., 1 by which images are found best among all known ones; of equal ones the smallest.
+    """The w of 0, 0.05, ..., 1 by which images are found among all known ones: the smallest that is not clearly worse.
 
-    Best is the least mean logarithm of the rank of the right image, by cosine to the tokens of all images. The weight
-    of least squared error favours a few strong directions, and images are found by the weak ones too.
+    What counts is the mean logarithm of the rank of the right image, by cosine to the tokens of all images; the best w
+    has the least, and one is clearly worse whose mean is above it by a standard error of the paired difference. The
+    weight of least squared error favours a few strong directions, and images are found by the weak ones too.
 
     Args:
         truth, base, model: Tokens (n, p) of validation images: true, and decoded by either.
@@ -289,8 +291,10 @@ def _finding_weight(truth: np.ndarray, base: np.ndarray, model: np.ndarray, othe
     ranks = []
     for weight in _WEIGHTS:
         table = (base + weight * (model - base)) @ gallery.T
-        ranks.append(np.log1p((table > table[own, own][:, None]).sum(1)).mean())
-    return float(_WEIGHTS[int(np.argmin(ranks))])
+        ranks.append(np.log1p((table > table[own, own][:, None]).sum(1)))
+    apart = np.array(ranks) - ranks[int(np.argmin(np.mean(ranks, 1)))]
+    fine = apart.mean(1) <= apart.std(1) / len(own) ** 0.5
+    return float(_WEIGHTS[int(np.argmax(fine))])
 
 
 def _regions(responses: Trials, kept: np.ndarray) -> dict[str, np.ndarray]:

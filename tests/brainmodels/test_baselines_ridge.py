@@ -62,6 +62,17 @@ def test_ridge_is_the_closed_form(features, alpha):
 
 
 @SHAPES
+@pytest.mark.parametrize("calibration", ["train_cv", "none"])
+def test_a_decoder_is_affine_with_its_calibration(features, calibration):
+    X, Y = made(features)
+    model = LinearDecoder(calibration=calibration).fit(X, Y)
+    weights, bias = model.affine()
+    assert relative(X @ weights + bias - Y.mean(0), model.predict(X) - Y.mean(0)) < 1e-3
+    with pytest.raises(BrainDataError, match="'test_batch', which is not affine"):
+        LinearDecoder(calibration="test_batch").fit(X, Y).affine()
+
+
+@SHAPES
 def test_penalties_are_those_of_cross_validation_by_hand(features):
     X, Y = made(features)
     scores = cross_validated(X, Y, ALPHAS, KFold(5).split(X))
