@@ -115,6 +115,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "share": evaluation.study.ceiling is not None,
         "results": results or [full],
         "full": full,
+        "shrunk": _best_shrunk(evaluation.models[0]) if evaluation.models else None,
         "shuffled": Result.of(SHUFFLED, control, wrong[0]),
         "worse": {
             "variance": [row for row in results if row.ridge and _below(row.variance, row.ridge.variance)],
@@ -138,6 +139,14 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
             "another": ANOTHER,
         },
     }
+
+
+def _best_shrunk(item: "ModelEvaluation") -> tuple[str, Score] | None:
+    """Name and headline score of the best linear model on the same tokens in which voxels learn from each other."""
+    rows = [row for row in item.encoded if row.model.startswith(tuple(SHRUNK))]
+    names = [row.model.replace(", same", " on the same") for row in rows]
+    found = [(name, row.score("nr2") or _known(row, "voxel_r")) for name, row in zip(names, rows, strict=True)]
+    return max(found, key=lambda pair: value_of(pair[1], pair[0])) if found and item.opened.encodes else None
 
 
 def _judged(evaluation: "Evaluation") -> list[Score]:
