@@ -274,8 +274,8 @@ def stage_lines(meta: Mapping[str, Any]) -> Sequence[str]:
         terms = ", ".join(f"{key} {value:.4g}" for key, value in last.items())
         memory = "" if stage["peak_memory"] is None else f", {stage['peak_memory'] / 2**30:.1f} GB"
         lines.append(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s{memory}; {terms}")
-    stack = meta.get("stack")
-    for subject, weights in ({} if stack is None else stack["weights"]).items():
+    stack = meta.get("stack", {"base": "", "weights": {}})
+    for subject, weights in stack["weights"].items():
         every = weights.get("encode", {}) | ({"decoding": weights["decode"]} if "decode" in weights else {})
         told = ", ".join(f"{region} {weight:.2f}" for region, weight in every.items())
         lines.append(f"{subject}, stacked with {stack['base'].replace('_', ' ')}: weights of the model {told}")
