@@ -133,8 +133,9 @@ class Stacked(BaseEstimator):
         """Responses to images; arguments as in the model's `predict`. Draws of trials are moved to the stacked mean."""
         model, name = self.model, self.model._subject(subject)
         stack, scale = self._of(name), model.scales_[name]
-        assert stack.encoder is not None
         drawn = model.predict(features, image_ids=image_ids, subject=name, **options)
+        if stack.encoder is None:
+            return drawn
         plain = {key: value for key, value in options.items() if key not in _DRAWS}
         mean = model.predict(features, image_ids=image_ids, subject=name, **plain) if options else drawn
         base = scale.undo(stack.encoder(flat(model.tokens(features, image_ids))))
