@@ -22,6 +22,8 @@ IDS = [f"im{i:03d}" for i in range(300)]
 class Planted:
     """A model whose draws have a known variance: that of the trials with "residual", a constant with "unit"."""
 
+    label = "Planted"
+
     def __init__(self):
         self.scales_ = {"one": SimpleNamespace(kept=np.ones(VOXELS, bool))}
 
