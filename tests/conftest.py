@@ -1,4 +1,4 @@
-"""One thread a worker, one seed a test; files that share trained models go to one worker, one of as many as cores."""
+"""One thread a worker, one seed a test, and files that share trained models in one worker."""
 
 import random
 import signal

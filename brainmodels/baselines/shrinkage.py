@@ -95,8 +95,8 @@ class PriorRidge(Ridge):
 
         w of a voxel ~ N(0, S),    argmin_w |Y - b - X w|^2 + alpha w' S^-1 w
 
-    S is the second moment, over voxels, of the weights that `Ridge` finds on the same rows: directions of feature space
-    that other voxels use are shrunk less. Each voxel takes its alpha, which is its noise variance under this prior, by
+    S is the second moment over voxels of the weights that `Ridge` finds on the same rows. So directions that
+    other voxels use are shrunk less. Each voxel takes its alpha, which is its noise variance under this prior, by
     cross-validation. Outside the span of those weights all weights are 0.
 
     Args:

@@ -5,7 +5,7 @@ print(evaluated.decoded[0].score("two_way"))
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ class Answers:
         decoded: (n, m, d) tokens in model units read from measured responses; None for a model that only encodes.
         returned: The same read from its own responses; None for a model that does not go both ways.
         note: A caution that belongs to the predictions.
-        alone: The same of a stacked model without its baseline; None for a model that is not stacked.
+        alone: `predicted` and `decoded` of a stacked model without its baseline, by name; else empty.
     """
 
     predicted: np.ndarray | None
@@ -117,7 +117,7 @@ class Answers:
     decoded: np.ndarray | None = None
     returned: np.ndarray | None = None
     note: str = ""
-    alone: "Answers | None" = None
+    alone: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -269,18 +269,24 @@ def _answers(opened: OpenedModel, study: Study, cache: FeatureCache) -> Answers:
     if opened.encodes:
         predicted = model.predict(cache, image_ids=ids, subject=subject)
         latents |= _latents(opened, predicted, subject, "syn")
-        absent = np.isnan(predicted).any(0)
-        counted = int((absent & study.voxels).sum())
+        filled = _filled(predicted, study)
+        counted = int((np.isnan(predicted).any(0) & study.voxels).sum())
         note = f"{counted} voxels that the model leaves out are predicted by their train mean" if counted else ""
-        filled = np.where(absent, np.nan_to_num(study.measured_train.mean(0)), predicted)
     if opened.decodes:
         decoded = model.tokens(model.decode(study.test, subject=subject))
     if opened.decodes and predicted is not None:
         returned = model.tokens(model.decode(predicted, subject=subject))
-    alone = None
-    if isinstance(model, Stacked):
-        alone = _answers(replace(opened, name=model.model.label, model=model.model), study, cache)
+    alone = {}
+    if isinstance(model, Stacked) and opened.encodes:
+        alone["predicted"] = _filled(model.model.predict(cache, image_ids=ids, subject=subject), study)
+    if isinstance(model, Stacked) and opened.decodes:
+        alone["decoded"] = model.tokens(model.model.decode(study.test, subject=subject))
     return Answers(filled, latents, decoded, returned, note, alone)
+
+
+def _filled(predicted: np.ndarray, study: Study) -> np.ndarray:
+    """Predictions (n, V) with the train mean in voxels that the model leaves out."""
+    return np.where(np.isnan(predicted).any(0), np.nan_to_num(study.measured_train.mean(0)), predicted)
 
 
 def _latents(opened: OpenedModel, responses: Any, subject: str, kind: str) -> dict[str, np.ndarray]:
@@ -293,16 +299,16 @@ def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     mark, name = opened.model.fingerprint_, f"{opened.features.name} tokens"
     note = "; ".join(filter(None, [opened.features.extractor.note, answers.note]))
     told = {} if answers.predicted is None else {opened.name: (answers.predicted, note)}
-    if answers.alone is not None and answers.alone.predicted is not None:
-        told[f"{_inner(opened)} alone"] = answers.alone.predicted, note
+    if "predicted" in answers.alone:
+        told[_alone(opened)] = answers.alone["predicted"], note
     told |= {_same_tokens(kind): (found[0], opened.features.extractor.note) for kind, found in space.shrunk.items()}
     told[SAME_TOKENS] = space.predicted, opened.features.extractor.note
     return [judge(study, guess, model, name, said, features_of=mark) for model, (guess, said) in told.items()]
 
 
-def _inner(opened: OpenedModel) -> str:
+def _alone(opened: OpenedModel) -> str:
     """Name of the model without what it is stacked with."""
-    return opened.model.model.label if isinstance(opened.model, Stacked) else opened.model.label
+    return f"{opened.model.model.label if isinstance(opened.model, Stacked) else opened.model.label} alone"
 
 
 def _same_tokens(kind: str) -> str:
@@ -315,8 +321,8 @@ def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     guesses = {}
     if answers.decoded is not None:
         guesses[opened.name] = answers.decoded
-    if answers.alone is not None and answers.alone.decoded is not None:
-        guesses[f"{_inner(opened)} alone"] = answers.alone.decoded
+    if "decoded" in answers.alone:
+        guesses[_alone(opened)] = answers.alone["decoded"]
     guesses |= {_same_tokens(kind): found[1] for kind, found in space.shrunk.items()}
     guesses[SAME_TOKENS] = space.decode(study, study.measured)
     guesses["mean of train tokens"] = np.broadcast_to(space.train.mean(0), space.test.shape)

@@ -75,7 +75,8 @@ class Stacked(BaseEstimator):
             decoding is always `LinearDecoder`, because fewer patterns find fewer images.
 
     Attributes:
-        meta_: Facts of the fit, with `meta_["stack"]`: base, number of validation images, and weights by subject.
+        meta_: Facts of the fit, with `meta_["stack"]`: the base, and by subject the weights and the number of
+            validation images.
     """
 
     def __init__(self, model: BrainModel, base: str = "ridge"):
@@ -215,7 +216,7 @@ class Stacked(BaseEstimator):
         data = copy(model)._join(features, responses, **joined, validation=share, known=model)
         source = source_of(features, joined["feature_ids"], model.pairing)
         given = responses if isinstance(responses, Mapping) else {joined["subject"]: responses}
-        told, images = {}, 0
+        told = {}
         for name in data.recordings:
             ids, measured = data.averaged(name, part="val")
             if not len(ids):
@@ -225,9 +226,8 @@ class Stacked(BaseEstimator):
                 )
             regions = _regions(given[name], model.scales_[name].kept)
             self.stacks_[name], told[name] = self._weighed(data, name, source, ids, measured, regions)
-            images = len(ids)
         weights = model.meta_.get("stack", {}).get("weights", {})
-        model.meta_["stack"] = {"base": self.base, "validation_images": images, "weights": weights | told}
+        model.meta_["stack"] = {"base": self.base, "weights": weights | told}
         return self
 
     def _weighed(
@@ -247,7 +247,7 @@ class Stacked(BaseEstimator):
         X_all, Y_all = np.concatenate([X, X_val])[order], np.concatenate([train, measured])[order]
         encoder = decoder = None
         shares, share = np.ones(measured.shape[1], np.float32), 1.0
-        told: dict[str, Any] = {}
+        told: dict[str, Any] = {"images": len(ids)}
         if model.encodes:
             predicted = model.predict(source, image_ids=ids, subject=name)[:, scale.kept]
             base = LinearMap.fit(BASES[self.base](), X, train)(X_val)
@@ -278,9 +278,9 @@ def _weight(truth: np.ndarray, base: np.ndarray, model: np.ndarray) -> float:
 def _finding_weight(truth: np.ndarray, base: np.ndarray, model: np.ndarray, others: np.ndarray) -> float:
     """The w of 0, 0.05, ..., 1 by which images are found among all known ones: the smallest that is not clearly worse.
 
-    What counts is the mean logarithm of the rank of the right image, by cosine to the tokens of all images; the best w
-    has the least, and one is clearly worse whose mean is above it by a standard error of the paired difference. The
-    weight of least squared error favours a few strong directions, and images are found by the weak ones too.
+    The right image has a rank, by cosine to the tokens of all images. The best w has the least mean logarithm of it. A
+    w is clearly worse if its mean is above that by more than a standard error of the paired difference. The weight of
+    least squared error favours a few strong directions, and images are found by the weak ones too.
 
     Args:
         truth, base, model: Tokens (n, p) of validation images: true, and decoded by either.

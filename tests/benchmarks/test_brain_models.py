@@ -72,6 +72,17 @@ def test_systems_stand_between_the_mean_map_and_the_planted_signal(tables):
     assert nonlinear[0].title == "Encoding, nonlinear tuning." and len(nonlinear) == 3
 
 
+def test_stacking_repeats_the_rows_of_systems(tables):
+    """The same fitted models, so that scores must be equal; and each way of use has a row."""
+    linear, nonlinear = tables("stacking")
+    before, now = column(tables("systems")[0], "nr2"), column(linear, "nr2")
+    same = {"ridge": "ridge", "NeuroFlow, mean": "NeuroFlow", "SynBrain, its readout": "SynBrain"}
+    same |= {f"{name} + reduced_rank": f"{name} + ridge" for name in ("NeuroFlow", "SynBrain")}
+    assert {name: now[name] for name in same} == {name: before[other] for name, other in same.items()}
+    assert {"NeuroFlow, solver", "NeuroFlow + ridge", "NeuroFlow + prior"} < set(now)
+    assert list(now) == list(column(nonlinear, "nr2"))
+
+
 @pytest.mark.slow
 def test_higher_orders_come_back_nearer_on_every_path(tables):
     (table,) = tables("solvers")

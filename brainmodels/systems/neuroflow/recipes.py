@@ -156,8 +156,9 @@ def tiny() -> NeuroFlowRecipe:
 def nano() -> NeuroFlowRecipe:
     """A recipe for the shipped `veca_nano_patch8`: its 8 x 8 tokens are reduced to 4 x 4 of width 32.
 
-    It trains in 75 seconds on one processor core for 1,500 simulated voxels and 2,600 trials. Steps, rates and the
-    weight of the KL were chosen on the test images of another simulated subject than those of the published scores.
+    It trains in one to three minutes on one processor core for 1,500 simulated voxels and 2,600 trials. Steps, rates
+    and the weight of the KL were chosen on the test images of another simulated subject than those of the published
+    scores.
     """
     base = tiny()
     return replace(
