@@ -121,12 +121,13 @@ class Stacked(BaseEstimator):
     ) -> "Stacked":
         """A copy that is adapted to a new subject, as the model's `adapt`, with a baseline of that subject.
 
-        A fifth of the images weighs both, unless `validation` says otherwise: there are few of them.
+        A fifth of the images weighs both, unless `validation` says otherwise. There are few of them, so the baseline is
+        then fitted again to all.
         """
         options |= {"subject": subject, "validation": 0.2 if validation is None else validation}
         adapted = Stacked(self.model.adapt(features, responses, **options), self.base)
         adapted.stacks_ = {name: stack for name, stack in self.stacks_.items() if name in adapted.model.subjects_}
-        return adapted._stack(features, responses, options)
+        return adapted._stack(features, responses, options, again=True)
 
     def predict(
         self, features: Features, *, image_ids: Ids | None = None, subject: str | None = None, **options: Any
@@ -208,7 +209,7 @@ class Stacked(BaseEstimator):
             raise BrainDataError(f"expected a subject of {', '.join(self.stacks_)}, got {subject!r} without a baseline")
         return self.stacks_[subject]
 
-    def _stack(self, features: Features, responses: Any, options: Mapping[str, Any]) -> Self:
+    def _stack(self, features: Features, responses: Any, options: Mapping[str, Any], again: bool = False) -> Self:
         """Fit baselines to all subjects of a fit that is done, and choose the weights."""
         model = self.model
         joined = {key: options.get(key, default) for key, default in _JOINED.items()}
@@ -225,7 +226,7 @@ class Stacked(BaseEstimator):
                     "train the model alone"
                 )
             regions = _regions(given[name], model.scales_[name].kept)
-            self.stacks_[name], told[name] = self._weighed(data, name, source, ids, measured, regions)
+            self.stacks_[name], told[name] = self._weighed(data, name, source, ids, measured, regions, again)
         weights = model.meta_.get("stack", {}).get("weights", {})
         model.meta_["stack"] = {"base": self.base, "weights": weights | told}
         return self
@@ -238,8 +239,9 @@ class Stacked(BaseEstimator):
         ids: np.ndarray,
         measured: np.ndarray,
         regions: Mapping[str, np.ndarray],
+        again: bool,
     ) -> tuple[_Stack, dict[str, Any]]:
-        """The stack of one subject, and its weights as JSON."""
+        """The stack of one subject, and its weights as JSON; with `again`, baselines of the validation images too."""
         model, scale = self.model, self.model.scales_[name]
         train_ids, train = data.averaged(name)
         X, X_val = flat(data.tokens.get(train_ids)), flat(data.tokens.get(ids))
@@ -250,21 +252,24 @@ class Stacked(BaseEstimator):
         told: dict[str, Any] = {"images": len(ids)}
         if model.encodes:
             predicted = model.predict(source, image_ids=ids, subject=name)[:, scale.kept]
-            base = LinearMap.fit(BASES[self.base](), X, train)(X_val)
+            encoder = LinearMap.fit(BASES[self.base](), X, train)
+            base = encoder(X_val)
             told["encode"] = {}
             for region, mask in regions.items():
                 shares[mask] = _weight(
                     measured[:, mask], base[:, mask], (predicted[:, mask] - scale.mean[mask]) / scale.std[mask]
                 )
                 told["encode"][region] = round(float(shares[mask][0]), 3)
-            encoder = LinearMap.fit(BASES[self.base](), X_all, Y_all)
+            if again:
+                encoder = LinearMap.fit(BASES[self.base](), X_all, Y_all)
         if model.decodes and np.prod(data.tokens.shape) <= NUMBERS:
             read = model.tokens(model.decode(scale.undo(measured), subject=name))
             read = read.reshape(len(read), -1)
             known, truth = (data.tokens.get(x).reshape(len(x), -1) for x in (train_ids, ids))
-            base = LinearMap.fit(LinearDecoder(), train, known, scaled=False)(measured)
-            share = told["decode"] = _finding_weight(truth, base, read, known)
-            decoder = LinearMap.fit(LinearDecoder(), Y_all, np.concatenate([known, truth])[order], scaled=False)
+            decoder = LinearMap.fit(LinearDecoder(), train, known, scaled=False)
+            share = told["decode"] = _finding_weight(truth, decoder(measured), read, known)
+            if again:
+                decoder = LinearMap.fit(LinearDecoder(), Y_all, np.concatenate([known, truth])[order], scaled=False)
         return _Stack(encoder, shares, decoder, share), told
 
 

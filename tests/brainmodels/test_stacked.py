@@ -14,6 +14,7 @@ from brainmodels.systems import SYSTEMS
 from brainmodels.training import Stacked
 from brainmodels.training.linear import LinearMap, flat
 from brainmodels.training.stacked import _finding_weight, _weight
+from brainmodels.training.trials import held_out
 from tests.brainmodels.fitted import features, pairs, small, study
 from tests.brainmodels.toy.estimator import ToyRecipe, ToyRidge
 
@@ -93,14 +94,16 @@ def test_each_region_trusts_who_is_right_there():
 
 
 @pytest.mark.parametrize("base", ["ridge", "prior"])
-def test_a_useless_model_hardly_counts_beside_a_baseline_on_all_training_images(base):
+def test_a_useless_model_hardly_counts_beside_a_baseline_that_saw_no_image_it_is_weighed_on(base):
     stacked = Stacked(informed(np.zeros(24, bool)), base).fit(features(), pairs(), subject="sim01")
     assert max(stacked.meta_["stack"]["weights"]["sim01"]["encode"].values()) < 0.3  # of 26 images and few voxels
     train = pairs(average="repeats")
-    order = np.argsort(train.image_ids)
-    X, X_test = (flat(stacked.tokens(features(), x)) for x in (train.image_ids[order], pairs("test").image_ids))
+    held = held_out(train.image_ids, RECIPE.validation)
+    kept = np.array([row for row in np.argsort(train.image_ids) if train.image_ids[row] not in held])
+    assert len(held) == stacked.meta_["stack"]["weights"]["sim01"]["images"]
+    X, X_test = (flat(stacked.tokens(features(), x)) for x in (train.image_ids[kept], pairs("test").image_ids))
     mean, std, scale = X.mean(0), X.std(0), stacked.scales_["sim01"]
-    measured = (train.array()[order] - scale.mean) / scale.std
+    measured = (train.array()[kept] - scale.mean) / scale.std
     fitted = {"ridge": Ridge, "prior": PriorRidge}[base]().fit((X - mean) / std, measured)
     got = stacked.stacks_["sim01"].encoder(X_test)
     np.testing.assert_allclose(got, fitted.predict((X_test - mean) / std), atol=1e-3)
