@@ -1,16 +1,18 @@
 """One thread a worker, one seed a test, and files that share trained models in one worker."""
 
+import os
 import random
 import signal
 from pathlib import Path
 from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before numpy: its threads spin where workers and programs share the cores
 
 import numpy as np
 import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background commands ignore it
 
 TOGETHER = (  # what these files fit and evaluate is kept in memory, once a process

@@ -1,6 +1,6 @@
 """Numbers that a change of structure must not move: saved models, fits, fingerprints, splits and scores.
 
-    python -m tests.recorded.values          # writes tests/recorded/values.json and the saved models beside it
+    OMP_NUM_THREADS=1 python -m tests.recorded.values  # as tests run; writes values.json and saved models beside it
 
 Run it only in a commit that changes numbers on purpose, and say there which ones and why.
 """
