@@ -1,12 +1,11 @@
 """The cache: by id, whole or not at all, and never of another extractor or of other pictures."""
 
+import itertools
 import json
 import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,7 +15,9 @@ import torch
 from brainmodels.data import ArrayImages, StimulusSet
 from brainmodels.errors import BrainDataError, IdError, LayoutError, NormalizationError
 from brainmodels.features import Extractor, FeatureCache, Grid, Pixels, RandomConv
+from brainmodels.features import cache as module
 from brainmodels.features.cache import write_shard
+from tests.processes import start
 
 NUM = 23
 
@@ -103,32 +104,19 @@ def test_an_extractor_without_tokens_has_none(tmp_path):
         cache.get(["sim:001"], "tokens")
 
 
-KILLED = """
-import os, signal, sys
-import numpy as np
-from brainmodels.features import RandomConv, cache
-from tests.brainmodels.test_features_cache import stimuli
-written = 0
+def write_until_killed(root):
+    """Dies while it writes the third array of the third shard."""
+    written, whole = itertools.count(1), module._write
 
-def write(path, array, whole=cache._write):
-    global written
-    written += 1
-    if written == 11:  # the third array of the third shard
+    def write(path, array):
         whole(path, array)
-        with open(path, "r+b") as file:
-            file.truncate(200)
-        os.kill(os.getpid(), signal.SIGKILL)
-    whole(path, array)
+        if next(written) == 11:
+            with open(path, "r+b") as file:
+                file.truncate(200)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-cache._write = write
-cache.FeatureCache(sys.argv[1], RandomConv(size=16), stimuli(), shard_images=4).extract(batch_size=4, progress=False)
-"""
-
-WRITER = """
-import sys
-from tests.brainmodels.test_features_cache import write_together
-write_together(sys.argv[1], 2)
-"""
+    module._write = write
+    quiet(FeatureCache(root, RandomConv(size=16), stimuli(), shard_images=4))
 
 
 def write_together(root, stride):
@@ -146,13 +134,10 @@ def write_together(root, stride):
     quiet(cache, ids=cache.stimuli.ids[::stride])
 
 
-def start(code, *arguments):
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=env)
-
-
 def test_a_killed_writer_resumes_to_what_an_uninterrupted_one_gives(tmp_path):
-    assert start(KILLED, tmp_path / "killed").wait() == -signal.SIGKILL
+    process = start(write_until_killed, tmp_path / "killed")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     cache = FeatureCache(tmp_path / "killed", RandomConv(size=16), stimuli(), shard_images=4)
     assert cache.ids.tolist() == stimuli().ids[:8].tolist()  # two whole shards
     (left,) = cache.folder.glob(".partial-*")
@@ -170,9 +155,10 @@ def test_a_killed_writer_resumes_to_what_an_uninterrupted_one_gives(tmp_path):
 
 
 def test_two_parallel_writers(tmp_path):
-    other = start(WRITER, tmp_path / "two")
+    other = start(write_together, tmp_path / "two", 2)
     write_together(tmp_path / "two", 1)
-    assert other.wait() == 0
+    other.join()
+    assert other.exitcode == 0
     caches = [FeatureCache(tmp_path / "two", RandomConv(size=16), stimuli()) for _ in range(2)]
     assert len(caches[0]) == NUM
     written = np.concatenate([np.load(path) for path in caches[0].folder.glob("*/ids.npy")])

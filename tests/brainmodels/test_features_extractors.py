@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
-import sys
 
 import pytest
 import timm
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from brainmodels.errors import AxisError, BrainDataError, LayoutError, NormalizationError, UnsafePickleError
 from brainmodels.features import VECAFeatures, base, extractor
 from tests.models import small_veca, tiny_veca
+from tests.processes import start
 from veca.model.features import pool
 
 TIMM = "vit_tiny_patch16_224"
@@ -90,22 +89,20 @@ def test_layers_from_both_ends_have_one_fingerprint():
     assert small(layer=-1).fingerprint() == small(layer=2).fingerprint()
 
 
-def test_fingerprint_is_equal_across_processes(tmp_path):
-    model = tiny_veca(img_size=32)
-    model.save_pretrained(tmp_path / "model")
-    code = (
-        "from brainmodels.features import extractor as e\n"
-        f"items = e('veca', weights={str(tmp_path / 'model')!r}), e('gabor'), e('random_conv', seed=3)\n"
-        "print(*[item.fingerprint() for item in items])"
-    )
-    env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
-    there = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
-    here = [
-        extractor("veca", weights=tmp_path / "model"),
-        extractor("gabor"),
-        extractor("random_conv", seed=3),
-    ]
-    assert there.stdout.split() == [item.fingerprint() for item in here]
+def print_fingerprints(folder):
+    """Of three extractors; and a hash of Python, which differs between processes."""
+    items = extractor("veca", weights=folder), extractor("gabor"), extractor("random_conv", seed=3)
+    print(hash("veca"), *[item.fingerprint() for item in items], flush=True)
+
+
+def test_fingerprint_is_equal_across_processes(tmp_path, capsys):
+    tiny_veca(img_size=32).save_pretrained(tmp_path / "model")
+    process = start(print_fingerprints, tmp_path / "model", log=tmp_path / "log")
+    process.join()
+    assert process.exitcode == 0
+    print_fingerprints(tmp_path / "model")
+    here, there = capsys.readouterr().out.split(), (tmp_path / "log").read_text().split()
+    assert here[1:] == there[1:] and (here[0] != there[0] or "PYTHONHASHSEED" in os.environ)
 
 
 # input

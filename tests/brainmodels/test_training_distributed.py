@@ -1,10 +1,7 @@
 """Two processes on one machine, started as torchrun starts them, against one process with the same batches."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,19 +12,16 @@ from safetensors.torch import load_file, save_file
 from brainmodels.training import train_stage
 from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.staged import Draws, Linear, Trials
-from veca.train.parallel import World
+from tests.processes import start
+from veca.train.parallel import World, join_world
 
 SIZES, VALIDATION = {"a": 37, "b": 21}, {"a": 9, "b": 5}
 STAGE = TrainingStage(epochs=5, lr=0.05, batch_size=8, clip_norm=1.0, ema_decay=0.9, weight_decay=0.1, patience=2)
-ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import sys
-from tests.brainmodels.test_training_distributed import run_all
-from veca.train.parallel import join_world
 
-with join_world("cpu") as world:
-    run_all(world, sys.argv[1])
-"""
+
+def join_and_run_all(out):
+    with join_world("cpu") as world:
+        run_all(world, out)
 
 
 def run_all(world, out):
@@ -73,12 +67,11 @@ def runs(tmp_path_factory):
     started = []
     for rank in ("0", "1"):
         world = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        options = dict(env=os.environ | world, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        started.append(subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder / "2")], **options))
+        started.append(start(join_and_run_all, folder / "2", log=folder / f"log-{rank}", **world))
     run_all(World(0, 1, torch.device("cpu")), folder / "1")
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for rank, process in enumerate(started):
+        process.join(300)
+        assert process.exitcode == 0, (folder / f"log-{rank}").read_text()
     return folder
 
 

@@ -1,7 +1,6 @@
 """Patch-parallel forward and backward against one process, in fp64, with gloo processes on a CPU."""
 
 import datetime
-import multiprocessing
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 from tests.models import small_veca
+from tests.processes import server
 from veca.large.distributed import Traffic, forward_features, patch_row_slice, reduce_gradients
 
 OUTPUTS = ("global_token", "cores", "core_xy")  # the same on all ranks
@@ -180,7 +180,7 @@ def run_checks(rank, ranks, meeting_point):
 
 @pytest.mark.parametrize("ranks", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 4))])
 def test_equals_one_process(ranks, tmp_path):
-    multiprocessing.set_forkserver_preload(["veca.large.streaming", "veca.large.distributed"])
+    server()
     start_processes(run_checks, (ranks, (tmp_path / "meeting").as_uri()), nprocs=ranks, start_method="forkserver")
 
 

@@ -1,22 +1,12 @@
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.processes import start
 from veca.files import alone_in, read_tensors, whole_file, whole_folder
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from veca.files import whole_file
-with whole_file(Path(sys.argv[1])) as partial:
-    partial.write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -47,12 +37,18 @@ def test_two_writers_of_a_shared_file_do_not_meet(tmp_path):
     assert (tmp_path / "a").read_text() == "first"  # the outer block ends last
 
 
+def write_half_and_die(path):
+    with whole_file(path) as partial:
+        partial.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_killed_writer_leaves_the_old_file_and_the_next_one_overwrites_its_remains(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    command = [sys.executable, "-c", KILLED, str(path)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run(command, env=env, check=False).returncode == -signal.SIGKILL
+    process = start(write_half_and_die, path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert path.read_text() == "old" and (tmp_path / "a.partial").read_text() == "half"
     with whole_file(path) as partial:
         partial.write_text("new")

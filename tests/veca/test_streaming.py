@@ -1,7 +1,6 @@
 import errno
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ import veca
 from benchmarks import streaming as benchmark
 from benchmarks.record import read_rows
 from tests.models import small_veca
+from tests.processes import start
 from veca.large import streaming
 from veca.large.streaming import stream_features
 from veca.model.block import Block
@@ -250,10 +250,7 @@ def run_until_killed(workdir):
 
 
 def test_a_killed_process_leaves_what_another_needs(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["veca.large.streaming", "veca.large.distributed"])
-    process = context.Process(target=run_until_killed, args=(tmp_path,))
-    process.start()
+    process = start(run_until_killed, tmp_path)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert json.loads((tmp_path / "state.json").read_text())["blocks_done"] == 1

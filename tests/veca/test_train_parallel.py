@@ -1,26 +1,18 @@
 """Two processes on one machine, started as torchrun starts them, against one process with the same batches."""
 
-import os
+import dataclasses
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
-PROGRAM = """
-import dataclasses, json, sys, warnings
-import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
+
+from tests.processes import start
 from veca import VECA
 from veca.train import Recipe, SupervisedTask, train
 from veca.train.parallel import join_world
-
-out = sys.argv[1]
-torch.set_num_threads(1)
 
 
 class Noise:
@@ -33,7 +25,7 @@ class Noise:
         return {"image": torch.stack([torch.randn(3, 32, 32, generator=g) for g in generators]), "label": labels}
 
 
-def run(name, seed, **options):
+def run(out, name, seed, **options):
     torch.manual_seed(seed)
     task = SupervisedTask(VECA(embed_dim=16, depth=2, num_heads=1, num_cores=24), {"label": 3})
     recipe = Recipe(steps=6, batch_size=8, warmup_steps=0, lr_max=1e-2, weight_decay=0.1, clip_norm=0.5, ema_decay=0.9)
@@ -41,7 +33,7 @@ def run(name, seed, **options):
     train(task, Noise(), recipe, f"{out}/{name}", "cpu", stop_at=3)
     torch.manual_seed(seed)
     task = SupervisedTask(VECA(embed_dim=16, depth=2, num_heads=1, num_cores=24), {"label": 3})
-    path = train(task, Noise(), recipe, f"{out}/{name}", "cpu")  # from the checkpoint
+    train(task, Noise(), recipe, f"{out}/{name}", "cpu")  # from the checkpoint
     rank = dist.get_rank() if dist.is_initialized() else 0
     whole = {n: p.full_tensor() if isinstance(p, DTensor) else p.detach() for n, p in task.named_parameters()}
     save_file({n: p.contiguous() for n, p in whole.items()}, f"{out}/{name}-{rank}.safetensors")
@@ -49,14 +41,15 @@ def run(name, seed, **options):
     return f"{name} {sharded}"
 
 
-with join_world("cpu") as world:
-    # one process draws the weights that all start with
-    seed = 0 if world.rank == 0 else 77
-    print(run("plain", seed))
-    print(run("checkpointing", seed, grad_checkpointing=True, accumulate=2))
-    if world.size > 1:
-        print(run("fsdp", seed, parallel="fsdp", grad_checkpointing=True, accumulate=2))
-"""
+def run_all(out):
+    torch.set_num_threads(1)
+    with join_world("cpu") as world:
+        # one process draws the weights that all start with
+        seed = 0 if world.rank == 0 else 77
+        print(run(out, "plain", seed))
+        print(run(out, "checkpointing", seed, grad_checkpointing=True, accumulate=2))
+        if world.size > 1:
+            print(run(out, "fsdp", seed, parallel="fsdp", grad_checkpointing=True, accumulate=2))
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +64,14 @@ def runs(tmp_path_factory):
         out = folder / str(size)
         out.mkdir(exist_ok=True)
         world = {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PROGRAM, str(out)]
-        options = dict(env=os.environ | world, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(subprocess.Popen(command, **options))
-    for process in started:
-        output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert "unused parameters" not in errors
+        world |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        log = folder / f"log-{size}-{rank}"
+        started.append((start(run_all, out, log=log, **world), log))
+    for process, log in started:
+        process.join(300)
+        output = log.read_text()
+        assert process.exitcode == 0, output
+        assert "unused parameters" not in output
         assert ("fsdp 0" not in output) and ("plain 0" in output)
     return folder
 
