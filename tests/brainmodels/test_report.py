@@ -34,6 +34,13 @@ def folder(tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def unpainted(monkeypatch):
+    """No figures, for tests that read other words of pages whose figures are looked at by the tests before them."""
+    for name in ("voxel_scores", "roi_bars", "brain_map", "picture_grid", "curves"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: None)
+
+
 class Page(HTMLParser):
     """Texts, pictures and tables of a page; tags must close in the order in which they opened."""
 
@@ -118,7 +125,7 @@ def test_the_page_tells_the_numbers(folder):
     assert "inside it" not in shown.text()
 
 
-def test_the_page_says_when_all_is_at_chance(tmp_path):
+def test_the_page_says_when_all_is_at_chance(unpainted, tmp_path):
     evaluation = simulated_evaluation()
 
     def chance(items):
@@ -184,7 +191,7 @@ def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
     assert rows["NeuroFlow, responses of another image"] and rows["SynBrain raw_posterior"]
 
 
-def test_a_model_that_beats_ridge_is_not_said_to_lose(tmp_path):
+def test_a_model_that_beats_ridge_is_not_said_to_lose(unpainted, tmp_path):
     evaluation = evaluation_of_models()
     item = evaluation.models[0]
     values = [[score.value for score in row.scores] for row in item.found][::-1]  # the two change places
@@ -198,7 +205,7 @@ def test_a_model_that_beats_ridge_is_not_said_to_lose(tmp_path):
     assert "No model is worse than ridge on the same tokens." in text and "against" not in text
 
 
-def test_names_on_the_page_are_escaped(tmp_path):
+def test_names_on_the_page_are_escaped(unpainted, tmp_path):
     evaluation, script = simulated_evaluation(), "<script>alert(1)</script>"
     record = evaluation.record | {"data": evaluation.record["data"] | {"subject": script}}
     encoded = [dataclasses.replace(item, features=script, note=f"random {script}") for item in evaluation.encoded]
@@ -244,7 +251,7 @@ def test_responses_are_drawn_where_their_voxels_are():
     assert not (gone[..., 0] - gone[..., 2] > 60).any()
 
 
-def test_published_numbers_come_with_their_warnings_and_on_request_only(tmp_path):
+def test_published_numbers_come_with_their_warnings_and_on_request_only(unpainted, tmp_path):
     evaluation = simulated_evaluation()
     record = evaluation.record | {"settings": evaluation.record["settings"] | {"published": True}}
     text = write_report(dataclasses.replace(evaluation, record=record), tmp_path).read_text()
