@@ -32,7 +32,7 @@ demo: $(INSTALLED)
 		--cache out/demo/brain/features
 	$(BIN)/veca brain evaluate --seed 1 --out out/demo/brain --resamples 500 --curve 50 100 200 400 \
 		--features veca@64 veca@32 veca@16 veca@8 vit_nano_patch8 gabor pixels \
-		--models out/demo/neuroflow --pictures conv
+		--models out/demo/neuroflow --pictures nearest
 	$(BIN)/veca demo
 
 test: lint

@@ -11,6 +11,7 @@ from .errors import BrainDataError
 
 _absent: ImportError | None = None
 try:
+    from .commands.drawer import DrawerSettings, run_drawer
     from .commands.evaluate import run_evaluations, score_lines
     from .commands.train import TrainSettings, run_training, stage_lines
     from .evaluation import EvaluationSettings
@@ -18,7 +19,7 @@ try:
 except ImportError as error:  # the other commands work without the extra `brain`
     _absent = error
     if not TYPE_CHECKING:
-        EvaluationSettings = TrainSettings = None
+        DrawerSettings = EvaluationSettings = TrainSettings = None
 
 __all__ = ["main"]
 
@@ -47,6 +48,14 @@ def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
     if (folder / "meta.json").is_file():  # written by the first process
         print("\n".join(stage_lines(read_meta(folder))))
         print(folder)
+
+
+def drawer(settings: Annotated[DrawerSettings, tyro.conf.arg(name="")]) -> None:
+    """Make what draws pictures from decoded tokens, from images alone; `evaluate --pictures` takes its folder."""
+    try:
+        print(run_drawer(settings))
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain drawer: {error}") from error
 
 
 def prepare(
@@ -130,9 +139,9 @@ def main(args: list[str]) -> None:
         args: Words after `veca brain`.
     """
     logging.basicConfig(format="%(message)s")
-    commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, train)}
+    commands = {command.__name__: command for command in (convert, drawer, evaluate, layouts, prepare, train)}
     if _absent is not None:
-        for name in ("evaluate", "train"):
+        for name in ("drawer", "evaluate", "train"):
             del commands[name]
             if args[:1] == [name]:
                 raise SystemExit(f"veca brain {name}: {_absent}")

@@ -48,9 +48,10 @@ VECA = {
 BRAIN = {
     "": "data features layouts simulated systems",
     "cli": "commands errors evaluation layouts training",
-    "commands": "data errors evaluation features report simulated systems training",
+    "commands": "data drawing errors evaluation features report simulated systems training",
     "report": "data errors evaluation metrics",
-    "evaluation": "baselines data errors features metrics nn records simulated systems training",
+    "evaluation": "baselines data drawing errors features metrics nn records simulated systems training",
+    "drawing": "errors features nn records simulated training",
     "systems": "baselines data errors nn training",
     "training": "baselines data errors features metrics nn records versions",
     "baselines": "data errors metrics",

@@ -13,29 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from veca.hashes import hex_digest, json_digest
-
-from ..data import BrainDataset, Pairs
-from ..data.ids import Ids
+from ..data import BrainDataset
+from ..drawing.scenes import PIXELS
 from ..errors import BrainDataError
-from ..features import Extractor, FeatureCache, TokenScaler, extractor
+from ..features import Extractor, FeatureCache, extractor
 from ..features.sets import FeatureSet
 from ..metrics import Score, metric, not_available
 from ..metrics.image import examples, ssim
 from ..metrics.retrieval import correlation_matrix, identification
 from ..metrics.statistics import score_images
-from ..nn.tokens_to_image import Blend, ConvDecoder, DecoderSize, NearestImage, TokensToImage
-from ..simulated import SimulatedDataset, scene_stimuli
+from ..nn.tokens_to_image import TokensToImage
+from .drawers import Drawers
 from .encoding import SHUFFLED, Study, chance_band
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
 
-__all__ = ["ANOTHER", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]
+__all__ = ["ANOTHER", "MEAN", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]
 
 _log = logging.getLogger(__name__)
 TRUE, REDUCED, ANOTHER = "true tokens", "true tokens, reduced", "responses of another image"
-SCENES, SCENES_SEED = 1000, 1000  # further scenes of a simulated study, and how far their seed is from its own
-STEPS, TRUE_SHARE, UNKNOWN_ERROR = 1500, 0.25, 1.0
-LOW = 0.35  # share of what is drawn, laid over the nearest picture
+MEAN = "mean tokens"
 WEIGHTED = ("alexnet2", "alexnet5", "inception", "clip", "effnet_b1", "swav")  # scores of published tables
 RANDOM = 8  # test images in figures
 
@@ -72,14 +68,14 @@ class Pictures:
     Attributes:
         model: Name of the model.
         shown: Test images at the size of the pictures, uint8 (n, H, W, 3).
-        drawn: by source; all of the first drawer, then what others make of the first source, of ridge and of the true
-            tokens: the nearest picture of the bank, and what is drawn laid over it.
+        drawn: by source; all of the first drawer, then what the nearest picture makes of the first source, of ridge and
+            of the true tokens, where it is not the first.
         chosen: rows for figures: "random" ones, then the "best" and the "worst" of the others by the cosine of decoded
             and true tokens.
         seed: Seed of the random ones.
-        trained: How the drawer was trained; empty where it was not.
-        bank: Number of pictures of the bank, and of train images among them; the others are scenes that no subject has
-            seen.
+        bank: What the bank is that the nearest picture is of.
+        calibration: Number of images on which the decoders' reliability was measured, and whether they are of
+            "validation" or of "folds" of the train images.
     """
 
     model: str
@@ -87,8 +83,8 @@ class Pictures:
     drawn: Sequence[Drawn]
     chosen: dict[str, np.ndarray]
     seed: int
-    trained: dict[str, Any]
-    bank: tuple[int, int]
+    bank: str
+    calibration: tuple[int, str]
 
     def to_json(self) -> dict[str, Any]:
         chosen = {name: rows.tolist() for name, rows in self.chosen.items()}
@@ -97,91 +93,10 @@ class Pictures:
             "model": self.model,
             "chosen": chosen,
             "seed": self.seed,
-            "trained": self.trained,
             "bank": self.bank,
+            "calibration": self.calibration,
             "drawn": drawn,
         }
-
-
-class _Space:
-    """Where pictures are drawn from: tokens as wide as the extractor's where the model's are reduced."""
-
-    def __init__(self, evaluated: ModelEvaluation):
-        self.scaler = evaluated.opened.model.scaler_
-        self.reduced = self.scaler is not None and self.scaler.reduction is not None
-
-    def of(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens in model units as they are drawn from."""
-        if self.scaler is None or not self.reduced:
-            return np.asarray(tokens, np.float32)
-        return self.scaler.inverse_transform(tokens)
-
-    def true(self, features: np.ndarray) -> np.ndarray:
-        """Features of the extractor as they are drawn from."""
-        return features if self.reduced or self.scaler is None else self.scaler.transform(features)
-
-
-@dataclass(frozen=True)
-class _Bank:
-    """Pictures with their features: train images, and where the study is simulated, further scenes."""
-
-    ids: list[str]
-    features: np.ndarray  # (N, m, d) of the extractor
-    images: np.ndarray  # (N, H, W, 3) uint8
-
-    @classmethod
-    def of(
-        cls, study: Study, dataset: BrainDataset, cache: FeatureCache, pixels: int, device: str, progress: bool
-    ) -> "_Bank":
-        ids = list(study.train.image_ids)
-        bank = cls(ids, cache.get(ids, "tokens"), dataset.stimuli.images(ids, pixels))
-        if not isinstance(dataset, SimulatedDataset):
-            return bank
-        scenes = scene_stimuli(study.seed + SCENES_SEED, SCENES)
-        further = FeatureCache(cache.folder.parent, cache.extractor, scenes, cache.size)
-        further.extract(device=device, progress=progress, verify=False)
-        features = np.concatenate([bank.features, further.get(scenes.ids, "tokens")])
-        images = np.concatenate([bank.images, scenes.images(scenes.ids, pixels)])
-        return cls(ids + scenes.ids.tolist(), features, images)
-
-
-class _FromModel:
-    """What draws from tokens of the extractor, given tokens in model units."""
-
-    def __init__(self, drawer: TokensToImage, space: _Space):
-        self.drawer, self.space = drawer, space
-        self.name, self.fingerprint = drawer.name, drawer.fingerprint
-
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.drawer(torch.from_numpy(self.space.of(tokens.cpu().numpy())).to(tokens.device))
-
-
-class _Damaged:
-    """True tokens as an array whose rows come as a decoder of brains would give them, with new damage at every reading.
-
-    A row is reduced, gets noise of a random strength up to `error` in the model's space, and is brought back. Some rows
-    stay whole. Noise on every number of unreduced tokens would be averaged away, which decoding errors are not.
-    """
-
-    ndim = 3
-
-    def __init__(self, features: np.ndarray, space: _Space, error: float, seed: int):
-        self.features, self.space, self.error = features, space, error
-        self.shape = features.shape
-        self._unit = float(features.std()) if space.scaler is None else 1.0
-        self._rng = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        features = self.features[rows]
-        scaler = self.space.scaler
-        tokens = features if scaler is None else scaler.transform(features)
-        strength = self.error * self._unit * self._rng.random((len(tokens), 1, 1), np.float32)
-        damaged = self.space.of(tokens + strength * self._rng.standard_normal(tokens.shape, np.float32))
-        whole = self._rng.random(len(tokens)) < TRUE_SHARE
-        return np.where(whole[:, None, None], self.space.true(features), damaged)
 
 
 def draw_pictures(
@@ -189,23 +104,21 @@ def draw_pictures(
     study: Study,
     dataset: BrainDataset,
     cache: FeatureCache,
-    kind: str,
-    out: Path,
+    folder: Path | None = None,
     device: str = "cpu",
     others: Sequence[ModelEvaluation] = (),
     progress: bool = False,
 ) -> Pictures:
     """Pictures from all that can be decoded into the tokens of one model.
 
+    Each decoder's tokens are calibrated: how far they can be trusted is measured on images that it was not fitted to.
+
     Args:
         evaluated: Scores and outputs of the model.
         study, dataset: Responses to the test images, and the images.
         cache: Features of train and test images.
-        kind: "nearest", the picture of the bank that is nearest in tokens, or "conv", drawn by a `ConvDecoder` that is
-            trained here on the bank, pictures alone. The bank is the train images, and where the study is simulated,
-            further scenes.
-        out: Folder that keeps the decoder, which is used again for the same inputs.
-        device: Device of the decoder.
+        folder: What `veca brain drawer` has written; None draws nearest pictures of a bank, see `Drawers`.
+        device: Device of the networks.
         others: Further models with the same tokens, whose synthetic responses the external ridge reads.
         progress: Show bars.
 
@@ -214,50 +127,53 @@ def draw_pictures(
     """
     if evaluated.opened.model.recipe.what != "tokens":
         raise BrainDataError(f"expected tokens to draw pictures from, got pooled features of {evaluated.opened.name}")
-    space, model = _Space(evaluated), evaluated.opened.model
-    size = _size(cache, study.train.image_ids, device)
-    bank = _Bank.of(study, dataset, cache, size.pixels, device, progress)
-    shown = dataset.stimuli.images(study.test.image_ids, size.pixels)
+    drawers = Drawers.of(evaluated, study, dataset, cache, folder, device, progress)
+    shown = dataset.stimuli.images(study.test.image_ids, PIXELS)
+    judge, name, space = _Judge(study, shown, device), evaluated.opened.name, drawers.space
     sources = _sources(evaluated, study, others)
-    nearest = NearestImage(model.tokens(bank.features), bank.images, bank.ids)
-    judge, first = _Judge(study, shown, device), next(iter(sources))
-    trained: dict[str, Any] = {}
-    if kind == "nearest":
-        made = sources | {TRUE: evaluated.space.test}
-        drawn = [judge(source, nearest, guess) for source, guess in made.items()]
-        drawn.append(judge.chance(nearest, evaluated.space.shuffled(study)))
-    else:
-        measured = _decode_error(evaluated, study, dataset, cache)
-        error = UNKNOWN_ERROR if measured is None else measured
-        conv = _conv_decoder(bank, study, cache.fingerprint, space, size, error, out, device, progress)
-        made = {source: space.of(guess) for source, guess in sources.items()}
-        if space.reduced:
-            made[REDUCED] = space.of(evaluated.space.test)
-        made[TRUE] = space.true(cache.get(study.test.image_ids, "tokens"))
-        drawn = [judge(source, conv, guess) for source, guess in made.items()]
-        drawn.append(judge.chance(conv, map(space.of, evaluated.space.shuffled(study))))
-        compared = {first: sources[first], SAME_TOKENS: sources[SAME_TOKENS], TRUE: evaluated.space.test}
-        for drawer in (nearest, Blend(_FromModel(conv, space), nearest, LOW)):
-            drawn += [judge(source, drawer, guess) for source, guess in compared.items()]
-        trained = dict(conv.trained) | {"error": error, "error_measured": measured is not None}
-    chosen, counts = _chosen(evaluated, study), (len(bank.ids), len(study.train.image_ids))
-    return Pictures(evaluated.opened.name, shown, drawn, chosen, study.seed, trained, counts)
+    calibrated = {
+        source: drawers.measured[name if decoder == name else SAME_TOKENS] for source, (decoder, _) in sources.items()
+    }
+    true = cache.get(study.test.image_ids, "tokens")
+    drawn = [judge(source, calibrated[source][0], space.whole(guess)) for source, (_, guess) in sources.items()]
+    if space.reduces:
+        drawn.append(
+            judge(
+                REDUCED,
+                drawers.exact[-1] if len(drawers.exact) == 1 else drawers.exact[0].told(whole=False),
+                space.whole(evaluated.space.test),
+            )
+        )
+    drawn.append(judge(TRUE, drawers.exact[0], true))
+    wrong = map(space.whole, evaluated.space.shuffled(study))
+    drawn.append(judge.chance(drawers.measured[SAME_TOKENS][0], wrong))
+    for number in range(1, len(drawers.exact)):
+        for source in dict.fromkeys((next(iter(sources)), SAME_TOKENS)):
+            drawn.append(judge(source, calibrated[source][number], space.whole(sources[source][1])))
+        drawn.append(judge(TRUE, drawers.exact[number], true))
+    chosen = _chosen(evaluated, study)
+    return Pictures(name, shown, drawn, chosen, study.seed, drawers.bank, drawers.held_out)
 
 
-def _sources(evaluated: ModelEvaluation, study: Study, others: Sequence[ModelEvaluation]) -> dict[str, np.ndarray]:
-    """Tokens in model units by what they were decoded from; the model's own first."""
+def _sources(
+    evaluated: ModelEvaluation, study: Study, others: Sequence[ModelEvaluation]
+) -> dict[str, tuple[str, np.ndarray]]:
+    """The decoder and its tokens in model units, by what they were decoded from; the model's own first."""
     answers, linear, name = evaluated.answers, evaluated.space, evaluated.opened.name
     found = {}
     if answers.decoded is not None:
-        found[name] = answers.decoded
-    found[SAME_TOKENS] = linear.decode(study, study.measured)
+        found[name] = name, answers.decoded
+    found[SAME_TOKENS] = SAME_TOKENS, linear.decode(study, study.measured)
     if answers.decoded is not None:
-        found[ANOTHER] = answers.decoded[other_images(study)]
+        found[ANOTHER] = name, answers.decoded[other_images(study)]
+    own = next(iter(found.values()))
+    found[MEAN] = own[0], np.broadcast_to(own[1].mean(0), own[1].shape)
     if answers.returned is not None:
-        found[f"{name}, its own responses"] = answers.returned
+        found[f"{name}, its own responses"] = name, answers.returned
     for item in others if answers.decoded is not None else (evaluated, *others):
         if item.answers.predicted is not None:
-            found[f"{EXTERNAL}, responses of {item.opened.name}"] = linear.decode(study, item.answers.predicted)
+            read = linear.decode(study, item.answers.predicted)
+            found[f"{EXTERNAL}, responses of {item.opened.name}"] = SAME_TOKENS, read
     return found
 
 
@@ -308,57 +224,3 @@ class _Judge:
     def _seen(self, network: Extractor, images: torch.Tensor) -> np.ndarray:
         outputs = [network(part.to(self.device)) for part in images.split(64)]
         return torch.cat([x.tokens if x.pooled is None else x.pooled for x in outputs]).cpu().numpy()
-
-
-def _size(cache: FeatureCache, ids: Ids, device: str) -> DecoderSize:
-    shape = cache.get(ids[:1], "tokens").shape[1:]
-    return DecoderSize.small(*shape) if device == "cpu" else DecoderSize(*shape)
-
-
-def _decode_error(evaluated: ModelEvaluation, study: Study, dataset: BrainDataset, cache: FeatureCache) -> float | None:
-    """Root mean squared error of decoded tokens, in deviations, on validation images; one digit.
-
-    By the model, or by ridge for a model that only encodes. None without validation images.
-    """
-    opened, train = evaluated.opened, study.train
-    split, subject = train.split, train.subject
-    if not len(split.rows(subject.responses.trials, "val", subject.id)):
-        return None
-    held: Pairs = dataset.pairs(subject.id, split, "val", "repeats", train.transform)
-    cache.extract(held.image_ids, progress=False, verify=False)
-    true, model = opened.model.tokens(cache, held.image_ids), opened.model
-    if opened.decodes:
-        guess = model.tokens(model.decode(held, subject=opened.subject_in(study)))
-    else:
-        guess = evaluated.space.decode(study, held.array())
-    return round(float(np.sqrt(np.mean(np.square(guess - true)) / np.var(true))), 1)
-
-
-def _conv_decoder(
-    bank: _Bank,
-    study: Study,
-    fingerprint: str,
-    space: _Space,
-    size: DecoderSize,
-    error: float,
-    out: Path,
-    device: str,
-    progress: bool,
-) -> ConvDecoder:
-    """The decoder of these inputs: trained now, or found in `out`."""
-    key = json_digest([fingerprint, _state(space.scaler), bank.ids, vars(size), error, STEPS, TRUE_SHARE, study.seed])
-    folder = Path(out) / key
-    if (folder / "config.json").is_file():
-        _log.info("pictures are drawn by %s, trained before", folder)
-        return ConvDecoder.load(folder, device)
-    damaged: Any = _Damaged(bank.features, space, error, study.seed)
-    options = {"steps": STEPS, "seed": study.seed, "device": device, "progress": progress}
-    conv = ConvDecoder.fit(damaged, bank.images, size, **options)
-    conv.save(folder)
-    return conv
-
-
-def _state(scaler: TokenScaler | None) -> str:
-    """What changes with any number of a scaler."""
-    state = {} if scaler is None else scaler.state_dict()
-    return hex_digest(part for name, value in sorted(state.items()) for part in (name, np.asarray(value)))

@@ -53,9 +53,9 @@ class EvaluationSettings:
             prepared subjects.
         features: Sets of features, see `FeatureSet.parse`; controls and the learning curve use the first.
         models: Folders of trained models (`veca brain train`), each compared with ridge on the same tokens.
-        pictures: Pictures of what the models decode: "none"; "nearest", the picture that is nearest in tokens, of the
-            train images and, in a simulated study, further scenes; "conv", also drawn by convolutions that are trained
-            here, on pictures alone, and kept in `out/pictures`.
+        pictures: Pictures of what the models decode: "none"; "nearest", the picture of a bank that fits best: of 8,000
+            drawn scenes in a simulated study, of the train images else; or a folder that `veca brain drawer` has
+            written.
         published: Print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
         out: Folder of the report, its figures and record.json.
         subject: Ids of subjects; none given is the first. Several are evaluated one after the other, each in a folder
@@ -82,7 +82,7 @@ class EvaluationSettings:
     data: tuple[str, ...] = ("simulated",)
     features: tuple[str, ...] = ("veca", "pixels")
     models: tuple[Path, ...] = ()
-    pictures: Literal["none", "nearest", "conv"] = "none"
+    pictures: str = "none"
     published: bool = False
     out: Path = Path("out/brain")
     subject: tuple[str, ...] = ()
@@ -150,6 +150,10 @@ def evaluate(
     subject = dataset.subject(next(iter(settings.subject or dataset.subjects)))
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
     _check(subject, split, sets)
+    if settings.pictures not in ("none", "nearest") and not (Path(settings.pictures) / "nearest.json").is_file():
+        raise BrainDataError(
+            f"expected pictures of none, nearest or a folder that `veca brain drawer` wrote, got {settings.pictures!r}"
+        )
     if settings.published and isinstance(dataset, SimulatedDataset):
         raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
     bar = tqdm(total=2 * len(sets) + 4 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
@@ -267,9 +271,9 @@ def _models(
         _step(bar, f"pictures of {item.opened.name}")
         if settings.pictures != "none" and item in decoding:
             others = [other for other in told if other.space is item.space and other not in decoding]
-            folder = Path(settings.out) / "pictures"
+            folder = None if settings.pictures == "nearest" else Path(settings.pictures)
             options = {"others": others, "device": settings.device, "progress": settings.progress}
-            pictures.append(draw_pictures(item, study, dataset, cache, settings.pictures, folder, **options))
+            pictures.append(draw_pictures(item, study, dataset, cache, folder, **options))
     return told, pictures
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BrainDataError
-from ..evaluation.encoding import SHUFFLED
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
-from ..evaluation.pictures import TRUE
+from ..evaluation.pictures import ANOTHER, MEAN, TRUE
 from . import figures
 from .figures import Bar, PictureRow
 
@@ -72,11 +71,12 @@ def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
     name = "ridge" if first.source == SAME_TOKENS else first.source
     drawn, *others = (item for item in pictures.drawn if item.source == first.source)
     how = "drawn" if others else "nearest picture"
-    rows = [(f"{name},\n{label}", item) for label, item in zip(("nearest picture", "both"), others, strict=False)]
-    rows.append((f"{name},\n{how}", drawn))
+    rows = [(f"{name},\n{how}", drawn)]
+    rows += [(f"{name},\nnearest picture", item) for item in others]
     further = {
         SAME_TOKENS: f"ridge,\n{how}",
-        SHUFFLED: f"chance: ridge,\nshuffled, {how}",
+        ANOTHER: f"chance: another\nimage, {how}",
+        MEAN: f"chance: mean\ntokens, {how}",
         TRUE: f"ceiling: true\ntokens, {how}",
     }
     same = [x for x in pictures.drawn if x.drawer == first.drawer and x.source != first.source]

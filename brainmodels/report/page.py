@@ -13,7 +13,7 @@ from ..data import VoxelSpace
 from ..errors import BrainDataError
 from ..evaluation.encoding import SHRUNK, SHUFFLED
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
-from ..evaluation.pictures import ANOTHER, REDUCED, TRUE
+from ..evaluation.pictures import ANOTHER, MEAN, REDUCED, TRUE
 from ..metrics import Score
 from ..metrics.controls import all_at_chance
 from . import figures, published
@@ -137,6 +137,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
             "true_tokens": TRUE,
             "reduced": REDUCED,
             "another": ANOTHER,
+            "mean_tokens": MEAN,
         },
     }
 

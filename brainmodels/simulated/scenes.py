@@ -30,6 +30,7 @@ __all__ = [
     "photograph_stimuli",
     "scene_combinations",
     "scene_id",
+    "scene_pictures",
     "scene_stimuli",
 ]
 
@@ -91,6 +92,18 @@ def scene_stimuli(seed: int, count: int, size: int = 128) -> StimulusSet:
     labels = {name: [_factor(scene, name) for scene in scenes] for name in (*FACTORS, "place")}
     captions = {name: _captions(scene) for name, scene in zip(ids, scenes, strict=True)}
     return StimulusSet(ids, RenderedImages(count, _SceneRenderer(seed), size), captions, labels)
+
+
+def scene_pictures(ids: Ids, size: int) -> np.ndarray:
+    """Pictures (n, size, size, 3) uint8 of drawn scenes, of any seeds, by their ids.
+
+    Raises:
+        IdError: An id is not that of a simulated scene.
+    """
+    drawn = np.empty((len(ids), size, size, 3), np.uint8)
+    for row, (seed, index) in enumerate(map(parse_scene_id, ids)):
+        drawn[row] = _pixels(sample_scene(index, seed), size)
+    return drawn
 
 
 def scene_combinations(ids: Ids, labels: Sequence[str] = ("shape", "color")) -> dict[str, frozenset[tuple[str, ...]]]:

@@ -2,25 +2,23 @@
 
 import dataclasses
 import json
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from brainmodels.baselines import LinearDecoder
+from brainmodels.drawing import KeyedNearest
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError, NormalizationError
-from brainmodels.evaluation import EvaluationSettings, pictures
+from brainmodels.evaluation import EvaluationSettings, drawers
 from brainmodels.evaluation.encoding import SHUFFLED
 from brainmodels.evaluation.models import EXTERNAL, SAME_TOKENS, evaluate_model, other_images
 from brainmodels.evaluation.opened import OpenedModel, open_models
-from brainmodels.evaluation.pictures import ANOTHER, REDUCED, TRUE
+from brainmodels.evaluation.pictures import ANOTHER, MEAN, REDUCED, TRUE
 from brainmodels.evaluation.run import evaluate
 from brainmodels.features import FeatureCache
 from brainmodels.features.sets import FeatureSet
 from brainmodels.metrics import Score
-from brainmodels.nn.tokens_to_image import DecoderSize
-from brainmodels.simulated import scene_stimuli
 from tests.brainmodels.evaluated import evaluation_of_models, opened_models, trained_models
 
 
@@ -200,17 +198,16 @@ def test_the_bottleneck_is_of_ridge_and_narrows(evaluation, neuroflow):
 
 def test_pictures_lie_between_the_ceiling_and_those_of_another_image(evaluation):
     (made,) = evaluation.pictures  # SynBrain decodes nothing: its responses are read by the external decoder
-    drawn = {item.source: item for item in made.drawn if item.drawer.startswith("conv")}
+    drawn = {item.source: item for item in made.drawn}
     assert {f"{EXTERNAL}, responses of SynBrain", "NeuroFlow, its own responses", REDUCED} < set(drawn)
-    for name in ("pixcorr", "two_way[grid]"):
-        ceiling, own, shuffled = (drawn[source].score(name) for source in (TRUE, "NeuroFlow", ANOTHER))
-        assert ceiling.interval.low > own.value > own.interval.low > shuffled.value, name
-        assert shuffled.value in own.chance_interval or shuffled.at_chance, name
-        assert drawn[SHUFFLED].score(name).interval.high < own.interval.low, name
-    every = [(item.drawer.split("@")[0], item.source) for item in made.drawn if item.drawer != drawn[TRUE].drawer]
-    assert (
-        every == [(x, source) for x in dict(every) for source in ("NeuroFlow", SAME_TOKENS, TRUE)] and len(every) == 6
-    )
+    own = drawn["NeuroFlow"].score("two_way[grid]")
+    assert drawn[TRUE].score("two_way[grid]").value > own.value > own.interval.low > 0.55
+    for source in (ANOTHER, MEAN):
+        assert drawn[source].score("two_way[grid]").value < own.interval.low, source
+    wrong = drawn[ANOTHER].score("two_way[grid]")
+    assert wrong.value in own.chance_interval or wrong.at_chance
+    assert len(np.unique(drawn[MEAN].images.reshape(60, -1), axis=0)) == 1  # one picture for all
+    assert drawn[SHUFFLED].score("two_way[grid]").interval.high < own.interval.low
     real, mine = (x.reshape(60, -1).astype(np.float64) for x in (made.shown, drawn["NeuroFlow"].images))
     expected = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(real, mine, strict=True)])
     assert drawn["NeuroFlow"].score("pixcorr").value == pytest.approx(expected, abs=2e-3)
@@ -222,63 +219,32 @@ def test_pictures_lie_between_the_ceiling_and_those_of_another_image(evaluation)
     assert made.chosen["worst"].tolist() == [min(others, key=lambda row: cosine[row])]
 
 
-def test_the_nearest_picture_of_train_images_and_further_scenes_has_the_highest_centred_cosine(evaluation, tmp_path):
-    (made,), study, item = evaluation.pictures, evaluation.study, evaluation.models[0]
-    nearest = next(x for x in made.drawn if x.drawer.startswith("nearest") and x.source == item.opened.name)
-    scenes, train = scene_stimuli(study.seed + pictures.SCENES_SEED, 100), evaluation.dataset.stimuli
-    assert made.bank == (330, 230) and nearest.drawer.startswith("nearest_image@330 ")
-    further = FeatureCache(tmp_path, item.opened.features.extractor, scenes)
-    further.extract(progress=False)
-    bank = np.concatenate([item.space.train, item.opened.model.tokens(further.get(scenes.ids, "tokens"))])
-    table = cosines(item.answers.decoded - bank.mean(0), bank - bank.mean(0))
-    found = table.argmax(1)
-    assert (found < 230).any() and (found >= 230).any()
-    for row in [*np.flatnonzero(found < 230)[:4], *np.flatnonzero(found >= 230)[:4]]:
-        which = found[row]
-        name = study.train.image_ids[which] if which < 230 else scenes.ids[which - 230]
-        np.testing.assert_array_equal(nearest.images[row], (train if which < 230 else scenes).image(name, 64))
+def test_without_the_shipped_features_nearest_pictures_are_train_images(evaluation):
+    (made,), stimuli = evaluation.pictures, evaluation.dataset.stimuli
+    known = {stimuli.image(name, 64).tobytes() for name in evaluation.study.train.image_ids}
+    assert made.bank == "230 train images" and made.calibration == (230, "folds")  # there are 10 validation images
+    for item in made.drawn:
+        assert item.drawer.startswith("nearest_of_230 ") and {x.tobytes() for x in item.images} <= known
 
 
-def test_what_is_drawn_lies_over_the_nearest_picture(evaluation):
-    (made,) = evaluation.pictures
-    drawn, nearest, both = (item for item in made.drawn if item.source == "NeuroFlow")
-    assert both.drawer.startswith("0.35 conv_decoder[64px] + 0.65 nearest_image@330 ")
-    expected = 0.35 * drawn.images.astype(float) + 0.65 * nearest.images
-    np.testing.assert_allclose(both.images, expected, atol=0.75)  # all three are rounded
+def test_ridge_is_calibrated_on_images_that_each_fold_left_out(evaluation):
+    study, space = evaluation.study, evaluation.models[0].space
+    responses = study.measured_train[:, study.voxels]
+    guess = drawers._in_folds(responses, space.train, 3)
+    fold = np.random.default_rng(3).permutation(230) % 5
+    fit = LinearDecoder().fit(responses[fold != 2], space.train[fold != 2].reshape((fold != 2).sum(), -1))
+    expected = fit.predict(responses[fold == 2]).reshape(-1, *space.train.shape[1:])
+    np.testing.assert_allclose(guess[fold == 2], expected, atol=1e-5)
 
 
-def test_a_drawer_is_trained_on_pictures_alone_and_used_again_for_the_same_inputs(evaluation, cache, tmp_path):
-    study, fits = evaluation.study, []
-    space, size = pictures._Space(evaluation.models[0]), DecoderSize.small(64, 128)
-    fit = pictures.ConvDecoder.fit
-
-    def counted(tokens, images, *rest, **options):
-        fits.append((tokens.shape, images.shape))
-        return fit(tokens, images, *rest, **options)
-
-    def draw(error):
-        bank = pictures._Bank.of(study, evaluation.dataset, cache, 64, "cpu", False)
-        return pictures._conv_decoder(bank, study, cache.fingerprint, space, size, error, tmp_path, "cpu", False)
-
-    with mock.patch.multiple(pictures, SCENES=8, STEPS=3), mock.patch.object(pictures.ConvDecoder, "fit", counted):
-        first, again = draw(0.9), draw(0.9)
-        assert fits == [((238, 64, 128), (238, 64, 64, 3))]  # 230 train images and 8 scenes that no one was shown
-        assert first.fingerprint == again.fingerprint
-        assert draw(0.5).fingerprint != first.fingerprint and len(fits) == 2
-
-
-def test_damage_is_done_where_decoding_errs(evaluation, cache):
-    """Some rows stay whole; of the others, what comes back lies in the reduced space, off by up to the error."""
-    item = evaluation.models[0]
-    features = cache.get(evaluation.study.train.image_ids[:200], "tokens")
-    damaged = pictures._Damaged(features, pictures._Space(item), 0.8, 0)
-    rows = damaged[np.arange(200)]
-    whole = np.array([np.array_equal(a, b) for a, b in zip(rows, features, strict=True)])
-    assert 0.12 < whole.mean() < 0.4  # a quarter
-    error = tokens_of(item.opened.model, rows[~whole]) - tokens_of(item.opened.model, features[~whole])
-    strength = error.std((1, 2))  # uniform up to 0.8
-    assert strength.max() < 0.9 and strength.min() < 0.1 and strength.mean() == pytest.approx(0.4, abs=0.06)
-    assert not np.array_equal(damaged[np.arange(200)], rows)  # anew at every reading
+def test_a_bank_with_a_test_picture_is_refused(evaluation, cache, tmp_path):
+    item, study = evaluation.models[0], evaluation.study
+    ids = [*study.train.image_ids[:20], study.test.image_ids[0]]
+    pictures = np.zeros((21, 8, 8, 3), np.uint8)
+    nearest = KeyedNearest.fit(cache.get(ids, "tokens"), cache.get(ids, "pooled"), pictures, ids, steps=2)
+    nearest.save(tmp_path)
+    with pytest.raises(LeakageError, match="bank without test images, got one with 1"):
+        drawers.Drawers.of(item, study, evaluation.dataset, cache, tmp_path, "cpu", False)
 
 
 def test_the_record_is_json_and_holds_every_row(evaluation):

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from brainmodels.evaluation import pictures
 from brainmodels.evaluation.encoding import SHUFFLED
 from brainmodels.evaluation.models import SAME_TOKENS
-from brainmodels.evaluation.pictures import TRUE, draw_pictures
+from brainmodels.evaluation.pictures import MEAN, REDUCED, TRUE, draw_pictures
 from brainmodels.features import FeatureCache
 from brainmodels.metrics import Score
 from brainmodels.report import figures, page, published, write_report
@@ -220,11 +219,11 @@ def test_a_model_that_only_encodes_has_pictures_that_ridge_finds_and_no_way_back
     cache = FeatureCache(tmp_path / "features", features.extractor, evaluation.dataset.stimuli)
     cache.extract(evaluation.study.test.image_ids, progress=False)
     cache.extract(evaluation.study.train.image_ids, progress=False)
-    with mock.patch.object(pictures, "SCENES", 50):
-        found = draw_pictures(item, evaluation.study, evaluation.dataset, cache, "nearest", tmp_path)
-    assert [x.source for x in found.drawn] == [SAME_TOKENS, "external:ridge, responses of SynBrain", TRUE, SHUFFLED]
-    assert {x.drawer.split("@")[0] for x in found.drawn} == {"nearest_image"} and found.trained == {}
-    ridge, _, ceiling, chance = (x.score("two_way[grid]").value for x in found.drawn)
+    found = draw_pictures(item, evaluation.study, evaluation.dataset, cache)
+    external = "external:ridge, responses of SynBrain"
+    assert [x.source for x in found.drawn] == [SAME_TOKENS, MEAN, external, REDUCED, TRUE, SHUFFLED]
+    assert {x.drawer.split()[0] for x in found.drawn} == {"nearest_of_230"}
+    ridge, _, _, _, ceiling, chance = (x.score("two_way[grid]").value for x in found.drawn)
     assert ceiling > ridge > 0.6 > chance
     alone = dataclasses.replace(evaluation, models=[item], pictures=[found])
     shown = Page(write_report(alone, tmp_path / "out"))

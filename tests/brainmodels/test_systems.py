@@ -9,7 +9,6 @@ from sklearn.base import clone
 import brainmodels
 from brainmodels.cli import main
 from brainmodels.errors import BrainDataError
-from brainmodels.evaluation import pictures
 from brainmodels.systems import SYSTEMS, load_model, system
 
 
@@ -18,8 +17,7 @@ def toy(monkeypatch):
     monkeypatch.setitem(SYSTEMS, "toy", "tests.brainmodels.toy.estimator:ToyRidge")
 
 
-def test_a_new_system_goes_through_train_evaluate_and_report(toy, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pictures, "SCENES", 20)
+def test_a_new_system_goes_through_train_evaluate_and_report(toy, tmp_path, capsys):
     data = ["--data", "simulated:tiny", "--seed", "1", "--no-progress"]
     main(["train", "--model", "toy", "--recipe", "toy", "--features", "grid", "--out", str(tmp_path / "toy"), *data])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "toy" / "model")

@@ -67,7 +67,8 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.export, "load", lambda file: Loaded())
     with pytest.raises(RuntimeError, match=r"equal the model within 0.001, it differs by \d"):
         export_model(tiny(), tmp_path / "model.pt2")
-    assert max(row.difference for row in export_model(other, tmp_path / "model.pt2")) == 0
+    same = export_model(other, tmp_path / "model.pt2")
+    assert max(row.difference for row in same) < 1e-6  # rounding, on CPUs whose products depend on the memory layout
 
 
 def test_mistakes(tmp_path, monkeypatch):

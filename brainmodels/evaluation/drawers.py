@@ -1,0 +1,158 @@
+"""What draws pictures in an evaluation: a bank of pictures, a generator, and how far each decoder can be trusted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..baselines import LinearDecoder
+from ..data import BrainDataset, Pairs
+from ..data.ids import Ids
+from ..drawing import Generator, KeyedNearest
+from ..drawing.scenes import PIXELS, shipped_nearest
+from ..errors import LeakageError
+from ..features import FeatureCache
+from ..simulated import SimulatedDataset
+from ..simulated.scenes import scene_pictures
+from .encoding import Study
+from .models import SAME_TOKENS, ModelEvaluation
+
+__all__ = ["Drawers", "Space"]
+
+Drawer = Generator | KeyedNearest
+FOLDS, LEAST = 5, 30
+
+
+class Space:
+    """Between tokens in a model's units and those of the extractor, from which pictures are drawn."""
+
+    def __init__(self, evaluated: ModelEvaluation):
+        self.scaler = evaluated.opened.model.scaler_
+        self.reduces = self.scaler is not None and self.scaler.reduction is not None
+
+    def whole(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens of the extractor, approximate where the model's are reduced."""
+        plain = np.asarray(tokens, np.float32)
+        return plain if self.scaler is None else self.scaler.inverse_transform(plain)
+
+
+@dataclass(frozen=True)
+class Drawers:
+    """The drawers of one model's tokens, by the decoder that gave the tokens.
+
+    Attributes:
+        space: Units of the tokens.
+        exact: Drawers of true tokens. The first is the one that was asked for; the nearest picture is always there.
+        measured: The same, calibrated on held-out images, for the model and for ridge, by name.
+        bank: What the bank of pictures is, in words.
+        held_out: Number of images of the calibration, and whether they are of "validation" or of "folds" of the train
+            images.
+    """
+
+    space: Space
+    exact: tuple[Drawer, ...]
+    measured: Mapping[str, tuple[Drawer, ...]]
+    bank: str
+    held_out: tuple[int, str]
+
+    @classmethod
+    def of(
+        cls,
+        evaluated: ModelEvaluation,
+        study: Study,
+        dataset: BrainDataset,
+        cache: FeatureCache,
+        folder: Path | None,
+        device: str,
+        progress: bool,
+    ) -> "Drawers":
+        """Open or learn the drawers, and measure how far the decoders can be trusted.
+
+        Args:
+            evaluated: Scores and outputs of the model.
+            study, dataset: Responses to the images, and the images.
+            cache: Features of train and test images.
+            folder: What `veca brain drawer` has written. None takes the drawn scenes that ship where the study is
+                simulated and their keys are of the same features; else a bank of the train images.
+            device: Device of all networks.
+            progress: Show bars.
+
+        Raises:
+            LeakageError: A picture of the bank is tested on.
+        """
+        space, drawers, bank = Space(evaluated), *_opened(study, dataset, cache, folder, device, progress)
+        seen = set(drawers[-1].bank.ids.tolist()) & set(map(str, study.test.image_ids))
+        if seen:
+            raise LeakageError(f"expected a bank without test images, got one with {len(seen)}, such as {min(seen)}")
+        decoded, true, pooled, held = _held_out(evaluated, study, dataset, cache)
+        told = {id(guess): space.whole(guess) for guess in decoded.values()}  # in folds, both have the same
+        made = {key: tuple(x.calibrated(guess, true, pooled) for x in drawers) for key, guess in told.items()}
+        measured = {name: made[id(guess)] for name, guess in decoded.items()}
+        exact = tuple(x.told(whole=True) if isinstance(x, Generator) else x for x in drawers)
+        return cls(space, exact, measured, bank, held)
+
+
+def _opened(
+    study: Study, dataset: BrainDataset, cache: FeatureCache, folder: Path | None, device: str, progress: bool
+) -> tuple[tuple[Generator, KeyedNearest] | tuple[KeyedNearest], str]:
+    """The drawers, the nearest picture last, and what the bank is."""
+    simulated = isinstance(dataset, SimulatedDataset)
+    if folder is not None and (folder / "generator.json").is_file():
+        generator = Generator.load(folder, scene_pictures, device)
+        return (generator, generator.nearest), f"{len(generator.nearest.bank.ids):,} drawn scenes of {folder}"
+    if folder is not None:
+        nearest = KeyedNearest.load(folder, lambda ids: scene_pictures(ids, PIXELS), device)
+        return (nearest,), f"{len(nearest.bank.ids):,} drawn scenes of {folder}"
+    shipped = shipped_nearest(cache.extractor, device) if simulated else None
+    if shipped is not None:
+        return (shipped,), f"{len(shipped.bank.ids):,} drawn scenes that no subject has seen"
+    ids = list(study.train.image_ids)
+    tokens, pooled = cache.get(ids, "tokens"), _pooled(cache, ids)
+    shown = dataset.stimuli.images(ids, PIXELS)
+    nearest = KeyedNearest.fit(tokens, pooled, shown, ids, seed=study.seed, device=device, progress=progress)
+    return (nearest,), f"{len(ids):,} train images"
+
+
+def _held_out(
+    evaluated: ModelEvaluation, study: Study, dataset: BrainDataset, cache: FeatureCache
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, tuple[int, str]]:
+    """Tokens that model and ridge decode of images they were not fitted to, and the true ones.
+
+    They are the validation images. With fewer than `LEAST` of them, ridge decodes train images in folds, and the model
+    is taken to be as reliable as ridge.
+
+    Returns:
+        Tokens in model units by decoder; true tokens and pooled features of the extractor; number and kind of images.
+    """
+    opened, train, name = evaluated.opened, study.train, evaluated.opened.name
+    split, subject = train.split, train.subject
+    trials = subject.responses.trials
+    if len(np.unique(trials.image_id[split.rows(trials, "val", subject.id)])) >= LEAST:
+        held: Pairs = dataset.pairs(subject.id, split, "val", "repeats", train.transform)
+        cache.extract(held.image_ids, progress=False, verify=False)
+        decoded = {SAME_TOKENS: evaluated.space.decode(study, held.array())}
+        if opened.decodes:
+            model = opened.model
+            decoded[name] = model.tokens(model.decode(held, subject=opened.subject_in(study)))
+        ids, kind = held.image_ids, "validation"
+    else:
+        ids, kind = train.image_ids, "folds"
+        guess = _in_folds(study.measured_train[:, study.voxels], evaluated.space.train, study.seed)
+        decoded = {SAME_TOKENS: guess, name: guess}
+    return decoded, cache.get(ids, "tokens"), _pooled(cache, ids), (len(ids), kind)
+
+
+def _in_folds(responses: np.ndarray, tokens: np.ndarray, seed: int) -> np.ndarray:
+    """Tokens (n, m, d) that ridge reads from responses (n, V) of images that it was not fitted to."""
+    fold = np.random.default_rng(seed).permutation(len(tokens)) % FOLDS
+    guess, flat = np.empty_like(tokens), tokens.reshape(len(tokens), -1)
+    for number in range(FOLDS):
+        out = fold == number
+        guess[out] = LinearDecoder().fit(responses[~out], flat[~out]).predict(responses[out]).reshape(guess[out].shape)
+    return guess
+
+
+def _pooled(cache: FeatureCache, ids: Ids) -> np.ndarray:
+    """Pooled features; the mean token of an extractor without them."""
+    return cache.get(ids, "pooled") if "pooled" in cache.kinds else cache.get(ids, "tokens").mean(1)
