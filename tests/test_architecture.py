@@ -51,7 +51,7 @@ BRAIN = {
     "commands": "data errors evaluation features report simulated systems training",
     "report": "data errors evaluation metrics",
     "evaluation": "baselines data errors features metrics nn records simulated systems training",
-    "systems": "baselines data errors nn training",
+    "systems": "baselines data errors features metrics nn records simulated training versions",
     "training": "baselines data errors features metrics nn records versions",
     "baselines": "data errors metrics",
     "nn": "errors features records",
