@@ -72,9 +72,7 @@ class OpenedModel:
                 f"({self.run.get('split')}, data {self.run.get('data')}, seed {self.run.get('seed')}); evaluate it on "
                 "the data, seed and split of its training"
             )
-        if self.model.scaler_ is not None:
-            self.model.scaler_.check_unseen(study.test.image_ids)
-        elif trained is None:
+        if not self.model.check_unseen(study.test.image_ids) and trained is None:
             raise LeakageError(
                 f"expected {self.name} to know its training images, by a split or by a scaler of tokens, got neither; "
                 "train it with `veca brain train`"

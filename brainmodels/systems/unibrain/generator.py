@@ -28,7 +28,8 @@ class Latents:
     Attributes:
         z_image, z_text: Low-level latents of picture and caption, (n, ...).
         c_image, c_text: Contexts (n, tokens, d).
-        ids: Ids (n,) of the images, which seed the noise; "" where they are not known.
+        ids: Ids (n,) of the images, which seed the noise; none where they are not known.
+        generator: Fingerprint of the generator that they belong to; "" where it is not known.
     """
 
     z_image: np.ndarray | None = None
@@ -36,6 +37,7 @@ class Latents:
     c_image: np.ndarray | None = None
     c_text: np.ndarray | None = None
     ids: Sequence[str] = ()
+    generator: str = ""
 
     def __len__(self) -> int:
         return next((len(block) for block in self.blocks().values()), 0)
@@ -47,7 +49,9 @@ class Latents:
     def take(self, rows: Any) -> "Latents":
         """The latents of some rows, in their order."""
         ids = [self.ids[row] for row in rows] if len(self.ids) else ()
-        return Latents(**{name: block[rows] for name, block in self.blocks().items()}, ids=ids)
+        return Latents(
+            **{name: block[rows] for name, block in self.blocks().items()}, ids=ids, generator=self.generator
+        )
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Refuse latents of other shapes than the generator's, of different lengths, or that are not finite.

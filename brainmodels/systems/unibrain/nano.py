@@ -8,6 +8,7 @@ generator.write(latents.z_text)                # the captions again
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -99,6 +100,7 @@ class NanoGenerator(nn.Module):
 
     Attributes:
         meta: How it was trained, as JSON; empty for a new one.
+        probe: Pictures and captions of the probe of its files; None for a new one.
     """
 
     name = "nano"
@@ -123,6 +125,7 @@ class NanoGenerator(nn.Module):
         self.register_buffer("text_mean", torch.zeros(size.text_latent))
         self.register_buffer("text_scale", torch.ones(()))
         self.meta: dict[str, Any] = {}
+        self.probe: tuple[np.ndarray, list[str]] | None = None
         self._unconditional: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -167,6 +170,18 @@ class NanoGenerator(nn.Module):
         self._unconditional = None  # weights may change
         return super().train(mode)
 
+    def save(self, folder: str | Path) -> Path:
+        """Write the generator as `save_generator` does, with the probe that it was loaded with.
+
+        Raises:
+            BrainDataError: The generator is new and has no probe yet.
+        """
+        from .saved import save_generator
+
+        if self.probe is None:
+            raise BrainDataError("expected a generator that was loaded, got a new one; see save_generator")
+        return save_generator(self, folder, *self.probe)
+
     # into the latents
 
     @torch.no_grad()
@@ -191,7 +206,7 @@ class NanoGenerator(nn.Module):
             rows = self.vocabulary.encode(captions).to(self.device)
             parts = [(self.text_latent(part), self.text_context(part)) for part in rows.split(BATCH)]
             found["z_text"], found["c_text"] = (torch.cat(x).cpu().numpy() for x in zip(*parts, strict=True))
-        return Latents(**found)
+        return Latents(**found, generator=self.fingerprint)
 
     def text_latent(self, rows: Tensor) -> Tensor:
         """Latents (n, d) of captions as rows (n, t) of `Vocabulary.encode`."""

@@ -61,6 +61,7 @@ def save_generator(
     if folder.exists() and any(folder.iterdir()) and not (folder / f"{name}.json").is_file():
         raise LayoutError(f"expected no folder {folder}, or one with a generator to replace, got another")
     generator.eval().requires_grad_(False)
+    generator.probe = images, captions
     if half:
         with torch.no_grad():
             for value in generator.state_dict().values():
@@ -132,6 +133,7 @@ def load_generator(
     probe = {key.removeprefix("probe."): weights.pop(key) for key in PROBE}
     _fill(generator, weights, f"{place / name}.safetensors")
     generator.meta = content["trained"]
+    generator.probe = probe["images"].numpy(), list(content["probe"])
     generator.to(device).eval().requires_grad_(False)
     if generator.fingerprint != content["fingerprint"]:
         raise LayoutError(f"expected the weights {content['fingerprint']} beside {path}, got {generator.fingerprint}")
