@@ -80,6 +80,26 @@ def prepare(
     print(out)
 
 
+def pretrain(out: Path, recipe: str = "nano", seed: int | None = None, device: str | None = None) -> None:
+    """Train the generator of UniBrain on drawn scenes; ends in a folder that `train --generator` takes.
+
+    Started again, it goes on: stages that have ended are skipped.
+
+    Args:
+        out: Folder of the run; the generator is in `generator` below it.
+        recipe: Name of a recipe, nano or tiny.
+        seed: Seed of the scenes, which no study may share; left out, that of the recipe.
+        device: Device; None is a GPU where there is one.
+    """
+    from .commands.pretrain import run_pretraining
+
+    try:
+        print("\n".join(run_pretraining(out, recipe, seed, device)))
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain pretrain: {error}") from error
+    print(out / "generator")
+
+
 def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
     """Data sets that can be read, or the files that one of them needs.
 
@@ -130,9 +150,9 @@ def main(args: list[str]) -> None:
         args: Words after `veca brain`.
     """
     logging.basicConfig(format="%(message)s")
-    commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, train)}
+    commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, pretrain, train)}
     if _absent is not None:
-        for name in ("evaluate", "train"):
+        for name in ("evaluate", "pretrain", "train"):
             del commands[name]
             if args[:1] == [name]:
                 raise SystemExit(f"veca brain {name}: {_absent}")

@@ -29,7 +29,7 @@ from ..simulated import SimulatedDataset, scene_stimuli
 from .encoding import SHUFFLED, Study, chance_band
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
 
-__all__ = ["ANOTHER", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]
+__all__ = ["ANOTHER", "REDUCED", "TRUE", "Drawn", "Judge", "Pictures", "draw_pictures"]
 
 _log = logging.getLogger(__name__)
 TRUE, REDUCED, ANOTHER = "true tokens", "true tokens, reduced", "responses of another image"
@@ -220,7 +220,7 @@ def draw_pictures(
     shown = dataset.stimuli.images(study.test.image_ids, size.pixels)
     sources = _sources(evaluated, study, others)
     nearest = NearestImage(model.tokens(bank.features), bank.images, bank.ids)
-    judge, first = _Judge(study, shown, device), next(iter(sources))
+    judge, first = Judge(study, shown, device), next(iter(sources))
     trained: dict[str, Any] = {}
     if kind == "nearest":
         made = sources | {TRUE: evaluated.space.test}
@@ -270,7 +270,7 @@ def _chosen(evaluated: ModelEvaluation, study: Study) -> dict[str, np.ndarray]:
     return {"random": drawn_at_random, "best": order[:1], "worst": order[-1:]}
 
 
-class _Judge:
+class Judge:
     """Draws from tokens and scores the pictures, at their own size, by networks that need no download."""
 
     def __init__(self, study: Study, shown: np.ndarray, device: str):
@@ -280,9 +280,13 @@ class _Judge:
         self.known = [self._seen(network, self.real) for network in self.networks]
 
     def __call__(self, source: str, drawer: TokensToImage, tokens: np.ndarray) -> Drawn:
-        study, told = self.study, f"{drawer.name} {drawer.fingerprint}"
         pictures = drawer(torch.from_numpy(np.ascontiguousarray(tokens, np.float32)).to(self.device)).cpu()
-        options = {"resamples": study.resamples, "seed": study.seed, "decoder": f"{source}; {told}"}
+        return self.of_pictures(source, f"{drawer.name} {drawer.fingerprint}", pictures)
+
+    def of_pictures(self, source: str, told: str, pictures: torch.Tensor) -> Drawn:
+        """Scores of pictures (n, 3, H, W) in [0, 1], of the size of the real ones; `told` says who drew them."""
+        study = self.study
+        options: dict[str, Any] = {"resamples": study.resamples, "seed": study.seed, "decoder": f"{source}; {told}"}
         options["note"] = f"at {pictures.shape[-1]} px, no published protocol"
         table = correlation_matrix(self.real.numpy(), pictures.numpy())
         scores = [

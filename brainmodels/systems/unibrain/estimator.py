@@ -114,8 +114,7 @@ class UniBrain(BrainModel):
         """
         self._check_params()
         self.generator_ = self._opened(self.generator)
-        recipe = self.recipe
-        source = StimulusLatents(stimuli, self.generator_, recipe.z_caption, recipe.c_caption, cache)
+        source = self.stimulus_latents(stimuli, cache)
         given = responses if isinstance(responses, Mapping) else {subject: responses}
         ids = image_ids if isinstance(image_ids, Mapping) else dict.fromkeys(given, image_ids)
         shown = {str(x) for name, part in given.items() for x in Recording.of(part, ids.get(name)).image_ids}
@@ -135,11 +134,11 @@ class UniBrain(BrainModel):
             del self._source
 
     def _train(self, run: Run, data: TrialData) -> list[StageResult]:
-        recipe, self.regressors_ = self.recipe, {}
+        self.regressors_ = {}
         for name in self.subjects_:
             ids, X = data.averaged(name)
             latents = self._source.blocks(ids)
-            self.regressors_[name] = Regressors.fit(X, latents, recipe.penalties, recipe.calibration)
+            self.regressors_[name] = self.refitted(X, latents)
         self.train_ids_ = data.train_ids()
         return []
 
@@ -300,9 +299,22 @@ class UniBrain(BrainModel):
             subject: The subject; None where there is one.
         """
         guess = self.latents(responses, subject=subject, calibrated=False)
-        recipe = self.recipe
-        true = StimulusLatents(stimuli, self.generator_, recipe.z_caption, recipe.c_caption).blocks(guess.ids).blocks()
+        true = self.stimulus_latents(stimuli).blocks(guess.ids).blocks()
         return {name: _pooled_r2(true[name], block) for name, block in guess.blocks().items()}
+
+    def stimulus_latents(self, stimuli: StimulusSet, cache: str | Path | None = None) -> StimulusLatents:
+        """True blocks of images by id, with the captions of the recipe; `cache` is a folder that keeps them."""
+        recipe = self.recipe
+        return StimulusLatents(stimuli, self.generator_, recipe.z_caption, recipe.c_caption, cache)
+
+    def refitted(self, X: np.ndarray, latents: Latents) -> Regressors:
+        """New regressors with the settings of this model, for controls; the model stays as it is.
+
+        Args:
+            X: (n, V) Responses, one row for each image.
+            latents: Blocks of these images.
+        """
+        return Regressors.fit(X, latents, self.recipe.penalties, self.recipe.calibration)
 
     # files
 

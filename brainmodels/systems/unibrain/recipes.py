@@ -163,14 +163,14 @@ class GeneratorRecipe:
     forms: tuple[int, ...] = (1, 1, 2, 3, 4)
     kl_weight: float = 0.003
     free_bits: float = 0.05
-    swaps: int = 2
+    swaps: int = 4
     single_share: float = 0.8
     free_share: float = 0.1
     context_noise: float = 0.3
     image_share: float = 0.25
     captions: TrainingStage = field(default_factory=lambda: _stage(1200, 3e-3, 64))
-    tower: TrainingStage = field(default_factory=lambda: _stage(400, 1e-3, 128))
-    flow: TrainingStage = field(default_factory=lambda: _stage(4500, 2e-3, 128, ema_decay=0.998))
+    tower: TrainingStage = field(default_factory=lambda: _stage(800, 1e-3, 128))
+    flow: TrainingStage = field(default_factory=lambda: _stage(3300, 2e-3, 128, ema_decay=0.998))
     drawer_steps: int = 1500
     drawer_noise: float = 0.3
     half: bool = True

@@ -21,6 +21,7 @@ MODES: dict[str, tuple[bool, bool, bool, float | None]] = {
     "only_z_denoised": (True, False, False, None),
     "only_c_image": (False, True, False, 1.0),
     "only_c_text": (False, False, True, 0.0),
+    "prior": (False, False, False, None),
     "without_z": (False, True, True, None),
     "without_c_image": (True, False, True, 0.0),
     "without_c_text": (True, True, False, 1.0),
@@ -86,7 +87,7 @@ def sampling_of(base: Sampling, mode: str, given: Mapping[str, Any]) -> Sampling
     forced: dict[str, Any] = {} if weight is None else {"image_weight": weight}
     if mode == "only_z":
         forced["strength"] = 0.0
-    if mode == "only_z_denoised":
+    if mode in ("only_z_denoised", "prior"):
         forced["guidance"] = 1.0
     return replace(base, **{**given, **forced})
 
