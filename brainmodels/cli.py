@@ -11,7 +11,9 @@ from .errors import BrainDataError
 
 _absent: ImportError | None = None
 try:
+    from .commands.convert_optimus import convert_optimus
     from .commands.evaluate import run_evaluations, score_lines
+    from .commands.pretrain import run_pretraining
     from .commands.train import TrainSettings, run_training, stage_lines
     from .evaluation import EvaluationSettings
     from .training.files import read_meta
@@ -91,8 +93,6 @@ def pretrain(out: Path, recipe: str = "nano", seed: int | None = None, device: s
         seed: Seed of the scenes, which no study may share; left out, that of the recipe.
         device: Device; None is a GPU where there is one.
     """
-    from .commands.pretrain import run_pretraining
-
     try:
         print("\n".join(run_pretraining(out, recipe, seed, device)))
     except (FloatingPointError, ImportError, OSError, ValueError) as error:
@@ -150,10 +150,14 @@ def main(args: list[str]) -> None:
         args: Words after `veca brain`.
     """
     logging.basicConfig(format="%(message)s")
-    commands = {command.__name__: command for command in (convert, evaluate, layouts, prepare, pretrain, train)}
-    if _absent is not None:
-        for name in ("evaluate", "pretrain", "train"):
-            del commands[name]
+    commands: dict[str, Any] = {
+        command.__name__: command for command in (convert, evaluate, layouts, prepare, pretrain, train)
+    }
+    if _absent is None:
+        commands["convert-optimus"] = convert_optimus
+    else:
+        for name in ("convert-optimus", "evaluate", "pretrain", "train"):
+            commands.pop(name, None)
             if args[:1] == [name]:
                 raise SystemExit(f"veca brain {name}: {_absent}")
     tyro.extras.subcommand_cli_from_dict(

@@ -128,6 +128,8 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "models": model_views(evaluation, out),
         "generated": generation_views(evaluation, out),
         "published_generation": published.GENERATION,
+        "published_images": list(published.IMAGES),
+        "published_captions": list(published.CAPTIONS),
         "published": published.ROWS,
         "encoded": encoded,
         "decoded": decoded,

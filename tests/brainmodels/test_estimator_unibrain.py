@@ -265,7 +265,7 @@ def test_nan_is_named_with_its_kind_and_ids(model, true):
     weights = model.generator_
     model.generator_ = Broken(WORDS, 2)
     try:
-        with pytest.raises(FloatingPointError, match="captions: .*toy:0200"):
+        with pytest.raises(FloatingPointError, match=r"captions: .*toy:0200"):
             model.reconstruct(broken, what="captions")
     finally:
         model.generator_ = weights

@@ -53,6 +53,7 @@ class Regressors:
         shapes: Shape of each block.
         fits: (names of blocks, decoder of their columns side by side).
         calibration: As in `LinearDecoder`.
+        moves: Median distance of the fitted images from their mean, by block.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Regressors:
         shapes: Mapping[str, tuple[int, ...]],
         fits: list[tuple[list[str], LinearDecoder]],
         calibration: str,
+        moves: Mapping[str, float],
     ):
-        self.mean, self.std, self.shapes, self.fits, self.calibration = mean, std, dict(shapes), fits, calibration
+        self.mean, self.std, self.shapes, self.fits = mean, std, dict(shapes), fits
+        self.calibration, self.moves = calibration, dict(moves)
 
     @classmethod
     def fit(
@@ -90,7 +93,8 @@ class Regressors:
         std = np.where(std > 1e-12, std, 1.0)
         blocks = latents.blocks()
         shapes = {name: block.shape[1:] for name, block in blocks.items()}
-        model = cls(mean.astype(np.float32), std.astype(np.float32), shapes, [], calibration)
+        moves = {name: _median_move(block) for name, block in blocks.items()}
+        model = cls(mean.astype(np.float32), std.astype(np.float32), shapes, [], calibration, moves)
         chosen = [name for name in blocks if getattr(penalties, name) is None]
         groups = [chosen] if chosen else []
         groups += [[name] for name in blocks if name not in chosen]
@@ -152,14 +156,14 @@ class Regressors:
                     out[f"{prefix}{number}.{key}"] = torch.from_numpy(np.ascontiguousarray(value))
         fits = [{"blocks": names, "alphas": list(decoder.alphas), "cv": decoder.cv} for names, decoder in self.fits]
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
-        return out, {"fits": fits, "shapes": shapes, "calibration": self.calibration}
+        return out, {"fits": fits, "shapes": shapes, "calibration": self.calibration, "moves": self.moves}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Tensor], prefix: str, text: Mapping[str, Any]) -> "Regressors":
         """What `arrays` described, taken out of `arrays`; a missing one is a KeyError."""
         shapes = {name: tuple(shape) for name, shape in text["shapes"].items()}
         own = [arrays.pop(f"{prefix}{key}").numpy() for key in ("mean", "std")]
-        model = cls(*own, shapes, [], text["calibration"])
+        model = cls(*own, shapes, [], text["calibration"], text["moves"])
         for number, told in enumerate(text["fits"]):
             decoder = LinearDecoder(tuple(told["alphas"]), told["cv"], calibration=text["calibration"])
             for key in _FITTED:
@@ -171,3 +175,9 @@ class Regressors:
             decoder.transductive_ = text["calibration"] == "test_batch"
             model.fits.append((list(told["blocks"]), decoder))
         return model
+
+
+def _median_move(block: np.ndarray) -> float:
+    """Median distance of the rows of a block from their mean."""
+    flat = block.reshape(len(block), -1)
+    return float(np.median(np.linalg.norm(flat - flat.mean(0), axis=1)))
