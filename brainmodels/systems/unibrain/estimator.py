@@ -216,7 +216,8 @@ class UniBrain(BrainModel):
             found = regressors.predict(np.stack([values[own].mean(0) for own in rows]), calibrated)
         else:
             single = regressors.predict(values, calibrated).blocks()
-            found = Latents(**{key: np.stack([x[own].mean(0) for own in rows]) for key, x in single.items()})
+            means: dict[str, Any] = {key: np.stack([x[own].mean(0) for own in rows]) for key, x in single.items()}
+            found = Latents(**means)
         return replace(found, ids=order, generator=self.meta_["generator"]["fingerprint"])
 
     def decode(

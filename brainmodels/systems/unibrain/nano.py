@@ -196,7 +196,7 @@ class NanoGenerator(nn.Module):
             BrainDataError: A caption is empty or has unknown words.
             AxisError: The pictures are not such an array, or the numbers differ.
         """
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, Any] = {}
         if images is not None and captions is not None and len(images) != len(captions):
             raise AxisError(f"expected a caption for each of {len(images)} pictures, got {len(captions)}")
         if images is not None:
@@ -267,12 +267,13 @@ class NanoGenerator(nn.Module):
             FloatingPointError: A step gives NaN or infinity.
         """
         check_choice("kind", kind, ("image", "text"))
-        Latents(**{f"z_{kind}": z, "c_image": c_image, "c_text": c_text}).check(self.shapes)
+        blocks: dict[str, Any] = {f"z_{kind}": z, "c_image": c_image, "c_text": c_text}
+        Latents(**blocks).check(self.shapes)
         self.unconditional()
         out = []
         for at in range(0, len(seeds), BATCH):
-            given = [None if x is None else x[at : at + BATCH] for x in (z, c_image, c_text)]
-            out.append(self._denoise(kind, *given, sampling, seeds[at : at + BATCH]))
+            z_part, image, text = (None if x is None else x[at : at + BATCH] for x in (z, c_image, c_text))
+            out.append(self._denoise(kind, z_part, image, text, sampling, seeds[at : at + BATCH]))
         return np.concatenate(out) if out else np.empty((0, *self.shapes[f"z_{kind}"]), np.float32)
 
     def _denoise(

@@ -175,6 +175,8 @@ class _Rows:
 class _Task(nn.Module):
     """Base of the tasks: tables of the scenes, and draws from the generator of the step."""
 
+    ids: Tensor
+
     def __init__(self, ids: Tensor, forms: tuple[int, ...]):
         super().__init__()
         self.register_buffer("ids", ids, persistent=False)  # (n, forms, t)
@@ -199,6 +201,12 @@ class _CaptionTask(_Task):
 
 
 class _TowerTask(_Task):
+    features: Tensor
+    group: Tensor
+    rank: Tensor
+    members: Tensor
+    lengths: Tensor
+
     def __init__(
         self, tower: TextTower, ids: Tensor, features: Tensor, vocabulary: Vocabulary, recipe: GeneratorRecipe
     ):
@@ -238,6 +246,14 @@ class _TowerTask(_Task):
 
 class _FlowTask(_Task):
     """Both outputs in every step: the first part of a batch denoises text, the rest pictures."""
+
+    z_image: Tensor
+    z_text: Tensor
+    c_image: Tensor
+    c_text: Tensor
+    free_image: Tensor
+    free_text: Tensor
+    kept: Tensor
 
     def __init__(self, flow: FourFlow, generator: NanoGenerator, ids: Tensor, scenes: Scenes, recipe: GeneratorRecipe):
         super().__init__(ids, recipe.forms)

@@ -8,6 +8,7 @@ are no activation patterns (Haufe et al., 2014). Always show it beside random se
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def activation(regressors: Regressors, mask: np.ndarray, amplitude: str = "match
     check_choice("amplitude", amplitude, AMPLITUDES)
     mask = _checked(mask, len(regressors.mean))
     rows = np.stack([regressors.mean, regressors.mean + regressors.std * mask])
-    found = {}
+    found: dict[str, Any] = {}
     for name, pair in regressors.predict(rows, calibrated=False).blocks().items():
         mean, move = pair[0], pair[1] - pair[0]
         length = regressors.moves[name] if amplitude == "matched" else _FACTORS[name]

@@ -116,7 +116,7 @@ class Regressors:
         Raises:
             BrainDataError: One row with calibration "test_batch", which needs the spread of several.
         """
-        found = {}
+        found: dict[str, Any] = {}
         for names, decoder in self.fits:
             how = decoder.calibration
             decoder.calibration = how if calibrated else "none"
@@ -162,8 +162,8 @@ class Regressors:
     def from_arrays(cls, arrays: dict[str, Tensor], prefix: str, text: Mapping[str, Any]) -> "Regressors":
         """What `arrays` described, taken out of `arrays`; a missing one is a KeyError."""
         shapes = {name: tuple(shape) for name, shape in text["shapes"].items()}
-        own = [arrays.pop(f"{prefix}{key}").numpy() for key in ("mean", "std")]
-        model = cls(*own, shapes, [], text["calibration"], text["moves"])
+        mean, std = (arrays.pop(f"{prefix}{key}").numpy() for key in ("mean", "std"))
+        model = cls(mean, std, shapes, [], text["calibration"], text["moves"])
         for number, told in enumerate(text["fits"]):
             decoder = LinearDecoder(tuple(told["alphas"]), told["cv"], calibration=text["calibration"])
             for key in _FITTED:

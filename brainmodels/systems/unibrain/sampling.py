@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +112,8 @@ def denoise(
     Raises:
         FloatingPointError: A step gives NaN or infinity; the message has the step and the row.
     """
-    scheduler, generators = new_scheduler(sampling.steps), row_generators(seeds)
+    scheduler: Any = new_scheduler(sampling.steps)  # its types are those of other versions of its methods
+    generators = row_generators(seeds)
     times, count = scheduler.timesteps, len(seeds)
     start = 0 if z is None else len(times) - sampling.todo
     if z is not None and start == len(times):

@@ -7,6 +7,7 @@ source.blocks(ids)  # z_image, z_text, c_image, c_text of these images
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,11 +83,8 @@ class StimulusLatents:
         if missing:
             self._add(missing)
         rows = [self._rows[name] for name in names]
-        return Latents(
-            **{name: np.asarray(self._held[name][rows], np.float32) for name in self.names},
-            ids=names,
-            generator=self.fingerprint,
-        )
+        found: dict[str, Any] = {name: np.asarray(self._held[name][rows], np.float32) for name in self.names}
+        return Latents(**found, ids=names, generator=self.fingerprint)
 
     def prepare(self, ids: Ids) -> None:
         """Compute the blocks of these images together, or map them from the folder."""

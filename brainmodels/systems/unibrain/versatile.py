@@ -26,8 +26,9 @@ from .sampling import Sampling, denoise, row_generators
 from .words import clean
 
 try:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import (
         AutoTokenizer,
         CLIPImageProcessor,
@@ -233,7 +234,7 @@ class VersatileGenerator(nn.Module):
                 ids, mask = (x.to(self.device) for x in self.tokens.encode(texts))
                 found.setdefault("z_text", []).append(self.optimus.encode(ids, mask)[0].cpu())
                 found.setdefault("c_text", []).append(self._c_text(list(captions[at : at + BATCH])).cpu())
-        arrays = {name: torch.cat(parts).float().numpy() for name, parts in found.items()}
+        arrays: dict[str, Any] = {name: torch.cat(parts).float().numpy() for name, parts in found.items()}
         return Latents(**arrays, generator=self.fingerprint)
 
     def _z_image(self, images: np.ndarray) -> Tensor:
@@ -282,14 +283,15 @@ class VersatileGenerator(nn.Module):
             FloatingPointError: A step gives NaN or infinity.
         """
         check_choice("kind", kind, ("image", "text"))
-        Latents(**{f"z_{kind}": z, "c_image": c_image, "c_text": c_text}).check(self.shapes)
+        blocks: dict[str, Any] = {f"z_{kind}": z, "c_image": c_image, "c_text": c_text}
+        Latents(**blocks).check(self.shapes)
         if self.text_unet is None and (kind == "text" or sampling.image_weight < 1):
             raise BrainDataError("expected text_unet for captions and for mixed contexts, got a folder without")
         self.unconditional()
         out = []
         for at in range(0, len(seeds), BATCH):
-            part = [None if x is None else x[at : at + BATCH] for x in (z, c_image, c_text)]
-            out.append(self._denoise(kind, *part, sampling, seeds[at : at + BATCH]))
+            z_part, image, text = (None if x is None else x[at : at + BATCH] for x in (z, c_image, c_text))
+            out.append(self._denoise(kind, z_part, image, text, sampling, seeds[at : at + BATCH]))
         return np.concatenate(out)
 
     def _denoise(
