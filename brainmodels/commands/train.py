@@ -179,7 +179,7 @@ def _fitted(
     progress: bool,
 ) -> BrainModel | Stacked:
     """A new model, fitted to what its system takes: features of the images, or the images themselves."""
-    kind = system(settings.model)
+    kind: Any = system(settings.model)  # its further arguments are its own
     given = {} if settings.generator is None else {"generator": settings.generator}
     for name in given:
         if name not in kind.options:

@@ -3,7 +3,7 @@
     made = evaluate_generation(opened, study, dataset)
     print(made.row("model").score("caption_label[shape]"))
 
-Captions are judged by labels first: words in common are many in captions of one template, whatever they say.
+Captions are judged by labels first. Two captions of one template have many words in common, right or wrong.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -183,8 +183,8 @@ def evaluate_generation(
     gallery = similarity(guess.reshape(len(guess), -1), case.true.c_image.reshape(len(guess), -1))
     found = full_gallery(gallery, resamples=study.resamples, seed=study.seed, decoder="ridge into c_image")
     found = [score.under(study.test) for score in found if "top1" in score.metric.name]
-    model, majority = opened.model, {name: majority_rate(list(level.values())) for name, level in case.labels.items()}
-    r2 = model.score(dataset.stimuli, study.test, subject=case.subject)
+    majority = {name: majority_rate(list(level.values())) for name, level in case.labels.items()}
+    r2 = case.model.score(dataset.stimuli, study.test, subject=case.subject)
     told = rows[0]
     settings = case.made.settings
     references = list(case.references.values())
@@ -212,7 +212,9 @@ class _Case:
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self):
-        model, study, stimuli = self.opened.model, self.study, self.dataset.stimuli
+        model: Any = self.opened.model  # with the methods of a system that makes pictures or captions
+        study, stimuli = self.study, self.dataset.stimuli
+        self.model = model
         self.subject = self.opened.subject_in(study)
         self.ids = [str(name) for name in study.test.image_ids]
         self.what = tuple(kind for kind in model.outputs if kind in model.generator_.outputs)
@@ -243,13 +245,14 @@ class _Case:
         return bool(np.mean([yes or x == "plain" for yes, x in zip(said, values, strict=True)]) > 0.9)
 
     def decoded(self, latents: Any, **options: Any) -> _Made:
-        made = self.opened.model.reconstruct(latents, what=self.what, seed=self.study.seed, **options)
+        made = self.model.reconstruct(latents, what=self.what, seed=self.study.seed, **options)
         return _Made(made.captions, made.images)
 
     def sources(self) -> dict[str, Callable[[], _Made]]:
         """How each row is made, the model first."""
-        model, latents = self.opened.model, self.latents
+        model, latents = self.model, self.latents
         own = _Made(self.made.captions, self.made.images)
+        said: list[str] = list(own.captions or [])
         order = other_images(self.study)
         mean = {name: np.repeat(x.mean(0, keepdims=True), len(self.ids), 0) for name, x in self.train.blocks().items()}
         noise = np.random.default_rng(self.study.seed).standard_normal(self.study.measured.shape).astype(np.float32)
@@ -259,7 +262,7 @@ class _Case:
             "only_z": lambda: self.decoded(latents, mode="only_z"),
             "true latents": lambda: self.decoded(self.true),
             "other_images": lambda: _Made(
-                None if own.captions is None else [own.captions[row] for row in order],
+                None if own.captions is None else [said[row] for row in order],
                 None if own.images is None else own.images[order],
             ),
             "mean latent": lambda: self.decoded(replace(latents, **mean), mode="only_z"),
@@ -272,7 +275,7 @@ class _Case:
 
     def refitted(self, seed: int | None = None, components: int | None = None) -> Any:
         """Latents by new regressors, fitted to wrong pairs or to few principal components of the responses."""
-        model, study = self.opened.model, self.study
+        model, study = self.model, self.study
         order = (
             np.arange(len(study.train)) if seed is None else np.random.default_rng(seed).permutation(len(study.train))
         )

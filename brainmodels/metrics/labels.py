@@ -4,11 +4,12 @@
         print(score)
     # caption_label[shape] ↑ 0.930 [...], chance 0.128 [...]
 
-Scores of words in common are high for captions of one template, whatever they say: captions of other images reach a
-METEOR of .5 on drawn scenes. A label is right or wrong.
+Two captions of one template have many words in common, right or wrong. Captions of other images reach a METEOR of .5 on
+drawn scenes. A label is right or wrong.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -87,10 +88,10 @@ def caption_label_scores(
         said = [levels_in(captions[image], spoken) for image in ids]
         wanted = [set() if level in unsaid else {level} for level in truth]
         table = np.array([[float(right == given) for given in said] for right in wanted])
-        own = dict(conditions)
+        own: dict[str, Any] = dict(conditions)
         own["note"] = "; ".join(filter(None, [own.get("note"), f"most frequent level {majority_rate(truth):.3f}"]))
-        own = {"chance": float(table.mean())} | own
-        scores.append(score_images(metric(f"caption_label[{name}]"), np.diagonal(table), table, resamples, seed, **own))
+        own = {"chance": float(table.mean()), "resamples": resamples, "seed": seed} | own
+        scores.append(score_images(metric(f"caption_label[{name}]"), np.diagonal(table), table, **own))
     return scores
 
 

@@ -23,7 +23,7 @@ from .nano import NanoGenerator
 from .recipes import UniBrainRecipe, named
 from .reconstruction import KINDS, MODES, Reconstruction, Writing, reconstructed, sampling_of
 from .regressors import Regressors
-from .saved import load_generator
+from .saved import load_generator, save_generator
 from .targets import StimulusLatents
 
 __all__ = ["UniBrain"]
@@ -61,6 +61,7 @@ class UniBrain(BrainModel):
     options: ClassVar[tuple[str, ...]] = ("generator",)
 
     generator_: Any  # a Generator
+    recipe: UniBrainRecipe
     regressors_: dict[str, Regressors]
 
     def __init__(
@@ -125,7 +126,7 @@ class UniBrain(BrainModel):
                 f"as {known[0]}; simulate with another seed"
             )
         if all(shown):
-            source.prepare(shown)
+            source.prepare(sorted(shown))
         self._source = source
         try:
             options = {"image_ids": image_ids, "drop_voxels": drop_voxels, "alignment": alignment}
@@ -335,8 +336,8 @@ class UniBrain(BrainModel):
 
     def _save_more(self, folder: Path) -> None:
         """A copy of a small generator; a large one is named by its folder and its fingerprint."""
-        if isinstance(self.generator_, NanoGenerator):
-            self.generator_.save(folder / "generator")
+        if isinstance(self.generator_, NanoGenerator) and self.generator_.probe is not None:
+            save_generator(self.generator_, folder / "generator", *self.generator_.probe)
 
     @classmethod
     def load(

@@ -48,7 +48,7 @@ class Latents:
 
     def take(self, rows: Any) -> "Latents":
         """The latents of some rows, in their order."""
-        ids = [self.ids[row] for row in rows] if len(self.ids) else ()
+        ids: list[str] = [str(self.ids[row]) for row in rows] if len(self.ids) else []
         return Latents(
             **{name: block[rows] for name, block in self.blocks().items()}, ids=ids, generator=self.generator
         )

@@ -12,6 +12,7 @@ Shapes: n samples, t tokens of a caption, m tokens of a latent, d token width, W
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -342,9 +343,8 @@ class FourFlow(nn.Module):
         self.mixed = nn.ModuleList(DualContext(_context_block(size), _context_block(size)) for _ in range(size.depth))
         self.norm = nn.LayerNorm(W)
         self.out = nn.ModuleDict({kind: nn.Linear(W, width) for kind, (_, width) in latents.items()})
-        for head in self.out.values():
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, kind: str, z: Tensor, time: Tensor, c_image: Tensor, c_text: Tensor, image_weight: float
@@ -371,7 +371,8 @@ class FourFlow(nn.Module):
         contexts = [
             self.context[name](c) + self.context_place[name] for name, c in (("image", c_image), ("text", c_text))
         ]
-        for data, mixed in zip(self.data, self.mixed, strict=True):
+        levels: Any = zip(self.data, self.mixed, strict=True)
+        for data, mixed in levels:
             h = mixed(data[kind](h, moment), *contexts, image_weight)
         return self.out[kind](self.norm(h))
 

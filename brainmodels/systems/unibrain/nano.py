@@ -8,7 +8,6 @@ generator.write(latents.z_text)                # the captions again
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -169,18 +168,6 @@ class NanoGenerator(nn.Module):
     def train(self, mode: bool = True) -> "NanoGenerator":
         self._unconditional = None  # weights may change
         return super().train(mode)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the generator as `save_generator` does, with the probe that it was loaded with.
-
-        Raises:
-            BrainDataError: The generator is new and has no probe yet.
-        """
-        from .saved import save_generator
-
-        if self.probe is None:
-            raise BrainDataError("expected a generator that was loaded, got a new one; see save_generator")
-        return save_generator(self, folder, *self.probe)
 
     # into the latents
 

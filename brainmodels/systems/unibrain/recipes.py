@@ -109,8 +109,11 @@ def versatile() -> UniBrainRecipe:
 
 
 def nano() -> UniBrainRecipe:
-    """The generator that ships with the package, of drawn scenes. A fit to 900 images takes under a minute."""
-    return UniBrainRecipe("nano", images=Sampling(0.6, 0.5, 50, 2.0), captions=Sampling(0.6, 0.5, 50, 3.0))
+    """The generator that ships with the package, of drawn scenes. A fit to 900 images takes under a minute.
+
+    Strength, weight and guidance of captions were chosen on simulated subjects of seed 3, among 12 combinations.
+    """
+    return UniBrainRecipe("nano", images=Sampling(0.6, 0.5, 50, 2.0), captions=Sampling(0.6, 0.25, 50, 3.0))
 
 
 def tiny() -> UniBrainRecipe:

@@ -87,7 +87,7 @@ def image_seeds(ids: Sequence[str], seed: int, sample: int = 0) -> list[int]:
 
 
 def row_generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """A generator on the CPU for each row."""
+    """Return a generator on the CPU for each row, seeded by its seed."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
