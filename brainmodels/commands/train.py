@@ -187,6 +187,7 @@ def _fitted(
     single = kind(recipe, device=world.device, **given)
     model = single if recipe.stack is None else Stacked(single, recipe.stack)
     options: dict[str, Any] = {"alignment": "off", "progress": progress}
+    source: Any  # features, or the images of a system that takes these
     if kind.stages:
         options |= {"out": settings.folder, "save_every": settings.save_every}
     if kind.inputs == "stimuli":

@@ -105,6 +105,7 @@ def test_pictures_of_a_subject_are_found(study):
     assert two_way >= 0.65 and wrong <= 0.55
 
 
+@pytest.mark.slow
 def test_noise_is_at_chance_and_is_noticed():
     dataset = made("tiny", seed=1, n_subjects=1, snr_scale=0.0)
     train, test = (dataset.pairs("sim01", "shared", part, "repeats") for part in ("train", "test"))

@@ -36,6 +36,7 @@ def scored(study, latents):
     return {score.metric.name[14:-1]: score.value for score in found}
 
 
+@pytest.mark.slow
 def test_words_fall_with_the_region_that_knows_them(study):
     dataset, parts, _, latents = study
     X, X_test, rois = parts["train"].array(), parts["test"].array(), dataset.subject("sim01").space.rois
