@@ -60,7 +60,7 @@ def test_shape_words_follow_the_context_with_the_larger_weight():
     keep = [row for row in range(count) if shapes[0][row] != shapes[1][row]]
     seeds, follows = image_seeds(ids[:count], 0), {}
     for weight in (0.0, 0.3, 0.6, 1.0):
-        sampling = Sampling(weight, 1.0, 20, 3.0)
+        sampling = Sampling(weight, 1.0, 10, 3.0)
         z = shipped().denoise("text", None, c_image, c_text, sampling=sampling, seeds=seeds)
         said = [set(words(text)) for text in shipped().write(z)]
         follows[weight] = [np.mean([shapes[side][row] in said[row] for row in keep]) for side in (0, 1)]
