@@ -11,8 +11,10 @@ from .errors import BrainDataError
 
 _absent: ImportError | None = None
 try:
+    from .commands.convert_optimus import convert_optimus
     from .commands.drawer import DrawerSettings, run_drawer
     from .commands.evaluate import run_evaluations, score_lines
+    from .commands.pretrain import run_pretraining
     from .commands.train import TrainSettings, run_training, stage_lines
     from .evaluation import EvaluationSettings
     from .training.files import read_meta
@@ -89,6 +91,24 @@ def prepare(
     print(out)
 
 
+def pretrain(out: Path, recipe: str = "nano", seed: int | None = None, device: str | None = None) -> None:
+    """Train the generator of UniBrain on drawn scenes; ends in a folder that `train --generator` takes.
+
+    Started again, it goes on: stages that have ended are skipped.
+
+    Args:
+        out: Folder of the run; the generator is in `generator` below it.
+        recipe: Name of a recipe, nano or tiny.
+        seed: Seed of the scenes, which no study may share; left out, that of the recipe.
+        device: Device; None is a GPU where there is one.
+    """
+    try:
+        print("\n".join(run_pretraining(out, recipe, seed, device)))
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain pretrain: {error}") from error
+    print(out / "generator")
+
+
 def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
     """Data sets that can be read, or the files that one of them needs.
 
@@ -139,10 +159,14 @@ def main(args: list[str]) -> None:
         args: Words after `veca brain`.
     """
     logging.basicConfig(format="%(message)s")
-    commands = {command.__name__: command for command in (convert, drawer, evaluate, layouts, prepare, train)}
-    if _absent is not None:
-        for name in ("drawer", "evaluate", "train"):
-            del commands[name]
+    commands: dict[str, Any] = {
+        command.__name__: command for command in (convert, drawer, evaluate, layouts, prepare, pretrain, train)
+    }
+    if _absent is None:
+        commands["convert-optimus"] = convert_optimus
+    else:
+        for name in ("convert-optimus", "drawer", "evaluate", "pretrain", "train"):
+            commands.pop(name, None)
             if args[:1] == [name]:
                 raise SystemExit(f"veca brain {name}: {_absent}")
     tyro.extras.subcommand_cli_from_dict(

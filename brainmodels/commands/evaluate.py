@@ -73,6 +73,10 @@ def score_lines(evaluation: Evaluation) -> list[str]:
     lines += [f"decoded into {x.features}: {x.scores[0]}" for x in evaluation.decoded]
     rows = [row for model in evaluation.models for row in model.decoded]
     lines += [f"{x.scores[0].decoder}, found in {x.features}: {x.scores[0]}" for x in rows]
+    for item in evaluation.generated:
+        for row in (item.rows[0], item.row("only_z"), item.row("true latents")):
+            told = "; ".join(str(x) for x in row.scores if x.metric.name.startswith(("caption_label", "two_way[grid]")))
+            lines.append(f"{item.opened.name}, {row.name}: {told}")
     curve = evaluation.record.get("context", {"metric": "", "points": {}})
     for model, points in curve["points"].items():
         told = ", ".join(f"{count} images {sum(values) / len(values):.3f}" for count, values in points.items())

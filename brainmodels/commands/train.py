@@ -47,6 +47,8 @@ class TrainSettings:
         out: Folder of the run; None is `out/MODEL`. Started again with the same settings, the run goes on. The model
             is in `model` below it.
         recipe: Name of a recipe of the system, such as nano, or a JSON file of a recipe.
+        generator: Folder of the generator of a system that takes one; None is that of the recipe, which ships with the
+            package or must be named.
         stack: Linear baseline that the model is stacked with: ridge, reduced_rank or prior; none trains the model
             alone. Default: the recipe's.
         subject: Subjects to train on together; none given is the first, or all but those held out.
@@ -77,6 +79,7 @@ class TrainSettings:
     features: str = "veca"
     out: Path | None = None
     recipe: str = "nano"
+    generator: Path | None = None
     stack: Literal["recipe", "none", "ridge", "reduced_rank", "prior"] = "recipe"
     subject: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
@@ -141,19 +144,15 @@ def run_training(settings: TrainSettings) -> Path:
         aligned = {name: str(check_alignment(dataset, name, split, settings.check_alignment)) for name in names}
         validates = recipe is not None and recipe.validation > 0
         pairs = {name: _pairs(dataset, name, split, settings.normalizer, validates) for name in names}
-        cache = _features(item, dataset, pairs, settings, world)
         shown = settings.progress and world.rank == 0
         if recipe is None:
+            cache = _features(item, dataset, pairs, settings, world)
             model = _adapted(settings, cache, pairs, world, shown)
         else:
-            model = system(settings.model)(recipe, device=world.device)
-            model = model if recipe.stack is None else Stacked(model, recipe.stack)
-            options = {"alignment": "off", "out": settings.folder, "save_every": settings.save_every}
-            model.fit(cache, pairs, progress=shown, **options)
+            model = _fitted(settings, recipe, item, dataset, pairs, world, shown)
         model.meta_["run"] = {
             "data": " ".join(settings.data),
-            "features": settings.features,
-            "features_note": item.extractor.note,
+            **_features_of(model, settings, item),
             "split": split.name,
             "split_hash": split.hash,
             "normalizer": pairs[names[0]].normalizer,
@@ -168,6 +167,43 @@ def run_training(settings: TrainSettings) -> Path:
         if world.rank == 0:
             model.save(folder)
     return folder
+
+
+def _fitted(
+    settings: TrainSettings,
+    recipe: ModelRecipe,
+    item: FeatureSet,
+    dataset: BrainDataset,
+    pairs: Mapping[str, Pairs],
+    world: World,
+    progress: bool,
+) -> BrainModel | Stacked:
+    """A new model, fitted to what its system takes: features of the images, or the images themselves."""
+    kind: Any = system(settings.model)  # its further arguments are its own
+    given = {} if settings.generator is None else {"generator": settings.generator}
+    for name in given:
+        if name not in kind.options:
+            raise BrainDataError(f"expected no {name} with {settings.model}, which takes none, got {given[name]}")
+    single = kind(recipe, device=world.device, **given)
+    model = single if recipe.stack is None else Stacked(single, recipe.stack)
+    options: dict[str, Any] = {"alignment": "off", "progress": progress}
+    source: Any  # features, or the images of a system that takes these
+    if kind.stages:
+        options |= {"out": settings.folder, "save_every": settings.save_every}
+    if kind.inputs == "stimuli":
+        source = dataset.stimuli
+        options["cache"] = settings.cache or settings.folder / "features"
+    else:
+        source = _features(item, dataset, pairs, settings, world)
+    model.fit(source, pairs, **options)
+    return model
+
+
+def _features_of(model: BrainModel | Stacked, settings: TrainSettings, item: FeatureSet) -> dict[str, Any]:
+    """What the facts say of the features; nothing of a model that takes images."""
+    if model.inputs == "stimuli":
+        return {}
+    return {"features": settings.features, "features_note": item.extractor.note}
 
 
 def _further(settings: TrainSettings) -> dict[str, Any]:
@@ -211,7 +247,7 @@ def _recipe(settings: TrainSettings) -> ModelRecipe:
     if settings.steps and len(settings.steps) != len(kind.stages):
         raise BrainDataError(
             f"expected steps of {len(kind.stages)} stages ({', '.join(kind.stages) or 'none'}), got "
-            f"{len(settings.steps)} numbers"
+            f"{len(settings.steps)} numbers{_instead(kind)}"
         )
     every = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}
     every = {key: value for key, value in every.items() if value is not None}
@@ -224,6 +260,11 @@ def _recipe(settings: TrainSettings) -> ModelRecipe:
     checkpointing = settings.grad_checkpointing or recipe.grad_checkpointing
     stack = {"recipe": recipe.stack, "none": None}.get(settings.stack, settings.stack)
     return replace(recipe, precision=precision, grad_checkpointing=checkpointing, stack=stack, **stages)
+
+
+def _instead(kind: type[BrainModel]) -> str:
+    """The end of a message to a user who asks for steps of a system without stages."""
+    return f"; {kind.trained_by}" if kind.trained_by else ""
 
 
 def _adapted(

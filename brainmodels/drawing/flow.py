@@ -5,9 +5,9 @@ Shapes: n images, K components, p pooled features, g cells a side of the code, c
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from .reader import LEVELS
@@ -71,6 +71,8 @@ class PictureFlow(nn.Module):
     """Network that finds the clean code from a noisy one, z = t x + (1 - t) noise, under conditions."""
 
     def __init__(self, size: FlowSize):
+        from diffusers.models.unets.unet_2d import UNet2DModel  # takes seconds to import
+
         super().__init__()
         self.size = size
         plain = len(size.widths) - 1
@@ -130,7 +132,9 @@ class PictureFlow(nn.Module):
             guidance: Weight of the conditions against none (Ho and Salimans, arXiv 2207.12598); 1 is without.
             start, since: Codes from which drawing begins at time `since`, with noise; None begins from noise.
         """
-        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+        scheduler: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000)
         scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist())
         z = noise
         if start is not None:

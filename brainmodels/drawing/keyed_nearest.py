@@ -310,9 +310,9 @@ class KeyedNearest:
         """Cosines (n, N) to the bank, of expected cells and of guessed pooled features."""
         r = self.reliability.r.to(scores).expand_as(scores) if r is None else r
         with torch.no_grad():
-            guess = self.reader(scores, r) if guess is None else guess
+            known: Tensor = self.reader(scores, r) if guess is None else guess
         cells = F.normalize(scores * r * self.components.std, dim=1) @ self._cells.T
-        return cells, F.normalize(guess, dim=1) @ self._pooled.T
+        return cells, F.normalize(known, dim=1) @ self._pooled.T
 
     @cached_property
     def _cells(self) -> Tensor:

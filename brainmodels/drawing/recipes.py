@@ -122,5 +122,5 @@ _RECIPES = {"nano": nano, "base": base, "tiny": tiny}
 def named(name: str) -> GeneratorRecipe:
     """A recipe by its name."""
     if name not in _RECIPES:
-        raise BrainDataError(f"expected a recipe of {', '.join(_RECIPES)}, got {name!r}{near_names(name, _RECIPES)}")
+        raise BrainDataError(f"expected a recipe of {', '.join(_RECIPES)}, got {name!r}{near_names(name, [*_RECIPES])}")
     return _RECIPES[name]()

@@ -94,8 +94,9 @@ def _prepared(
     """Tables of all images, and a generator whose flow is new."""
     parts = [names[at : at + BLOCK] for at in range(0, len(names), BLOCK)]
     pooled = np.concatenate([source.get(part, "pooled") for part in parts])
+    tokens: Any = _Tokens(source, names)
     nearest = KeyedNearest.fit(
-        _Tokens(source, names),
+        tokens,
         pooled,
         lambda rows: images(names[rows], recipe.pixels),
         names,

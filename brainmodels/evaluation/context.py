@@ -50,11 +50,11 @@ def adapt_models(
                 f"expected {item.name} to know {subject.id} or to adapt to a new subject, got a model of "
                 f"{', '.join(item.model.subjects_)} that does neither"
             )
-        cache = feature_cache(item.features, dataset, study, settings)
+        cache = feature_cache(item.tokens_of, dataset, study, settings)
         trials = dataset.pairs(subject.id, split, "train", "none", study.train.transform)
         model = item.model.adapt(cache, trials, subject=subject.id, alignment="off", progress=settings.progress)
         run = {**item.run, "split": split.name, "split_hash": split.hash}
-        adapted.append(OpenedModel(item.name, model, item.features, run))
+        adapted.append(OpenedModel(item.name, model, item.tokens_of, run))
     return adapted
 
 
@@ -85,14 +85,14 @@ def context_curve(
             if count == max(settings.context) and draw == 0:
                 largest = few, adapted
             for item in adapted:
-                cache = feature_cache(item.features, dataset, study, plain)
+                cache = feature_cache(item.tokens_of, dataset, study, plain)
                 tokens = [item.model.tokens(cache, pairs.image_ids) for pairs in (study.train, study.test)]
                 rows = {f"{SAME_TOKENS} as {item.name}": TokenSpace.of(study, *tokens).predicted}
                 if item.encodes:
                     told = item.model.predict(cache, image_ids=study.test.image_ids, subject=item.subject_in(study))
                     rows[item.name] = np.where(np.isnan(told), np.nan_to_num(study.measured_train.mean(0)), told)
                 for model, predicted in rows.items():
-                    encoded = judge(study, predicted, model, item.features.name)
+                    encoded = judge(study, predicted, model, item.tokens_of.name)
                     score = encoded.score("nr2") or encoded.score("voxel_r")
                     if score is None or score.value is None:
                         raise BrainDataError(f"expected a score of {model}, got none")

@@ -56,6 +56,12 @@ class Drawers:
     bank: str
     held_out: tuple[int, str]
 
+    @property
+    def reduced(self) -> Drawer:
+        """The first drawer, for true tokens that were reduced as the model's are."""
+        first = self.exact[0]
+        return first.told(whole=False) if isinstance(first, Generator) else first
+
     @classmethod
     def of(
         cls,

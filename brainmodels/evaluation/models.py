@@ -207,7 +207,7 @@ class ModelEvaluation:
         return {
             "name": self.opened.name,
             "system": model.meta_["system"],
-            "features": self.opened.features.name,
+            "features": self.opened.tokens_of.name,
             "fingerprint": model.fingerprint_,
             "recipe": model.recipe.to_json(),
             "stack": model.meta_.get("stack"),
@@ -296,13 +296,13 @@ def _latents(opened: OpenedModel, responses: Any, subject: str, kind: str) -> di
 
 
 def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers: Answers) -> list[Encoded]:
-    mark, name = opened.model.fingerprint_, f"{opened.features.name} tokens"
-    note = "; ".join(filter(None, [opened.features.extractor.note, answers.note]))
+    mark, name = opened.model.fingerprint_, f"{opened.tokens_of.name} tokens"
+    note = "; ".join(filter(None, [opened.tokens_of.extractor.note, answers.note]))
     told = {} if answers.predicted is None else {opened.name: (answers.predicted, note)}
     if "predicted" in answers.alone:
         told[_alone(opened)] = answers.alone["predicted"], note
-    told |= {_same_tokens(kind): (found[0], opened.features.extractor.note) for kind, found in space.shrunk.items()}
-    told[SAME_TOKENS] = space.predicted, opened.features.extractor.note
+    told |= {_same_tokens(kind): (found[0], opened.tokens_of.extractor.note) for kind, found in space.shrunk.items()}
+    told[SAME_TOKENS] = space.predicted, opened.tokens_of.extractor.note
     return [judge(study, guess, model, name, said, features_of=mark) for model, (guess, said) in told.items()]
 
 
@@ -344,7 +344,7 @@ def other_images(study: Study) -> np.ndarray:
 
 def _found(opened: OpenedModel, study: Study, space: TokenSpace, guess: np.ndarray, decoder: str) -> Decoded:
     """How well tokens (n, m, d), or latents in their place, tell test images apart."""
-    name, note = f"{opened.features.name} tokens", opened.features.extractor.note
+    name, note = f"{opened.tokens_of.name} tokens", opened.tokens_of.extractor.note
     table = similarity(guess, space.test)
     options = {"resamples": study.resamples, "seed": study.seed, "decoder": decoder}
     scores = full_gallery(table, **options)
@@ -366,7 +366,7 @@ def _semantics(opened: OpenedModel, study: Study, space: TokenSpace, answers: An
         options = {"resamples": study.resamples, "seed": study.seed, "decoder": told}
         first = identification(space.test, guess, decoder, "semantic_after_decoding", **options)
         scores = [first, *full_gallery(similarity(guess, space.test), (1,), **options)]
-        found.append(Semantics(responses, decoder, _under(opened, study, scores, opened.features.extractor.note)))
+        found.append(Semantics(responses, decoder, _under(opened, study, scores, opened.tokens_of.extractor.note)))
     return found
 
 

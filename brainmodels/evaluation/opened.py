@@ -26,13 +26,13 @@ class OpenedModel:
     Attributes:
         name: Name in tables: its system, and its folder where several are of one system.
         model: The fitted model.
-        features: The set of features with its fingerprint.
+        features: The set of features with its fingerprint; None of a model that takes the images themselves.
         run: Facts of the training that `veca brain train` wrote down; empty for a model that was fitted in Python.
     """
 
     name: str
     model: BrainModel | Stacked
-    features: FeatureSet
+    features: FeatureSet | None
     run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -44,6 +44,18 @@ class OpenedModel:
     def decodes(self) -> bool:
         """Whether it reads tokens from responses."""
         return self.model.decodes
+
+    @property
+    def generates(self) -> bool:
+        """Whether it makes pictures or captions itself, and no tokens."""
+        return "tokens" not in self.model.outputs
+
+    @property
+    def tokens_of(self) -> FeatureSet:
+        """Its set of features. A model that takes images has none, which is a `BrainDataError`."""
+        if self.features is None:
+            raise BrainDataError(f"expected a model of features of images, got {self.name}, which takes the images")
+        return self.features
 
     def subject_in(self, study: Study) -> str:
         """Its name for the subject of the study."""
@@ -72,9 +84,7 @@ class OpenedModel:
                 f"({self.run.get('split')}, data {self.run.get('data')}, seed {self.run.get('seed')}); evaluate it on "
                 "the data, seed and split of its training"
             )
-        if self.model.scaler_ is not None:
-            self.model.scaler_.check_unseen(study.test.image_ids)
-        elif trained is None:
+        if not self.model.check_unseen(study.test.image_ids) and trained is None:
             raise LeakageError(
                 f"expected {self.name} to know its training images, by a split or by a scaler of tokens, got neither; "
                 "train it with `veca brain train`"
@@ -110,7 +120,9 @@ def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], devic
 
 def _features_of(
     name: str, model: BrainModel | Stacked, run: Mapping[str, Any], sets: Sequence[FeatureSet]
-) -> FeatureSet:
+) -> FeatureSet | None:
+    if model.inputs == "stimuli":
+        return None
     wanted, known = model.fingerprint_, {item.extractor.fingerprint(): item for item in sets}
     if wanted in known:
         return known[wanted]

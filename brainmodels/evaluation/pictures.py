@@ -27,7 +27,7 @@ from .drawers import Drawers
 from .encoding import SHUFFLED, Study, chance_band
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
 
-__all__ = ["ANOTHER", "MEAN", "REDUCED", "TRUE", "Drawn", "Pictures", "draw_pictures"]
+__all__ = ["ANOTHER", "MEAN", "REDUCED", "TRUE", "Drawn", "Judge", "Pictures", "draw_pictures"]
 
 _log = logging.getLogger(__name__)
 TRUE, REDUCED, ANOTHER = "true tokens", "true tokens, reduced", "responses of another image"
@@ -129,7 +129,7 @@ def draw_pictures(
         raise BrainDataError(f"expected tokens to draw pictures from, got pooled features of {evaluated.opened.name}")
     drawers = Drawers.of(evaluated, study, dataset, cache, folder, device, progress)
     shown = dataset.stimuli.images(study.test.image_ids, PIXELS)
-    judge, name, space = _Judge(study, shown, device), evaluated.opened.name, drawers.space
+    judge, name, space = Judge(study, shown, device), evaluated.opened.name, drawers.space
     sources = _sources(evaluated, study, others)
     calibrated = {
         source: drawers.measured[name if decoder == name else SAME_TOKENS] for source, (decoder, _) in sources.items()
@@ -137,13 +137,7 @@ def draw_pictures(
     true = cache.get(study.test.image_ids, "tokens")
     drawn = [judge(source, calibrated[source][0], space.whole(guess)) for source, (_, guess) in sources.items()]
     if space.reduces:
-        drawn.append(
-            judge(
-                REDUCED,
-                drawers.exact[-1] if len(drawers.exact) == 1 else drawers.exact[0].told(whole=False),
-                space.whole(evaluated.space.test),
-            )
-        )
+        drawn.append(judge(REDUCED, drawers.reduced, space.whole(evaluated.space.test)))
     drawn.append(judge(TRUE, drawers.exact[0], true))
     wrong = map(space.whole, evaluated.space.shuffled(study))
     drawn.append(judge.chance(drawers.measured[SAME_TOKENS][0], wrong))
@@ -186,7 +180,7 @@ def _chosen(evaluated: ModelEvaluation, study: Study) -> dict[str, np.ndarray]:
     return {"random": drawn_at_random, "best": order[:1], "worst": order[-1:]}
 
 
-class _Judge:
+class Judge:
     """Draws from tokens and scores the pictures, at their own size, by networks that need no download."""
 
     def __init__(self, study: Study, shown: np.ndarray, device: str):
@@ -196,9 +190,13 @@ class _Judge:
         self.known = [self._seen(network, self.real) for network in self.networks]
 
     def __call__(self, source: str, drawer: TokensToImage, tokens: np.ndarray) -> Drawn:
-        study, told = self.study, f"{drawer.name} {drawer.fingerprint}"
         pictures = drawer(torch.from_numpy(np.ascontiguousarray(tokens, np.float32)).to(self.device)).cpu()
-        options = {"resamples": study.resamples, "seed": study.seed, "decoder": f"{source}; {told}"}
+        return self.of_pictures(source, f"{drawer.name} {drawer.fingerprint}", pictures)
+
+    def of_pictures(self, source: str, told: str, pictures: torch.Tensor) -> Drawn:
+        """Scores of pictures (n, 3, H, W) in [0, 1], of the size of the real ones; `told` says who drew them."""
+        study = self.study
+        options: dict[str, Any] = {"resamples": study.resamples, "seed": study.seed, "decoder": f"{source}; {told}"}
         options["note"] = f"at {pictures.shape[-1]} px, no published protocol"
         table = correlation_matrix(self.real.numpy(), pictures.numpy())
         scores = [

@@ -35,6 +35,7 @@ from .encoding import (
     planted_oracle,
     reliability,
 )
+from .generation import Generation, evaluate_generation
 from .models import ModelEvaluation, evaluate_model
 from .opened import OpenedModel
 from .pictures import Pictures, draw_pictures
@@ -56,6 +57,8 @@ class EvaluationSettings:
         pictures: Pictures of what the models decode: "none"; "nearest", the picture of a bank that fits best: of 8,000
             drawn scenes in a simulated study, of the train images else; or a folder that `veca brain drawer` has
             written.
+        ablations: Of models that make pictures and captions: rows without some of what they use, and curves over their
+            settings. It takes minutes.
         published: Print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
         out: Folder of the report, its figures and record.json.
         subject: Ids of subjects; none given is the first. Several are evaluated one after the other, each in a folder
@@ -83,6 +86,7 @@ class EvaluationSettings:
     features: tuple[str, ...] = ("veca", "pixels")
     models: tuple[Path, ...] = ()
     pictures: str = "none"
+    ablations: bool = False
     published: bool = False
     out: Path = Path("out/brain")
     subject: tuple[str, ...] = ()
@@ -117,6 +121,7 @@ class Evaluation:
         dataset: The data set with the stimuli.
         models: Scores of trained models; their encoding is also among `encoded`.
         pictures: Pictures of what they decode.
+        generated: Pictures and captions of models that make them, with their scores.
     """
 
     record: dict[str, Any]
@@ -126,6 +131,7 @@ class Evaluation:
     dataset: BrainDataset
     models: Sequence[ModelEvaluation] = ()
     pictures: Sequence[Pictures] = ()
+    generated: Sequence[Generation] = ()
 
 
 def evaluate(
@@ -165,7 +171,13 @@ def evaluate(
         item.check(study)
 
     encoded, decoded, rows = _linear(sets, study, dataset, settings, bar)
-    told, pictures = _models(models, sets, study, dataset, settings, bar)
+    tokens = [item for item in models if not item.generates]
+    told, pictures = _models(tokens, sets, study, dataset, settings, bar)
+    generated = []
+    for item in models:
+        if item.generates:
+            _step(bar, item.name)
+            generated.append(evaluate_generation(item, study, dataset, settings.device, settings.ablations))
     encoded += _once([row for item in told for row in item.encoded])
     _step(bar, "controls")
     first, (X, X_test) = sets[0], rows[sets[0].name]
@@ -181,7 +193,7 @@ def evaluate(
     _step(bar, "done")
     bar.close()
     named = {item.name: item for item in sets}
-    named |= {f"{x.features.name} of {x.name}": x.features for x in models if x.features not in sets}
+    named |= {f"{x.tokens_of.name} of {x.name}": x.tokens_of for x in tokens if x.tokens_of not in sets}
     record = _record(settings, dataset, study, alignment, named) | {
         "duplicates": duplicates,
         "encoding": [item.to_json() for item in encoded],
@@ -194,7 +206,9 @@ def evaluate(
     if models:
         record["models"] = [item.to_json() for item in told]
         record["pictures"] = [item.to_json() for item in pictures]
-    return Evaluation(record, encoded, decoded, study, dataset, told, pictures)
+    if generated:
+        record["generation"] = [item.to_json() for item in generated]
+    return Evaluation(record, encoded, decoded, study, dataset, told, pictures, generated)
 
 
 def study_of(
@@ -263,7 +277,7 @@ def _models(
     spaces, told, caches = [], [], []
     for item in models:
         _step(bar, item.name)
-        caches.append(feature_cache(item.features, dataset, study, settings, verify=item.features not in sets))
+        caches.append(feature_cache(item.tokens_of, dataset, study, settings, verify=item.tokens_of not in sets))
         told.append(evaluate_model(item, study, caches[-1], spaces))
     pictures = []
     decoding = [item for item in told if item.opened.decodes] or told[:1]

@@ -47,7 +47,8 @@ class TokensToImage(Protocol):
         fingerprint: Twelve hexadecimal digits that change with weights, bank and settings. They are printed too.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def fingerprint(self) -> str: ...

@@ -18,6 +18,7 @@ from ..metrics import Score
 from ..metrics.controls import all_at_chance
 from . import figures, published
 from .figures import Bar, PictureRow
+from .generation import generation_views
 from .models import model_views, value_of
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
     notes = sorted({note for item in told for note in item.note.split("; ") if "random" in note})
     told += [row for item in evaluation.models for row in [*item.decoded, *item.semantics]]
     told += [row for item in evaluation.pictures for row in item.drawn]
+    told += [row for item in evaluation.generated for row in item.rows]
     return {
         "record": record,
         "data": record["data"],
@@ -124,6 +126,10 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "at_chance": all_at_chance(_judged(evaluation)),
         "notes": notes,
         "models": model_views(evaluation, out),
+        "generated": generation_views(evaluation, out),
+        "published_generation": published.GENERATION,
+        "published_images": list(published.IMAGES),
+        "published_captions": list(published.CAPTIONS),
         "published": published.ROWS,
         "encoded": encoded,
         "decoded": decoded,

@@ -20,6 +20,7 @@ __all__ = ["SYSTEMS", "class_names", "load_model", "system"]
 SYSTEMS = {
     "neuroflow": "brainmodels.systems.neuroflow:NeuroFlow",
     "synbrain": "brainmodels.systems.synbrain:SynBrain",
+    "unibrain": "brainmodels.systems.unibrain:UniBrain",
 }
 
 

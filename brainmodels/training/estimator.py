@@ -69,6 +69,10 @@ class BrainModel(BaseEstimator):
         recipe_type, named: Class of its recipes, and the function that returns one by name.
         reversible: Whether it has `round_trip`, from either side to the other and back.
         adapts: Whether it has `adapt`, which fits it to a new subject from few images.
+        inputs: What `fit` takes of the images: "features", or "stimuli" where the model computes what it needs.
+        outputs: What it reads from responses: "tokens" of images, or "images" and "captions" themselves.
+        options: Further arguments of the constructor that `veca brain train` passes on.
+        trained_by: Where a system has no stages to train, what says so to a user who asks for steps.
         recipe: How it is built, trained and used, by `config`.
         subjects_: Subjects of the fit.
         scales_: `VoxelScale` by subject.
@@ -88,6 +92,10 @@ class BrainModel(BaseEstimator):
     named: ClassVar[Callable[[str], ModelRecipe]]
     reversible: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
+    inputs: ClassVar[str] = "features"
+    outputs: ClassVar[tuple[str, ...]] = ("tokens",)
+    options: ClassVar[tuple[str, ...]] = ()
+    trained_by: ClassVar[str] = ""
     adapt: Callable[..., "BrainModel"]  # where `adapts`
     latents: Callable[..., np.ndarray]  # where there are `latent_heads`
     round_trip: Callable[..., Any]  # where `reversible`
@@ -341,6 +349,13 @@ class BrainModel(BaseEstimator):
         if not hasattr(self, "meta_"):
             raise BrainDataError(f"expected a fitted {type(self).__name__}, got one before fit")
 
+    def check_unseen(self, image_ids: Ids) -> bool:
+        """Refuse images that the fit saw with a `LeakageError`; False where the model does not know which these are."""
+        if self.scaler_ is None:
+            return False
+        self.scaler_.check_unseen(image_ids)
+        return True
+
     def _place(self) -> torch.device:
         """Where it computes, with the networks there and in eval mode."""
         default = "cuda" if torch.cuda.is_available() else "cpu"
@@ -382,6 +397,9 @@ class BrainModel(BaseEstimator):
     def _restore(self, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]) -> None:
         """Take the statistics back, and the arrays that were used out of `arrays`; a missing one is a KeyError."""
         self.scales_, self.scaler_ = scales_from(arrays, texts, subjects)
+
+    def _save_more(self, folder: Path) -> None:
+        """Write what a system keeps beside weights and statistics into the folder of the model."""
 
     def save(self, folder: str | Path) -> Path:
         """Write the model as safetensors and JSON into a folder, which appears whole or not at all.

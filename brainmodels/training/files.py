@@ -37,6 +37,7 @@ def write_model(model: Any, folder: Path, further: Mapping[str, Mapping[str, Ten
         raise LayoutError(f"expected no folder {folder}, or one with a model to replace, got another")
     with whole_folder(folder, replace=True) as partial:
         _write_parts(model, partial)
+        model._save_more(partial)
         for name, tensors in (further or {}).items():
             save_file(dict(tensors), partial / name)
     return folder
