@@ -79,7 +79,8 @@ def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
         MEAN: f"chance: mean\ntokens, {how}",
         TRUE: f"ceiling: true\ntokens, {how}",
     }
-    same = [x for x in pictures.drawn if x.drawer == first.drawer and x.source != first.source]
+    kind = first.drawer.partition(" ")[0]  # calibrated for each decoder, so that fingerprints differ
+    same = [x for x in pictures.drawn if x.drawer.partition(" ")[0] == kind and x.source != first.source]
     return rows + [(label, x) for source, label in further.items() for x in same if x.source == source]
 
 
