@@ -185,8 +185,13 @@ class Reliability:
 def drawn_reliabilities(count: int, components: int, rng: torch.Generator, usual: Tensor | None = None) -> Tensor:
     """Correlations (count, K) of decoders of all kinds, at random: a / (1 + (j / j0)^p) for component j.
 
-    a is uniform from 0.4 to 1, j0 log-uniform from 4 to 1,500, p uniform from 0.8 to 3. One in twelve is exact, and one
-    in twelve knows nothing.
+    | | from | to | |
+    |---|---|---|---|
+    | a | 0.4 | 1 | uniform |
+    | j0 | 4 | 1,500 | uniform logarithm |
+    | p | 0.8 | 3 | uniform |
+
+    One in twelve is exact, and one in twelve knows nothing.
 
     Args:
         count, components: Numbers of decoders and of components K.

@@ -4,8 +4,8 @@
     own = generator.calibrated(decoded, true, pooled)          # on validation images of one decoder
     pictures = own(decoded_test)                               # (n, 3, H, W) in [0, 1]
 
-A picture is drawn from three things: the cells of tokens that are expected, what a reader makes of them, and the
-nearest picture of a bank, whose parts it may move and repaint.
+A picture is drawn from three things: the expected cells of tokens, the features that a reader guesses from them, and
+the nearest picture of a bank.
 Shapes: n images, m tokens, d token width, K components.
 """
 
@@ -86,7 +86,7 @@ class Generator(nn.Module):
         return self.told(nearest=self.nearest.calibrated(decoded, true, pooled))
 
     def told(self, **changes: Any) -> "Generator":
-        """The same with other `nearest`, `whole` or `seed`."""
+        """Copy this generator and change its `nearest`, `whole` or `seed`."""
         other = copy(self)
         for name, value in changes.items():
             setattr(other, name, value)

@@ -232,8 +232,8 @@ class KeyedNearest:
         """The same for a decoder whose reliability is measured on held-out images, with the share that serves best.
 
         Pictures are judged by the cosine of their tokens' cells with the true ones, plus that of their pooled features.
-        The share is the largest that is not worse than the best by more than a standard error: pooled features tell
-        what an object is; cells tell where it is, which is decoded worse.
+        The share is the largest that is not worse than the best by more than a standard error. Pooled features tell
+        what an object is. Cells tell where it is, which is decoded worse.
 
         A reader is trained on the bank, with damage as this decoder does.
 

@@ -61,5 +61,5 @@ class PatchCode(nn.Module):
 
 
 def pixels_of(images: np.ndarray) -> Tensor:
-    """Pictures (n, 3, H, W) fp32 in [0, 1] of uint8 ones (n, H, W, 3)."""
+    """Turn uint8 pictures (n, H, W, 3) into fp32 ones (n, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1).float() / 255

@@ -1,4 +1,4 @@
-"""The bank of drawn scenes that ships: ids and keys of 8,000 scenes, which are drawn anew when they are shown.
+"""The bank of drawn scenes that ships: ids and keys of 8,000 scenes, which are drawn when they are shown.
 
 `veca brain drawer --out DIR --kind nearest` made it.
 """
@@ -25,8 +25,8 @@ DEVIATION = 0.05  # largest mean deviation of their scores, in standard deviatio
 def shipped_nearest(extractor: Extractor, device: str | torch.device = "cpu") -> KeyedNearest | None:
     """The bank of drawn scenes that ships with the package, where its keys are those of this extractor; else None.
 
-    The features of four scenes are computed and compared, so that other weights, cores or sizes are told apart, and
-    versions of libraries that change nothing are not.
+    The features of four scenes are computed and compared. Other weights, cores or sizes give other features; another
+    version of a library rarely does.
     """
     nearest = KeyedNearest.load(SHIPPED, lambda ids: scene_pictures(ids, PIXELS), device)
     size, probes = nearest.components.size, scene_pictures(nearest.bank.ids[:PROBES], extractor.input_size)

@@ -2,8 +2,7 @@
 
     generator = train_generator("out/drawer", cache, stimuli.images, stimuli.ids, recipes.nano())
 
-What the flow is given is damaged as decoders damage it, by reliabilities of all kinds, so that tokens of any decoder
-still give a crisp picture.
+In training, the conditions of the flow have errors like those of decoders, of all sizes.
 """
 
 from collections.abc import Callable, Mapping
@@ -153,7 +152,7 @@ class _Rows:
 
 
 class _FlowTask(nn.Module):
-    """The loss of a batch of images, whose conditions are damaged anew at every step."""
+    """The loss of a batch of images, whose conditions have new errors at every step."""
 
     def __init__(self, generator: Generator, tables: Mapping[str, Tensor]):
         super().__init__()
@@ -195,7 +194,7 @@ class _FlowTask(nn.Module):
 
 
 def _informed(pooled: Tensor, rng: torch.Generator) -> Tensor:
-    """Guesses of pooled features that err independently of the tokens, each image with a reliability of its own."""
+    """Guesses of pooled features whose errors do not depend on those of the tokens. Each image draws a reliability."""
     low, high = GUESSES
     r = low + (high - low) * torch.rand(len(pooled), 1, generator=rng, device=rng.device)
     return r * damaged(pooled, r, rng)
