@@ -18,7 +18,7 @@ from veca.train.parallel import join_world
 from ..errors import BrainDataError
 from ..features.arrays import FeatureSource, Ids
 from ..features.weights import seeded
-from ..training.batches import Batch
+from ..training.batches import Batch, RowNumbers
 from ..training.loop import StageResult
 from ..training.run import Run, check_run
 from .components import LARGEST, damaged, drawn_reliabilities
@@ -78,7 +78,9 @@ def train_generator(
         task = _FlowTask(generator, tables)
         options = {"save_every": save_every, "progress": progress}
         trainable = {f"flow.{name}" for name, _ in generator.flow.named_parameters()}
-        result = Run(world, "bf16", Path(out), options).stage("flow", task, _Rows(len(names)), recipe.flow, trainable)
+        result = Run(world, "bf16", Path(out), options).stage(
+            "flow", task, RowNumbers("images", len(names)), recipe.flow, trainable
+        )
         generator.trained = began | _record(result)
         return generator.cpu().eval().requires_grad_(False)
 
@@ -133,22 +135,6 @@ class _Tokens:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return self.source.get(self.names[rows], "tokens")
-
-
-class _Rows:
-    """Numbers of images as a source of batches; the task holds what belongs to them."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def sizes(self, part: str) -> Mapping[str, int]:
-        return {"images": self.count if part == "train" else 0}
-
-    def batch(self, part: str, subject: str, rows: np.ndarray) -> Batch:
-        return Batch(subject, rows, torch.empty(len(rows), 0), torch.empty(len(rows), 0, 0))
-
-    def describe(self, part: str, subject: str, rows: np.ndarray) -> str:
-        return f"images {', '.join(map(str, rows[:8]))}"
 
 
 class _FlowTask(nn.Module):

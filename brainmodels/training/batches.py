@@ -5,9 +5,10 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Sizes", "Source", "in_order", "shuffled"]
+__all__ = ["Batch", "RowNumbers", "Sizes", "Source", "in_order", "shuffled"]
 
 Sizes = tuple[tuple[str, int], ...]  # number of trials by subject
 
@@ -45,6 +46,30 @@ class Source(Protocol):
     def describe(self, part: str, subject: str, rows: np.ndarray) -> str:
         """Describe trials for messages."""
         ...
+
+
+class RowNumbers:
+    """A source of row numbers alone, for a task that holds its own tables.
+
+    Args:
+        name: What the rows are, for messages; it stands for the subject.
+        count: Number of rows, all of them to train on.
+    """
+
+    def __init__(self, name: str, count: int):
+        self.name, self.count = name, count
+
+    def sizes(self, part: str) -> Mapping[str, int]:
+        """Return the number of rows by name."""
+        return {self.name: self.count if part == "train" else 0}
+
+    def batch(self, part: str, subject: str, rows: np.ndarray) -> Batch:
+        """Return row numbers with empty responses and tokens."""
+        return Batch(subject, rows, torch.empty(len(rows), 0), torch.empty(len(rows), 0, 0))
+
+    def describe(self, part: str, subject: str, rows: np.ndarray) -> str:
+        """Describe rows for messages."""
+        return f"{self.name} {', '.join(map(str, rows[:8]))}"
 
 
 def in_order(sizes: Sizes, batch_size: int) -> list[tuple[str, np.ndarray]]:

@@ -47,8 +47,9 @@ def run(*words):
     return told.getvalue()
 
 assert "nsd_native" in run("brain", "layouts")
-assert "evaluate: brainmodels.baselines needs scikit-learn; install" in run("brain", "evaluate", "--data", "x")
-assert "train: brainmodels.baselines needs scikit-learn; install" in run("brain", "train", "--out", "x")
+for name in ("drawer", "evaluate", "train"):
+    told = run("brain", name, "--out", "x")
+    assert told.startswith(f"veca brain {name}: brainmodels.") and "needs scikit-learn; install" in told, told
 folder = Path(sys.argv[1])
 Image.new("RGB", (40, 24)).save(folder / "a.png")
 run("features", str(folder / "a.png"), "--out", str(folder / "out"), "--model", "veca_nano_patch8")

@@ -14,7 +14,6 @@ A stage that has ended is not trained again, and one that was stopped goes on fr
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ...features import Extractor, extractor
 from ...features.weights import seeded
 from ...nn import ConvDecoder
 from ...simulated import scene_stimuli
-from ...training.batches import Batch
+from ...training.batches import Batch, RowNumbers
 from ...training.run import Run, check_run
 from .components import Components
 from .losses import caption_loss, contrast_loss, noise_loss
@@ -154,22 +153,6 @@ def _new(recipe: GeneratorRecipe, scenes: Scenes, context: Extractor) -> NanoGen
     generator.global_token = Components.fit(scenes.pooled, size.context_width, **fitted)
     generator.tokens = Components.fit(scenes.tokens.flatten(0, 1), size.context_width, **fitted)
     return generator
-
-
-class _Rows:
-    """Numbers of scenes as a source of batches: the tasks hold what belongs to them."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def sizes(self, part: str) -> Mapping[str, int]:
-        return {"scenes": self.count if part == "train" else 0}
-
-    def batch(self, part: str, subject: str, rows: np.ndarray) -> Batch:
-        return Batch(subject, rows, torch.empty(len(rows), 0), torch.empty(len(rows), 0, 0))
-
-    def describe(self, part: str, subject: str, rows: np.ndarray) -> str:
-        return f"scenes {', '.join(map(str, rows[:8]))}"
 
 
 class _Task(nn.Module):
@@ -325,7 +308,7 @@ def _rows_of(generator: NanoGenerator, scenes: Scenes) -> Tensor:
 
 def _captions(run: Run, generator: NanoGenerator, recipe: GeneratorRecipe, scenes: Scenes) -> Any:
     task = _CaptionTask(generator.vae, _rows_of(generator, scenes), recipe)
-    result = run.stage("captions", task, _Rows(len(scenes.images)), recipe.captions)
+    result = run.stage("captions", task, RowNumbers("scenes", len(scenes.images)), recipe.captions)
     with torch.no_grad():
         rows = task.ids[:, [form - 1 for form in dict.fromkeys(recipe.forms)]].flatten(0, 1)
         means = torch.cat([generator.vae.encode(part)[0] for part in rows.split(BATCH)])
@@ -339,13 +322,13 @@ def _tower(run: Run, generator: NanoGenerator, recipe: GeneratorRecipe, scenes: 
     _, contexts = _image_tables(generator, scenes)
     features = torch.cat([contexts[:, 0], contexts[:, 1:].mean(1)], 1)
     task = _TowerTask(generator.tower, _rows_of(generator, scenes), features, generator.vocabulary, recipe)
-    return run.stage("tower", task, _Rows(len(scenes.images)), recipe.tower)
+    return run.stage("tower", task, RowNumbers("scenes", len(scenes.images)), recipe.tower)
 
 
 def _flow(run: Run, generator: NanoGenerator, recipe: GeneratorRecipe, scenes: Scenes) -> Any:
     generator.cpu().eval()
     task = _FlowTask(generator.flow, generator, _rows_of(generator, scenes), scenes, recipe)
-    return run.stage("flow", task, _Rows(len(scenes.images)), recipe.flow)
+    return run.stage("flow", task, RowNumbers("scenes", len(scenes.images)), recipe.flow)
 
 
 def _drawer(
