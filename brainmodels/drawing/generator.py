@@ -122,7 +122,9 @@ class Generator(nn.Module):
         whole = self.features(tokens) if self.whole else None
         given = self.conditions(scores, r, guess, codes, whole)
         noise = torch.stack([self._noise(first + row, size) for row in range(len(tokens))]).to(device)
-        drawn = self.flow.draw(given, noise, steps=self.recipe.steps, guidance=self.recipe.guidance)
+        begun = 0.0 if self.whole else self.recipe.since
+        options = {"steps": self.recipe.steps, "guidance": self.recipe.guidance, "since": begun}
+        drawn = self.flow.draw(given, noise, start=codes if begun else None, **options)
         return self.code.decode(drawn)
 
     def _noise(self, row: int, size: FlowSize) -> Tensor:

@@ -27,6 +27,8 @@ class GeneratorRecipe:
         blind: Share of them that is drawn from nothing, for guidance.
         informed: Share of them whose pooled features are guessed better than their damaged tokens allow, as of brains.
         steps, guidance: Steps of Euler and weight of the conditions, in drawing.
+        since: Time at which drawing from decoded tokens begins, with the nearest picture under noise; 0 is noise alone.
+            Whole tokens are always drawn from noise.
         flow: Training of the flow.
     """
 
@@ -45,6 +47,7 @@ class GeneratorRecipe:
     informed: float = 0.5
     steps: int = 16
     guidance: float = 1.5
+    since: float = 0.6
     flow: TrainingStage = field(default_factory=lambda: TrainingStage(steps=1))
 
     def __post_init__(self):
@@ -112,6 +115,7 @@ def tiny() -> GeneratorRecipe:
         bank=200,
         reader_steps=200,
         steps=8,
+        since=0.0,
         flow=stage,
     )
 
