@@ -51,7 +51,7 @@ BRAIN = {
     "commands": "data drawing errors evaluation features report simulated systems training",
     "report": "data errors evaluation metrics",
     "evaluation": "baselines data drawing errors features metrics nn records simulated systems training",
-    "drawing": "errors features nn records simulated training",
+    "drawing": "data errors features nn records simulated training",
     "systems": "baselines data errors features metrics nn records simulated training versions",
     "training": "baselines data errors features metrics nn records versions",
     "baselines": "data errors metrics",

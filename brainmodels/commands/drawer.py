@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from veca.train.parallel import join_world
+
 from ..data import StimulusSet
 from ..data.stimuli import ImageFiles
-from ..drawing import KeyedNearest, recipes, train_generator
+from ..drawing import recipes, train_generator, train_nearest
+from ..drawing.scenes import save_pictures
 from ..errors import BrainDataError
 from ..features import FeatureCache
 from ..features.sets import FeatureSet
@@ -58,26 +61,16 @@ def run_drawer(settings: DrawerSettings) -> Path:
         recipe = replace(recipe, flow=replace(recipe.flow, steps=settings.steps))
     stimuli = _stimuli(settings)
     cache = FeatureCache(settings.out / "features", FeatureSet.parse(settings.features).extractor, stimuli)
-    cache.extract(device=settings.device or "cpu", progress=settings.progress, verify=False)
-    ids, folder = stimuli.ids, settings.out / settings.kind
+    folder = settings.out / settings.kind
+    with join_world(settings.device) as world:
+        options: dict[str, Any] = {"device": world.device, "progress": settings.progress}
+        cache.extract(verify=False, **options)
     if settings.kind == "generator":
-        options = {"device": settings.device, "progress": settings.progress}
-        train_generator(settings.out / "run", cache, stimuli.images, ids, recipe, **options).save(folder)
-        return folder
-    nearest = KeyedNearest.fit(
-        cache.get(ids, "tokens"),
-        cache.get(ids, "pooled"),
-        lambda rows: stimuli.images(ids[rows], recipe.pixels),
-        ids,
-        bank=recipe.bank,
-        count=recipe.components,
-        width=recipe.cell_width,
-        steps=recipe.reader_steps,
-        seed=recipe.flow.seed,
-        device=settings.device or "cpu",
-        progress=settings.progress,
-    )
-    nearest.save(folder)
+        train_generator(settings.out / "run", cache, stimuli.images, stimuli.ids, recipe, **options).save(folder)
+    else:
+        train_nearest(cache, stimuli.images, stimuli.ids, recipe, **options).save(folder)
+    if settings.images is not None:
+        save_pictures(folder, stimuli.images(stimuli.ids[: recipe.bank], recipe.pixels))
     return folder
 
 

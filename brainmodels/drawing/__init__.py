@@ -10,7 +10,7 @@ from .components import Reliability, TokenComponents
 from .generator import Generator
 from .keyed_nearest import KeyedNearest, PictureBank
 from .recipes import GeneratorRecipe
-from .training import train_generator
+from .training import train_generator, train_nearest
 
 __all__ = [
     "Generator",
@@ -20,4 +20,5 @@ __all__ = [
     "Reliability",
     "TokenComponents",
     "train_generator",
+    "train_nearest",
 ]

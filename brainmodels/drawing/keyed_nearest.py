@@ -11,7 +11,7 @@ Shapes: n images, N images of the bank, m tokens, d token width, p pooled featur
 import json
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -67,6 +67,10 @@ class PictureBank:
         """Pooled features with mean 0 and standard deviation 1 over the bank."""
         mean, std = self.pooled.mean(0), self.pooled.std(0).clamp(min=1e-6)
         return (pooled.to(mean.device) - mean) / std
+
+    def to(self, device: str | torch.device) -> "PictureBank":
+        """The same with its numbers on a device."""
+        return replace(self, scores=self.scores.to(device), pooled=self.pooled.to(device))
 
     def __post_init__(self):
         if not len(self.ids) == len(self.scores) == len(self.pooled) > 0:
@@ -245,6 +249,7 @@ class KeyedNearest:
         """
         decoded_scores, true_scores = (scores_of(self.components, x) for x in (decoded, true))
         told = copy(self)
+        vars(told).pop("_parts", None)  # of the other reader
         told.reliability = Reliability.measured(decoded_scores, true_scores)
         bank, device = self.bank, self.bank.scores.device
         told.reader = Reader.fit(bank.scores, bank.keys, told.reliability.r.cpu(), seed=seed, device=device)

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.moments import Moments
+
 __all__ = ["PatchCode"]
 
 BLOCK = 256
@@ -35,12 +37,9 @@ class PatchCode(nn.Module):
     def fit(cls, images: np.ndarray, patch: int, channels: int) -> "PatchCode":
         """Learn the components from pictures (n, H, W, 3), uint8."""
         code = cls(patch, channels)
-        total, squares, count = torch.zeros(3 * patch**2).double(), torch.zeros(1).double(), 0
-        for start in range(0, len(images), BLOCK):
-            rows = code._patches(pixels_of(images[start : start + BLOCK])).movedim(1, -1).flatten(0, 2).double()
-            total, squares, count = total + rows.sum(0), squares + rows.T @ rows, count + len(rows)
-        mean = total / count
-        variances, axes = torch.linalg.eigh(squares / count - mean[:, None] * mean)
+        parts = (pixels_of(images[at : at + BLOCK]) for at in range(0, len(images), BLOCK))
+        found = Moments.of((code._patches(x).movedim(1, -1).flatten(0, 2).numpy() for x in parts), lambda x: x.T @ x)
+        mean, (variances, axes) = torch.from_numpy(found.mean), torch.linalg.eigh(torch.from_numpy(found.variance))
         code.mean.copy_(mean)
         code.axes.copy_(axes.flip(1)[:, :channels].T)
         code.roots.copy_(variances.flip(0)[:channels].clamp(min=1e-12) ** 0.25)

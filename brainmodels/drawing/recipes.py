@@ -21,11 +21,12 @@ class GeneratorRecipe:
         widths: Channels of the U-Net at each scale.
         components, cell_width: Arguments of `TokenComponents.fit`.
         bank: Pictures that the nearest one is looked for among, the first of the training images.
-        reader_steps: Training steps of the reader.
+        reader_steps: Training steps of the reader; None is its own number.
         whole: Share of the training pictures whose tokens are given whole and exact.
         alone: Share of them that is drawn without a nearest picture.
         blind: Share of them that is drawn from nothing, for guidance.
-        informed: Share of them whose pooled features are guessed better than their damaged tokens allow, as of brains.
+        informed: Share of them whose pooled features are guessed better than their damaged tokens allow. Decoders of
+            brains err less in what an object is than in where it is.
         steps, guidance: Steps of Euler and weight of the conditions, in drawing.
         since: Time at which drawing from decoded tokens begins, with the nearest picture under noise; 0 is noise alone.
             Whole tokens are always drawn from noise.
@@ -40,7 +41,7 @@ class GeneratorRecipe:
     components: int = 256
     cell_width: int = 32
     bank: int = 8000
-    reader_steps: int = 900
+    reader_steps: int | None = None
     whole: float = 0.15
     alone: float = 0.15
     blind: float = 0.1

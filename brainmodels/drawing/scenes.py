@@ -1,25 +1,63 @@
-"""The bank of drawn scenes that ships: ids and keys of 8,000 scenes, which are drawn when they are shown.
+"""The pictures of a bank: drawn scenes, which need no file, or those that lie beside its keys.
 
-`veca brain drawer --out DIR --kind nearest` made it.
+A bank of 8,000 drawn scenes ships as ids and keys. `veca brain drawer --out DIR --kind nearest` made it.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from veca.files import read_json, whole_file
+
+from ..errors import AxisError, LayoutError
 from ..features import Extractor
+from ..features.arrays import Ids
 from ..simulated.scenes import scene_pictures
 from .keyed_nearest import KeyedNearest
 from .patch_code import pixels_of
 
-__all__ = ["SHIPPED", "shipped_nearest"]
+__all__ = ["PIXELS", "SHIPPED", "bank_pictures", "save_pictures", "shipped_nearest"]
 
 _log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "weights"
 PIXELS = 64
 PROBES = 4  # scenes whose keys are computed again, to see that the bank belongs to an extractor
 DEVIATION = 0.05  # largest mean deviation of their scores, in standard deviations; int8 alone makes about 0.01
+
+
+def save_pictures(folder: Path, images: np.ndarray) -> None:
+    """Write the pictures (N, H, W, 3) uint8 of the bank that `KeyedNearest.save` wrote there."""
+    with whole_file(folder / "pictures.npy", shared=True) as partial, open(partial, "wb") as file:
+        np.save(file, images)
+
+
+def bank_pictures(folder: Path) -> tuple[Callable[[Ids, int], np.ndarray], int]:
+    """A function from ids and a side in pixels to the pictures of the bank in a folder, and their side.
+
+    Without a file of pictures they are drawn scenes, which can have any side.
+
+    Raises:
+        LayoutError: The folder is not of `KeyedNearest.save`, or its pictures are of another bank.
+    """
+    if not (folder / "pictures.npy").is_file():
+        return scene_pictures, PIXELS
+    try:
+        ids, kept = read_json(folder / "nearest.json")["ids"], np.load(folder / "pictures.npy", mmap_mode="r")
+    except (KeyError, OSError, ValueError) as error:
+        raise LayoutError(f"expected a bank and its pictures in {folder}, got {error}") from error
+    if len(ids) != len(kept):
+        raise LayoutError(f"expected pictures of the {len(ids)} ids in {folder}, got {len(kept)}")
+    rows, side = {name: row for row, name in enumerate(ids)}, kept.shape[1]
+
+    def pictures(names: Ids, size: int) -> np.ndarray:
+        if size != side:
+            raise AxisError(f"expected {side} pixels a side, as in {folder}, got {size}")
+        return np.array(kept[[rows[str(name)] for name in names]])
+
+    return pictures, side
 
 
 def shipped_nearest(extractor: Extractor, device: str | torch.device = "cpu") -> KeyedNearest | None:

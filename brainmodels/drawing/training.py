@@ -27,7 +27,7 @@ from .keyed_nearest import KeyedNearest
 from .patch_code import PatchCode, pixels_of
 from .recipes import GeneratorRecipe
 
-__all__ = ["train_generator"]
+__all__ = ["pooled_of", "train_generator", "train_nearest"]
 
 BLOCK = 256
 CODE_IMAGES = 4000  # pictures from which the code is learned
@@ -74,31 +74,33 @@ def train_generator(
             "features": source.fingerprint,
         }
         check_run(Path(out) / "run.json", began, world)
-        tables, generator = _prepared(source, images, names, recipe, progress)
+        tables, generator = _prepared(source, images, names, recipe, world.device, progress)
         task = _FlowTask(generator, tables)
         options = {"save_every": save_every, "progress": progress}
         trainable = {f"flow.{name}" for name, _ in generator.flow.named_parameters()}
-        result = Run(world, "bf16", Path(out), options).stage(
+        result = Run(world, "auto", Path(out), options).stage(
             "flow", task, RowNumbers("images", len(names)), recipe.flow, trainable
         )
         generator.trained = began | _record(result)
+        generator.nearest.bank = generator.nearest.bank.to("cpu")
         return generator.cpu().eval().requires_grad_(False)
 
 
-def _prepared(
+def train_nearest(
     source: FeatureSource,
     images: Callable[[Ids, int], np.ndarray],
-    names: np.ndarray,
+    ids: Ids,
     recipe: GeneratorRecipe,
-    progress: bool,
-) -> tuple[dict[str, Tensor], Generator]:
-    """Tables of all images, and a generator whose flow is new."""
-    parts = [names[at : at + BLOCK] for at in range(0, len(names), BLOCK)]
-    pooled = np.concatenate([source.get(part, "pooled") for part in parts])
+    *,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> KeyedNearest:
+    """What finds the nearest picture, with the sizes of a recipe. Arguments as in `train_generator`."""
+    names = np.asarray(ids, dtype=str)
     tokens: Any = _Tokens(source, names)
-    nearest = KeyedNearest.fit(
+    return KeyedNearest.fit(
         tokens,
-        pooled,
+        pooled_of(source, names),
         lambda rows: images(names[rows], recipe.pixels),
         names,
         bank=recipe.bank,
@@ -106,17 +108,40 @@ def _prepared(
         width=recipe.cell_width,
         steps=recipe.reader_steps,
         seed=recipe.flow.seed,
+        device=device,
         progress=progress,
     )
-    generator, components = seeded(recipe.flow.seed, lambda: build(recipe, nearest)), nearest.components
+
+
+def pooled_of(source: FeatureSource, ids: Ids) -> np.ndarray:
+    """Pooled features (n, p) fp32; the mean token of a cache without them."""
+    if "pooled" in getattr(source, "kinds", ("pooled",)):
+        return source.get(ids, "pooled")
+    parts = [ids[at : at + BLOCK] for at in range(0, len(ids), BLOCK)]
+    return np.concatenate([source.get(part, "tokens").mean(1) for part in parts])
+
+
+def _prepared(
+    source: FeatureSource,
+    images: Callable[[Ids, int], np.ndarray],
+    names: np.ndarray,
+    recipe: GeneratorRecipe,
+    device: torch.device,
+    progress: bool,
+) -> tuple[dict[str, Tensor], Generator]:
+    """Tables of all images, on the CPU, and a generator whose flow is new, on the device."""
+    parts = [names[at : at + BLOCK] for at in range(0, len(names), BLOCK)]
+    nearest = train_nearest(source, images, names, recipe, device=device, progress=progress)
+    generator = seeded(recipe.flow.seed, lambda: build(recipe, nearest))
     code = PatchCode.fit(images(names[:CODE_IMAGES], recipe.pixels), recipe.patch, recipe.channels)
     generator.code.load_state_dict(code.state_dict())
-    seen = (torch.from_numpy(source.get(part, "tokens").astype(np.float32)) for part in parts)
-    known = [(components(x), generator.features(x).half()) for x in seen]
+    generator.to(device)
+    seen = (torch.from_numpy(source.get(part, "tokens").astype(np.float32)).to(device) for part in parts)
+    known = [(generator.components(x).cpu(), generator.features(x).half().cpu()) for x in seen]
     scores, whole = (torch.cat(x) for x in zip(*known, strict=True))
     codes = torch.cat([code.encode(pixels_of(images(part, recipe.pixels))).half() for part in parts])
-    keys = nearest.bank.standardised(torch.from_numpy(pooled.astype(np.float32)))
-    generator.cell_scale.copy_(components.cells(scores[:BLOCK]).std())
+    keys = nearest.bank.standardised(torch.from_numpy(pooled_of(source, names))).cpu()
+    generator.cell_scale.copy_(generator.components.cells(scores[:BLOCK].to(device)).std())
     generator.token_scale.copy_(whole[:BLOCK].float().std())
     return {"scores": scores, "whole": whole, "pooled": keys, "codes": codes}, generator
 

@@ -1,20 +1,20 @@
 """What draws pictures in an evaluation: a bank of pictures, a generator, and how far each decoder can be trusted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..baselines import LinearDecoder
 from ..data import BrainDataset, Pairs
-from ..data.ids import Ids
-from ..drawing import Generator, KeyedNearest
-from ..drawing.scenes import PIXELS, shipped_nearest
+from ..drawing import Generator, KeyedNearest, train_nearest
+from ..drawing.recipes import nano
+from ..drawing.scenes import PIXELS, bank_pictures, shipped_nearest
+from ..drawing.training import pooled_of
 from ..errors import LeakageError
 from ..features import FeatureCache
 from ..simulated import SimulatedDataset
-from ..simulated.scenes import scene_pictures
 from .encoding import Study
 from .models import SAME_TOKENS, ModelEvaluation
 
@@ -48,6 +48,7 @@ class Drawers:
         bank: What the bank of pictures is, in words.
         held_out: Number of images of the calibration, and whether they are of "validation" or of "folds" of the train
             images.
+        pixels: Side of the pictures.
     """
 
     space: Space
@@ -55,6 +56,7 @@ class Drawers:
     measured: Mapping[str, tuple[Drawer, ...]]
     bank: str
     held_out: tuple[int, str]
+    pixels: int
 
     @property
     def reduced(self) -> Drawer:
@@ -87,7 +89,7 @@ class Drawers:
         Raises:
             LeakageError: A picture of the bank is tested on.
         """
-        space, drawers, bank = Space(evaluated), *_opened(study, dataset, cache, folder, device, progress)
+        space, (drawers, bank, pixels) = Space(evaluated), _opened(study, dataset, cache, folder, device, progress)
         seen = set(drawers[-1].bank.ids.tolist()) & set(map(str, study.test.image_ids))
         if seen:
             raise LeakageError(f"expected a bank without test images, got one with {len(seen)}, such as {min(seen)}")
@@ -96,28 +98,28 @@ class Drawers:
         made = {key: tuple(x.calibrated(guess, true, pooled) for x in drawers) for key, guess in told.items()}
         measured = {name: made[id(guess)] for name, guess in decoded.items()}
         exact = tuple(x.told(whole=True) if isinstance(x, Generator) else x for x in drawers)
-        return cls(space, exact, measured, bank, held)
+        return cls(space, exact, measured, bank, held, pixels)
 
 
 def _opened(
     study: Study, dataset: BrainDataset, cache: FeatureCache, folder: Path | None, device: str, progress: bool
-) -> tuple[tuple[Generator, KeyedNearest] | tuple[KeyedNearest], str]:
-    """The drawers, the nearest picture last, and what the bank is."""
-    simulated = isinstance(dataset, SimulatedDataset)
-    if folder is not None and (folder / "generator.json").is_file():
-        generator = Generator.load(folder, scene_pictures, device)
-        return (generator, generator.nearest), f"{len(generator.nearest.bank.ids):,} drawn scenes of {folder}"
+) -> tuple[tuple[Generator, KeyedNearest] | tuple[KeyedNearest], str, int]:
+    """The drawers, the nearest picture last; what the bank is; and the side of its pictures."""
     if folder is not None:
-        nearest = KeyedNearest.load(folder, lambda ids: scene_pictures(ids, PIXELS), device)
-        return (nearest,), f"{len(nearest.bank.ids):,} drawn scenes of {folder}"
-    shipped = shipped_nearest(cache.extractor, device) if simulated else None
+        pictures, side = bank_pictures(folder)
+        if (folder / "generator.json").is_file():
+            generator = Generator.load(folder, pictures, device)
+            drawers, side = (generator, generator.nearest), generator.recipe.pixels
+        else:
+            drawers = (KeyedNearest.load(folder, lambda ids: pictures(ids, side), device),)
+        return drawers, f"{len(drawers[-1].bank.ids):,} pictures of {folder}", side
+    shipped = shipped_nearest(cache.extractor, device) if isinstance(dataset, SimulatedDataset) else None
     if shipped is not None:
-        return (shipped,), f"{len(shipped.bank.ids):,} drawn scenes that no subject has seen"
-    ids = list(study.train.image_ids)
-    tokens, pooled = cache.get(ids, "tokens"), _pooled(cache, ids)
-    shown = dataset.stimuli.images(ids, PIXELS)
-    nearest = KeyedNearest.fit(tokens, pooled, shown, ids, seed=study.seed, device=device, progress=progress)
-    return (nearest,), f"{len(ids):,} train images"
+        return (shipped,), f"{len(shipped.bank.ids):,} drawn scenes that no subject has seen", PIXELS
+    ids = study.train.image_ids
+    recipe = replace(nano(), bank=len(ids))
+    nearest = train_nearest(cache, dataset.stimuli.images, ids, recipe, device=device, progress=progress)
+    return (nearest,), f"{len(ids):,} train images", recipe.pixels
 
 
 def _held_out(
@@ -146,7 +148,7 @@ def _held_out(
         ids, kind = train.image_ids, "folds"
         guess = _in_folds(study.measured_train[:, study.voxels], evaluated.space.train, study.seed)
         decoded = {SAME_TOKENS: guess, name: guess}
-    return decoded, cache.get(ids, "tokens"), _pooled(cache, ids), (len(ids), kind)
+    return decoded, cache.get(ids, "tokens"), pooled_of(cache, ids), (len(ids), kind)
 
 
 def _in_folds(responses: np.ndarray, tokens: np.ndarray, seed: int) -> np.ndarray:
@@ -157,8 +159,3 @@ def _in_folds(responses: np.ndarray, tokens: np.ndarray, seed: int) -> np.ndarra
         out = fold == number
         guess[out] = LinearDecoder().fit(responses[~out], flat[~out]).predict(responses[out]).reshape(guess[out].shape)
     return guess
-
-
-def _pooled(cache: FeatureCache, ids: Ids) -> np.ndarray:
-    """Pooled features; the mean token of an extractor without them."""
-    return cache.get(ids, "pooled") if "pooled" in cache.kinds else cache.get(ids, "tokens").mean(1)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..data import BrainDataset
-from ..drawing.scenes import PIXELS
+from ..drawing.patch_code import pixels_of
 from ..errors import BrainDataError
 from ..features import Extractor, FeatureCache, extractor
 from ..features.sets import FeatureSet
@@ -128,7 +128,7 @@ def draw_pictures(
     if evaluated.opened.model.recipe.what != "tokens":
         raise BrainDataError(f"expected tokens to draw pictures from, got pooled features of {evaluated.opened.name}")
     drawers = Drawers.of(evaluated, study, dataset, cache, folder, device, progress)
-    shown = dataset.stimuli.images(study.test.image_ids, PIXELS)
+    shown = dataset.stimuli.images(study.test.image_ids, drawers.pixels)
     judge, name, space = Judge(study, shown, device), evaluated.opened.name, drawers.space
     sources = _sources(evaluated, study, others)
     calibrated = {
@@ -185,7 +185,7 @@ class Judge:
 
     def __init__(self, study: Study, shown: np.ndarray, device: str):
         self.study, self.device = study, device
-        self.real = torch.from_numpy(shown).permute(0, 3, 1, 2).float() / 255
+        self.real = pixels_of(shown)
         self.networks = [FeatureSet.parse("vit_nano_patch8").extractor.to(device), extractor("grid").to(device)]
         self.known = [self._seen(network, self.real) for network in self.networks]
 

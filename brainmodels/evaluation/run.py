@@ -155,13 +155,8 @@ def evaluate(
     """
     subject = dataset.subject(next(iter(settings.subject or dataset.subjects)))
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
+    _check_settings(settings, isinstance(dataset, SimulatedDataset))
     _check(subject, split, sets)
-    if settings.pictures not in ("none", "nearest") and not (Path(settings.pictures) / "nearest.json").is_file():
-        raise BrainDataError(
-            f"expected pictures of none, nearest or a folder that `veca brain drawer` wrote, got {settings.pictures!r}"
-        )
-    if settings.published and isinstance(dataset, SimulatedDataset):
-        raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
     bar = tqdm(total=2 * len(sets) + 4 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
     duplicates = duplicates_of(dataset.stimuli, split, settings.allow_duplicates, [subject])
     alignment = check_alignment(dataset, subject.id, split, settings.check_alignment, seed=settings.seed)
@@ -298,6 +293,16 @@ def _once(rows: Sequence[Encoded]) -> list[Encoded]:
         if not any((row.model, row.features, list(row.scores)) == (x.model, x.features, list(x.scores)) for x in kept):
             kept.append(row)
     return kept
+
+
+def _check_settings(settings: EvaluationSettings, simulated: bool) -> None:
+    """What would otherwise fail late."""
+    if settings.pictures not in ("none", "nearest") and not (Path(settings.pictures) / "nearest.json").is_file():
+        raise BrainDataError(
+            f"expected pictures of none, nearest or a folder that `veca brain drawer` wrote, got {settings.pictures!r}"
+        )
+    if settings.published and simulated:
+        raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
 
 
 def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:

@@ -166,7 +166,10 @@ def test_calibration_undoes_what_a_decoder_does_to_scales(nearest, quadrants):
         for near in (nearest, told)
     ]
     assert apart[1] < 0.85 * apart[0]
-    assert told.fingerprint != nearest.fingerprint and told.share in np.linspace(0, 1, 11).round(1)
+    assert told.share in np.linspace(0, 1, 11).round(1)
+    other = nearest.calibrated(bent[:40], true[:40], quadrants.pooled[320:360], seed=1)
+    other.share = told.share
+    assert len({near.fingerprint for near in (nearest, told, other)}) == 3  # of one reliability, with another reader
 
 
 def test_a_folder_holds_all_but_the_pictures(nearest, quadrants, tmp_path):

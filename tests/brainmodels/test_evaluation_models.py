@@ -6,15 +6,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from brainmodels.baselines import LinearDecoder
+from brainmodels.cli import main
 from brainmodels.drawing import KeyedNearest
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError, NormalizationError
 from brainmodels.evaluation import EvaluationSettings, drawers
 from brainmodels.evaluation.encoding import SHUFFLED
 from brainmodels.evaluation.models import EXTERNAL, SAME_TOKENS, evaluate_model, other_images
 from brainmodels.evaluation.opened import OpenedModel, open_models
-from brainmodels.evaluation.pictures import ANOTHER, MEAN, REDUCED, TRUE
+from brainmodels.evaluation.pictures import ANOTHER, MEAN, REDUCED, TRUE, draw_pictures
 from brainmodels.evaluation.run import evaluate
 from brainmodels.features import FeatureCache
 from brainmodels.features.sets import FeatureSet
@@ -235,6 +237,39 @@ def test_ridge_is_calibrated_on_images_that_each_fold_left_out(evaluation):
     fit = LinearDecoder().fit(responses[fold != 2], space.train[fold != 2].reshape((fold != 2).sum(), -1))
     expected = fit.predict(responses[fold == 2]).reshape(-1, *space.train.shape[1:])
     np.testing.assert_allclose(guess[fold == 2], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "generator"])
+def test_what_the_command_makes_of_a_folder_of_pictures_draws_in_an_evaluation(evaluation, cache, kind, tmp_path):
+    study, item = evaluation.study, evaluation.models[0]
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / ("deep" if number % 2 else ".") / f"{number}.png")
+    (tmp_path / "photos" / ".hidden.png").write_bytes(b"no picture")
+    words = ["--kind", kind, "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--no-progress"]
+    main(["drawer", *words, "--features", "random_conv", "--recipe", "tiny", "--steps", "2"])
+    folder = tmp_path / "out" / kind
+    made = draw_pictures(item, study, evaluation.dataset, cache, folder)
+    assert made.bank == f"12 pictures of {folder}" and made.shown.shape == (60, 16, 16, 3)
+    found = [x for x in made.drawn if x.drawer.startswith("nearest_of_12 ")]
+    known = {x.tobytes() for x in np.load(folder / "pictures.npy")}
+    assert len(known) == 12 and {x.tobytes() for row in found for x in row.images} <= known
+    sources = [x.source for x in made.drawn if x not in found]
+    assert (
+        (not sources)
+        if kind == "nearest"
+        else ({"NeuroFlow", SAME_TOKENS, ANOTHER, MEAN, REDUCED, TRUE} < set(sources))
+    )
+    assert {"NeuroFlow", SAME_TOKENS, TRUE} <= {x.source for x in found}
+    np.save(folder / "pictures.npy", np.load(folder / "pictures.npy")[:5])
+    with pytest.raises(LayoutError, match="pictures of the 12 ids .* got 5"):
+        draw_pictures(item, study, evaluation.dataset, cache, folder)
+
+
+def test_a_folder_that_is_no_drawer_is_refused_at_once(evaluation, tmp_path):
+    with pytest.raises(BrainDataError, match="none, nearest or a folder that `veca brain drawer` wrote, got 'conv'"):
+        evaluate(evaluation.dataset, [], EvaluationSettings(pictures="conv", out=tmp_path))
 
 
 def test_a_bank_with_a_test_picture_is_refused(evaluation, cache, tmp_path):
