@@ -19,6 +19,7 @@ from brainmodels.features import FeatureCache
 from brainmodels.metrics import Score
 from brainmodels.report import figures, page, published, write_report
 from brainmodels.report.figures import Bar, PictureRow
+from brainmodels.report.models import _shown_rows
 from tests.brainmodels.evaluated import evaluation_of, evaluation_of_models, made_subject, simulated_evaluation
 from tests.models import tiny_veca
 from veca.report.page import percent as percent_of
@@ -224,6 +225,12 @@ def test_a_model_that_only_encodes_has_pictures_that_ridge_finds_and_no_way_back
     assert [x.source for x in found.drawn] == [SAME_TOKENS, MEAN, external, REDUCED, TRUE, SHUFFLED]
     assert {x.drawer.split()[0] for x in found.drawn} == {"nearest_of_230"}
     ridge, _, _, _, ceiling, chance = (x.score("two_way[grid]").value for x in found.drawn)
+    rows = [label.replace("\n", " ") for label, _ in _shown_rows(found)]
+    assert rows == [
+        "ridge, nearest picture",
+        "chance: mean tokens, nearest picture",
+        "ceiling: true tokens, nearest picture",
+    ]
     assert ceiling > ridge > 0.6 > chance
     alone = dataclasses.replace(evaluation, models=[item], pictures=[found])
     shown = Page(write_report(alone, tmp_path / "out"))
