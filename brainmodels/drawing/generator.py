@@ -4,8 +4,8 @@
     own = generator.calibrated(decoded, true, pooled)          # on validation images of one decoder
     pictures = own(decoded_test)                               # (n, 3, H, W) in [0, 1]
 
-A picture is drawn from three things: the expected cells of tokens, the features that a reader guesses from them, and
-the nearest picture of a bank.
+A picture is drawn from the expected cells of tokens, the features that a reader guesses, and the nearest picture of a
+bank.
 Shapes: n images, m tokens, d token width, K components.
 """
 

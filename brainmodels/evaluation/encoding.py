@@ -173,12 +173,15 @@ def encode_controls(
     ]
 
 
-def chance_band(runs: Sequence[Sequence[Score]]) -> list[Score]:
-    """Scores of several fits to wrong pairs as one row: means, with intervals from the least to the greatest fit."""
-    scores, told = [], f"mean of {len(runs)} shuffles, the interval from least to most"
+def chance_band(runs: Sequence[Sequence[Score]], what: str = "shuffles") -> list[Score]:
+    """Scores of several fits to wrong pairs as one row: means, with intervals from the least to the greatest fit.
+
+    `what` says how the fits differ, for the notes of the scores.
+    """
+    scores, told = [], f"mean of {len(runs)} {what}, the interval from least to most"
     for same in zip(*runs, strict=True):
         values = [score.value for score in same]
-        span = Interval(min(values), max(values), 1.0, f"{len(runs)} shuffles")
+        span = Interval(min(values), max(values), 1.0, f"{len(runs)} {what}")
         note = "; ".join(filter(None, [same[0].note, told]))
         scores.append(replace(same[0], value=float(np.mean(values)), interval=span, note=note))
     return scores

@@ -20,7 +20,7 @@ from ..metrics import Score
 from ..metrics.labels import caption_label_scores, majority_rate
 from ..metrics.retrieval import full_gallery, similarity
 from ..metrics.text import caption_scores, words
-from .encoding import Study
+from .encoding import Study, chance_band
 from .models import other_images
 from .opened import OpenedModel
 from .pictures import Drawn, Judge
@@ -33,6 +33,7 @@ WEIGHTS = (0.0, 0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 1.0)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 GUIDANCES = (1.0, 2.0, 3.0, 5.0, 7.5)
 COMPONENTS = (1, 2, 5, 10, 20, 50)
+RANDOM_SETS = 5  # of voxels, beside each region
 FEWEST, MOST = 2, 30  # levels of a label that captions are judged by
 
 MEANINGS = {
@@ -55,7 +56,7 @@ class GenerationRow:
 
     Attributes:
         name: What they were made of; `MEANINGS` has it in words.
-        group: "rows", "ablations", or the name of a curve.
+        group: "rows", "ablations", "regions", or the name of a curve.
         captions: Caption of each test image; None where none are made.
         images: Pictures (n, H, W, 3) uint8; None likewise.
         scores: Scores of captions, then of pictures.
@@ -131,7 +132,7 @@ class Generation:
     @property
     def curves(self) -> list[str]:
         """Names of the curves."""
-        return list(dict.fromkeys(row.group for row in self.rows if row.group not in ("rows", "ablations")))
+        return list(dict.fromkeys(row.group for row in self.rows if row.group not in ("rows", "ablations", "regions")))
 
     def to_json(self) -> dict[str, Any]:
         model = self.opened.model
@@ -166,7 +167,8 @@ def evaluate_generation(
         study: Responses of its subject, on the scale of its training.
         dataset: The data set with images, captions and, if there are some, labels.
         device: Device of the networks that judge pictures.
-        ablations: Add rows without some of the blocks, and curves over weight, strength, guidance and components.
+        ablations: Add rows without some of the blocks and of single regions, and curves over weight, strength, guidance
+            and components.
 
     Raises:
         BrainDataError: The model does not belong to this study, see `OpenedModel.check`.
@@ -379,7 +381,32 @@ class _Case:
         for count in [x for x in COMPONENTS if x < min(self.study.voxels.sum(), len(self.study.train))]:
             made = self.decoded(self.refitted(components=count))
             rows.append(self.row(f"components {count}", made, "components"))
+        return rows + (self.regions() if "captions" in self.what else [])
+
+    def regions(self) -> list[GenerationRow]:
+        """Captions by new regressors that see one region, all others, or random sets of as many voxels.
+
+        They are the decoded latents without diffusion, so that only the regressors differ.
+        """
+        rows, usable = [], self.study.voxels
+        rng = np.random.default_rng(self.study.seed)
+        for name, mask in self.study.rois.items():
+            rows.append(self.row(f"{name} alone", self.seen_by(mask), "regions"))
+            if (usable & ~mask).any():
+                rows.append(self.row(f"without {name}", self.seen_by(usable & ~mask), "regions"))
+            sets = [rng.choice(np.flatnonzero(usable), int(mask.sum()), replace=False) for _ in range(RANDOM_SETS)]
+            runs = [self.row(f"random voxels, as many as {name}", self.seen_by(x), "regions") for x in sets]
+            known = [[score for score in run.scores if score.available] for run in runs]
+            rows.append(replace(runs[0], scores=chance_band(known, "random sets")))
         return rows
+
+    def seen_by(self, voxels: np.ndarray) -> _Made:
+        """Captions by regressors that see some voxels alone, a mask or numbers."""
+        X, X_test = (np.nan_to_num(x[:, voxels]) for x in (self.study.measured_train, self.study.measured))
+        text = replace(self.train, z_image=None, c_image=None, c_text=None)
+        latents = replace(self.model.refitted(X, text).predict(X_test), ids=self.ids)
+        made = self.model.reconstruct(latents, what=("captions",), mode="only_z", seed=self.study.seed)
+        return _Made(made.captions)
 
 
 def _images_of(drawn: Drawn | None) -> np.ndarray | None:

@@ -73,7 +73,7 @@ class RowNumbers:
 
 
 def in_order(sizes: Sizes, batch_size: int) -> list[tuple[str, np.ndarray]]:
-    """Return (subject, rows) of batches of at most this size. Those of a subject differ by one trial at most."""
+    """Return (subject, rows) of batches of at most this size. Sizes of a subject's batches differ by at most one."""
     cut = [(subject, np.array_split(np.arange(n), -(-n // batch_size))) for subject, n in sizes if n]
     return [(subject, rows) for subject, batches in cut for rows in batches]
 

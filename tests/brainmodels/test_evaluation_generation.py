@@ -1,13 +1,18 @@
 """UniBrain from the command line to the page, with the shipped generator and a small simulated subject."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from brainmodels.cli import main
+from brainmodels.evaluation import EvaluationSettings, generation
 from brainmodels.evaluation.generation import MEANINGS
+from brainmodels.evaluation.opened import open_models
+from brainmodels.evaluation.run import study_of
 from brainmodels.report import published
+from brainmodels.simulated import simulate
 from brainmodels.systems import load_model
 from tests.brainmodels.unibrain_small import shipped
 
@@ -58,6 +63,27 @@ def test_every_row_is_there_with_ceiling_and_chance(run):
     for name in MEANINGS:
         assert MEANINGS[name] in page, name
     assert "UniBrain" in page and "generation_0.png" in page and made["r2"]["z_text"] > 0.2
+
+
+@pytest.mark.slow
+def test_ablations_take_away_what_they_name(run):
+    """Without a region, its words fall; alone it knows them; random voxels know less than the region of the words."""
+    root, _, _ = run
+    short = {"WEIGHTS": (0.0, 1.0), "STRENGTHS": (0.0,), "GUIDANCES": (1.0,), "COMPONENTS": (2,), "RANDOM_SETS": 2}
+    dataset, model = simulate("tiny", seed=1, n_subjects=1), open_models([root / "run"], [], "cpu")[0]
+    settings = EvaluationSettings(resamples=20, shuffles=2, seed=1)
+    study = study_of(dataset, dataset.subject("sim01"), dataset.split("shared"), settings)
+    with mock.patch.multiple(generation, **short):
+        made = generation.evaluate_generation(model, study, dataset, ablations=True)
+    value = {row.name: row.labels for row in made.rows}
+    assert value["strength 0"] == value["only_z"] and value["image_weight 1"] < value["image_weight 0"]
+    assert value["components 2"] < value["model"] and value["only_c_image"] < value["only_z"]
+    assert made.row("image_weight 1").captions == made.row("without_c_text").captions
+    assert set(made.curves) == {"image_weight", "strength", "guidance", "components"}
+    shape = {row.name: row.score("caption_label[shape]").value for row in made.group("regions")}
+    assert len(shape) == 3 * len(study.rois) - sum(f"without {x}" not in shape for x in study.rois)
+    assert shape["SHAPE alone"] > shape["V1 alone"] + 0.2 and shape["V1 alone"] < 0.5
+    assert made.row("random voxels, as many as SHAPE").score("caption_label[shape]").interval is not None
 
 
 def test_no_published_number_stands_beside_simulated_ones(run):
