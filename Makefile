@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+unexport PYTHONDONTWRITEBYTECODE  # compile each file once, not in every process that tests start
 PYTEST := $(BIN)/python -m pytest -n auto
 TYPES := $(BIN)/basedpyright --pythonpath $(BIN)/python
 
@@ -26,14 +27,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED)
 
+DEMO := out/demo
+
+# Two processes of one thread each train and draw at the same time.
 demo: $(INSTALLED)
-	rm -rf out/demo/neuroflow
-	OMP_NUM_THREADS=1 $(BIN)/veca brain train --model neuroflow --seed 1 --features veca@64 --out out/demo/neuroflow \
-		--cache out/demo/brain/features
-	$(BIN)/veca brain evaluate --seed 1 --out out/demo/brain --resamples 500 --curve 50 100 200 400 \
-		--features veca@64 veca@32 veca@16 veca@8 vit_nano_patch8 gabor pixels \
-		--models out/demo/neuroflow --pictures nearest
-	$(BIN)/veca demo
+	rm -rf $(DEMO)/neuroflow $(DEMO)/unibrain
+	@export OMP_NUM_THREADS=1; set -e; \
+	( $(BIN)/veca brain train --model unibrain --seed 1 --out $(DEMO)/unibrain --cache $(DEMO)/brain/features \
+		&& $(BIN)/veca demo --time-limit 100 ) & \
+	$(BIN)/veca brain train --model neuroflow --seed 1 --features veca@64 --out $(DEMO)/neuroflow \
+		--cache $(DEMO)/brain/features; \
+	wait $$!
+	$(BIN)/veca brain evaluate --seed 1 --out $(DEMO)/brain --features veca@64 veca@16 pixels \
+		--models $(DEMO)/neuroflow $(DEMO)/unibrain --pictures nearest --resamples 500 --shuffles 5 --curve 100 400
 
 test: lint
 	$(PYTEST) -m "not slow and not interpreter"

@@ -52,7 +52,7 @@ BRAIN = {
     "report": "data errors evaluation metrics",
     "evaluation": "baselines data drawing errors features metrics nn records simulated systems training",
     "drawing": "data errors features nn records simulated training",
-    "systems": "baselines data errors features metrics nn records simulated training versions",
+    "systems": "baselines data drawing errors features metrics nn records simulated training versions",
     "training": "baselines data errors features metrics nn records versions",
     "baselines": "data errors metrics",
     "nn": "errors features records",

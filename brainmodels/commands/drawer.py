@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from veca.train.parallel import join_world
 
 from ..data import StimulusSet
 from ..data.stimuli import ImageFiles
-from ..drawing import recipes, train_generator, train_nearest
-from ..drawing.scenes import save_pictures
+from ..drawing import KeyedNearest, recipes, train_generator, train_nearest
+from ..drawing.recipes import GeneratorRecipe
+from ..drawing.scenes import save_pictures, shipped_ids, shipped_nearest
 from ..errors import BrainDataError
 from ..features import FeatureCache
 from ..features.sets import FeatureSet
@@ -66,12 +68,25 @@ def run_drawer(settings: DrawerSettings) -> Path:
         options: dict[str, Any] = {"device": world.device, "progress": settings.progress}
         cache.extract(verify=False, **options)
     if settings.kind == "generator":
-        train_generator(settings.out / "run", cache, stimuli.images, stimuli.ids, recipe, **options).save(folder)
+        run = settings.out / "run"
+        options["nearest"] = _shipped(cache, stimuli, recipe, world.device)
+        train_generator(run, cache, stimuli.images, stimuli.ids, recipe, **options).save(folder)
     else:
         train_nearest(cache, stimuli.images, stimuli.ids, recipe, **options).save(folder)
     if settings.images is not None:
         save_pictures(folder, stimuli.images(stimuli.ids[: recipe.bank], recipe.pixels))
     return folder
+
+
+def _shipped(
+    cache: FeatureCache, stimuli: StimulusSet, recipe: GeneratorRecipe, device: torch.device
+) -> KeyedNearest | None:
+    """The bank that ships, where it is the one that this recipe would make of these images."""
+    ids = np.asarray(stimuli.ids[: recipe.bank])
+    if not np.array_equal(ids, shipped_ids()):
+        return None
+    nearest = shipped_nearest(cache.extractor, device)
+    return nearest if nearest is not None and nearest.components.size.count == recipe.components else None
 
 
 def _stimuli(settings: DrawerSettings) -> StimulusSet:

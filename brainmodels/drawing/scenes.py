@@ -19,7 +19,7 @@ from ..simulated.scenes import scene_pictures
 from .keyed_nearest import KeyedNearest
 from .patch_code import pixels_of
 
-__all__ = ["PIXELS", "SHIPPED", "bank_pictures", "save_pictures", "shipped_nearest"]
+__all__ = ["PIXELS", "SHIPPED", "bank_pictures", "save_pictures", "shipped_ids", "shipped_nearest"]
 
 _log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "weights"
@@ -58,6 +58,11 @@ def bank_pictures(folder: Path) -> tuple[Callable[[Ids, int], np.ndarray], int]:
         return np.array(kept[[rows[str(name)] for name in names]])
 
     return pictures, side
+
+
+def shipped_ids() -> np.ndarray:
+    """Ids of the scenes of the bank that ships."""
+    return np.array(read_json(SHIPPED / "nearest.json")["ids"], dtype=str)
 
 
 def shipped_nearest(extractor: Extractor, device: str | torch.device = "cpu") -> KeyedNearest | None:

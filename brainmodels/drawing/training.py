@@ -42,6 +42,7 @@ def train_generator(
     ids: Ids,
     recipe: GeneratorRecipe,
     *,
+    nearest: KeyedNearest | None = None,
     device: str | torch.device | None = None,
     save_every: int = 500,
     progress: bool = False,
@@ -56,25 +57,29 @@ def train_generator(
         images: Function from ids and a side in pixels to pictures (n, side, side, 3) uint8.
         ids: Ids of the training images. The first `recipe.bank` of them become the bank.
         recipe: Recipe.
+        nearest: What finds the nearest picture, with the first of these images as its bank; None learns it.
         device: Device; None is a GPU where there is one.
         save_every: Steps between checkpoints.
         progress: Show bars.
 
     Raises:
-        BrainDataError: Fewer than two images, or the run in `out` began with another recipe or other images.
+        BrainDataError: Fewer than two images, a bank of other images, or the run in `out` began with another recipe or
+            other images.
         AxisError: Tokens that form no grid.
     """
     names = np.asarray(ids, dtype=str)
     if len(names) < 2:
         raise BrainDataError(f"expected two images or more to train on, got {len(names)}")
+    if nearest is not None and not np.array_equal(nearest.bank.ids, names[: len(nearest.bank.ids)]):
+        raise BrainDataError("expected a bank of the first training images, got another one")
     with join_world(device) as world:
         began = {
             "recipe": recipe.to_json(),
             "images": [len(names), names[0], names[-1]],
             "features": source.fingerprint,
-        }
+        } | ({} if nearest is None else {"nearest": nearest.fingerprint})
         check_run(Path(out) / "run.json", began, world)
-        tables, generator = _prepared(source, images, names, recipe, world.device, progress)
+        tables, generator = _prepared(source, images, names, recipe, nearest, world.device, progress)
         task = _FlowTask(generator, tables)
         options = {"save_every": save_every, "progress": progress}
         trainable = {f"flow.{name}" for name, _ in generator.flow.named_parameters()}
@@ -126,12 +131,14 @@ def _prepared(
     images: Callable[[Ids, int], np.ndarray],
     names: np.ndarray,
     recipe: GeneratorRecipe,
+    nearest: KeyedNearest | None,
     device: torch.device,
     progress: bool,
 ) -> tuple[dict[str, Tensor], Generator]:
     """Tables of all images, on the CPU, and a generator whose flow is new, on the device."""
     parts = [names[at : at + BLOCK] for at in range(0, len(names), BLOCK)]
-    nearest = train_nearest(source, images, names, recipe, device=device, progress=progress)
+    if nearest is None:
+        nearest = train_nearest(source, images, names, recipe, device=device, progress=progress)
     generator = seeded(recipe.flow.seed, lambda: build(recipe, nearest))
     code = PatchCode.fit(images(names[:CODE_IMAGES], recipe.pixels), recipe.patch, recipe.channels)
     generator.code.load_state_dict(code.state_dict())

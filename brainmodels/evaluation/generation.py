@@ -8,6 +8,7 @@ Captions are judged by labels first. Two captions of one template have many word
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ FEWEST, MOST = 2, 30  # levels of a label that captions are judged by
 MEANINGS = {
     "model": "pictures and captions from responses, with all four blocks",
     "only_z": "the latents as the regressors give them, without diffusion",
+    "denoised": "pictures of the denoised image latent, as published, in place of the nearest ones of a bank",
     "true latents": "ceiling: the generator with the blocks of the shown images",
     "labels by ridge": "ceiling of linear decoding: levels read by ridge, in the template of the captions",
     "other_images": "chance: those of another image",
@@ -159,6 +161,7 @@ def evaluate_generation(
     dataset: BrainDataset,
     device: str = "cpu",
     ablations: bool = False,
+    cache: Path | None = None,
 ) -> Generation:
     """Pictures and captions of the test images, their scores, ceilings and controls.
 
@@ -169,12 +172,13 @@ def evaluate_generation(
         device: Device of the networks that judge pictures.
         ablations: Add rows without some of the blocks and of single regions, and curves over weight, strength, guidance
             and components.
+        cache: Folder that keeps the latents of the train images; None keeps them in memory.
 
     Raises:
         BrainDataError: The model does not belong to this study, see `OpenedModel.check`.
     """
     opened.check(study)
-    case = _Case(opened, study, dataset, device)
+    case = _Case(opened, study, dataset, device, cache)
     rows = [case.row(name, make()) for name, make in case.sources().items()]
     rows.append(case.nearest())
     if case.labels and "captions" in case.what:
@@ -211,6 +215,7 @@ class _Case:
     study: Study
     dataset: BrainDataset
     device: str
+    cache: Path | None
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -222,7 +227,8 @@ class _Case:
         self.what = tuple(kind for kind in model.outputs if kind in model.generator_.outputs)
         self.pixels = model.generator_.pixels
         self.latents = model.latents(study.test, subject=self.subject)
-        self.source = model.stimulus_latents(stimuli)
+        self.source = model.stimulus_latents(stimuli, self.cache)
+        self.source.prepare(study.train.image_ids)
         self.true = self.source.blocks(self.ids)
         self.train = self.source.blocks(study.train.image_ids)
         self.caption = model.recipe.z_caption if isinstance(model.recipe.z_caption, int) else 0
@@ -246,8 +252,8 @@ class _Case:
         said = [set(words(x)) <= set(words(self._caption(image))) for x, image in zip(values, self.ids, strict=True)]
         return bool(np.mean([yes or x == "plain" for yes, x in zip(said, values, strict=True)]) > 0.9)
 
-    def decoded(self, latents: Any, **options: Any) -> _Made:
-        made = self.model.reconstruct(latents, what=self.what, seed=self.study.seed, **options)
+    def decoded(self, latents: Any, what: Sequence[str] = (), **options: Any) -> _Made:
+        made = self.model.reconstruct(latents, what=what or self.what, seed=self.study.seed, **options)
         return _Made(made.captions, made.images)
 
     def sources(self) -> dict[str, Callable[[], _Made]]:
@@ -259,9 +265,11 @@ class _Case:
         mean = {name: np.repeat(x.mean(0, keepdims=True), len(self.ids), 0) for name, x in self.train.blocks().items()}
         noise = np.random.default_rng(self.study.seed).standard_normal(self.study.measured.shape).astype(np.float32)
         spread, centre = (f(self.study.measured_train, 0) for f in (np.nanstd, np.nanmean))
+        published = {"denoised": lambda: self.decoded(latents, ("images",), drawer="denoised")}
         return {
             "model": lambda: own,
             "only_z": lambda: self.decoded(latents, mode="only_z"),
+            **(published if self.made.settings["drawer"] != "denoised" else {}),
             "true latents": lambda: self.decoded(self.true),
             "other_images": lambda: _Made(
                 None if own.captions is None else [said[row] for row in order],
@@ -350,7 +358,8 @@ class _Case:
             side = self.shown.shape[1]
             if pictures.shape[-1] != side:
                 pictures = torch.nn.functional.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
-            drawn = self.judge.of_pictures(name, self.made.generator, pictures.clamp(0, 1))
+            drawer = f"{self.made.settings['drawer']}, {self.made.generator}"
+            drawn = self.judge.of_pictures(name, drawer, pictures.clamp(0, 1))
             scores += drawn.scores
         return GenerationRow(name, group, made.captions, _images_of(drawn), scores, share)
 

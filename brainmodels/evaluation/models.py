@@ -300,13 +300,13 @@ def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     note = "; ".join(filter(None, [opened.tokens_of.extractor.note, answers.note]))
     told = {} if answers.predicted is None else {opened.name: (answers.predicted, note)}
     if "predicted" in answers.alone:
-        told[_alone(opened)] = answers.alone["predicted"], note
+        told[alone_name(opened)] = answers.alone["predicted"], note
     told |= {_same_tokens(kind): (found[0], opened.tokens_of.extractor.note) for kind, found in space.shrunk.items()}
     told[SAME_TOKENS] = space.predicted, opened.tokens_of.extractor.note
     return [judge(study, guess, model, name, said, features_of=mark) for model, (guess, said) in told.items()]
 
 
-def _alone(opened: OpenedModel) -> str:
+def alone_name(opened: OpenedModel) -> str:
     """Name of the model without what it is stacked with."""
     return f"{opened.model.model.label if isinstance(opened.model, Stacked) else opened.model.label} alone"
 
@@ -322,7 +322,7 @@ def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     if answers.decoded is not None:
         guesses[opened.name] = answers.decoded
     if "decoded" in answers.alone:
-        guesses[_alone(opened)] = answers.alone["decoded"]
+        guesses[alone_name(opened)] = answers.alone["decoded"]
     guesses |= {_same_tokens(kind): found[1] for kind, found in space.shrunk.items()}
     guesses[SAME_TOKENS] = space.decode(study, study.measured)
     guesses["mean of train tokens"] = np.broadcast_to(space.train.mean(0), space.test.shape)

@@ -25,7 +25,7 @@ from ..metrics.statistics import score_images
 from ..nn.tokens_to_image import TokensToImage
 from .drawers import Drawers
 from .encoding import SHUFFLED, Study, chance_band
-from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, other_images
+from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, alone_name, other_images
 
 __all__ = ["ANOTHER", "MEAN", "REDUCED", "TRUE", "Drawn", "Judge", "Pictures", "draw_pictures"]
 
@@ -67,6 +67,7 @@ class Pictures:
 
     Attributes:
         model: Name of the model.
+        alone: Source of a stacked model without its baseline; "" without one.
         shown: Test images at the size of the pictures, uint8 (n, H, W, 3).
         drawn: by source; all of the first drawer, then what the nearest picture makes of the first source, of ridge and
             of the true tokens, where it is not the first.
@@ -85,6 +86,7 @@ class Pictures:
     seed: int
     bank: str
     calibration: tuple[int, str]
+    alone: str = ""
 
     def to_json(self) -> dict[str, Any]:
         chosen = {name: rows.tolist() for name, rows in self.chosen.items()}
@@ -131,9 +133,7 @@ def draw_pictures(
     shown = dataset.stimuli.images(study.test.image_ids, drawers.pixels)
     judge, name, space = Judge(study, shown, device), evaluated.opened.name, drawers.space
     sources = _sources(evaluated, study, others)
-    calibrated = {
-        source: drawers.measured[name if decoder == name else SAME_TOKENS] for source, (decoder, _) in sources.items()
-    }
+    calibrated = {source: drawers.measured[decoder] for source, (decoder, _) in sources.items()}
     true = cache.get(study.test.image_ids, "tokens")
     drawn = [judge(source, calibrated[source][0], space.whole(guess)) for source, (_, guess) in sources.items()]
     if space.reduces:
@@ -146,7 +146,8 @@ def draw_pictures(
             drawn.append(judge(source, calibrated[source][number], space.whole(sources[source][1])))
         drawn.append(judge(TRUE, drawers.exact[number], true))
     chosen = _chosen(evaluated, study)
-    return Pictures(name, shown, drawn, chosen, study.seed, drawers.bank, drawers.held_out)
+    alone = alone_name(evaluated.opened) if "decoded" in evaluated.answers.alone else ""
+    return Pictures(name, shown, drawn, chosen, study.seed, drawers.bank, drawers.held_out, alone)
 
 
 def _sources(
@@ -162,6 +163,9 @@ def _sources(
         found[ANOTHER] = name, answers.decoded[other_images(study)]
     own = next(iter(found.values()))
     found[MEAN] = own[0], np.broadcast_to(own[1].mean(0), own[1].shape)
+    if "decoded" in answers.alone:
+        alone = alone_name(evaluated.opened)
+        found[alone] = alone, answers.alone["decoded"]
     if answers.returned is not None:
         found[f"{name}, its own responses"] = name, answers.returned
     for item in others if answers.decoded is not None else (evaluated, *others):

@@ -172,7 +172,8 @@ def evaluate(
     for item in models:
         if item.generates:
             _step(bar, item.name)
-            generated.append(evaluate_generation(item, study, dataset, settings.device, settings.ablations))
+            options = {"device": settings.device, "ablations": settings.ablations, "cache": _cache_folder(settings)}
+            generated.append(evaluate_generation(item, study, dataset, **options))
     encoded += _once([row for item in told for row in item.encoded])
     _step(bar, "controls")
     first, (X, X_test) = sets[0], rows[sets[0].name]
@@ -326,11 +327,16 @@ def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
             )
 
 
+def _cache_folder(settings: EvaluationSettings) -> Path:
+    """Where features and latents of images are kept."""
+    return Path(settings.out) / "features"
+
+
 def feature_cache(
     item: FeatureSet, dataset: BrainDataset, study: Study, settings: EvaluationSettings, verify: bool = True
 ) -> FeatureCache:
     """With the features of the train and the test images."""
-    cache = FeatureCache(Path(settings.out) / "features", item.extractor, dataset.stimuli)
+    cache = FeatureCache(_cache_folder(settings), item.extractor, dataset.stimuli)
     ids = [*study.train.image_ids, *study.test.image_ids]
     cache.extract(ids, device=settings.device, progress=settings.progress, verify=verify)
     return cache

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 CUTS = 4  # number of cuts in the small picture of a response
+_SIDE, _GAP, _TEXT, _NAMES = 1.2, 0.14, 0.15, 1.4  # of a picture, between pictures, of a line, of names; inches
 _MANY = 3000  # with more voxels, points hide each other
 PALETTE = (BLUES[0], VERMILLION, BLUES[2], "#7d5ba6", "#4c9f62", "#c9a227", "#a3305e", "#8c6d4f")
 GREYS = (GREY, "#a3adb6", "#d0d6dc")  # colours of controls
@@ -50,7 +51,7 @@ class PictureRow(NamedTuple):
     Attributes:
         name: Name of the row.
         pictures: uint8 pictures, each of shape (H, W, 3).
-        captions: One line of text for each picture.
+        captions: Text for each picture, of one line or more.
         framed: Whether each picture has a frame.
     """
 
@@ -217,36 +218,46 @@ def _apart(ticks: Sequence[float], logarithmic: bool) -> list[float]:
 
 def picture_grid(groups: Sequence[Sequence[PictureRow]], path: Path) -> None:
     """Draw rows of pictures in groups. The name of a row is at the left, captions are below the pictures."""
+    from matplotlib.transforms import Bbox
+
     plt = _pyplot()
     columns = max(len(row.pictures) for rows in groups for row in rows)
     lines = [row for rows in groups for row in (*rows, None)][:-1]  # a narrow empty line between groups
-    heights = [1.0 if row else 0.12 for row in lines]
+    heights = [_GAP if row is None else _SIDE + _GAP + _TEXT * _deepest(row) for row in lines]
+    width, height = _NAMES + columns * (_SIDE + _GAP), sum(heights)
     with plt.rc_context(STYLE):
-        size = (1.15 * columns + 1.3, 1.3 * sum(heights))
-        figure, grid = plt.subplots(
-            len(lines), columns, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
-        )
-        for spot in grid.flat:
-            spot.set_axis_off()
-        for row, line in zip(lines, grid, strict=True):
-            if row is not None:
-                _picture_row(row, line)
+        figure = plt.figure(figsize=(width, height))
+        top = height
+        for row, used in zip(lines, heights, strict=True):
+            for number in range(0 if row is None else len(row.pictures)):
+                left = _NAMES + number * (_SIDE + _GAP)
+                box = Bbox.from_bounds(left / width, (top - _SIDE) / height, _SIDE / width, _SIDE / height)
+                _picture(row, number, figure.add_axes(box))
+            top -= used
         figure.savefig(path, bbox_inches="tight", pad_inches=0.06)
         plt.close(figure)
 
 
-def _picture_row(row: PictureRow, axes: Sequence["Axes"]) -> None:
+def _deepest(row: PictureRow) -> int:
+    """Lines of the longest caption of a row."""
+    return max((1 + caption.count("\n") for caption in row.captions if caption), default=0)
+
+
+def _picture(row: PictureRow, number: int, spot: "Axes") -> None:
+    """One picture of a row, with what belongs to it; the first has the name of the row at its left."""
     from matplotlib.patches import Rectangle
 
-    axes[0].annotate(row.name, (-0.12, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=9.5, color=INK)
-    for spot, picture in zip(axes, row.pictures, strict=False):
-        spot.imshow(picture)
-    for spot, caption in zip(axes, row.captions, strict=False):
-        spot.annotate(caption, (0.5, -0.04), xycoords="axes fraction", ha="center", va="top", fontsize=8.5, color=GREY)
-    for spot, framed in zip(axes, row.framed, strict=False):
-        if framed:
-            frame = Rectangle((0, 0), 1, 1, transform=spot.transAxes, fill=False, ec=BLUES[1], lw=2.4)
-            spot.add_patch(frame).set_clip_on(False)
+    spot.set_axis_off()
+    spot.imshow(row.pictures[number])
+    around = {"xycoords": "axes fraction", "color": INK}
+    if number == 0:
+        spot.annotate(row.name, (-0.12, 0.5), ha="right", va="center", fontsize=9.5, **around)
+    if number < len(row.captions):
+        around["color"] = GREY
+        spot.annotate(row.captions[number], (0.5, -0.04), ha="center", va="top", fontsize=8, **around)
+    if number < len(row.framed) and row.framed[number]:
+        frame = Rectangle((0, 0), 1, 1, transform=spot.transAxes, fill=False, ec=BLUES[1], lw=2.4)
+        spot.add_patch(frame).set_clip_on(False)
 
 
 def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "r", cuts: int = 7) -> None:

@@ -20,6 +20,7 @@ from . import figures, published
 from .figures import Bar, PictureRow
 from .generation import generation_views
 from .models import model_views, value_of
+from .opening import opening_view
 
 if TYPE_CHECKING:
     from ..evaluation.decoding import Decoded
@@ -125,6 +126,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         },
         "at_chance": all_at_chance(_judged(evaluation)),
         "notes": notes,
+        "opening": opening_view(evaluation, out),
         "models": model_views(evaluation, out),
         "generated": generation_views(evaluation, out),
         "published_generation": published.GENERATION,

@@ -106,6 +106,15 @@ def scene_pictures(ids: Ids, size: int) -> np.ndarray:
     return drawn
 
 
+def scene_captions(ids: Ids, number: int = 1) -> list[str]:
+    """One of the five captions of each drawn scene, by its number from 0.
+
+    Raises:
+        IdError: An id is not that of a simulated scene.
+    """
+    return [_captions(sample_scene(index, seed))[number] for seed, index in map(parse_scene_id, ids)]
+
+
 def scene_combinations(ids: Ids, labels: Sequence[str] = ("shape", "color")) -> dict[str, frozenset[tuple[str, ...]]]:
     """Combinations of labels that scenes show, for all their objects, not only the main one.
 

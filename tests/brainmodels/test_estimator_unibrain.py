@@ -49,7 +49,7 @@ def responses_of(true, noise=0.0, seed=1):
 
 def recipe(**changes):
     exact = Penalties(*[1e-6] * 4)
-    return replace(nano(), penalties=exact, response_scale="train_z", **changes)
+    return replace(nano(), penalties=exact, response_scale="train_z", drawer="denoised", **changes)
 
 
 def fitted(stimuli, generator, X, rows, **changes):

@@ -17,7 +17,7 @@ from brainmodels.evaluation.models import SAME_TOKENS
 from brainmodels.evaluation.pictures import MEAN, REDUCED, TRUE, draw_pictures
 from brainmodels.features import FeatureCache
 from brainmodels.metrics import Score
-from brainmodels.report import figures, page, published, write_report
+from brainmodels.report import figures, opening, page, published, write_report
 from brainmodels.report.figures import Bar, PictureRow
 from brainmodels.report.models import _shown_rows
 from tests.brainmodels.evaluated import evaluation_of, evaluation_of_models, made_subject, simulated_evaluation
@@ -166,9 +166,16 @@ def trained(tmp_path_factory):
 
 def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
     evaluation, shown = evaluation_of_models(), Page(trained / "report.html")
-    own = ["pictures_0.png", "responses_0.png", "bottleneck_0.png", "responses_1.png"]
-    assert shown.images == [*own, "voxels.png", "rois.png", "map.png", "retrieved.png"]  # no curve of one point
-    assert all(ink(trained / name) > 0.03 for name in own)
+    own = ["pictures_0.png", "responses_0.png", "bottleneck_0.png", "responses_1.png"]  # no curve of one point
+    assert shown.images == [
+        "opening.png",
+        *own,
+        "voxels.png",
+        "rois.png",
+        "map.png",
+        "retrieved.png",
+    ]  # no curve of one point
+    assert all(ink(trained / name) > 0.03 for name in ("opening.png", *own))
     text, (first, second) = shown.text(), evaluation.models
     top, ridge = (row.score("image_given_brain_top1").value for row in first.found)
     told = [row.score("nr2").value for row in (first.encoded[0], first.encoded[-1])]
@@ -189,6 +196,23 @@ def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
     assert rows["synthetic, of NeuroFlow"][2].startswith(f"{expected.value:.3f}")
     assert rows["synthetic, of SynBrain"][0].startswith(f"{second.semantics[1].scores[0].value:.3f}")
     assert rows["NeuroFlow, responses of another image"] and rows["SynBrain raw_posterior"]
+
+
+def test_the_page_opens_with_what_every_model_draws(unpainted, tmp_path):
+    """A stacked model that decodes as ridge does shares its row, and stands alone below."""
+    evaluation = evaluation_of_models()
+    (made,) = evaluation.pictures
+    found = {x.source: x.images for x in made.drawn}
+    rows = {name: images for name, images, _ in opening._rows(evaluation)}
+    assert list(rows) == ["shown", "ridge", "NeuroFlow", "chance:\nanother image"]
+    assert rows["NeuroFlow"] is found["NeuroFlow"] and rows["ridge"] is found[SAME_TOKENS]
+    ridge = next(x for x in made.drawn if x.source == SAME_TOKENS)
+    stacked = dataclasses.replace(ridge, source="NeuroFlow + ridge")
+    drawn = [stacked, ridge, *(x for x in made.drawn if x.source == "NeuroFlow")]
+    made = dataclasses.replace(made, model="NeuroFlow + ridge", alone="NeuroFlow", drawn=drawn)
+    rows = [name for name, *_ in opening._rows(dataclasses.replace(evaluation, pictures=[made]))]
+    assert rows == ["shown", "ridge\n= NeuroFlow + ridge", "NeuroFlow"]
+    assert opening.opening_view(dataclasses.replace(evaluation, pictures=[]), tmp_path) is None
 
 
 def test_a_model_that_beats_ridge_is_not_said_to_lose(unpainted, tmp_path):

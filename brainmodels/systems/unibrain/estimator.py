@@ -18,10 +18,11 @@ from ...training.files import read_model
 from ...training.loop import StageResult
 from ...training.run import Run
 from ...training.trials import Recording, TrialData, Trials
+from .bank import LatentBank, shipped_bank
 from .generator import Generator, Latents
 from .nano import NanoGenerator
 from .recipes import UniBrainRecipe, named
-from .reconstruction import KINDS, MODES, Reconstruction, Writing, reconstructed, sampling_of
+from .reconstruction import DRAWERS, KINDS, MODES, Reconstruction, Writing, reconstructed, sampling_of
 from .regressors import Regressors
 from .saved import load_generator, save_generator
 from .targets import StimulusLatents
@@ -72,6 +73,7 @@ class UniBrain(BrainModel):
         device: str | torch.device | None = None,
     ):
         self.generator = generator
+        self._found: LatentBank | None = None  # the bank, once it was needed
         super().__init__(config, pairing, device)
 
     def _check_params(self) -> None:
@@ -235,6 +237,7 @@ class UniBrain(BrainModel):
         n_samples: int = 1,
         seed: int = 0,
         repeats: str = "avg_voxels",
+        drawer: str | None = None,
     ) -> Reconstruction:
         """Pictures and captions of the images that responses are of.
 
@@ -246,14 +249,17 @@ class UniBrain(BrainModel):
             strength, steps, guidance: As in `Sampling`, for both. None is the recipe's.
             n_samples: Number of samples with different noise.
             seed: Seed of the noise, which also depends on the id of each image.
+            drawer: "denoised" or "nearest", see `UniBrainRecipe`; None is the recipe's.
 
         Raises:
+            LeakageError: The bank of pictures has an image of the responses.
             BrainDataError: An unknown mode or kind, a number out of range, or a kind that the generator lacks.
             FloatingPointError: A step gives NaN; the message has the kind, the step and the id.
         """
-        options = {"image_weight": image_weight, "strength": strength, "steps": steps, "guidance": guidance}
+        sampled = {"image_weight": image_weight, "strength": strength, "steps": steps, "guidance": guidance}
         latents = self.latents(responses, subject=subject, repeats=repeats)
-        return self.reconstruct(latents, what=what, mode=mode, n_samples=n_samples, seed=seed, **options)
+        options: Any = {"n_samples": n_samples, "seed": seed, "drawer": drawer, **sampled}
+        return self.reconstruct(latents, what=what, mode=mode, **options)
 
     def reconstruct(
         self,
@@ -263,6 +269,7 @@ class UniBrain(BrainModel):
         mode: str = "full",
         n_samples: int = 1,
         seed: int = 0,
+        drawer: str | None = None,
         **options: float | None,
     ) -> Reconstruction:
         """Pictures and captions of latents; arguments are those of `decode`. True latents give the generator's ceiling.
@@ -287,8 +294,23 @@ class UniBrain(BrainModel):
         given = {name: value for name, value in options.items() if value is not None}
         sampled = {kind: sampling_of(getattr(recipe, kind), mode, given) for kind in what}
         how = Writing(recipe.writing, recipe.cleaning, recipe.calibration == "test_batch")
-        made = [reconstructed(self.generator_, latents, mode, sampled, how, seed, x) for x in range(n_samples)]
+        bank = self._bank(recipe.drawer if drawer is None else drawer, latents.ids) if "images" in what else None
+        made = [reconstructed(self.generator_, latents, mode, sampled, how, seed, x, bank) for x in range(n_samples)]
         return replace(made[0], samples=tuple(made[1:]))
+
+    def _bank(self, drawer: str, ids: Sequence[str]) -> LatentBank | None:
+        """The bank of a drawer that takes one, without the images that are decoded."""
+        if check_choice("drawer", drawer, DRAWERS) == "denoised":
+            return None
+        if not isinstance(self.generator_, NanoGenerator):
+            raise BrainDataError(f"expected drawer='denoised' of the generator {self.generator_.name}, got {drawer!r}")
+        if self._found is None:
+            caption = self.recipe.c_caption
+            self._found = shipped_bank(self.generator_, caption if isinstance(caption, int) else 1)
+        both = {*self._found.ids.tolist()} & {*map(str, ids)}
+        if both:
+            raise LeakageError(f"expected images that are not in the bank of pictures, got {len(both)}: {min(both)}")
+        return self._found
 
     def score(self, stimuli: StimulusSet, responses: Trials, *, subject: str | None = None) -> dict[str, float]:
         """R^2 of each block, pooled over its columns: 1 - sum (y - p)^2 / sum (y - mean y)^2.

@@ -7,12 +7,14 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import BrainDataError
+from .bank import LatentBank
 from .generator import Generator, Latents
 from .sampling import Sampling, image_seeds
 from .words import clean
 
-__all__ = ["KINDS", "MODES", "Reconstruction", "Writing", "reconstructed", "sampling_of"]
+__all__ = ["DRAWERS", "KINDS", "MODES", "Reconstruction", "Writing", "reconstructed", "sampling_of"]
 
+DRAWERS = ("denoised", "nearest")
 KINDS: dict[str, Literal["image", "text"]] = {"images": "image", "captions": "text"}
 # which latent and which contexts are used, and the weight of the image context where it is not free
 MODES: dict[str, tuple[bool, bool, bool, float | None]] = {
@@ -100,6 +102,7 @@ def reconstructed(
     writing: Writing,
     seed: int,
     sample: int = 0,
+    bank: LatentBank | None = None,
 ) -> Reconstruction:
     """One sample of pictures, captions or both.
 
@@ -110,6 +113,7 @@ def reconstructed(
         sampled: Sampling of each kind to make, "images" and "captions".
         writing: How captions are written.
         seed, sample: Seed, and number of the sample, of the noise.
+        bank: Finds the pictures; None draws what the denoised latents stand for.
 
     Raises:
         BrainDataError: A block is missing.
@@ -128,13 +132,17 @@ def reconstructed(
             final[kind] = generator.denoise(KINDS[kind], z, *contexts, sampling=sampling, seeds=seeds)
         except FloatingPointError as error:
             raise FloatingPointError(f"{kind}: {error}, of {', '.join(ids[:8])}") from error
-    images = generator.draw(final["images"]) if "images" in final else None
+    images = None
+    if "images" in final:
+        weight = sampled["images"].image_weight
+        images = generator.draw(final["images"]) if bank is None else bank(final["images"], *contexts, weight)
     raw = captions = None
     if "captions" in final:
         raw = generator.write(final["captions"], sampling=writing.how, seeds=seeds, cleaning="none")
         captions = [clean(text, writing.cleaning) for text in raw]
     settings: dict[str, Any] = {"mode": mode, "seed": seed, "sample": sample}
     settings |= {"writing": writing.how, "cleaning": writing.cleaning}
+    settings["drawer"] = "denoised" if bank is None else bank.name
     settings |= {kind: asdict(item) for kind, item in sampled.items()}
     made_by = f"{generator.name} {generator.fingerprint}"
     return Reconstruction(images, captions, raw, latents, final, settings, made_by, writing.transductive)
