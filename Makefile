@@ -10,7 +10,7 @@ TYPES := $(BIN)/basedpyright --pythonpath $(BIN)/python
 .PHONY: help install demo test test-slow test-interpreter lint types format docs aot bench clean
 
 help:
-	@echo "make demo              photographs and a simulated brain through VECA, report in out/demo/report.html"
+	@echo "make demo              pictures and captions of a simulated brain, in out/demo/brain/report.html; VECA beside a ViT"
 	@echo "make test              lint, all fast tests, the Triton kernels in the interpreter"
 	@echo "make test-slow         the tests that take minutes"
 	@echo "make lint | format     ruff; lint also checks the types"
@@ -34,7 +34,7 @@ demo: $(INSTALLED)
 	rm -rf $(DEMO)/neuroflow $(DEMO)/unibrain
 	@export OMP_NUM_THREADS=1; set -e; \
 	( $(BIN)/veca brain train --model unibrain --seed 1 --out $(DEMO)/unibrain --cache $(DEMO)/brain/features \
-		&& $(BIN)/veca demo --time-limit 100 ) & \
+		&& $(BIN)/veca demo --sizes 256 512 1024 --budgets 16 64 --time-limit 150 ) & \
 	$(BIN)/veca brain train --model neuroflow --seed 1 --features veca@64 --out $(DEMO)/neuroflow \
 		--cache $(DEMO)/brain/features; \
 	wait $$!

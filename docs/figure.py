@@ -1,6 +1,9 @@
-"""The figure of the README, from recorded numbers: `python docs/figure.py` writes docs/images/time.png.
+"""The figures of README and documentation, in docs/images.
 
-Reads the rows of benchmarks/results that `veca bench` wrote. Needs matplotlib.
+    python docs/figure.py            # time.png, from the rows of benchmarks/results that `veca bench` wrote
+    python docs/figure.py decoded    # decoded.png: what the page of `make demo` opens with, made smaller
+
+Needs matplotlib and Pillow.
 """
 
 import json
@@ -10,6 +13,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from PIL import Image
 
 from veca.report.curves import STYLE
 
@@ -61,5 +65,15 @@ def draw(path: Path) -> None:
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
+def shrink(page: Path, path: Path) -> None:
+    """Write a figure of a page at two thirds of its size, with 128 colours."""
+    with Image.open(page) as image:
+        smaller = image.convert("RGB").resize((image.width * 2 // 3, image.height * 2 // 3), Image.Resampling.LANCZOS)
+    smaller.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/images/time.png")
+    if sys.argv[1:] == ["decoded"]:
+        shrink(ROOT / "out/demo/brain/opening.png", ROOT / "docs/images/decoded.png")
+    else:
+        draw(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs/images/time.png")

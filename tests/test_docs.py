@@ -63,6 +63,7 @@ def test_the_figure_is_small_and_its_numbers_are_recorded(tmp_path):
     subprocess.run([sys.executable, DOCS / "figure.py", path], check=True, capture_output=True)
     assert path.stat().st_size < 100_000
     assert (DOCS / "images/time.png").stat().st_size < 100_000
+    assert (DOCS / "images/decoded.png").stat().st_size < 150_000
 
 
 def test_the_readme_is_short():

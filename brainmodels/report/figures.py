@@ -218,8 +218,6 @@ def _apart(ticks: Sequence[float], logarithmic: bool) -> list[float]:
 
 def picture_grid(groups: Sequence[Sequence[PictureRow]], path: Path) -> None:
     """Draw rows of pictures in groups. The name of a row is at the left, captions are below the pictures."""
-    from matplotlib.transforms import Bbox
-
     plt = _pyplot()
     columns = max(len(row.pictures) for rows in groups for row in rows)
     lines = [row for rows in groups for row in (*rows, None)][:-1]  # a narrow empty line between groups
@@ -227,13 +225,14 @@ def picture_grid(groups: Sequence[Sequence[PictureRow]], path: Path) -> None:
     width, height = _NAMES + columns * (_SIDE + _GAP), sum(heights)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(width, height))
-        top = height
+        bottom = height
         for row, used in zip(lines, heights, strict=True):
-            for number in range(0 if row is None else len(row.pictures)):
-                left = _NAMES + number * (_SIDE + _GAP)
-                box = Bbox.from_bounds(left / width, (top - _SIDE) / height, _SIDE / width, _SIDE / height)
-                _picture(row, number, figure.add_axes(box))
-            top -= used
+            bottom -= used
+            if row is None:
+                continue
+            for number in range(len(row.pictures)):
+                left, low = _NAMES + number * (_SIDE + _GAP), bottom + used - _SIDE
+                _picture(row, number, figure.add_axes((left / width, low / height, _SIDE / width, _SIDE / height)))
         figure.savefig(path, bbox_inches="tight", pad_inches=0.06)
         plt.close(figure)
 
@@ -249,7 +248,7 @@ def _picture(row: PictureRow, number: int, spot: "Axes") -> None:
 
     spot.set_axis_off()
     spot.imshow(row.pictures[number])
-    around = {"xycoords": "axes fraction", "color": INK}
+    around: dict[str, Any] = {"xycoords": "axes fraction", "color": INK}
     if number == 0:
         spot.annotate(row.name, (-0.12, 0.5), ha="right", va="center", fontsize=9.5, **around)
     if number < len(row.captions):

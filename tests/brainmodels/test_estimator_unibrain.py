@@ -170,6 +170,8 @@ def test_modes_use_what_they_say(model, true):
         model.reconstruct(latents, mode="only-z")
     with pytest.raises(BrainDataError, match="image_weight from 0 to 1"):
         model.reconstruct(latents, image_weight=1.5)
+    with pytest.raises(BrainDataError, match=r"expected a setting to be one of image_weight, .*, got 'image_wight'"):
+        model.reconstruct(latents, image_wight=0.5)
     with pytest.raises(TypeError, match="mixing"):
         model.decode(np.zeros((2, 3)), mixing=0.5)
 

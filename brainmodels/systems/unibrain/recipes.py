@@ -116,8 +116,8 @@ def versatile() -> UniBrainRecipe:
 def nano() -> UniBrainRecipe:
     """The generator that ships with the package, of drawn scenes. A fit to 900 images takes under a minute.
 
-    Strength and guidance were chosen on the test images of simulated subjects of seed 3: those of captions, and their
-    weight, among 12 combinations, those of pictures among 9. The weight of pictures was chosen on seed 2.
+    Settings were chosen on simulated subjects of seed 2, whose scores are not among those that are published. Among
+    strengths of .25 and above, .25 with a guidance of 3 writes the most right words. Without diffusion more are right.
     """
     images, captions = Sampling(0.4, 0.25, 50, 4.0), Sampling(0.6, 0.25, 50, 3.0)
     return UniBrainRecipe("nano", images=images, captions=captions, drawer="nearest")

@@ -1,12 +1,12 @@
 """Pictures and captions of latents by a frozen generator, with all or some of the four blocks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from ...errors import BrainDataError
+from ...errors import BrainDataError, check_choice
 from .bank import LatentBank
 from .generator import Generator, Latents
 from .sampling import Sampling, image_seeds
@@ -83,8 +83,10 @@ def sampling_of(base: Sampling, mode: str, given: Mapping[str, Any]) -> Sampling
     Args:
         base: Sampling of the recipe.
         mode: A name of `MODES`.
-        given: Settings of the caller by name.
+        given: Settings of the caller by name; an unknown one is a `BrainDataError`.
     """
+    for name in given:
+        check_choice("a setting", name, tuple(known.name for known in fields(Sampling)))
     weight = MODES[mode][3]
     forced: dict[str, Any] = {} if weight is None else {"image_weight": weight}
     if mode == "only_z":
