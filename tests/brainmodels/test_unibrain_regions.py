@@ -88,7 +88,8 @@ def test_silencing_keeps_the_fit(study):
     silent = region_ablation(X, Latents(z_text=z), X[:5], mask, Penalties())["silenced"].z_text
     given = X[:5].copy()
     given[:, 2] = X[:, 2].mean()
-    np.testing.assert_allclose(silent, Regressors.fit(X, Latents(z_text=z), Penalties()).predict(given).z_text)
+    plain = Regressors.fit(X, Latents(z_text=z), Penalties()).predict(given).z_text
+    np.testing.assert_allclose(silent, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_regions_that_cannot_be_used_are_refused():
