@@ -1,6 +1,7 @@
 """The pictures of a bank: drawn scenes, which need no file, or those that lie beside its keys.
 
-A bank of 8,000 drawn scenes ships as ids and keys. `veca brain drawer --out DIR --kind nearest` made it.
+A bank of 8,000 drawn scenes ships as ids and keys, and a generator of such scenes. `veca brain drawer` made both, the
+bank with `--kind nearest`.
 """
 
 import logging
@@ -16,10 +17,11 @@ from ..errors import AxisError, LayoutError
 from ..features import Extractor
 from ..features.arrays import Ids
 from ..simulated.scenes import scene_pictures
+from .generator import Generator
 from .keyed_nearest import KeyedNearest
 from .patch_code import pixels_of
 
-__all__ = ["PIXELS", "SHIPPED", "bank_pictures", "save_pictures", "shipped_ids", "shipped_nearest"]
+__all__ = ["PIXELS", "SHIPPED", "bank_pictures", "save_pictures", "shipped_generator", "shipped_ids", "shipped_nearest"]
 
 _log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parent / "weights"
@@ -82,3 +84,11 @@ def shipped_nearest(extractor: Extractor, device: str | torch.device = "cpu") ->
         _log.info("the bank of scenes belongs to another extractor: keys are %.2f apart", apart)
         return None
     return nearest
+
+
+def shipped_generator(extractor: Extractor, device: str | torch.device = "cpu") -> Generator | None:
+    """The generator of drawn scenes that ships with the package, under the same condition; else None.
+
+    `veca brain drawer --out DIR` trained it beside the bank that ships.
+    """
+    return None if shipped_nearest(extractor) is None else Generator.load(SHIPPED, scene_pictures, device)

@@ -10,9 +10,9 @@ from ..baselines import LinearDecoder
 from ..data import BrainDataset, Pairs
 from ..drawing import Generator, KeyedNearest, train_nearest
 from ..drawing.recipes import nano
-from ..drawing.scenes import PIXELS, bank_pictures, shipped_nearest
+from ..drawing.scenes import PIXELS, SHIPPED, bank_pictures, shipped_generator, shipped_nearest
 from ..drawing.training import pooled_of
-from ..errors import LeakageError
+from ..errors import BrainDataError, LeakageError
 from ..features import FeatureCache
 from ..simulated import SimulatedDataset
 from ..training.stacked import Stacked
@@ -83,8 +83,9 @@ class Drawers:
             evaluated: Scores and outputs of the model.
             study, dataset: Responses to the images, and the images.
             cache: Features of train and test images.
-            folder: What `veca brain drawer` has written. None takes the drawn scenes that ship where the study is
-                simulated and their keys are of the same features; else a bank of the train images.
+            folder: What `veca brain drawer` has written, or `SHIPPED` for the generator that ships. None takes the
+                drawn scenes that ship where the study is simulated and their keys are of the same features; else a bank
+                of the train images.
             device: Device of all networks.
             progress: Show bars.
 
@@ -101,7 +102,10 @@ class Drawers:
             same = next((other for other in known if np.abs(decoded[other] - guess).mean() < SAME * guess.std()), None)
             if same is None:
                 known.append(name)
-                measured[name] = tuple(x.calibrated(space.whole(guess), true, pooled) for x in drawers)
+                nearest = drawers[-1].calibrated(space.whole(guess), true, pooled)
+                measured[name] = tuple(
+                    x.told(nearest=nearest) if isinstance(x, Generator) else nearest for x in drawers
+                )
             else:
                 measured[name] = measured[same]
         exact = tuple(x.told(whole=True) if isinstance(x, Generator) else x for x in drawers)
@@ -112,6 +116,15 @@ def _opened(
     study: Study, dataset: BrainDataset, cache: FeatureCache, folder: Path | None, device: str, progress: bool
 ) -> tuple[tuple[Generator, KeyedNearest] | tuple[KeyedNearest], str, int]:
     """The drawers, the nearest picture last; what the bank is; and the side of its pictures."""
+    scenes = "drawn scenes that no subject has seen"
+    if folder == SHIPPED:
+        generator = shipped_generator(cache.extractor, device)
+        if generator is None:
+            raise BrainDataError(
+                f"expected features of the VECA that ships with all its cores, of which the generator draws, got "
+                f"{cache.extractor.name}"
+            )
+        return (generator, generator.nearest), f"{len(generator.nearest.bank.ids):,} {scenes}", generator.recipe.pixels
     if folder is not None:
         pictures, side = bank_pictures(folder)
         if (folder / "generator.json").is_file():
@@ -122,7 +135,7 @@ def _opened(
         return drawers, f"{len(drawers[-1].bank.ids):,} pictures of {folder}", side
     shipped = shipped_nearest(cache.extractor, device) if isinstance(dataset, SimulatedDataset) else None
     if shipped is not None:
-        return (shipped,), f"{len(shipped.bank.ids):,} drawn scenes that no subject has seen", PIXELS
+        return (shipped,), f"{len(shipped.bank.ids):,} {scenes}", PIXELS
     ids = study.train.image_ids
     recipe = replace(nano(), bank=len(ids))
     nearest = train_nearest(cache, dataset.stimuli.images, ids, recipe, device=device, progress=progress)

@@ -18,6 +18,7 @@ from ..data import BrainDataset, Split, Subject
 from ..data.align import AlignmentReport, check_alignment
 from ..data.leakage import duplicates_of
 from ..data.normalize import default_normalizer, fit_normalizer
+from ..drawing.scenes import SHIPPED
 from ..errors import BrainDataError
 from ..features import FeatureCache
 from ..features.sets import FeatureSet, feature_rows
@@ -55,8 +56,8 @@ class EvaluationSettings:
         features: Sets of features, see `FeatureSet.parse`; controls and the learning curve use the first.
         models: Folders of trained models (`veca brain train`), each compared with ridge on the same tokens.
         pictures: Pictures of what the models decode: "none"; "nearest", the picture of a bank that fits best: of 8,000
-            drawn scenes in a simulated study, of the train images else; or a folder that `veca brain drawer` has
-            written.
+            drawn scenes in a simulated study, of the train images else; "generator", drawn by the one of scenes that
+            ships, for a simulated study; or a folder that `veca brain drawer` has written.
         ablations: Of models that make pictures and captions: rows without some of what they use, and curves over their
             settings. It takes minutes.
         published: Print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
@@ -281,7 +282,7 @@ def _models(
         _step(bar, f"pictures of {item.opened.name}")
         if settings.pictures != "none" and item in decoding:
             others = [other for other in told if other.space is item.space and other not in decoding]
-            folder = None if settings.pictures == "nearest" else Path(settings.pictures)
+            folder = {"nearest": None, "generator": SHIPPED}.get(settings.pictures, Path(settings.pictures))
             options = {"others": others, "device": settings.device, "progress": settings.progress}
             pictures.append(draw_pictures(item, study, dataset, cache, folder, **options))
     return told, pictures
@@ -298,9 +299,13 @@ def _once(rows: Sequence[Encoded]) -> list[Encoded]:
 
 def _check_settings(settings: EvaluationSettings, simulated: bool) -> None:
     """What would otherwise fail late."""
-    if settings.pictures not in ("none", "nearest") and not (Path(settings.pictures) / "nearest.json").is_file():
+    if (
+        settings.pictures not in ("none", "nearest", "generator")
+        and not (Path(settings.pictures) / "nearest.json").is_file()
+    ):
         raise BrainDataError(
-            f"expected pictures of none, nearest or a folder that `veca brain drawer` wrote, got {settings.pictures!r}"
+            "expected pictures of none, nearest, generator or a folder that `veca brain drawer` wrote, got "
+            f"{settings.pictures!r}"
         )
     if settings.published and simulated:
         raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")

@@ -33,9 +33,14 @@ def opening_view(evaluation: "Evaluation", out: Path) -> dict[str, Any] | None:
         blank = np.full((1, 1, 3), 255, np.uint8)
         lines.append(PictureRow(name, [blank if images is None else images[row] for row in chosen], told))
     figures.picture_grid([lines], out / "opening.png")
-    banks = [made.bank for made in evaluation.pictures]
-    captions = any(captions is not None for _, _, captions in rows[1:])
-    return {"file": "opening.png", "count": len(chosen), "bank": banks[0] if banks else "", "captions": captions}
+    made = evaluation.pictures[0] if evaluation.pictures else None
+    return {
+        "file": "opening.png",
+        "count": len(chosen),
+        "bank": made.bank if made else "",
+        "drawn": made is not None and made.drawn[0].drawer.startswith("generator"),
+        "captions": any(captions is not None for _, _, captions in rows[1:]),
+    }
 
 
 def _rows(evaluation: "Evaluation") -> list[tuple[str, Any, Any]]:

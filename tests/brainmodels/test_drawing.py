@@ -23,7 +23,7 @@ from brainmodels.drawing.flow import Conditions, FlowSize, PictureFlow
 from brainmodels.drawing.keyed_nearest import scores_of
 from brainmodels.drawing.patch_code import PatchCode, pixels_of
 from brainmodels.drawing.reader import Reader
-from brainmodels.drawing.scenes import SHIPPED, shipped_nearest
+from brainmodels.drawing.scenes import SHIPPED, shipped_generator, shipped_nearest
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError
 from brainmodels.features import extractor
 from brainmodels.simulated import scene_stimuli
@@ -281,4 +281,21 @@ class TestShipped:
     def test_it_belongs_to_one_extractor(self):
         assert shipped_nearest(extractor("veca_nano_patch8", pretrained=True, num_cores=8)) is None
         assert shipped_nearest(extractor("vit_nano_patch8")) is None
-        assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 6e6
+        assert shipped_generator(extractor("vit_nano_patch8")) is None
+        assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 14e6
+
+    def test_the_generator_draws_the_shown_scene_from_true_tokens(self):
+        kind, scenes = extractor("veca_nano_patch8", pretrained=True), scene_stimuli(424242, 8)
+        made = shipped_generator(kind)
+        assert made is not None and made.trained["steps"] == 5000
+        shown = pixels_of(scenes.images(scenes.ids, 64))
+        with torch.no_grad():
+            tokens = kind.encode(pixels_of(scenes.images(scenes.ids, kind.input_size))).tokens
+        drawn = made.told(whole=True)(tokens)
+        own = torch.nn.functional.cosine_similarity(
+            (drawn - drawn.mean()).flatten(1), (shown - shown.mean()).flatten(1)
+        )
+        other = torch.nn.functional.cosine_similarity(
+            (drawn - drawn.mean()).flatten(1), (shown - shown.mean()).flatten(1).roll(1, 0)
+        )
+        assert own.mean() > 0.6 > other.mean() + 0.3

@@ -11,6 +11,7 @@ from PIL import Image
 from brainmodels.baselines import LinearDecoder
 from brainmodels.cli import main
 from brainmodels.drawing import KeyedNearest
+from brainmodels.drawing.scenes import SHIPPED
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError, NormalizationError
 from brainmodels.evaluation import EvaluationSettings, drawers
 from brainmodels.evaluation.encoding import SHUFFLED
@@ -264,8 +265,13 @@ def test_what_the_command_makes_of_a_folder_of_pictures_draws_in_an_evaluation(e
         draw_pictures(item, study, evaluation.dataset, cache, folder)
 
 
+def test_the_generator_that_ships_draws_from_its_own_features_alone(evaluation, cache):
+    with pytest.raises(BrainDataError, match=r"VECA that ships with all its cores, .* got random_conv"):
+        draw_pictures(evaluation.models[0], evaluation.study, evaluation.dataset, cache, SHIPPED)
+
+
 def test_a_folder_that_is_no_drawer_is_refused_at_once(evaluation, tmp_path):
-    with pytest.raises(BrainDataError, match="none, nearest or a folder that `veca brain drawer` wrote, got 'conv'"):
+    with pytest.raises(BrainDataError, match="generator or a folder that `veca brain drawer` wrote, got 'conv'"):
         evaluate(evaluation.dataset, [], EvaluationSettings(pictures="conv", out=tmp_path))
 
 
