@@ -1,11 +1,11 @@
 """Pictures and captions of simulated subjects, judged by the labels that a second network reads from them.
 
     python -m benchmarks.brain_pictures --seeds 1 3 4                   # nearest pictures of the bank that ships
-    python -m benchmarks.brain_pictures --generator out/drawer/generator --shuffles 3
+    python -m benchmarks.brain_pictures --generator brainmodels/drawing/weights --shuffles 2
 
 NeuroFlow and UniBrain are trained as `veca brain train` does, on the preset small, and evaluated as `veca brain
-evaluate` does. Labels are read from every picture by a linear probe of the plain ViT that ships. It was fitted to the
-scenes of the bank, and sees no brain. Its row of shown pictures is what it can reach.
+evaluate` does. Labels are read from every picture by a linear probe of the plain ViT that ships. It was fitted to
+scenes that are neither shown nor in the bank, and sees no brain. Its row of shown pictures is what it can reach.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from brainmodels.commands.evaluate import run_evaluation
 from brainmodels.commands.train import TrainSettings, run_training
 from brainmodels.drawing import Generator
 from brainmodels.drawing.patch_code import pixels_of
-from brainmodels.drawing.scenes import PIXELS, shipped_ids
+from brainmodels.drawing.scenes import PIXELS
 from brainmodels.evaluation import Evaluation, EvaluationSettings
 from brainmodels.evaluation.drawers import Drawers
 from brainmodels.evaluation.models import SAME_TOKENS
@@ -39,19 +39,19 @@ from .brain_studies import Table
 from .record import RESULTS, Row, environment, slug, today
 
 LABELS = ("shape", "color", "size", "background", "place")
-BLOCK, RESAMPLES, SAMPLES = 64, 1000, 4
+BLOCK, RESAMPLES, SAMPLES, PROBE_SEED = 64, 1000, 4, 7200
 
 
 class Probe:
     """Labels of pictures by ridge on the features of a plain ViT.
 
     Args:
-        scenes: Number of the bank's scenes that it is fitted to.
+        scenes: Number of scenes that it is fitted to.
     """
 
     def __init__(self, scenes: int):
-        ids = shipped_ids()[:scenes]
-        known = scene_stimuli(7100, scenes)
+        known = scene_stimuli(PROBE_SEED, scenes)
+        ids = known.ids
         self.network = FeatureSet.parse("vit_nano_patch8").extractor
         features = self.seen(scene_pictures(ids, PIXELS))
         self.levels = {name: sorted(set(known.label(name, ids))) for name in LABELS}
@@ -152,7 +152,7 @@ class Case:
 
     @property
     def weight(self) -> float:
-        """Weight of NeuroFlow beside ridge in decoding."""
+        """How much NeuroFlow counts beside ridge in decoding."""
         (weights,) = self.evaluation.models[0].opened.model.meta_["stack"]["weights"].values()
         return weights["decode"]
 
@@ -228,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--seeds", nargs="+", type=int, default=[1, 3, 4], help="seeds of simulated subjects")
     add("--generator", type=Path, help="folder of `veca brain drawer`; the nearest picture is drawn too")
-    add("--scenes", type=int, default=4000, help="scenes of the bank that the probe is fitted to")
+    add("--scenes", type=int, default=4000, help="scenes that the probe is fitted to")
     add("--shuffles", type=int, default=5, help="refits to wrong pairs")
     add("--workdir", type=Path, default=Path("out/brain_pictures"), help="folder of trained models")
     add("--out", type=Path, help="page to append to")

@@ -30,7 +30,8 @@ class DrawerSettings:
 
     Attributes:
         out: Folder of the run, of features and of what is made. The same command goes on with an interrupted run.
-        kind: "nearest", the picture of a bank that fits best, or "generator", which draws new pictures.
+        kind: "nearest", the picture of a bank that fits best, or "generator", which draws new pictures. A generator of
+            the scenes whose bank ships takes that bank and does not learn its own.
         images: Folder of pictures (png, jpg, webp, bmp, at any depth); none given takes drawn scenes.
         scenes, seed: Number and seed of the drawn scenes.
         features: Features whose tokens are drawn from, see `FeatureSet.parse`.

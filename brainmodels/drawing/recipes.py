@@ -81,7 +81,7 @@ _STAGE = TrainingStage(
 
 
 def nano() -> GeneratorRecipe:
-    """64 pixels, 7.8 M weights: drawn scenes, one to two hours on one core of a CPU."""
+    """64 pixels, 7.8 M weights: drawn scenes, two hours on one busy core of a CPU."""
     return GeneratorRecipe("nano", flow=_STAGE)
 
 

@@ -1,7 +1,7 @@
 """The pictures of a bank: drawn scenes, which need no file, or those that lie beside its keys.
 
-A bank of 8,000 drawn scenes ships as ids and keys, and a generator of such scenes. `veca brain drawer` made both, the
-bank with `--kind nearest`.
+A bank of 8,000 drawn scenes ships as ids and keys, and a generator of such scenes. `veca brain drawer` made the
+generator. With `--kind nearest` it made the bank.
 """
 
 import logging

@@ -1,6 +1,7 @@
 """Pictures from decoded tokens: components against numpy, planted reliabilities and keys, a small generator."""
 
 import json
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -245,6 +246,14 @@ def test_a_small_generator_paints_what_tokens_say(drawn, quadrants):
     assert torch.equal(samples[0], made(tokens[:5])) and not torch.equal(samples[0], samples[1])
 
 
+def test_a_generator_draws_beside_a_bank_that_is_there(nearest, quadrants, tmp_path):
+    tiny = recipes.tiny()
+    recipe = replace(tiny, components=nearest.components.size.count, flow=replace(tiny.flow, steps=2))
+    options = {"nearest": nearest, "device": "cpu"}
+    made = train_generator(tmp_path, quadrants, quadrants.pictures, quadrants.ids, recipe, **options)
+    assert made.nearest is nearest and made.trained["nearest"] == nearest.fingerprint
+
+
 def test_a_generator_is_saved_and_its_training_goes_on(drawn, quadrants, tmp_path):
     made, folder = drawn
     made.save(tmp_path / "generator")
@@ -255,6 +264,10 @@ def test_a_generator_is_saved_and_its_training_goes_on(drawn, quadrants, tmp_pat
     assert torch.equal(ended(tokens), made(tokens))  # nothing was left to train
     with pytest.raises(BrainDataError, match="expected the images with which the run"):
         train_generator(folder, quadrants, quadrants.pictures, quadrants.ids[:300], recipes.tiny(), device="cpu")
+    with pytest.raises(BrainDataError, match="a bank of the first training images, got another one"):
+        train_generator(
+            tmp_path / "other", quadrants, quadrants.pictures, quadrants.ids[1:9], recipes.tiny(), nearest=made.nearest
+        )
     with pytest.raises(LayoutError, match=r"a folder that Generator\.save has written"):
         Generator.load(tmp_path, quadrants.pictures)
     with pytest.raises(BrainDataError, match="expected a recipe of nano, base, tiny, got 'nanno'; near: nano"):
@@ -292,10 +305,6 @@ class TestShipped:
         with torch.no_grad():
             tokens = kind.encode(pixels_of(scenes.images(scenes.ids, kind.input_size))).tokens
         drawn = made.told(whole=True)(tokens)
-        own = torch.nn.functional.cosine_similarity(
-            (drawn - drawn.mean()).flatten(1), (shown - shown.mean()).flatten(1)
-        )
-        other = torch.nn.functional.cosine_similarity(
-            (drawn - drawn.mean()).flatten(1), (shown - shown.mean()).flatten(1).roll(1, 0)
-        )
+        a, b = ((x - x.mean()).flatten(1) for x in (drawn, shown))
+        own, other = (torch.nn.functional.cosine_similarity(a, x) for x in (b, b.roll(1, 0)))
         assert own.mean() > 0.6 > other.mean() + 0.3

@@ -212,6 +212,9 @@ def test_the_page_opens_with_what_every_model_draws(unpainted, tmp_path):
     made = dataclasses.replace(made, model="NeuroFlow + ridge", alone="NeuroFlow", drawn=drawn)
     rows = [name for name, *_ in opening._rows(dataclasses.replace(evaluation, pictures=[made]))]
     assert rows == ["shown", "ridge\n= NeuroFlow + ridge", "NeuroFlow"]
+    told = opening.opening_view(dataclasses.replace(evaluation, pictures=[made]), tmp_path)
+    assert told["found"] and not (told["chance"] or told["drawn"] or told["captions"])  # nothing is from another image
+    assert opening.opening_view(evaluation, tmp_path)["chance"]
     assert opening.opening_view(dataclasses.replace(evaluation, pictures=[]), tmp_path) is None
 
 

@@ -116,7 +116,7 @@ class UniBrain(BrainModel):
             BrainDataError: Ids, shapes, captions or values are not what they should be; see the message.
         """
         self._check_params()
-        self.generator_ = self._opened(self.generator)
+        self.generator_, self._found = self._opened(self.generator), None
         source = self.stimulus_latents(stimuli, cache)
         given = responses if isinstance(responses, Mapping) else {subject: responses}
         ids = image_ids if isinstance(image_ids, Mapping) else dict.fromkeys(given, image_ids)
