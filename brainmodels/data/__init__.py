@@ -30,7 +30,7 @@ from .splits import (
     validation_ids,
 )
 from .stimuli import ArrayImages, HDF5Images, ImageFiles, RenderedImages, StimulusSet
-from .subject_splits import context_split, loso
+from .subject_splits import context_split, loso, shared_part
 from .summary import SubjectSummary, summarize
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "register_normalizer",
     "save_prepared",
     "shared1000",
+    "shared_part",
     "split_from_ids",
     "summarize",
     "validation_ids",

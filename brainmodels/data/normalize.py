@@ -44,6 +44,7 @@ class Normalizer:
     | "none" | keeps the stored values |
     | "psc", "div2000" | convert stored betas of the Natural Scenes Dataset, dividing the integers by 300 or 2000 |
     | "session_z_train" (default) | z-scores each voxel within each session, with statistics of train trials |
+    | "session_z_unlabelled" | the same with statistics of all trials that show no test image, used or not |
     | "session_z" | z-scores each voxel within each session, with statistics of all trials |
     | "train_z" | z-scores each voxel over all sessions, with statistics of train trials |
     | "trial_z" | z-scores each trial over all its values |
@@ -59,6 +60,7 @@ class Normalizer:
 
     Attributes:
         fitted_ids: Ids of the images whose trials the statistics cover.
+        num_trials: Number of these trials; 0 of a scaling without statistics.
         subject: Id of the subject whose statistics these are. None where only responses were given.
         arrays: Statistics by name. None before `fit`.
         num_constant: Number of voxels without variance or with missing values, in any session.
@@ -76,6 +78,7 @@ class Normalizer:
         self.name, self.over, self.options = name, over, options
         self._scaling = SCALINGS[name](**options)
         self.fitted_ids: frozenset[str] = frozenset()
+        self.num_trials = 0
         self.subject: str | None = None
         self.arrays: dict[str, np.ndarray] | None = None if self._scaling.fits else {}
 
@@ -87,6 +90,11 @@ class Normalizer:
     def transductive(self) -> bool:
         """Whether the statistics cover all trials, test trials included. Reports show this flag beside the scores."""
         return self._scaling.transductive
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the statistics cover trials of images that the split does not give the subject."""
+        return self._scaling.unlabelled
 
     @property
     def num_constant(self) -> int:
@@ -118,7 +126,7 @@ class Normalizer:
             raise NormalizationError(f"expected trials to fit {self.name!r} on, got none")
         self.arrays = self._scaling.fit(responses, rows)
         known = responses.trials.image_id[rows].tolist() if self._scaling.statistics else ()
-        self.fitted_ids = frozenset(known)
+        self.fitted_ids, self.num_trials = frozenset(known), len(known)
         if self.num_constant:
             text = "%s: %d of %d voxels have no variance or missing values in some session and become NaN there"
             _log.warning(text, self.name, self.num_constant, responses.num_voxels)
@@ -154,7 +162,7 @@ class Normalizer:
                 f"expected {self.name!r} fitted without test images of {split.name!r}, got {len(known)} of them, "
                 f"such as {min(known)}"
             )
-        if subject.id in (split.train_of or {}):
+        if subject.id in (split.train_of or {}) and not self.unlabelled:
             known = self.fitted_ids - split.ids("train", subject.id) - split.ids("val", subject.id)
             if known:
                 raise LeakageError(
@@ -170,6 +178,7 @@ class Normalizer:
             "options": dict(self.options),
             "subject": self.subject,
             "fitted_ids": sorted(self.fitted_ids),
+            "num_trials": self.num_trials,
             "arrays": dict(self._fitted()),
         }
 
@@ -178,6 +187,7 @@ class Normalizer:
         """The fitted normaliser from its `state_dict`."""
         normalizer = cls(state["name"], state["over"], **state["options"])
         normalizer.subject, normalizer.fitted_ids = state["subject"], frozenset(state["fitted_ids"])
+        normalizer.num_trials = state["num_trials"]
         normalizer.arrays = {name: np.asarray(array) for name, array in state["arrays"].items()}
         return normalizer
 
@@ -202,7 +212,8 @@ class Normalizer:
 def fit_normalizer(name: str, subject: Subject, split: Split, over: str | None = None, **options) -> Normalizer:
     """A normaliser fitted on the train trials that a split gives a subject.
 
-    A split of few trials may be too small for "session_z_train". `Normalizer.fit` then accepts other images.
+    A split of few trials may be too small for "session_z_train". "session_z_unlabelled" is for such a split: it takes
+    all trials of the subject that show no test image.
 
     Args:
         name: Name of the scaling, see `Normalizer`.
@@ -218,6 +229,8 @@ def fit_normalizer(name: str, subject: Subject, split: Split, over: str | None =
     responses = subject.responses
     if normalizer.transductive:
         normalizer.fit(responses)
+    elif normalizer.unlabelled:
+        normalizer.fit(responses, set(responses.trials.image_id.tolist()) - split.test)
     else:
         rows = split.rows(responses.trials, "train", subject.id)
         normalizer.fit(responses.subset(rows), split.ids("train", subject.id))

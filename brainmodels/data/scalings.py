@@ -35,11 +35,13 @@ class Scaling(Protocol):
         fits: Whether `fit` has to be called first.
         statistics: Whether `fit` uses the values of trials, not only their unit.
         transductive: Whether `fit` uses all trials, test trials included.
+        unlabelled: Whether `fit` uses all trials of the subject that show no test image, not only train trials.
     """
 
     fits: bool
     statistics: bool
     transductive: bool
+    unlabelled: bool
 
     def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
         """Statistics of the trials at these positions, by name."""
@@ -88,7 +90,7 @@ def column_statistics(
 class _Factor:
     """Values times a fixed number, which converts their unit."""
 
-    fits, statistics, transductive = False, False, False
+    fits, statistics, transductive, unlabelled = False, False, False, False
     divisor: float | None = None
 
     def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
@@ -123,7 +125,7 @@ class _Div2000(_PercentSignalChange):
 class _Standard:
     """(values - mean) / std of each column, over all trials or by session."""
 
-    fits, statistics, transductive = True, True, False
+    fits, statistics, transductive, unlabelled = True, True, False, False
     ddof, by_session, ndim = 1, False, 2
 
     def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
@@ -193,10 +195,20 @@ class _SessionZTrain(_Standard):
     def _enough(self, counts: np.ndarray, sessions: np.ndarray, trials: TrialTable) -> None:
         few = np.flatnonzero(counts < self.min_trials)
         if len(few):
+            kind = "trials without test images" if self.unlabelled else "train trials"
             raise NormalizationError(
-                f"expected {self.min_trials} train trials or more in every session, got {counts[few[0]]} in session "
+                f"expected {self.min_trials} {kind} or more in every session, got {counts[few[0]]} in session "
                 f"{sessions[few[0]]} ({len(few)} such sessions); use 'train_z', or fit on more images"
             )
+
+
+class _SessionZUnlabelled(_SessionZTrain):
+    """z-scores per session and voxel, with statistics of all trials that show no test image.
+
+    Which images these trials show is not used. A subject with a context of few images has enough trials for it.
+    """
+
+    unlabelled = True
 
 
 class _ChannelZ(_Standard):
@@ -208,7 +220,7 @@ class _ChannelZ(_Standard):
 class _TrialZ:
     """z-scores of each trial over its channels and times, or over its voxels."""
 
-    fits, statistics, transductive = False, False, False
+    fits, statistics, transductive, unlabelled = False, False, False, False
 
     def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
         return {}
@@ -234,7 +246,7 @@ class _NoiseWhitening:
     covariance is shrunk towards a multiple of the identity with the intensity of Ledoit and Wolf (2004).
     """
 
-    fits, statistics, transductive = True, True, False
+    fits, statistics, transductive, unlabelled = True, True, False, False
 
     def fit(self, responses: Responses, rows: np.ndarray) -> Arrays:
         if responses.values.ndim != 3:
@@ -339,6 +351,7 @@ SCALINGS: dict[str, type[Scaling]] = {
     "div2000": _Div2000,
     "session_z": _SessionZ,
     "session_z_train": _SessionZTrain,
+    "session_z_unlabelled": _SessionZUnlabelled,
     "train_z": _Standard,
     "trial_z": _TrialZ,
     "channel_z": _ChannelZ,

@@ -2,16 +2,19 @@
 
 split = loso(dataset, "subj01", "shared1000", n_context=50)
 split.ids("train", "subj01")  # 50 image ids
+
+`shared_part` makes a split whose subjects have some train images in common.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ..errors import BrainDataError, IdError
 from .dataset import BrainDataset, Split
 from .recording_costs import recording_cost
 from .splits import hashed, presentations, validation_ids
 
-__all__ = ["context_split", "loso"]
+__all__ = ["context_split", "loso", "shared_part"]
 
 
 def loso(
@@ -100,6 +103,38 @@ def context_split(
         params=params,
         train_of={**others, subject: chosen},
         sessions=test.sessions,
+    )
+
+
+def shared_part(dataset: BrainDataset, test: Split | str, train: int, seed: int = 0) -> Split:
+    """A split that trains every subject on some of the test images too, so that subjects have train images in common.
+
+    Args:
+        dataset: Data set of two or more subjects.
+        test: Split, or name of the split, whose test images are divided.
+        train: Number of test images to train on instead. Every subject saw them.
+        seed: Seed of the choice, which goes by the ids.
+
+    Raises:
+        IdError: Fewer images than `train` and one to test on were shown to all subjects.
+    """
+    test = dataset.split(test) if isinstance(test, str) else test
+    seen = [set(presentations(person.responses.trials)) for person in dataset.subjects.values()]
+    order = sorted(test.test.intersection(*seen), key=lambda name: hashed(f"{seed}:shared", name))
+    if train < 1 or len(order) <= train:
+        raise IdError(
+            f"expected from 1 to {max(len(order) - 1, 0)} of the {len(order)} test images of {test.name!r} that all "
+            f"subjects saw, got {train}"
+        )
+    moved = frozenset(order[:train])
+    return replace(
+        test,
+        name=f"{test.name}-{train}",
+        train=test.train | moved,
+        test=test.test - moved,
+        params={**test.params, "test_of": test.name, "shared_train": train, "shared_seed": seed},
+        train_of={name: test.ids("train", name) | moved for name in dataset.subjects},
+        val_of={name: test.ids("val", name) for name in dataset.subjects},
     )
 
 

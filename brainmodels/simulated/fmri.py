@@ -13,13 +13,17 @@ noise. The drift of the session and the mean of the voxel are added to it.
 
 Everything follows from the seed. A subject does not depend on the number of subjects. It keeps its order of images and
 its noise when the signal-to-noise ratio or the tuning changes. The signal-to-noise ratio does not change its signal.
+
+A cohort of subjects for studies across subjects has further options: `individuality` of the tuning, `anatomy`, and a
+signal-to-noise ratio and a number of repeats of each subject's own.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,11 +34,11 @@ from ..data.dataset import Split, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.scalings import PSC
 from ..data.splits import split_from_ids
-from ..errors import BrainDataError, LayoutError
+from ..errors import AxisError, BrainDataError, LayoutError, check_choice, near_names
 from .presets import Preset, preset_of
 from .scenes import SceneFeatures, scene_id, scene_stimuli
 from .truth import Drift, SimulatedDataset, SubjectTruth
-from .tuning import plant_tuning, simulated_space
+from .tuning import plant_tuning, simulated_space, with_own_weights
 
 __all__ = ["simulate"]
 
@@ -46,7 +50,7 @@ _MOST_IN_MEMORY = 2**30  # bytes of responses of one subject
 class _Stream(IntEnum):
     """The kinds of random draws. Each has its own generator, so a change of one does not affect the others."""
 
-    TUNING, RELIABILITY, ORDER, DRIFT, NOISE = range(5)
+    TUNING, RELIABILITY, ORDER, DRIFT, NOISE, OWN_TUNING, PLACES = range(7)
 
 
 def simulate(
@@ -54,8 +58,11 @@ def simulate(
     *,
     seed: int = 0,
     n_subjects: int | None = None,
-    snr_scale: float = 1.0,
+    snr_scale: float | Mapping[str, float | np.ndarray] = 1.0,
+    repeats: int | Mapping[str, int] | None = None,
     tuning: str = "linear",
+    individuality: float = 0.0,
+    anatomy: str = "shared",
     drift: bool = True,
     mean_sd: float = 1.0,
     shared_noise: float = 0.0,
@@ -67,9 +74,15 @@ def simulate(
         preset: Size of the study: "tiny", "small", "nsd_like" (15,724 voxels, 30,000 trials), or a `Preset`.
         seed: Seed of the scenes, the subjects and the noise, 0 or more.
         n_subjects: Number of subjects. None takes the preset's.
-        snr_scale: Factor of every voxel's ncsnr, 0 or more. 0 gives noise only.
+        snr_scale: Factor of every voxel's ncsnr, 0 or more. 0 gives noise only. A mapping gives a factor, or one for
+            each voxel (V,), by subject; subjects that are left out have 1.
+        repeats: Number of presentations of each image, also by subject. None takes the preset's.
         tuning: "linear" makes signals linear in the planted features. "nonlinear" adds conjunctions and divisive
             normalisation.
+        individuality: Share of the variance of a voxel's signal that comes from weights of its own, 0 to 1. These are
+            normal numbers, one for each planted feature, so that no other voxel says anything about them.
+        anatomy: "shared" puts regions and receptive fields at the same places in all subjects. "shuffled" has the same
+            responses, and puts each voxel at the place of another one, differently in each subject.
         drift: Whether each session has a gain, an offset and a slope.
         mean_sd: Standard deviation over voxels of their mean responses, 0 or more.
         shared_noise: Share of the noise variance that comes from 5 sources common to all voxels, 0 to 1.
@@ -87,18 +100,28 @@ def simulate(
     """
     preset = preset_of(preset)
     n_subjects = preset.subjects if n_subjects is None else n_subjects
-    if seed < 0 or n_subjects < 1 or snr_scale < 0 or mean_sd < 0 or not 0 <= shared_noise <= 1:
+    shares = 0 <= shared_noise <= 1 and 0 <= individuality <= 1
+    if seed < 0 or n_subjects < 1 or mean_sd < 0 or not shares:
         raise BrainDataError(
-            "expected seed, snr_scale and mean_sd of at least 0, n_subjects of at least 1, shared_noise from 0 to 1, "
-            f"got {seed=}, {snr_scale=}, {mean_sd=}, {n_subjects=}, {shared_noise=}"
+            "expected seed and mean_sd of at least 0, n_subjects of at least 1, shared_noise and individuality from 0 "
+            f"to 1, got {seed=}, {mean_sd=}, {n_subjects=}, {shared_noise=}, {individuality=}"
         )
-    options = {"snr_scale": snr_scale, "tuning": tuning, "drift": drift, "mean_sd": mean_sd}
-    recipe = {"version": 1, "preset": asdict(preset), "seed": seed, **options, "shared_noise": shared_noise}
-    recipe["preset"].pop("subjects")  # it changes no subject
+    check_choice("anatomy", anatomy, ("shared", "shuffled"))
+    names = [_name(number) for number in range(1, n_subjects + 1)]
+    scales = _by_subject("snr_scale", snr_scale, names, 1.0)
+    counts = _by_subject("repeats", preset.repeats if repeats is None else repeats, names, preset.repeats)
+    options = {"tuning": tuning, "drift": drift, "mean_sd": mean_sd, "shared_noise": shared_noise}
+    if individuality:
+        options["individuality"] = individuality
+    if anatomy != "shared":
+        options["anatomy"] = anatomy
     features = SceneFeatures()
     subjects, truth = [], {}
-    for number in range(1, n_subjects + 1):
-        subject, planted = _simulate_subject(preset, recipe | {"subject": number}, features, folder)
+    for number, name in enumerate(names, 1):
+        own = replace(preset, repeats=counts[name])
+        recipe = {"version": 1, "preset": asdict(own), "seed": seed, "snr_scale": scales[name], **options}
+        recipe["preset"].pop("subjects")  # it changes no subject
+        subject, planted = _simulate_subject(own, recipe | {"subject": number}, features, folder)
         subjects.append(subject)
         truth[subject.id] = planted
     stimuli = scene_stimuli(seed, preset.shared + n_subjects * preset.own)
@@ -110,13 +133,18 @@ def _simulate_subject(
 ) -> tuple[Subject, SubjectTruth]:
     seed, number = recipe["seed"], recipe["subject"]
     name, num_voxels = _name(number), preset.num_voxels(number - 1)
-    ncsnr = _rng(recipe, _Stream.RELIABILITY).uniform(0.2, 1, num_voxels) * recipe["snr_scale"]
+    ncsnr = _rng(recipe, _Stream.RELIABILITY).uniform(0.2, 1, num_voxels) * _scale_of(recipe, num_voxels)
     space = simulated_space(num_voxels, preset.box, ncsnr)
+    planted = plant_tuning(space, recipe["tuning"], _rng(recipe, _Stream.TUNING))
+    if "individuality" in recipe:
+        planted = with_own_weights(planted, recipe["individuality"], _rng(recipe, _Stream.OWN_TUNING))
+    if "anatomy" in recipe:
+        space = replace(space, index=_rng(recipe, _Stream.PLACES).permutation(space.index))
     rng = _rng(recipe, _Stream.DRIFT)
     mean = (rng.normal(size=num_voxels) * recipe["mean_sd"]).astype(np.float32)
     gain, offset, slope = rng.normal(size=(3, preset.sessions, num_voxels)).astype(np.float32) * bool(recipe["drift"])
     truth = SubjectTruth(
-        tuning=plant_tuning(space, recipe["tuning"], _rng(recipe, _Stream.TUNING)),
+        tuning=planted,
         ncsnr=ncsnr,
         mean=mean,
         drift=Drift(gain, offset, slope * np.float32(_SLOPE_SD)),
@@ -199,6 +227,32 @@ def _own_ids(preset: Preset, seed: int, number: int) -> list[str]:
     """Ids of the images that only this subject sees, with subjects numbered from 1."""
     start = preset.shared + (number - 1) * preset.own
     return [scene_id(seed, index) for index in range(start, start + preset.own)]
+
+
+def _by_subject(what: str, given: Any, names: list[str], default: Any) -> dict[str, Any]:
+    """A value for each subject: one for all, or those of a mapping and the default for the others."""
+    values = dict.fromkeys(names, default) | dict(given) if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise BrainDataError(
+            f"expected {what} of {', '.join(names)}, got one of {unknown[0]!r}{near_names(unknown[0], names)}"
+        )
+    if what == "snr_scale":
+        values = {name: np.asarray(value, np.float64).tolist() for name, value in values.items()}
+    for name, value in values.items():
+        least, wrong = (0, "a negative one") if what == "snr_scale" else (1, value)
+        if np.min(value) < least:
+            raise BrainDataError(f"expected {what} of at least {least}, got {wrong} of {name}")
+    return values
+
+
+def _scale_of(recipe: dict, num_voxels: int) -> np.ndarray:
+    """Factor of the ncsnr, () or (V,)."""
+    scale = np.asarray(recipe["snr_scale"])
+    if scale.shape not in ((), (num_voxels,)):
+        name = _name(recipe["subject"])
+        raise AxisError(f"expected one snr_scale of {name}, or {num_voxels}, got shape {scale.shape}")
+    return scale
 
 
 def _name(number: int) -> str:

@@ -12,12 +12,13 @@ Voxels respond to the planted features z of a scene, standardised on a pool of 1
 | SEM | s . w |
 
 Here s are 16 whitened principal axes of the factors and half the colour grid, the same in all subjects. Each voxel has
-different weights w. Signals have mean 0 and variance 1 on the pool.
+different weights w. Signals have mean 0 and variance 1 on the pool. `with_own_weights` adds tuning that
+is not shared.
 """
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +27,16 @@ from ..data.spaces import VoxelSpace
 from ..errors import BrainDataError
 from .scenes import FACTORS, FEATURE_GROUPS, NUM_FEATURES, SceneFeatures, scene_id
 
-__all__ = ["ROIS", "Conjunctions", "Pool", "Tuning", "plant_tuning", "simulated_space", "standardize"]
+__all__ = [
+    "ROIS",
+    "Conjunctions",
+    "Pool",
+    "Tuning",
+    "plant_tuning",
+    "simulated_space",
+    "standardize",
+    "with_own_weights",
+]
 
 # regions from back to front, with their shares of the voxels
 ROIS = {"V1": 0.28, "V4": 0.2, "SHAPE": 0.13, "COLOR": 0.13, "PLACE": 0.13, "SEM": 0.13}
@@ -129,12 +139,15 @@ class Tuning:
             for voxels without one.
         preferred: Name of the preferred shape, colour or background, (V,), or "".
         conjunctions: Non-linear part of the tuning. None for a linear subject.
+        own: Weights from standardised planted features to what is added to a non-linear answer, (133, V), and the
+            factor (V,) of that answer. None where nothing is added. A linear subject has them in `weights`.
     """
 
     weights: np.ndarray
     rf_centers: np.ndarray
     preferred: np.ndarray
     conjunctions: Conjunctions | None = None
+    own: tuple[np.ndarray, np.ndarray] | None = None
 
     def signal(self, raw: np.ndarray) -> np.ndarray:
         """Signals without noise, fp32 (n, V), from raw features (n, 133)."""
@@ -143,7 +156,11 @@ class Tuning:
         if self.conjunctions is None:
             return linear
         answer = self.conjunctions.respond(raw, linear)
-        return ((answer - self.conjunctions.mean) / self.conjunctions.sd).astype(np.float32)
+        answer = (answer - self.conjunctions.mean) / self.conjunctions.sd
+        if self.own is not None:
+            weights, factor = self.own
+            answer = answer * factor + standardize(raw) @ weights
+        return answer.astype(np.float32)
 
 
 def simulated_space(num_voxels: int, box: tuple[int, int, int], ncsnr: np.ndarray) -> VoxelSpace:
@@ -201,6 +218,28 @@ def plant_tuning(space: VoxelSpace, kind: str, rng: np.random.Generator) -> Tuni
     weights = weights.astype(np.float32)
     conjunctions = _plant_conjunctions(space.rois, field, weights, rng) if kind == "nonlinear" else None
     return Tuning(weights, centers, preferred, conjunctions)
+
+
+def with_own_weights(tuning: Tuning, share: float, rng: np.random.Generator) -> Tuning:
+    """The tuning with a share of its variance from weights that each voxel draws alone.
+
+    The weights are standard normal numbers, one for each planted feature. Both parts have unit variance on the pool
+    before they are added, and so has the sum.
+
+    Args:
+        tuning: Tuning that the voxels of a subject share with those of others.
+        share: Share of the variance, 0 to 1.
+        rng: Random generator.
+    """
+    own = rng.normal(size=tuning.weights.shape)
+    own /= np.sqrt((own * (pool().correlation @ own)).sum(0))
+    shared, added = np.sqrt(1 - share), np.sqrt(share) * own
+    if tuning.conjunctions is None:
+        weights = shared * tuning.weights + added
+        sd = np.sqrt((weights * (pool().correlation @ weights)).sum(0))
+        return replace(tuning, weights=(weights / sd).astype(np.float32))
+    sd = (shared * tuning.signal(pool().raw) + standardize(pool().raw) @ added).std(0)
+    return replace(tuning, own=((added / sd).astype(np.float32), (shared / sd).astype(np.float32)))
 
 
 def _plant_conjunctions(

@@ -138,6 +138,30 @@ def test_statistics_beyond_the_context_are_refused():
         dataset.pairs("subj02", split, "test", transform=context)
 
 
+def test_unlabelled_trials_scale_a_subject_with_a_small_context():
+    dataset = _dataset(num_images=60)
+    person = dataset.subject("subj01")
+    dataset = dataset.with_subject(replace(person, id="subj02"))
+    split = loso(dataset, "subj01", "made", n_context=7, draws=1)
+    with pytest.raises(NormalizationError, match="expected 20 train trials or more"):
+        fit_normalizer("session_z_train", person, split)
+    found = fit_normalizer("session_z_unlabelled", person, split)
+    ids = set(person.responses.trials.image_id.tolist()) - split.test
+    got = found.transform(person.responses.batch(np.arange(len(person.responses))), person.responses.trials)
+    np.testing.assert_allclose(got, _truth_by_session(dataset, ids, 0), atol=2e-3)
+    assert found.num_trials == np.isin(person.responses.trials.image_id, sorted(ids)).sum() > 7 * 3
+    dataset.pairs("subj01", split, "test", transform=found)  # no leak: no test image, and no label was used
+    again = Normalizer.from_state_dict(found.state_dict())
+    assert (again.num_trials, again.unlabelled) == (found.num_trials, True)
+    with pytest.raises(LeakageError, match="fitted without test images"):
+        dataset.pairs(
+            "subj01",
+            dataset.split("made"),
+            "test",
+            transform=Normalizer("session_z_unlabelled").fit(person.responses, ids | split.test),
+        )
+
+
 def test_two_normalisers_in_a_row_are_refused():
     dataset = _dataset()
     person, split = replace(dataset.subject("subj01"), normalizer="session_z"), dataset.split("made")

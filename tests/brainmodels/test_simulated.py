@@ -208,6 +208,52 @@ def test_one_change_moves_nothing_else():
     assert not np.allclose(base.values, made("tiny", seed=1).subject("sim02").responses.values)
 
 
+def test_scanners_differ_by_subject():
+    base, voxels = made("tiny"), np.arange(180) % 2.0
+    other = simulate("tiny", snr_scale={"sim02": voxels, "sim03": 0.5}, repeats={"sim03": 2})
+    np.testing.assert_array_equal(
+        other.subject("sim01").responses.values, base.subject("sim01").responses.values
+    )  # not named, so as it was
+    np.testing.assert_array_equal(other.truth["sim02"].ncsnr, base.truth["sim02"].ncsnr * voxels)
+    np.testing.assert_array_equal(other.truth["sim03"].ncsnr, base.truth["sim03"].ncsnr / 2)
+    third = other.subject("sim03").responses.trials.image_id
+    assert len(third) == 2 * 300 and (np.unique(third, return_counts=True)[1] == 2).all()
+    assert other.truth["sim03"].repeats == 2
+    assert other.truth["sim03"].ceiling() == pytest.approx(other.truth["sim03"].ceiling(2))
+
+
+@pytest.mark.parametrize("tuning", ["linear", "nonlinear"])
+def test_own_weights_take_their_share_of_the_signal(tuning):
+    shared, half, alone = (
+        simulate("tiny", n_subjects=1, tuning=tuning, individuality=share).truth["sim01"] for share in (0.0, 0.5, 1.0)
+    )
+    signals = [truth.signal(OTHER_SCENES).astype(np.float64) for truth in (shared, half, alone)]
+    for signal in signals:
+        assert np.abs(signal.std(0) - 1).mean() < 0.1
+
+    def explained(signal, others):
+        columns = np.stack([*others, np.ones_like(signal)])  # (k, scenes)
+        return 1 - np.square(signal - np.linalg.lstsq(columns.T, signal, rcond=None)[0] @ columns).mean() / signal.var()
+
+    shares = [explained(signals[1][:, v], [signals[0][:, v]]) for v in range(210)]
+    assert abs(np.mean(shares) - 0.5) < 0.05  # the shared tuning explains half of the variance
+    both = [explained(signals[1][:, v], [signals[0][:, v], signals[2][:, v]]) for v in range(210)]
+    assert min(both) > 0.999
+
+
+def test_shuffled_anatomy_moves_voxels_and_no_response():
+    base, other = made("tiny"), simulate("tiny", anatomy="shuffled")
+    for name in base.subjects:
+        space, moved = base.subject(name).space, other.subject(name).space
+        np.testing.assert_array_equal(base.subject(name).responses.values, other.subject(name).responses.values)
+        assert sorted(map(tuple, space.index)) == sorted(map(tuple, moved.index))
+        np.testing.assert_array_equal(space.rois["V1"], moved.rois["V1"])
+        roi = moved.rois["V1"]
+        assert abs(np.corrcoef(moved.index[roi, 0], other.truth[name].tuning.rf_centers[roi, 0])[0, 1]) < 0.4
+    first, second = (other.subject(name).space.index for name in ("sim01", "sim03"))
+    assert not np.array_equal(np.argsort(first[:, 1]), np.argsort(second[: len(first), 1]))
+
+
 def digest(dataset):
     """What must be equal to the bit, and what may differ by the order of sums."""
     trials = dataset.subject("sim02").responses.trials
@@ -321,7 +367,12 @@ def test_photographs_are_found_by_id():
     [
         ({"preset": "tinny"}, "got 'tinny'; near: tiny"),
         ({"tuning": "quadratic"}, "'linear' or 'nonlinear', got 'quadratic'"),
-        ({"snr_scale": -1.0}, "snr_scale=-1.0"),
+        ({"snr_scale": -1.0}, "expected snr_scale of at least 0, got a negative one of sim01"),
+        ({"snr_scale": {"sim04": 2.0}}, "expected snr_scale of sim01, sim02, sim03, got one of 'sim04'"),
+        ({"snr_scale": {"sim02": np.ones(7)}}, r"expected one snr_scale of sim02, or 180, got shape \(7,\)"),
+        ({"repeats": {"sim02": 0}}, "expected repeats of at least 1, got 0 of sim02"),
+        ({"individuality": -0.1}, "individuality=-0.1"),
+        ({"anatomy": "mirrored"}, "expected anatomy"),
         ({"n_subjects": 0}, "n_subjects=0"),
         ({"shared_noise": 1.5}, "shared_noise=1.5"),
     ],

@@ -24,12 +24,14 @@ from brainmodels.data import (
     loso,
     recording_cost,
     shared1000,
+    shared_part,
     split_from_ids,
     validation_ids,
 )
 from brainmodels.data.leakage import duplicates_of
 from brainmodels.data.stimuli import OptionalImageFiles
 from brainmodels.errors import BrainDataError, IdError, LeakageError
+from tests.brainmodels.simulations import made
 
 
 def _design(num_sessions=8, per_session=75, num_images=200, num_shared=20, prefix="own", seed=0):
@@ -161,6 +163,21 @@ def test_loso_draws_are_disjoint_and_nested():
         loso(dataset, "subj01", test, 50)
     with pytest.raises(BrainDataError, match="other subjects"):
         loso(_study(tables[:1]), "subj01", test, 20)
+
+
+def test_some_shared_images_become_train_images_of_all():
+    dataset = made("tiny")
+    split = shared_part(dataset, "shared", train=20)
+    common = frozenset.intersection(*(split.ids("train", name) for name in dataset.subjects))
+    assert len(common) == 20 and len(split.test) == 40
+    assert common | split.test == dataset.split("shared").test
+    for name in dataset.subjects:
+        assert split.ids("train", name) - common == dataset.split("shared").ids("train", name)
+        assert split.ids("val", name) == dataset.split("shared").ids("val", name)
+    assert shared_part(dataset, "shared", train=10).test > split.test
+    for wrong in (0, 60):
+        with pytest.raises(IdError, match=f"expected from 1 to 59 of the 60 test images of 'shared'.*got {wrong}"):
+            shared_part(dataset, "shared", train=wrong)
 
 
 def test_bold5000_tests_on_the_repeated_images():
