@@ -8,26 +8,39 @@
 |---|---|
 | `Ridge` | responses, with a penalty for each voxel; our solver |
 | `ReducedRankRidge` | responses, confined to a few patterns over voxels |
-| `PriorRidge` | responses, with weights that vary as those of all voxels do |
+| `PriorRidge` | responses, with weights that vary as those of other voxels do, of this subject or of others |
+| `ReleasedRidge` | responses, as in the code of BraInCoRL; for its published tables only |
 | `BandedRidge` | responses, with a penalty for each feature space and voxel; himalaya's solver |
 | `LinearDecoder` | features from responses, with a penalty for each feature |
 | `NearestNeighbor` | the response to the most similar train image |
 | `MeanMap` | the mean train response |
+| `GaussianInversion` | features from responses, by Bayes' rule from a linear encoder; no fit to responses |
+
+`VoxelModel` keeps the linear encoder of a subject's voxels, and `WeightPrior` the distribution of such encoders.
+`PriorRidge` and `GaussianInversion` need the noise of each voxel, which `heldout_variance` estimates.
 """
 
 from .banded import BandedRidge
+from .inversion import GaussianInversion
 from .maps import to_nifti
 from .ridge import LinearDecoder, Ridge
-from .shrinkage import PriorRidge, ReducedRankRidge
+from .shrinkage import PriorRidge, ReducedRankRidge, ReleasedRidge
 from .simple import MeanMap, NearestNeighbor
+from .voxels import VoxelModel, WeightPrior, heldout_residuals, heldout_variance
 
 __all__ = [
     "BandedRidge",
+    "GaussianInversion",
     "LinearDecoder",
     "MeanMap",
     "NearestNeighbor",
     "PriorRidge",
     "ReducedRankRidge",
+    "ReleasedRidge",
     "Ridge",
+    "VoxelModel",
+    "WeightPrior",
+    "heldout_residuals",
+    "heldout_variance",
     "to_nifti",
 ]

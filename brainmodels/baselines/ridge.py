@@ -22,6 +22,7 @@ __all__ = ["ALPHAS", "LinearDecoder", "Ridge"]
 
 _log = logging.getLogger(__name__)
 _LEAST_SPREAD = 1e-6  # ratio of spread to mean or target spread below which fp32 predictions hold only rounding errors
+_ENOUGH = 50  # rows from which on a choice of the smallest penalty is no accident of few rows
 ALPHAS = tuple(10.0**power for power in range(-2, 8))
 
 
@@ -98,7 +99,7 @@ class Ridge(LinearBaseline):
         self._coef, self.dual_coef_ = (None, solution.weights) if dual else (solution.weights, None)
         self.X_fit_ = centred if dual else None
         smallest = float(np.mean(self.alphas_ == alphas.min()))
-        if len(alphas) > 1 and smallest > 0.1:
+        if len(alphas) > 1 and smallest > 0.1 and len(X) >= _ENOUGH:
             _log.warning(
                 "%.0f %% of voxels took the smallest alpha, %g: add smaller ones", 100 * smallest, alphas.min()
             )

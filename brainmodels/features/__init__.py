@@ -14,6 +14,7 @@ from .arrays import ArrayFeatures, FeatureSource
 from .base import Extractor, FeatureOutput
 from .cache import FeatureCache
 from .controls import Gabor, Grid, Pixels, RandomConv
+from .embedding import EmbeddingSpace
 from .networks import VECAFeatures, veca_features
 from .registry import extractor
 from .scaler import TokenScaler
@@ -21,6 +22,7 @@ from .towers import OpenCLIPFeatures, TimmFeatures, open_clip_features, timm_fea
 
 __all__ = [
     "ArrayFeatures",
+    "EmbeddingSpace",
     "Extractor",
     "FeatureCache",
     "FeatureOutput",

@@ -9,7 +9,7 @@ Modules state their shapes as (B, m, d): batch, tokens, token width.
 
 from .flow import FlowPath, flow_matching_loss, integrate
 from .gaussian import Posterior
-from .losses import softclip, softclip_floor, squared_error
+from .losses import info_nce, softclip, softclip_floor, squared_error
 from .sit import SiT
 from .stack1d import DownStack1d, ResBlock1d, UpStack1d, group_norm
 from .token_adapter import AdaptedGenerator, AdapterSize, TokenAdapter
@@ -32,6 +32,7 @@ __all__ = [
     "UpStack1d",
     "flow_matching_loss",
     "group_norm",
+    "info_nce",
     "integrate",
     "softclip",
     "softclip_floor",

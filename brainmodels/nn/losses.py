@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import AxisError
 
-__all__ = ["TEMPERATURE", "softclip", "softclip_floor", "squared_error"]
+__all__ = ["TEMPERATURE", "info_nce", "softclip", "softclip_floor", "squared_error"]
 
 TEMPERATURE = 0.125  # SoftCLIP temperature of SynBrain and NeuroFlow
 
@@ -73,6 +73,38 @@ def softclip_floor(image: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         A scalar.
     """
     return softclip(image.detach(), image.detach(), temperature)
+
+
+def info_nce(a: Tensor, b: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:
+    """Contrastive loss of pairs, in which every other row of the batch is a negative (van den Oord et al., 2018).
+
+        loss = mean_i of 1/2 CE(i, softmax_j c(a_i, b_j) / T) + 1/2 CE(i, softmax_j c(b_i, a_j) / T)
+
+    Here c is the cosine and CE the cross-entropy. A batch that shows an image twice would push its own pair apart, so
+    rows with equal labels are no negatives of each other.
+
+    Args:
+        a, b: (B, ...) Tensors of one shape, whose rows are pairs. They are flattened and scaled to length 1.
+        temperature: Temperature T.
+        same: (B,) Labels, such as numbers of images. None means that all rows differ.
+
+    Returns:
+        A scalar, computed in fp32 at least, also under autocast.
+
+    Raises:
+        AxisError: The shapes differ, or there is not one label a row.
+    """
+    if a.shape != b.shape:
+        raise AxisError(f"expected pairs of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if same is not None and same.shape != a.shape[:1]:
+        raise AxisError(f"expected one label for each of {len(a)} rows, got shape {tuple(same.shape)}")
+    with torch.autocast(a.device.type, enabled=False):
+        logits = _unit_rows(a) @ _unit_rows(b).T / temperature  # (B, B), rows are a
+        if same is not None:
+            equal = (same[:, None] == same).fill_diagonal_(False)
+            logits = logits.masked_fill(equal, float("-inf"))
+        rows = [-x.log_softmax(-1).diagonal() for x in (logits, logits.T)]
+        return (rows[0] + rows[1]).mean() / 2
 
 
 def _unit_rows(tokens: Tensor) -> Tensor:

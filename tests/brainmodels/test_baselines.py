@@ -23,6 +23,7 @@ from brainmodels.baselines import (
     NearestNeighbor,
     PriorRidge,
     ReducedRankRidge,
+    ReleasedRidge,
     Ridge,
     to_nifti,
 )
@@ -146,6 +147,15 @@ def test_bad_input(baseline, data):
 
 
 @named()
+def test_a_prediction_depends_on_its_row_alone(baseline, data):
+    X, Y = data[0], data[1]
+    model = clone(baseline).fit(X, Y)
+    whole, order = model.predict(X), np.random.default_rng(0).permutation(len(X))
+    np.testing.assert_allclose(model.predict(X[order]), whole[order], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model.predict(X[3:4]), whole[3:4], rtol=1e-5, atol=1e-5)
+
+
+@named()
 def test_not_fitted(baseline, data):
     with pytest.raises(sklearn.exceptions.NotFittedError):
         clone(baseline).predict(data[0])
@@ -160,18 +170,20 @@ _OTHERWISE = {
     "check_dtype_object": "arrays of objects are refused, also where they hold numbers",
     "check_regressor_multioutput": "predictions are fp32 for fp64 data",
 }
+# fp32 sums over features depend on the place of a row on some processors; the checks allow 1e-7
+_ROUNDING = {"check_methods_sample_order_invariance", "check_methods_subset_invariance"}
 _NO_DIRECTION = {"check_estimators_dtypes": "a row of zeros has no cosine"}
 
 
 @pytest.mark.parametrize(
     "baseline",
-    [*BASELINES[:-1], BandedRidge({"all": slice(None)}, n_iter=1)],
+    [*BASELINES[:-1], ReleasedRidge(), BandedRidge({"all": slice(None)}, n_iter=1)],
     ids=lambda x: type(x).__name__,
 )
 def test_scikit_learn_checks_pass_but_for_those_listed(baseline):
     otherwise = _OTHERWISE | (_NO_DIRECTION if isinstance(baseline, NearestNeighbor) else {})
     found = check_estimator(clone(baseline), expected_failed_checks=otherwise, on_fail=None, on_skip=None)
-    assert {x["check_name"] for x in found if x["status"] == "failed"} == set()
+    assert {x["check_name"] for x in found if x["status"] == "failed"} <= _ROUNDING
     assert {x["check_name"] for x in found if x["status"] == "xfail"} == set(otherwise)
     assert len([x for x in found if x["status"] == "passed"]) >= 40
 

@@ -14,7 +14,7 @@ from torch.nn.functional import conv1d, group_norm, silu
 from brainmodels.errors import AxisError, BrainDataError
 from brainmodels.nn import stack1d
 from brainmodels.nn.gaussian import Posterior
-from brainmodels.nn.losses import softclip, softclip_floor, squared_error
+from brainmodels.nn.losses import info_nce, softclip, softclip_floor, squared_error
 from brainmodels.nn.stack1d import Attention1d, DownStack1d, ResBlock1d, UpStack1d
 from brainmodels.records import from_json, plain, to_json
 from brainmodels.training.recipe import TrainingStage
@@ -138,11 +138,39 @@ def test_softclip_is_least_where_tokens_agree():
     assert softclip(image + 0.1 * normal(6, 3, 4, seed=2), image) > softclip_floor(image)
 
 
+def loop_info_nce(a: torch.Tensor, b: torch.Tensor, temperature: float, same: list[int]) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        for query, others in ((a[i], b), (b[i], a)):
+            cosines = [float(query.flatten() @ x.flatten() / (query.norm() * x.norm())) for x in others]
+            powers = [math.exp(c / temperature) for c in cosines]
+            total -= math.log(powers[i] / sum(p for j, p in enumerate(powers) if j == i or same[j] != same[i]))
+    return total / (2 * len(a))
+
+
+@pytest.mark.parametrize("same", [None, [0, 1, 2, 0, 0, 5], [0] * 6], ids=["distinct", "repeats", "one image"])
+def test_info_nce_against_loops(same):
+    a, b = normal(6, 3, 4), normal(6, 3, 4, seed=1)
+    labels = None if same is None else torch.tensor(same)
+    expected = loop_info_nce(a, b, 0.2, same or list(range(6)))
+    assert float(info_nce(a, b, 0.2, labels)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert float(info_nce(b / 3, 2 * a, 0.2, labels)) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_info_nce_of_an_image_shown_twice_does_not_push_its_pair_apart():
+    """Perfect pairs of orthogonal images, one shown twice: its rows lose log 2 each without labels, and 0 with them."""
+    a = torch.eye(3, dtype=torch.float64)[[0, 0, 1, 2]].requires_grad_()
+    loss = info_nce(a, a.detach(), 0.02, torch.tensor([7, 7, 8, 9]))
+    loss.backward()
+    assert float(loss.detach()) < 1e-15 and a.grad.abs().max() < 1e-15
+    assert float(info_nce(a, a, 0.02).detach()) == pytest.approx(2 * math.log(2) / 4, rel=1e-12)
+
+
 def test_losses_are_computed_in_fp32_under_autocast():
     brain, image = normal(6, 3, 4).float(), normal(6, 3, 4, seed=1).float()
     with torch.autocast("cpu", torch.bfloat16):
-        found = softclip(brain, image)
-    assert torch.equal(found, softclip(brain, image))
+        found, contrast = softclip(brain, image), info_nce(brain, image, 0.2)
+    assert torch.equal(found, softclip(brain, image)) and torch.equal(contrast, info_nce(brain, image, 0.2))
     assert float(found) == pytest.approx(loop_softclip(brain.double(), image.double(), 0.125), rel=1e-5)
 
 
@@ -154,6 +182,10 @@ def test_squared_error_is_a_sum_over_voxels():
         squared_error(predicted[:, :4], target)
     with pytest.raises(AxisError, match=r"\(3, 5\), as the image tokens, got \(2, 5\)"):
         softclip(predicted[:2], target)
+    with pytest.raises(AxisError, match=r"pairs of one shape, got \(2, 5\) and \(3, 5\)"):
+        info_nce(predicted[:2], target, 0.2)
+    with pytest.raises(AxisError, match=r"one label for each of 3 rows, got shape \(2,\)"):
+        info_nce(predicted, target, 0.2, torch.tensor([0, 1]))
 
 
 @dataclass(frozen=True)
