@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
@@ -62,6 +63,13 @@ def from_json(kind: type[Record], content: Mapping[str, Any], where: str | None 
 
 
 def _valued(kind: Any, value: Any, where: str | None) -> Any:
-    if isinstance(kind, type) and is_dataclass(kind):
-        return from_json(kind, value, where)
-    return tuple(value) if isinstance(value, list) else value
+    if value is not None:
+        kind = next((x for x in get_args(kind) if is_dataclass(x)), kind) if NoneType in get_args(kind) else kind
+        if isinstance(kind, type) and is_dataclass(kind):
+            return from_json(kind, value, where)
+    return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at any depth."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -17,13 +17,13 @@ from veca.train.parallel import World, join_world
 
 from ..data.ids import Ids
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names, need
-from ..features import TokenScaler
+from ..features import EmbeddingSpace, TokenScaler
 from ..metrics.encoding import r2
 from ..versions import library_versions
 from .files import FORMAT, read_model, scale_arrays, scales_from, write_model
 from .joining import Features, check_fingerprint, recording_of, source_of
 from .loop import StageResult
-from .recipe import ModelRecipe
+from .recipe import EmbeddingRecipe, ModelRecipe
 from .run import Run, check_run
 from .trials import (
     Recording,
@@ -69,6 +69,8 @@ class BrainModel(BaseEstimator):
         recipe_type, named: Class of its recipes, and the function that returns one by name.
         reversible: Whether it has `round_trip`, from either side to the other and back.
         adapts: Whether it has `adapt`, which fits it to a new subject from few images.
+        masks: Whether `decode` takes `voxels`, a mask (V,) of those that are used, and `max_voxels`, their most.
+        maps: Whether it has `voxel_model`, which gives a subject's encoders of voxels as arrays.
         inputs: What `fit` takes of the images: "features", or "stimuli" where the model computes what it needs.
         outputs: What it reads from responses: "tokens" of images, or "images" and "captions" themselves.
         options: Further arguments of the constructor that `veca brain train` passes on.
@@ -76,7 +78,7 @@ class BrainModel(BaseEstimator):
         recipe: How it is built, trained and used, by `config`.
         subjects_: Subjects of the fit.
         scales_: `VoxelScale` by subject.
-        scaler_: `TokenScaler` of the tokens; None where the recipe takes them as they are.
+        scaler_: `TokenScaler` or `EmbeddingSpace` of the tokens; None where the recipe takes them as they are.
         token_shape_: (m, d) of the tokens that it sees.
         meta_: Facts of the fit, as JSON: versions, fingerprint of the features, normaliser and voxels by subject, hash
             of training images, stages with steps and losses.
@@ -92,6 +94,8 @@ class BrainModel(BaseEstimator):
     named: ClassVar[Callable[[str], ModelRecipe]]
     reversible: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
+    maps: ClassVar[bool] = False
     inputs: ClassVar[str] = "features"
     outputs: ClassVar[tuple[str, ...]] = ("tokens",)
     options: ClassVar[tuple[str, ...]] = ()
@@ -99,6 +103,7 @@ class BrainModel(BaseEstimator):
     adapt: Callable[..., "BrainModel"]  # where `adapts`
     latents: Callable[..., np.ndarray]  # where there are `latent_heads`
     round_trip: Callable[..., Any]  # where `reversible`
+    voxel_model: Callable[..., Any]  # where `maps`
 
     def __init__(self, config: ModelRecipe | str, pairing: str = "ids", device: str | torch.device | None = None):
         self.config, self.pairing, self.device = config, pairing, device
@@ -249,7 +254,7 @@ class BrainModel(BaseEstimator):
             check_fingerprint(known.fingerprint_, source.fingerprint)
             self.fingerprint_, self.scaler_ = known.fingerprint_, known.scaler_
         else:
-            scaler = TokenScaler(recipe.what, reduce=recipe.reduce) if recipe.tokens == "scaled" else None
+            scaler = _new_scaler(recipe)
             self.fingerprint_, self.scaler_ = source.fingerprint, scaler and scaler.fit(source, train)
         table = TokenTable(source, self.scaler_, recipe.what, shown)
         self._check_tokens(table.shape)
@@ -303,6 +308,24 @@ class BrainModel(BaseEstimator):
     def decode(self, responses: Trials, **options: Any) -> np.ndarray:
         """Features of the images that responses (n, V) are of, fp32 (n, m, d); of systems that decode."""
         raise NotImplementedError(f"{type(self).__name__} does not decode responses")
+
+    def reference_predictions(self, features: Features, **options: Any) -> dict[str, np.ndarray]:
+        """Responses (n, V) that simpler methods predict from the same data, by name; they belong in every table.
+
+        Args:
+            features: As in `predict`.
+            options: Those of `predict`.
+        """
+        return {}
+
+    def reference_decodings(self, responses: Trials, **options: Any) -> dict[str, np.ndarray]:
+        """Features that simpler methods decode from the same data, by name; they belong in every table.
+
+        Args:
+            responses: As in `decode`.
+            options: Those of `decode`.
+        """
+        return {}
 
     def score(self, features: Features, responses: Trials, **options: Any) -> np.ndarray:
         """R^2 of each voxel, fp64 (V,): trial i is compared with the prediction for row i of the features.
@@ -418,6 +441,13 @@ class BrainModel(BaseEstimator):
             LayoutError: a file is missing or broken, weights are missing or unknown, or it is of another system.
         """
         return read_model(cls, Path(folder), device)
+
+
+def _new_scaler(recipe: ModelRecipe) -> TokenScaler | EmbeddingSpace | None:
+    """What brings features to model units, before its fit."""
+    if isinstance(recipe, EmbeddingRecipe):
+        return EmbeddingSpace(recipe.embed_width)
+    return TokenScaler(recipe.what, reduce=recipe.reduce) if recipe.tokens == "scaled" else None
 
 
 def _stage_json(stage: Any) -> dict[str, Any]:

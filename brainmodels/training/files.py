@@ -22,7 +22,7 @@ from torch import Tensor
 from veca.files import read_json, read_tensors, whole_folder
 
 from ..errors import LayoutError
-from ..features import TokenScaler
+from ..features import EmbeddingSpace, TokenScaler
 from .trials import VoxelScale
 
 __all__ = ["FORMAT", "STACK", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
@@ -99,7 +99,7 @@ def read_model(kind: Any, folder: Path, device: str | torch.device | None) -> An
 
 
 def scale_arrays(
-    scales: Mapping[str, VoxelScale], scaler: TokenScaler | None
+    scales: Mapping[str, VoxelScale], scaler: TokenScaler | EmbeddingSpace | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Scales of voxels and tokens as arrays for safetensors, and what of them is text."""
     arrays: dict[str, Tensor] = {}
@@ -120,7 +120,7 @@ def scale_arrays(
 
 def scales_from(
     arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]
-) -> tuple[dict[str, VoxelScale], TokenScaler | None]:
+) -> tuple[dict[str, VoxelScale], TokenScaler | EmbeddingSpace | None]:
     """The scales that `scale_arrays` described, taken out of `arrays`; `subjects` are those of the facts."""
     scaling = {key.removeprefix("scaler."): arrays.pop(key).numpy() for key in [*arrays] if key.startswith("scaler.")}
     scales = {
@@ -131,4 +131,7 @@ def scales_from(
         for name, known in subjects.items()
     }
     state = texts["scaler"]
-    return scales, None if state is None else TokenScaler.from_state_dict(scaling | dict(state))
+    if state is None:
+        return scales, None
+    kind = EmbeddingSpace if "width" in scaling | state else TokenScaler
+    return scales, kind.from_state_dict(scaling | dict(state))

@@ -30,7 +30,7 @@ from veca.train.checkpoints import last_whole_checkpoint, save_together
 from veca.train.engine import Averages, Engine, Pass, RowLog, check_finite, fill
 from veca.train.optimizers import NamedOptimizer
 from veca.train.parallel import Spread, World
-from veca.train.schedules import lr_factor
+from veca.train.schedules import lr_factor, plateau_factor
 
 from ..errors import BrainDataError, check_choice
 from .batches import Batch, Source, in_order, shuffled
@@ -167,7 +167,7 @@ class _Stage:
     def new_engine(self, parameters: dict[str, nn.Parameter]) -> Engine:
         stage, spread = self.stage, Spread(self.task, self.world, "sum")
         options = {"betas": stage.betas, "weight_decay": stage.weight_decay, "fused": True}
-        optimizer = NamedOptimizer(parameters, [torch.optim.AdamW(parameters.values(), stage.lr, **options)])
+        optimizer = NamedOptimizer(parameters, [torch.optim.AdamW(_groups(parameters, stage), stage.lr, **options)])
         averages = None if stage.ema_decay is None else Averages(parameters, stage.ema_decay)
         return Engine(optimizer, spread, self.precision, stage.clip_norm, averages)
 
@@ -211,6 +211,8 @@ class _Stage:
 
     def train(self, stop: int, save_every: int, bar: tqdm) -> None:
         progress, engine = self.state.progress, self.engine
+        if self.stage.validate_first and self.validates and not engine.step:
+            self.end_epoch()
         wanted = (("train", *self.rows_of(step)) for step in range(engine.step, stop))
         began = time.perf_counter() - progress.seconds
         for (_, subject, rows), parts in self.read_ahead(wanted):
@@ -232,10 +234,20 @@ class _Stage:
         terms, norms = self.engine.backward(self.passes(parts, len(rows)))
         row = terms | norms
         self.check_finite(row, "train", subject, rows)
-        self.engine.update(stage.lr * lr_factor(stage.schedule, step, self.length, stage.warmup))
+        self.engine.update(self.learning_rate(step))
         progress.trials += len(rows)
         _add(progress.sums, row, len(rows))
         return row
+
+    def learning_rate(self, step: int) -> float:
+        """Return the largest learning rate of a step; groups have their multiples of it."""
+        stage = self.stage
+        if stage.schedule == "plateau":
+            losses = [row["val_loss"] for row in self.state.progress.log if "val_loss" in row]
+            factor = lr_factor("constant", step, self.length, stage.warmup) * plateau_factor(losses)
+        else:
+            factor = lr_factor(stage.schedule, step, self.length, stage.warmup)
+        return max(stage.lr * factor, stage.least_lr)
 
     def passes(self, parts: list[Batch], count: int) -> Iterator[Pass]:
         """Loss and terms of this process's micro-batches, as shares of the means over the `count` trials of a batch."""
@@ -272,7 +284,7 @@ class _Stage:
         progress.log.append(row)
         self.log.add(row)
         _log.info("%s: %s", self.name, row)
-        if step % self.per_epoch == 0 and self.bound > -math.inf and row["mse"] < self.bound:
+        if step and step % self.per_epoch == 0 and self.bound > -math.inf and row["mse"] < self.bound:
             progress.ended, progress.best, state.best = "stop_mse", row.get("val_loss"), {}
             return
         if self.validates and progress.improves(row["val_loss"], self.patience) and self.patience:
@@ -345,6 +357,20 @@ def _error_bound(stage: TrainingStage, total_variance: float | None, validates: 
     if total_variance is None:
         raise BrainDataError(f"expected total_variance, to which stop_share={stage.stop_share} refers, got None")
     return max(bound, stage.stop_share * total_variance)
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], stage: TrainingStage) -> list[dict[str, Any]]:
+    """Return groups for the optimizer: those of the stage, and one of all other parameters."""
+    members: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        place = next((i for i, (start, _, _) in enumerate(stage.groups) if name.startswith(start)), -1)
+        members.setdefault(place, []).append(parameter)
+    for place, (start, _, _) in enumerate(stage.groups):
+        if place not in members:
+            raise BrainDataError(f"expected parameters whose names begin with {start!r}, got {', '.join(parameters)}")
+    found: list[dict[str, Any]] = [{"params": members.pop(-1)}] if -1 in members else []
+    options = [{"lr_scale": scale, "weight_decay": decay} for _, scale, decay in stage.groups]
+    return found + [{"params": members[place], **options[place]} for place in sorted(members)]
 
 
 def _add(sums: dict[str, float], terms: Mapping[str, float], weight: float) -> None:

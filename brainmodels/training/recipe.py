@@ -9,7 +9,7 @@ from veca.train.schedules import SCHEDULES
 from ..errors import BrainDataError, check_choice
 from ..records import from_json, to_json
 
-__all__ = ["LatentRecipe", "ModelRecipe", "TrainingStage"]
+__all__ = ["EmbeddingRecipe", "LatentRecipe", "ModelRecipe", "TrainingStage"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,13 @@ class TrainingStage:
             keeps the last. Without validation trials it does not apply.
         stop_mse: An epoch whose mean training error is below this is the last; None has no bound.
         stop_share: The same as a share of the total training variance, used where there are no validation trials.
-        schedule: Course of the learning rate: "constant", "cosine" or "one_cycle", see `lr_factor`.
+        schedule: Course of the learning rate: "constant", "cosine" or "one_cycle", see `lr_factor`; or "plateau", which
+            is lowered tenfold where the validation loss does not fall, see `plateau_factor`.
         warmup: Number of first steps in which the learning rate rises linearly. "one_cycle" has its own rise.
+        least_lr: Learning rate below which the schedule does not go.
+        groups: (beginning of the names, factor of the learning rate, weight decay) of parameters that differ from the
+            others. A parameter belongs to the first group that its name begins with.
+        validate_first: Validate before the first step as well, so that the weights at the start can be the best ones.
     """
 
     steps: int | None = None
@@ -48,6 +53,9 @@ class TrainingStage:
     stop_share: float | None = None
     schedule: str = "constant"
     warmup: int = 0
+    least_lr: float = 0.0
+    groups: tuple[tuple[str, float, float], ...] = ()
+    validate_first: bool = False
 
     def __post_init__(self):
         if (self.steps is None) == (self.epochs is None):
@@ -61,19 +69,22 @@ class TrainingStage:
         for name in ("seed", "warmup"):
             if getattr(self, name) < 0:
                 raise BrainDataError(f"expected {name} of at least 0, got {getattr(self, name)}")
-        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("schedule", self.schedule, (*SCHEDULES, "plateau"))
+        if not 0 <= self.least_lr <= self.lr:
+            raise BrainDataError(f"expected least_lr from 0 to lr, {self.lr}, got {self.least_lr}")
         if self.schedule == "one_cycle" and self.warmup:
             raise BrainDataError(f"expected no warmup with schedule='one_cycle', which has its own, got {self.warmup}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON; without `schedule` and `warmup` where these are the defaults.
+        """Return the settings as JSON; without the later ones, such as `schedule`, where these are the defaults.
 
         A stage without them equals one that was saved before they existed, so that its run can be resumed.
         """
         return {key: value for key, value in to_json(self).items() if _LATER.get(key, ...) != value}
 
 
-_LATER = {"schedule": "constant", "warmup": 0}  # defaults of the settings that older runs lack
+# defaults of the settings that older runs lack
+_LATER = {"schedule": "constant", "warmup": 0, "least_lr": 0.0, "groups": [], "validate_first": False}
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,8 @@ class ModelRecipe:
     Attributes:
         name: Name of the recipe.
         what: Features of an image: "tokens", or "pooled", which is one token.
-        tokens: "raw", or "scaled" to mean 0 and variance 1 over training images.
+        tokens: "raw", "scaled" to mean 0 and variance 1 over training images, or "embedding": pooled features of length
+            1, see `EmbeddingSpace`.
         reduce: (side, width) to which scaled tokens are averaged and projected first, see `TokenScaler`; None keeps
             them whole.
         response_scale: "as_is", "train_z", or "auto": as they are where they carry the record of a normaliser.
@@ -107,7 +119,7 @@ class ModelRecipe:
 
     def __post_init__(self):
         check_choice("what", self.what, ("tokens", "pooled"))
-        check_choice("tokens", self.tokens, ("raw", "scaled"))
+        check_choice("tokens", self.tokens, ("raw", "scaled", "embedding"))
         if self.reduce is not None and (self.tokens, self.what) != ("scaled", "tokens"):
             raise BrainDataError(f"expected reduce with scaled tokens only, got {self.tokens} {self.what}")
         check_choice("response_scale", self.response_scale, ("auto", "as_is", "train_z"))
@@ -129,6 +141,20 @@ class ModelRecipe:
             BrainDataError: A key is unknown.
         """
         return from_json(cls, content, "recipe")
+
+
+@dataclass(frozen=True)
+class EmbeddingRecipe(ModelRecipe):
+    """What the recipes of systems say that see an image as one vector of length 1, see `EmbeddingSpace`.
+
+    Attributes:
+        embed_width: Number E of principal components of pooled features; None keeps all features.
+        and those of `ModelRecipe`.
+    """
+
+    what: str = "pooled"
+    tokens: str = "embedding"
+    embed_width: int | None = None
 
 
 @dataclass(frozen=True)

@@ -310,6 +310,18 @@ class TrialData:
             (0, int(self.scales[subject].kept.sum())), np.float32
         )
 
+    def images(self, subject: str, part: str) -> np.ndarray:
+        """Ids of the images of a part that a subject saw, in the order of ids."""
+        rows = self.rows[part].get(subject, np.empty(0, np.int64))
+        return np.unique(self.recordings[subject].image_ids[rows])
+
+    def means(self, subject: str, ids: Ids) -> np.ndarray:
+        """Responses of a subject to some of its images, averaged over repeats, (len(ids), V) in model units."""
+        shown = self.recordings[subject].image_ids
+        order = np.argsort(shown, kind="stable")
+        ends = [np.searchsorted(shown, np.asarray(ids, dtype=str), side, order) for side in ("left", "right")]
+        return np.stack([self._matrix(subject, np.sort(order[a:b])).mean(0) for a, b in zip(*ends, strict=True)])
+
     def check_alignment(self) -> dict[str, AlignmentReport]:
         """Test for each subject whether responses identify their images, by the tokens of the images.
 

@@ -15,7 +15,7 @@ from brainmodels.training import train_stage
 from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.staged import STAGE, TWO, Draws, Linear, Trials, same, trained, weights
 from veca.train.engine import Averages
-from veca.train.schedules import lr_factor
+from veca.train.schedules import lr_factor, plateau_factor
 
 
 class TestOrder:
@@ -90,9 +90,10 @@ class TestOptimum:
             torch.testing.assert_close(parameter.detach(), expected, rtol=1e-14, atol=0)
         assert torch.equal(parameter.detach(), now)
 
-    def test_adamw_with_clipping_and_averages_by_a_loop(self):
+    @pytest.mark.parametrize("groups", [(), (("bias", 0.5, 0.1),)])
+    def test_adamw_with_clipping_and_averages_by_a_loop(self, groups):
         """The whole of a step written out: decay, moments, the norm over all parameters, the average that is kept."""
-        stage = replace(STAGE, weight_decay=0.3, betas=(0.8, 0.9), clip_norm=0.7, ema_decay=0.7)
+        stage = replace(STAGE, weight_decay=0.3, betas=(0.8, 0.9), clip_norm=0.7, ema_decay=0.7, groups=groups)
         source, task = Trials(TWO), Linear(TWO)
         values = {name: p.detach().clone().requires_grad_() for name, p in task.named_parameters()}
         trained(stage, source, task)
@@ -109,8 +110,9 @@ class TestOptimum:
                 g, state, p = g * min(1.0, 0.7 / float(norm)), moments[name], values[name].detach()
                 state[2] += 1
                 state[0], state[1] = 0.8 * state[0] + 0.2 * g, 0.9 * state[1] + 0.1 * g * g
+                scale, decay = groups[0][1:] if groups and name.startswith("bias") else (1.0, 0.3)
                 step = (state[0] / (1 - 0.8 ** state[2])) / ((state[1] / (1 - 0.9 ** state[2])).sqrt() + 1e-8)
-                values[name] = (p * (1 - 0.02 * 0.3) - 0.02 * step).requires_grad_()
+                values[name] = (p * (1 - 0.02 * scale * decay) - 0.02 * scale * step).requires_grad_()
             decay = min(0.7, (1 + n) / (10 + n))
             averages = {name: decay * averages[name] + (1 - decay) * p.detach() for name, p in values.items()}
         for name, value in averages.items():
@@ -173,6 +175,8 @@ class TestFrozen:
             trained(STAGE, Trials({"a": 0}))
         with pytest.raises(BrainDataError, match="precision to be one of auto, fp32, bf16, fp16, got 'fp8'"):
             trained(STAGE, precision="fp8")
+        with pytest.raises(BrainDataError, match=r"names begin with 'mapper', got map"):
+            trained(replace(STAGE, groups=(("mapper", 1.0, 0.0),)))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,8 @@ class TestFrozen:
         ({"steps": 1, "ema_decay": 1.0}, r"ema_decay from 0 to below 1, got 1\.0"),
         ({"steps": 1, "seed": -1}, "seed of at least 0, got -1"),
         ({"steps": 1, "warmup": -1}, "warmup of at least 0, got -1"),
-        ({"steps": 1, "schedule": "linear"}, "schedule to be one of constant, cosine, one_cycle, got 'linear'"),
+        ({"steps": 1, "schedule": "linear"}, "schedule to be one of constant, cosine, one_cycle, plateau, got"),
+        ({"steps": 1, "lr": 0.1, "least_lr": 0.2}, r"least_lr from 0 to lr, 0\.1, got 0\.2"),
         ({"steps": 1, "schedule": "one_cycle", "warmup": 3}, "no warmup with schedule='one_cycle', .* got 3"),
     ],
 )
@@ -216,11 +221,30 @@ class TestSchedule:
             expected = [0.5 * lr_factor(schedule, step, 12, warmup) for step in range(12)]
             np.testing.assert_allclose(moved, expected, rtol=1e-6)
 
+    def test_a_plateau_lowers_the_rate_as_torch_does(self):
+        losses = [5, 4, 4.2, 4.1, 4.3, 4.4, 4.5, 4.6, 4.7, 4, 4, 3.9999, 3.9, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
+        optimizer = torch.optim.SGD([torch.zeros(())], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=5, cooldown=2, factor=0.1)
+        for count, loss in enumerate(losses):
+            assert plateau_factor(losses[:count]) == pytest.approx(optimizer.param_groups[0]["lr"])
+            scheduler.step(loss)
+        assert plateau_factor(losses) < 0.02
+
+    def test_a_stage_with_a_plateau_resumes_and_has_a_least_rate(self, tmp_path):
+        stage = TrainingStage(epochs=30, lr=0.5, batch_size=8, schedule="plateau", least_lr=0.02)
+        source = Trials({"a": 24}, {"a": 5})
+        whole, after = trained(stage, source, Drift())
+        moved = np.diff([row["val_loss"] for row in whole.log])
+        assert np.abs(moved[-3:]).max() < 0.2 * np.abs(moved[1:4]).max()  # the rate has fallen, as validation got worse
+        trained(stage, source, Drift(), folder=tmp_path, stop_at=40)
+        again, resumed = trained(stage, source, Drift(), folder=tmp_path)
+        assert same(after, resumed) and again.log == whole.log
+
     def test_json_has_new_settings_only_where_they_are_used(self):
         """Runs and models that were saved before they existed stay equal."""
         recipe = tiny()
         content = recipe.to_json()
-        later = {"schedule": "constant", "warmup": 0}
+        later = {"schedule": "constant", "warmup": 0, "least_lr": 0.0, "groups": [], "validate_first": False}
         stages = [name for name, value in vars(recipe).items() if isinstance(value, TrainingStage)]
         assert "stage1" in stages and all(later.keys().isdisjoint(content[name]) for name in stages)
         assert content | {name: content[name] | later for name in stages} == to_json(recipe)
@@ -270,6 +294,13 @@ class TestEnds:
         result, after = trained(TrainingStage(epochs=8, lr=0.25, patience=2), Trials({"a": 24}, {"a": 5}), task)
         assert (result.epochs, result.best, result.ended) == (7, 3.0, "patience")
         assert after["x"].item() == task.history[4]
+
+    def test_weights_at_the_start_can_be_the_best(self):
+        for first, best in ((True, 9.0), (False, None)):
+            stage = TrainingStage(epochs=4, lr=90.0, batch_size=8, patience=4, validate_first=first)
+            result, after = trained(stage, Trials({"a": 24}, {"a": 5}), Drift())
+            assert (result.log[0]["step"] == 0) is first and len(result.log) == 4 + first
+            assert (after["x"].item() == 0) is first and (result.best == best) is first
 
     def test_patience_without_validation_does_not_apply(self):
         result, _ = trained(TrainingStage(epochs=6, lr=0.25, patience=1), Trials({"a": 24}), Drift())

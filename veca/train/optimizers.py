@@ -95,10 +95,10 @@ class NamedOptimizer:
         self._names = {parameter: name for name, parameter in named.items()}
 
     def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all groups."""
+        """Set the learning rate of all groups; one with an "lr_scale" has this multiple of it."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("lr_scale", 1.0)
 
     def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
         """Move all parameters that have a gradient.

@@ -1,13 +1,14 @@
 """Learning rates and image sizes as functions of the step, which a checkpoint need not save."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-__all__ = ["SCHEDULES", "ResolutionSchedule", "lr_factor", "warmup_cosine"]
+__all__ = ["SCHEDULES", "ResolutionSchedule", "lr_factor", "plateau_factor", "warmup_cosine"]
 
 SCHEDULES = ("constant", "cosine", "one_cycle")
 
@@ -25,6 +26,26 @@ def lr_factor(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
     if schedule == "cosine":
         return rise * (1 + math.cos(math.pi * step / steps)) / 2
     return rise * _one_cycle(steps)[step] if schedule == "one_cycle" else rise
+
+
+def plateau_factor(losses: Iterable[float], patience: int = 5, cooldown: int = 2, factor: float = 0.1) -> float:
+    """Return the share of the largest learning rate after some validations, as torch's `ReduceLROnPlateau` has it.
+
+    Args:
+        losses: Validation losses so far, the first one first.
+        patience: Number of validations without a better loss that are accepted; the next one lowers the rate.
+        cooldown: Number of validations after that which are not counted.
+        factor: Share of the rate that is left each time.
+    """
+    best, stale, resting, share = math.inf, 0, 0, 1.0
+    for loss in losses:
+        better = loss < best * (1 - 1e-4)
+        best, stale = (loss, 0) if better else (best, stale + 1)
+        if resting:
+            resting, stale = resting - 1, 0
+        if stale > patience:
+            share, resting, stale = share * factor, cooldown, 0
+    return share
 
 
 @lru_cache(4)
