@@ -11,7 +11,7 @@ from pathlib import Path
 from ..data import BrainDataset
 from ..errors import BrainDataError
 from ..evaluation import Evaluation, EvaluationSettings, evaluate
-from ..evaluation.context import context_curve
+from ..evaluation.context import context_curves
 from ..evaluation.opened import OpenedModel, open_models
 from ..features.sets import FeatureSet
 from ..report import write_report
@@ -52,18 +52,13 @@ def run_evaluations(settings: EvaluationSettings) -> list[Evaluation]:
 def _with_context(
     dataset: BrainDataset, sets: list[FeatureSet], settings: EvaluationSettings, models: list[OpenedModel]
 ) -> Evaluation:
-    """The evaluation with the largest number of context images, and the curve over all numbers in its record.
-
-    Sessions have too few trials of the context for statistics by session, so that "auto" is train_z here.
-    """
+    """The evaluation with the largest number of context images, and the curves over all numbers in its record."""
     subject = dataset.subject(settings.subject[0])
-    normalizer = "train_z" if settings.normalizer == "auto" else settings.normalizer
-    settings = replace(settings, normalizer=normalizer)
     whole = choose_split(dataset, settings.split)
-    curve, few, adapted = context_curve(models, dataset, subject, whole, settings)
+    curves, few, adapted = context_curves(models, dataset, subject, whole, settings)
     dataset = dataset.with_splits(few)
-    evaluation = evaluate(dataset, sets, replace(settings, split=few.name), adapted)
-    evaluation.record["context"] = curve
+    evaluation = evaluate(dataset, sets, replace(settings, split=few.name), adapted, whole)
+    evaluation.record["context"] = curves
     return evaluation
 
 
@@ -77,8 +72,8 @@ def score_lines(evaluation: Evaluation) -> list[str]:
         for row in (item.rows[0], item.row("only_z"), item.row("true latents")):
             told = "; ".join(str(x) for x in row.scores if x.metric.name.startswith(("caption_label", "two_way[grid]")))
             lines.append(f"{item.opened.name}, {row.name}: {told}")
-    curve = evaluation.record.get("context", {"metric": "", "points": {}})
-    for model, points in curve["points"].items():
-        told = ", ".join(f"{count} images {sum(values) / len(values):.3f}" for count, values in points.items())
-        lines.append(f"{model}, {curve['metric']} against context: {told}")
+    for curve in evaluation.record.get("context", {"curves": []})["curves"]:
+        for row, points in curve["points"].items():
+            told = ", ".join(f"{count} images {sum(values) / len(values):.3f}" for count, values in points.items())
+            lines.append(f"{row}, {curve['metric']} against context: {told}")
     return lines

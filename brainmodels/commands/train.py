@@ -6,7 +6,7 @@ model = brainmodels.load_model(folder)
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +20,18 @@ from veca.train.parallel import World, join_world
 from ..data import BrainDataset, Pairs, Split, Subject, VoxelSpace
 from ..data.align import check_alignment
 from ..data.leakage import duplicates_of
-from ..data.normalize import default_normalizer, fit_normalizer
+from ..data.normalize import fit_normalizer
 from ..errors import BrainDataError
+from ..evaluation.opened import hash_of_test_images
+from ..evaluation.run import normalizer_name
 from ..features import FeatureCache
 from ..features.sets import FeatureSet
 from ..systems import load_model, system
 from ..training.estimator import BrainModel
-from ..training.recipe import ModelRecipe
+from ..training.recipe import ModelRecipe, TrainingStage
 from ..training.run import lasting
 from ..training.stacked import Stacked
+from .aligning import classes_of, known_subject, of_sessions
 from .opening import choose_split, open_data
 
 __all__ = ["TrainSettings", "run_training", "stage_lines"]
@@ -53,14 +56,17 @@ class TrainSettings:
             alone. Default: the recipe's.
         subject: Subjects to train on together; none given is the first, or all but those held out.
         held_out: Subjects that no part of the training sees.
-        known: Folder of a trained model that is adapted to the subject `new`.
-        new: Subject to adapt a known model to.
+        known: Folder of a trained model that is adapted to the subject `new`. A system that aligns two subjects takes a
+            model of the known subject whose decoder it uses, or the name of the known subject.
+        new: Subject to adapt a known model to, or to align with a known subject.
+        sessions: Sessions whose trials of the new subject are trained on; none given are all.
+        label: Label of the images that is their class, for recipes of an aligning system that pair images by class.
         context: Number of train images of the new subject; None takes all.
         split: Name of the split; None takes the first. Its validation images stop the training early where the recipe
             has patience.
-        normalizer: Normaliser of the responses, as in `veca brain evaluate`.
+        normalizer: Normaliser of the responses, as in `veca brain evaluate`; "auto" depends on `context` there too.
         cache: Folder of features; None is `features` below `out`.
-        steps: Steps of each stage of the system; none given are the recipe's.
+        steps: Steps of each stage that the recipe has, in the order of the system; none given are the recipe's.
         batch_size, micro_batch: Batch of every stage; None is the recipe's. A micro-batch bounds memory.
         grad_checkpointing: Compute activations again in the backward pass, which saves memory.
         precision: auto, fp32, bf16 or fp16; None is the recipe's.
@@ -85,6 +91,8 @@ class TrainSettings:
     held_out: tuple[str, ...] = ()
     known: Path | None = None
     new: str | None = None
+    sessions: tuple[int, ...] = ()
+    label: str | None = None
     context: int | None = None
     split: str | None = None
     normalizer: str = "auto"
@@ -103,13 +111,16 @@ class TrainSettings:
     progress: bool = True
 
     def __post_init__(self):
+        if isinstance(self.known, str):
+            object.__setattr__(self, "known", Path(self.known))
         for name in ("data", "subject", "held_out"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if (self.known is None) != (self.new is None):
             raise BrainDataError(f"expected both known and new, or neither, got {self.known} and {self.new}")
-        if self.context is not None and self.new is None:
-            raise BrainDataError("expected context with new, the subject that has few images, got context alone")
+        for name in ("context", "sessions"):
+            if getattr(self, name) and self.new is None:
+                raise BrainDataError(f"expected {name} with new, the subject that has few images, got {name} alone")
         both = set(self.held_out) & {*self.subject, *([self.new] if self.new else [])}
         if both:
             raise BrainDataError(f"expected subjects that are trained on or held out, got {min(both)} as both")
@@ -130,11 +141,13 @@ def run_training(settings: TrainSettings) -> Path:
         BrainDataError: Data, features, recipe or alignment are not what they should be, or `out` holds another run.
         LeakageError: A test picture is also a train picture, under another id.
     """
-    recipe = None if settings.known else _recipe(settings)
+    partner = _partner(settings)
+    recipe = _recipe(settings) if settings.known is None or partner else None
     item = FeatureSet.parse(settings.features)
-    wanted = (*settings.subject, *settings.held_out, *([settings.new] if settings.new else []))
+    others = [name for name in (settings.new, partner and partner[0]) if name]
+    wanted = (*settings.subject, *settings.held_out, *others)
     dataset = open_data(settings.data, settings.seed, wanted, everyone=bool(settings.held_out))
-    names = _subjects(settings, dataset)
+    names = (*_subjects(settings, dataset), *((partner[0],) if partner else ()))
     for name in names:
         _check_kind(settings.model, dataset.subject(name))
     split = choose_split(dataset, settings.split, names[0], settings.context, seed=settings.seed)
@@ -143,18 +156,22 @@ def run_training(settings: TrainSettings) -> Path:
     with join_world(settings.device) as world:
         aligned = {name: str(check_alignment(dataset, name, split, settings.check_alignment)) for name in names}
         validates = recipe is not None and recipe.validation > 0
-        pairs = {name: _pairs(dataset, name, split, settings.normalizer, validates) for name in names}
+        choices = {person.id: normalizer_name(settings.normalizer, person, bool(settings.context)) for person in people}
+        few = of_sessions(split, settings.sessions)
+        splits = {name: few if name == settings.new else split for name in names}
+        pairs = {name: _pairs(dataset, name, splits[name], choices[name], validates) for name in names}
         shown = settings.progress and world.rank == 0
         if recipe is None:
             cache = _features(item, dataset, pairs, settings, world)
             model = _adapted(settings, cache, pairs, world, shown)
         else:
-            model = _fitted(settings, recipe, item, dataset, pairs, world, shown)
+            model = _fitted(settings, recipe, item, dataset, pairs, world, shown, partner)
         model.meta_["run"] = {
             "data": " ".join(settings.data),
             **_features_of(model, settings, item),
             "split": split.name,
             "split_hash": split.hash,
+            "test_hash": hash_of_test_images(split),
             "normalizer": pairs[names[0]].normalizer,
             "seed": settings.seed,
             "alignment": aligned,
@@ -177,6 +194,7 @@ def _fitted(
     pairs: Mapping[str, Pairs],
     world: World,
     progress: bool,
+    partner: tuple[str, Any] | None,
 ) -> BrainModel | Stacked:
     """A new model, fitted to what its system takes: features of the images, or the images themselves."""
     kind: Any = system(settings.model)  # its further arguments are its own
@@ -195,8 +213,23 @@ def _fitted(
         options["cache"] = settings.cache or settings.folder / "features"
     else:
         source = _features(item, dataset, pairs, settings, world)
+    if partner:
+        labels = classes_of(dataset.stimuli, settings.label)
+        options |= {"new": settings.new, "decoder": partner[1], "labels": labels}
     model.fit(source, pairs, **options)
     return model
+
+
+def _partner(settings: TrainSettings) -> tuple[str, Any] | None:
+    """The known subject and its decoder, of a system that aligns two subjects; None of the others."""
+    if not system(settings.model).aligns:
+        return None
+    if settings.known is None:
+        raise BrainDataError(f"expected known and new, the two subjects that {settings.model} aligns, got none")
+    found = known_subject(settings.known, settings.device)
+    if found[0] == settings.new:
+        raise BrainDataError(f"expected a known subject beside {settings.new}, got it again")
+    return found
 
 
 def _features_of(model: BrainModel | Stacked, settings: TrainSettings, item: FeatureSet) -> dict[str, Any]:
@@ -208,7 +241,7 @@ def _features_of(model: BrainModel | Stacked, settings: TrainSettings, item: Fea
 
 def _further(settings: TrainSettings) -> dict[str, Any]:
     """What the facts say of a run that leaves subjects out, or begins with a known model."""
-    told = {"held_out": list(settings.held_out), "context": settings.context}
+    told = {"held_out": list(settings.held_out), "context": settings.context, "sessions": list(settings.sessions)}
     told["known"] = None if settings.known is None else str(settings.known)
     return {name: value for name, value in told.items() if value}
 
@@ -244,22 +277,38 @@ def _recipe(settings: TrainSettings) -> ModelRecipe:
         recipe = kind.recipe_type.from_json(read_json(path, BrainDataError))
     else:
         recipe = kind.named(settings.recipe)
-    if settings.steps and len(settings.steps) != len(kind.stages):
+    stages = [name for name in kind.stages if getattr(recipe, name) is not None]
+    if settings.steps and len(settings.steps) != len(stages):
         raise BrainDataError(
-            f"expected steps of {len(kind.stages)} stages ({', '.join(kind.stages) or 'none'}), got "
+            f"expected steps of {len(stages)} stages ({', '.join(stages) or 'none'}), got "
             f"{len(settings.steps)} numbers{_instead(kind)}"
         )
+    lengths = dict(zip(stages, settings.steps or [None] * len(stages), strict=True))
+    stack = {"recipe": recipe.stack, "none": None}.get(settings.stack, settings.stack)
+    return replace(_changed(recipe, settings, lengths), stack=stack)
+
+
+def _changed(recipe: ModelRecipe, settings: TrainSettings, lengths: Mapping[str, int | None]) -> ModelRecipe:
+    """A recipe, and the recipes within it, with what the settings say of every stage and of the precision.
+
+    Args:
+        recipe: The recipe.
+        settings: Batches, seed, precision, and whether activations are computed again.
+        lengths: Steps by the name of the stages that change; None leaves the recipe's.
+    """
     every = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}
     every = {key: value for key, value in every.items() if value is not None}
-    lengths = settings.steps or (None,) * len(kind.stages)
-    stages = {
-        name: replace(lasting(getattr(recipe, name), steps), **every)
-        for name, steps in zip(kind.stages, lengths, strict=True)
+    changes: dict[str, Any] = {
+        "precision": settings.precision or recipe.precision,
+        "grad_checkpointing": settings.grad_checkpointing or recipe.grad_checkpointing,
     }
-    precision = settings.precision or recipe.precision
-    checkpointing = settings.grad_checkpointing or recipe.grad_checkpointing
-    stack = {"recipe": recipe.stack, "none": None}.get(settings.stack, settings.stack)
-    return replace(recipe, precision=precision, grad_checkpointing=checkpointing, stack=stack, **stages)
+    changes |= {name: replace(lasting(getattr(recipe, name), steps), **every) for name, steps in lengths.items()}
+    for field in fields(recipe):
+        within = getattr(recipe, field.name)
+        if isinstance(within, ModelRecipe):
+            parts = [part.name for part in fields(within) if isinstance(getattr(within, part.name), TrainingStage)]
+            changes[field.name] = _changed(within, settings, dict.fromkeys(parts))
+    return replace(recipe, **changes)
 
 
 def _instead(kind: type[BrainModel]) -> str:
@@ -285,9 +334,7 @@ def _pairs(dataset: BrainDataset, subject: str, split: Split, normalizer: str, v
 
     The model holds out validation images by the rule of the splits, so that those of a 5 % split are the same.
     """
-    person = dataset.subject(subject)
-    name = default_normalizer(person) if normalizer == "auto" else normalizer
-    scale = None if name == "none" else fit_normalizer(name, person, split)
+    scale = None if normalizer == "none" else fit_normalizer(normalizer, dataset.subject(subject), split)
     if validate:
         own = {key: split.ids("train", key) | split.ids("val", key) for key in dataset.subjects}
         split = replace(split, train=split.train | split.val, val=frozenset(), train_of=own, val_of=None)

@@ -8,12 +8,14 @@ import numpy as np
 
 from ..baselines import LinearDecoder
 from ..data import BrainDataset, Pairs
+from ..data.ids import Ids
 from ..drawing import Generator, KeyedNearest, train_nearest
 from ..drawing.recipes import nano
 from ..drawing.scenes import PIXELS, SHIPPED, bank_pictures, shipped_generator, shipped_nearest
 from ..drawing.training import pooled_of
 from ..errors import BrainDataError, LeakageError
 from ..features import FeatureCache
+from ..nn.tokens_to_image import NearestImage
 from ..simulated import SimulatedDataset
 from ..training.stacked import Stacked
 from .encoding import Study
@@ -21,22 +23,37 @@ from .models import SAME_TOKENS, ModelEvaluation, alone_name
 
 __all__ = ["Drawers", "Space"]
 
-Drawer = Generator | KeyedNearest
+Drawer = Generator | KeyedNearest | NearestImage
 FOLDS, LEAST = 5, 30
+SCENES = "drawn scenes that no subject has seen"
 SAME = 0.02  # mean deviation, in standard deviations, within which two decoders share a calibration
 
 
 class Space:
-    """Between tokens in a model's units and those of the extractor, from which pictures are drawn."""
+    """Between tokens in a model's units and those that are drawn from.
+
+    Tokens are drawn from in the units of the extractor. Pooled features are drawn from in the model's units, where a
+    cosine compares them.
+    """
 
     def __init__(self, evaluated: ModelEvaluation):
-        self.scaler = evaluated.opened.model.scaler_
-        self.reduces = self.scaler is not None and self.scaler.reduction is not None
+        model = evaluated.opened.model.tokens_from
+        self.pooled, self.scaler, self._test = model.recipe.what == "pooled", model.scaler_, evaluated.space.test
+        self.reduces = not self.pooled and self.scaler is not None and self.scaler.reduction is not None
 
     def whole(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens of the extractor, approximate where the model's are reduced."""
+        """Tokens to draw from, approximate where the model's are reduced."""
         plain = np.asarray(tokens, np.float32)
-        return plain if self.scaler is None else self.scaler.inverse_transform(plain)
+        return plain if self.pooled or self.scaler is None else self.scaler.inverse_transform(plain)
+
+    def units(self, pooled: np.ndarray) -> np.ndarray:
+        """Pooled features (n, p) of the extractor as tokens (n, 1, E) of the model."""
+        scaled = np.asarray(pooled, np.float32) if self.scaler is None else self.scaler.transform(pooled)
+        return scaled[:, None]
+
+    def true(self, cache: FeatureCache, ids: Ids) -> np.ndarray:
+        """True tokens of the test images to draw from."""
+        return self._test if self.pooled else cache.get(ids, "tokens")
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,7 @@ class Drawers:
         measured: The same, calibrated on held-out images, for the model and for ridge, by name.
         bank: What the bank of pictures is, in words.
         held_out: Number of images of the calibration, and whether they are of "validation" or of "folds" of the train
-            images.
+            images; None for pooled features, whose nearest picture needs no calibration.
         pixels: Side of the pictures.
     """
 
@@ -57,7 +74,7 @@ class Drawers:
     exact: tuple[Drawer, ...]
     measured: Mapping[str, tuple[Drawer, ...]]
     bank: str
-    held_out: tuple[int, str]
+    held_out: tuple[int, str] | None
     pixels: int
 
     @property
@@ -79,23 +96,30 @@ class Drawers:
     ) -> "Drawers":
         """Open or learn the drawers, and measure how far the decoders can be trusted.
 
+        Pooled features have one drawer: the picture of the bank with the highest cosine.
+
         Args:
             evaluated: Scores and outputs of the model.
             study, dataset: Responses to the images, and the images.
             cache: Features of train and test images.
             folder: What `veca brain drawer` has written, or `SHIPPED` for the generator that ships. None takes the
                 drawn scenes that ship where the study is simulated and their keys are of the same features; else a bank
-                of the train images.
+                of the train images, or for pooled features of the images that are not tested on.
             device: Device of all networks.
             progress: Show bars.
 
         Raises:
             LeakageError: A picture of the bank is tested on.
+            BrainDataError: Pooled features, and a generator, which draws from tokens.
         """
-        space, (drawers, bank, pixels) = Space(evaluated), _opened(study, dataset, cache, folder, device, progress)
-        seen = set(drawers[-1].bank.ids.tolist()) & set(map(str, study.test.image_ids))
-        if seen:
-            raise LeakageError(f"expected a bank without test images, got one with {len(seen)}, such as {min(seen)}")
+        space = Space(evaluated)
+        if space.pooled:
+            nearest, bank, pixels = _nearest_pooled(space, study, dataset, cache, folder, device, progress)
+            _check_bank(nearest.ids, study)
+            names = SAME_TOKENS, evaluated.opened.name, alone_name(evaluated.opened)
+            return cls(space, (nearest,), dict.fromkeys(names, (nearest,)), bank, None, pixels)
+        drawers, bank, pixels = _opened(study, dataset, cache, folder, device, progress)
+        _check_bank(drawers[-1].bank.ids, study)
         decoded, true, pooled, held = _held_out(evaluated, study, dataset, cache)
         measured, known = {}, []
         for name, guess in decoded.items():  # a stacked model with weight 0 decodes as ridge does
@@ -116,7 +140,6 @@ def _opened(
     study: Study, dataset: BrainDataset, cache: FeatureCache, folder: Path | None, device: str, progress: bool
 ) -> tuple[tuple[Generator, KeyedNearest] | tuple[KeyedNearest], str, int]:
     """The drawers, the nearest picture last; what the bank is; and the side of its pictures."""
-    scenes = "drawn scenes that no subject has seen"
     if folder == SHIPPED:
         generator = shipped_generator(cache.extractor, device)
         if generator is None:
@@ -124,7 +147,7 @@ def _opened(
                 f"expected features of the VECA that ships with all its cores, of which the generator draws, got "
                 f"{cache.extractor.name}"
             )
-        return (generator, generator.nearest), f"{len(generator.nearest.bank.ids):,} {scenes}", generator.recipe.pixels
+        return (generator, generator.nearest), f"{len(generator.nearest.bank.ids):,} {SCENES}", generator.recipe.pixels
     if folder is not None:
         pictures, side = bank_pictures(folder)
         if (folder / "generator.json").is_file():
@@ -135,11 +158,50 @@ def _opened(
         return drawers, f"{len(drawers[-1].bank.ids):,} pictures of {folder}", side
     shipped = shipped_nearest(cache.extractor, device) if isinstance(dataset, SimulatedDataset) else None
     if shipped is not None:
-        return (shipped,), f"{len(shipped.bank.ids):,} {scenes}", PIXELS
+        return (shipped,), f"{len(shipped.bank.ids):,} {SCENES}", PIXELS
     ids = study.train.image_ids
     recipe = replace(nano(), bank=len(ids))
     nearest = train_nearest(cache, dataset.stimuli.images, ids, recipe, device=device, progress=progress)
     return (nearest,), f"{len(ids):,} train images", recipe.pixels
+
+
+def _check_bank(ids: np.ndarray, study: Study) -> None:
+    """Refuse a bank with pictures that are tested on."""
+    seen = set(ids.tolist()) & set(map(str, study.test.image_ids))
+    if seen:
+        raise LeakageError(f"expected a bank without test images, got one with {len(seen)}, such as {min(seen)}")
+
+
+def _nearest_pooled(
+    space: Space,
+    study: Study,
+    dataset: BrainDataset,
+    cache: FeatureCache,
+    folder: Path | None,
+    device: str,
+    progress: bool,
+) -> tuple[NearestImage, str, int]:
+    """The nearest picture by pooled features, what its bank is, and the side of its pictures."""
+    if folder is not None and (folder / "generator.json").is_file():
+        raise BrainDataError(
+            f"expected the nearest picture of pooled features ({cache.extractor.name}), got the generator of {folder}, "
+            "which draws from tokens; take nearest, or a folder of `veca brain drawer --kind nearest`"
+        )
+    if folder is not None:
+        pictures, side = bank_pictures(folder)
+        keyed, told = KeyedNearest.load(folder, lambda ids: pictures(ids, side)), f"pictures of {folder}"
+    else:
+        keyed = shipped_nearest(cache.extractor, device) if isinstance(dataset, SimulatedDataset) else None
+        side, told = PIXELS, SCENES
+    if keyed is not None:
+        bank, count = keyed.bank, len(keyed.bank.ids)
+        tokens = space.units(bank.pooled.cpu().numpy())
+        return NearestImage(tokens, bank.images(np.arange(count)), bank.ids, centre=False), f"{count:,} {told}", side
+    recipe = nano()
+    ids = np.array([str(name) for name in dataset.stimuli.ids if str(name) not in study.test.split.test])[: recipe.bank]
+    cache.extract(ids, device=device, progress=progress, verify=False)
+    tokens, images = space.units(cache.get(ids, "pooled")), dataset.stimuli.images(ids, recipe.pixels)
+    return NearestImage(tokens, images, ids, centre=False), f"{len(ids):,} images that are not tested on", recipe.pixels
 
 
 def _held_out(

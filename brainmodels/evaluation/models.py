@@ -4,22 +4,23 @@ evaluated = evaluate_model(opened, study, cache)
 print(evaluated.decoded[0].score("two_way"))
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ..baselines import LinearDecoder
 from ..features import FeatureCache
 from ..metrics import Metric, Score, metric, register
-from ..metrics.controls import Runs, bottleneck_curve
-from ..metrics.retrieval import correlation_matrix, full_gallery, identification, similarity, two_way
+from ..metrics.controls import Runs
+from ..metrics.retrieval import full_gallery, identification, similarity
 from ..metrics.statistics import score_images
 from ..training.stacked import Stacked
-from .decoding import Decoded, shuffled_decodings
-from .encoding import SHRUNK, SHUFFLED, Encoded, Study, chance_band, judge, ridge_prediction
+from .decoding import Decoded
+from .encoding import SHUFFLED, Encoded, Study, chance_band, judge
 from .opened import OpenedModel
+from .token_space import TokenSpace, bottleneck
+from .voxels import VoxelStudy, WeightMaps, study_voxels, weight_maps
 
 __all__ = [
     "EXTERNAL",
@@ -27,26 +28,18 @@ __all__ = [
     "Answers",
     "ModelEvaluation",
     "Semantics",
-    "TokenSpace",
     "Trip",
+    "alone_name",
     "evaluate_model",
+    "filled",
+    "other_images",
+    "reference_name",
 ]
 
 SAME_TOKENS = "ridge, same tokens"
 EXTERNAL = "external:ridge"
-_SQUEEZED = (1, 2, 5, 10, 20, 50, 100, "full")
 _SQUEEZABLE = 2**15  # numbers of an image's tokens, beyond which eight more decoders take too long
 
-register(
-    Metric(
-        "token_cosine[{features}]",
-        "feature",
-        "up",
-        None,
-        None,
-        "cosine of the decoded with the true tokens of each image, all tokens as one vector; mean over images",
-    )
-)
 register(
     Metric(
         "semantic_after_decoding[{decoder}]",
@@ -58,43 +51,6 @@ register(
         "decoders do not compare, and `self`, who decodes what it encoded itself, is favoured",
     )
 )
-
-
-@dataclass(frozen=True)
-class TokenSpace:
-    """Image tokens as a model sees them, and what linear models make of the same numbers.
-
-    Attributes:
-        train, test: Tokens of the images in model units, fp32 (n, m, d).
-        predicted: Test responses (n, V) that ridge predicts from the flattened tokens.
-        decoder: `LinearDecoder` from the voxels that count to the flattened tokens.
-        shrunk: Responses (n, V) and tokens (n, m, d) of the test images by the names of `SHRUNK`.
-    """
-
-    train: np.ndarray
-    test: np.ndarray
-    predicted: np.ndarray
-    decoder: LinearDecoder
-    shrunk: Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-    @classmethod
-    def of(cls, study: Study, train: np.ndarray, test: np.ndarray) -> "TokenSpace":
-        X, X_test = train.reshape(len(train), -1), test.reshape(len(test), -1)
-        responses, measured = study.measured_train[:, study.voxels], study.measured[:, study.voxels]
-        decoder, shrunk = LinearDecoder().fit(responses, X), {}
-        for name, kind in SHRUNK.items():
-            read = kind().fit(responses, X).predict(measured).reshape(test.shape)
-            shrunk[name] = ridge_prediction(study, X, X_test, kind=kind), read
-        return cls(train, test, ridge_prediction(study, X, X_test), decoder, shrunk)
-
-    def decode(self, study: Study, responses: np.ndarray) -> np.ndarray:
-        """Tokens (n, m, d) that ridge reads from responses (n, V)."""
-        return self.decoder.predict(responses[:, study.voxels]).reshape(-1, *self.test.shape[1:])
-
-    def shuffled(self, study: Study) -> Iterator[np.ndarray]:
-        """Tokens (n, m, d) that ridge reads from the test responses after each fit to wrong pairs."""
-        for guess in shuffled_decodings(study, self.train.reshape(len(self.train), -1)):
-            yield guess.reshape(self.test.shape)
 
 
 @dataclass(frozen=True)
@@ -110,6 +66,8 @@ class Answers:
         returned: The same read from its own responses; None for a model that does not go both ways.
         note: A caution that belongs to the predictions.
         alone: `predicted` and `decoded` of a stacked model without its baseline, by name; else empty.
+        reference_predictions: Responses as `predicted`, from simpler methods on the same data, by the name in tables.
+        reference_decodings: Tokens as `decoded`, likewise.
     """
 
     predicted: np.ndarray | None
@@ -118,6 +76,8 @@ class Answers:
     returned: np.ndarray | None = None
     note: str = ""
     alone: Mapping[str, np.ndarray] = field(default_factory=dict)
+    reference_predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    reference_decodings: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -176,13 +136,15 @@ class ModelEvaluation:
         opened: The model.
         space: Its image tokens, from which pictures are made.
         answers: Its outputs.
-        encoded: Scores of its predictions, if it encodes, of the model alone, if it is stacked, and of linear models
-            on the same tokens; the last are those of ridge.
+        encoded: Scores of its predictions, if it encodes, of the model alone, if it is stacked, of simpler methods that
+            it names itself, and of linear models on the same tokens; the last are those of ridge.
         decoded: Rows of retrieval in its token space.
         semantics: What decoders read from synthetic responses, and from measured ones for reference.
         trips: Round trips of a reversible model.
         bottleneck: Scores of ridge into its tokens from few components; None where an earlier model has the same, and
             for tokens of too many numbers.
+        voxels: Decoding from some of the voxels; None of a model that reads all or none.
+        maps: Encoders of the voxels; None of a model without them.
     """
 
     opened: OpenedModel
@@ -193,6 +155,13 @@ class ModelEvaluation:
     semantics: Sequence[Semantics]
     trips: Sequence[Trip] = ()
     bottleneck: Runs | None = None
+    voxels: VoxelStudy | None = None
+    maps: WeightMaps | None = None
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names in tables of the simpler methods that the model names itself."""
+        return (*self.answers.reference_predictions, *self.answers.reference_decodings)
 
     @property
     def found(self) -> tuple[Decoded, Decoded]:
@@ -208,6 +177,8 @@ class ModelEvaluation:
             "name": self.opened.name,
             "system": model.meta_["system"],
             "features": self.opened.tokens_of.name,
+            "references": list(self.references),
+            "adapted_from": model.meta_.get("adapted_from"),
             "fingerprint": model.fingerprint_,
             "recipe": model.recipe.to_json(),
             "stack": model.meta_.get("stack"),
@@ -218,6 +189,8 @@ class ModelEvaluation:
             "semantics": [item.to_json() for item in self.semantics],
             "round_trips": [vars(item) for item in self.trips],
             "bottleneck": None if self.bottleneck is None else self.bottleneck.to_json() | {"decoder": SAME_TOKENS},
+            "voxels": None if self.voxels is None else self.voxels.to_json(),
+            "maps": None if self.maps is None else self.maps.to_json(),
         }
 
 
@@ -241,7 +214,7 @@ def evaluate_model(
     space = next((known for known in spaces if _equal(known, tokens)), None)
     new = space is None
     if new:
-        space = TokenSpace.of(study, *tokens)
+        space = TokenSpace.of(study, tokens[0], tokens[1])
         spaces.append(space)
     answers = _answers(opened, study, cache)
     return ModelEvaluation(
@@ -252,7 +225,9 @@ def evaluate_model(
         _decoding_rows(opened, study, space, answers),
         _semantics(opened, study, space, answers),
         _trips(opened, study, cache) if opened.model.reversible else (),
-        _bottleneck(study, space) if new and space.test[0].size <= _SQUEEZABLE else None,
+        bottleneck(study, space) if new and space.test[0].size <= _SQUEEZABLE else None,
+        study_voxels(opened, study, space) if opened.masks else None,
+        weight_maps(opened, study) if opened.maps else None,
     )
 
 
@@ -264,27 +239,30 @@ def _answers(opened: OpenedModel, study: Study, cache: FeatureCache) -> Answers:
     """Ask the model for responses, latents and tokens."""
     model, subject, ids = opened.model, opened.subject_in(study), study.test.image_ids
     latents = _latents(opened, study.test, subject, "raw")  # refuses other voxels before anything is predicted
-    predicted = filled = decoded = returned = None
-    note = ""
+    predicted = full = decoded = returned = None
+    alone, told, read, note = {}, {}, {}, ""
     if opened.encodes:
         predicted = model.predict(cache, image_ids=ids, subject=subject)
         latents |= _latents(opened, predicted, subject, "syn")
-        filled = _filled(predicted, study)
+        full = filled(predicted, study)
         counted = int((np.isnan(predicted).any(0) & study.voxels).sum())
         note = f"{counted} voxels that the model leaves out are predicted by their train mean" if counted else ""
+        references = model.reference_predictions(cache, image_ids=ids, subject=subject)
+        told = {reference_name(opened, name): filled(guess, study) for name, guess in references.items()}
     if opened.decodes:
         decoded = model.tokens(model.decode(study.test, subject=subject))
+        references = model.reference_decodings(study.test, subject=subject)
+        read = {reference_name(opened, name): model.tokens(guess) for name, guess in references.items()}
     if opened.decodes and predicted is not None:
         returned = model.tokens(model.decode(predicted, subject=subject))
-    alone = {}
     if isinstance(model, Stacked) and opened.encodes:
-        alone["predicted"] = _filled(model.model.predict(cache, image_ids=ids, subject=subject), study)
+        alone["predicted"] = filled(model.model.predict(cache, image_ids=ids, subject=subject), study)
     if isinstance(model, Stacked) and opened.decodes:
         alone["decoded"] = model.tokens(model.model.decode(study.test, subject=subject))
-    return Answers(filled, latents, decoded, returned, note, alone)
+    return Answers(full, latents, decoded, returned, note, alone, told, read)
 
 
-def _filled(predicted: np.ndarray, study: Study) -> np.ndarray:
+def filled(predicted: np.ndarray, study: Study) -> np.ndarray:
     """Predictions (n, V) with the train mean in voxels that the model leaves out."""
     return np.where(np.isnan(predicted).any(0), np.nan_to_num(study.measured_train.mean(0)), predicted)
 
@@ -301,6 +279,7 @@ def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
     told = {} if answers.predicted is None else {opened.name: (answers.predicted, note)}
     if "predicted" in answers.alone:
         told[alone_name(opened)] = answers.alone["predicted"], note
+    told |= {name: (guess, note) for name, guess in answers.reference_predictions.items()}
     told |= {_same_tokens(kind): (found[0], opened.tokens_of.extractor.note) for kind, found in space.shrunk.items()}
     told[SAME_TOKENS] = space.predicted, opened.tokens_of.extractor.note
     return [judge(study, guess, model, name, said, features_of=mark) for model, (guess, said) in told.items()]
@@ -309,6 +288,11 @@ def _encoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
 def alone_name(opened: OpenedModel) -> str:
     """Name of the model without what it is stacked with."""
     return f"{opened.model.model.label if isinstance(opened.model, Stacked) else opened.model.label} alone"
+
+
+def reference_name(opened: OpenedModel, name: str) -> str:
+    """Name in tables of a simpler method that a model names beside itself."""
+    return f"{opened.name}: {name}"
 
 
 def _same_tokens(kind: str) -> str:
@@ -323,6 +307,7 @@ def _decoding_rows(opened: OpenedModel, study: Study, space: TokenSpace, answers
         guesses[opened.name] = answers.decoded
     if "decoded" in answers.alone:
         guesses[alone_name(opened)] = answers.alone["decoded"]
+    guesses |= answers.reference_decodings
     guesses |= {_same_tokens(kind): found[1] for kind, found in space.shrunk.items()}
     guesses[SAME_TOKENS] = space.decode(study, study.measured)
     guesses["mean of train tokens"] = np.broadcast_to(space.train.mean(0), space.test.shape)
@@ -377,11 +362,16 @@ def _under(opened: OpenedModel, study: Study, scores: Sequence[Score], note: str
         score.under(
             study.test,
             features=mark,
-            mask=mask if "ridge" in (score.decoder or "") else "voxels of the model",
+            mask=mask if _linear(opened, score.decoder or "") else "voxels of the model",
             note="; ".join(filter(None, [score.note, note])),
         )
         for score in scores
     ]
+
+
+def _linear(opened: OpenedModel, decoder: str) -> bool:
+    """Whether a decoder is one of the linear models beside the model, which see the voxels that count."""
+    return "ridge" in decoder and not decoder.startswith(opened.name)
 
 
 def _trips(opened: OpenedModel, study: Study, cache: FeatureCache) -> list[Trip]:
@@ -392,17 +382,3 @@ def _trips(opened: OpenedModel, study: Study, cache: FeatureCache) -> list[Trip]
         for through in ("latent", "response")
         for name, start in starts.items()
     ]
-
-
-def _bottleneck(study: Study, space: TokenSpace) -> Runs:
-    """Scores of ridge into the tokens as its input is squeezed through principal components of the train responses."""
-    X = space.train.reshape(len(space.train), -1)
-
-    def refit(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
-        guess = LinearDecoder().fit(train, X).predict(test)
-        found = two_way(correlation_matrix(space.test, guess)).mean()
-        return {"two_way": float(found), "token_cosine": float(np.diagonal(similarity(guess, space.test)).mean())}
-
-    return bottleneck_curve(
-        refit, study.measured_train[:, study.voxels], study.measured[:, study.voxels], _SQUEEZED, study.seed
-    )

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from veca.hashes import json_digest
+
+from ..data import Split
 from ..errors import BrainDataError, LeakageError, NormalizationError, near_names
 from ..features.sets import FeatureSet
 from ..systems import load_model
@@ -16,7 +19,7 @@ from ..training.estimator import BrainModel
 from ..training.stacked import Stacked
 from .encoding import Study
 
-__all__ = ["OpenedModel", "open_models"]
+__all__ = ["OpenedModel", "hash_of_test_images", "open_models"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class OpenedModel:
     def decodes(self) -> bool:
         """Whether it reads tokens from responses."""
         return self.model.decodes
+
+    @property
+    def masks(self) -> bool:
+        """Whether its decoder reads any voxels; a stacked one reads them all."""
+        return self.model.masks and not isinstance(self.model, Stacked)
+
+    @property
+    def maps(self) -> bool:
+        """Whether it has encoders of voxels."""
+        return self.model.maps
 
     @property
     def generates(self) -> bool:
@@ -79,11 +92,7 @@ class OpenedModel:
         split, subject = study.test.split, self.subject_in(study)
         trained = self.run.get("split_hash")
         if trained is not None and trained != split.hash:
-            raise LeakageError(
-                f"expected {self.name} of split {split.hash} ({split.name}), got one trained on {trained} "
-                f"({self.run.get('split')}, data {self.run.get('data')}, seed {self.run.get('seed')}); evaluate it on "
-                "the data, seed and split of its training"
-            )
+            raise self._other_split(split)
         if not self.model.check_unseen(study.test.image_ids) and trained is None:
             raise LeakageError(
                 f"expected {self.name} to know its training images, by a split or by a scaler of tokens, got neither; "
@@ -95,6 +104,31 @@ class OpenedModel:
                 f"expected {self.name} fitted to responses through {study.test.normalizer!r}, as here, got {used!r}; "
                 f"pass normalizer {used!r}"
             )
+
+    def check_origin(self, split: Split) -> None:
+        """Refuse a model that is to be adapted, but was trained on a split with other test images.
+
+        Args:
+            split: Split with the few images of the new subject.
+
+        Raises:
+            LeakageError: The test images are others than in the training.
+        """
+        known = self.run.get("test_hash")
+        if known is not None and known != hash_of_test_images(split):
+            raise self._other_split(split)
+
+    def _other_split(self, split: Split) -> LeakageError:
+        return LeakageError(
+            f"expected {self.name} of split {split.hash} ({split.name}), got one trained on "
+            f"{self.run.get('split_hash')} ({self.run.get('split')}, data {self.run.get('data')}, seed "
+            f"{self.run.get('seed')}); evaluate it on the data, seed and split of its training"
+        )
+
+
+def hash_of_test_images(split: Split) -> str:
+    """Twelve digits that change with the test images of a split, and with nothing else."""
+    return json_digest(sorted(split.test))
 
 
 def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], device: str) -> list[OpenedModel]:

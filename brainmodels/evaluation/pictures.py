@@ -15,7 +15,6 @@ import torch
 
 from ..data import BrainDataset
 from ..drawing.patch_code import pixels_of
-from ..errors import BrainDataError
 from ..features import Extractor, FeatureCache, extractor
 from ..features.sets import FeatureSet
 from ..metrics import Score, metric, not_available
@@ -76,7 +75,7 @@ class Pictures:
         seed: Seed of the random ones.
         bank: What the bank is that the nearest picture is of.
         calibration: Number of images on which the decoders' reliability was measured, and whether they are of
-            "validation" or of "folds" of the train images.
+            "validation" or of "folds" of the train images; None where it was not measured.
     """
 
     model: str
@@ -85,7 +84,7 @@ class Pictures:
     chosen: dict[str, np.ndarray]
     seed: int
     bank: str
-    calibration: tuple[int, str]
+    calibration: tuple[int, str] | None
     alone: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -114,6 +113,7 @@ def draw_pictures(
     """Pictures from all that can be decoded into the tokens of one model.
 
     Each decoder's tokens are calibrated: how far they can be trusted is measured on images that it was not fitted to.
+    Pooled features are not. They have no places, so that the nearest picture of a bank is all that is drawn from them.
 
     Args:
         evaluated: Scores and outputs of the model.
@@ -125,16 +125,14 @@ def draw_pictures(
         progress: Show bars.
 
     Raises:
-        BrainDataError: the model's tokens are pooled features, which have no place for pictures to be drawn.
+        BrainDataError: The model's tokens are pooled features, and a generator draws from tokens.
     """
-    if evaluated.opened.model.recipe.what != "tokens":
-        raise BrainDataError(f"expected tokens to draw pictures from, got pooled features of {evaluated.opened.name}")
     drawers = Drawers.of(evaluated, study, dataset, cache, folder, device, progress)
     shown = dataset.stimuli.images(study.test.image_ids, drawers.pixels)
     judge, name, space = Judge(study, shown, device), evaluated.opened.name, drawers.space
     sources = _sources(evaluated, study, others)
     calibrated = {source: drawers.measured[decoder] for source, (decoder, _) in sources.items()}
-    true = cache.get(study.test.image_ids, "tokens")
+    true = space.true(cache, study.test.image_ids)
     drawn = [judge(source, calibrated[source][0], space.whole(guess)) for source, (_, guess) in sources.items()]
     if space.reduces:
         drawn.append(judge(REDUCED, drawers.reduced, space.whole(evaluated.space.test)))

@@ -19,11 +19,11 @@ from ..data.align import AlignmentReport, check_alignment
 from ..data.leakage import duplicates_of
 from ..data.normalize import default_normalizer, fit_normalizer
 from ..drawing.scenes import SHIPPED
-from ..errors import BrainDataError
 from ..features import FeatureCache
 from ..features.sets import FeatureSet, feature_rows
 from ..records import plain
 from ..simulated import SimulatedDataset
+from .checks import check_settings, check_study
 from .decoding import Decoded, decode, decode_shuffled
 from .encoding import (
     SHUFFLES,
@@ -41,7 +41,14 @@ from .models import ModelEvaluation, evaluate_model
 from .opened import OpenedModel
 from .pictures import Pictures, draw_pictures
 
-__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "feature_cache", "study_of"]
+__all__ = [
+    "Evaluation",
+    "EvaluationSettings",
+    "evaluate",
+    "feature_cache",
+    "normalizer_name",
+    "study_of",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +63,9 @@ class EvaluationSettings:
         features: Sets of features, see `FeatureSet.parse`; controls and the learning curve use the first.
         models: Folders of trained models (`veca brain train`), each compared with ridge on the same tokens.
         pictures: Pictures of what the models decode: "none"; "nearest", the picture of a bank that fits best: of 8,000
-            drawn scenes in a simulated study, of the train images else; "generator", drawn by the one of scenes that
-            ships, for a simulated study; or a folder that `veca brain drawer` has written.
+            drawn scenes in a simulated study, of the train images else, or for pooled features of all images that are
+            not tested on; "generator", drawn by the one of scenes that ships, for a simulated study; or a folder that
+            `veca brain drawer` has written.
         ablations: Of models that make pictures and captions: rows without some of what they use, and curves over their
             settings. It takes minutes.
         published: Print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
@@ -70,7 +78,7 @@ class EvaluationSettings:
         split: Name of the split; None takes the first.
         normalizer: Normaliser of the responses; "none" leaves them as they are stored. "auto" is session_z_train where
             the session of every trial is known, train_z where it is not, and none where the stored values were
-            normalised.
+            normalised. With `context` it is session_z_unlabelled in place of session_z_train.
         threshold: Smallest noise ceiling (r^2) of a voxel that counts.
         check_alignment: "auto", or "off", which the report then says.
         allow_duplicates: Go on where equal pictures with different ids are in two parts of the split. The report then
@@ -140,6 +148,7 @@ def evaluate(
     sets: Sequence[FeatureSet],
     settings: EvaluationSettings,
     models: Sequence[OpenedModel] = (),
+    whole: Split | None = None,
 ) -> Evaluation:
     """All scores of one subject; nothing is drawn or written but the cache of features.
 
@@ -148,6 +157,7 @@ def evaluate(
         sets: sets of features; the first is the one that curves are of.
         settings: see there; `data`, `features` and `models` are only written down.
         models: fitted to the train part.
+        whole: Split whose train trials tell the noise ceiling and the alignment; None is that of the settings.
 
     Raises:
         BrainDataError: a model was fitted to other data, features or scales.
@@ -156,13 +166,13 @@ def evaluate(
     """
     subject = dataset.subject(next(iter(settings.subject or dataset.subjects)))
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
-    _check_settings(settings, isinstance(dataset, SimulatedDataset))
-    _check(subject, split, sets)
+    check_settings(settings.pictures, settings.published, isinstance(dataset, SimulatedDataset))
+    check_study(subject, split, sets, few=bool(settings.context))
     bar = tqdm(total=2 * len(sets) + 4 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
     duplicates = duplicates_of(dataset.stimuli, split, settings.allow_duplicates, [subject])
-    alignment = check_alignment(dataset, subject.id, split, settings.check_alignment, seed=settings.seed)
+    alignment = check_alignment(dataset, subject.id, whole or split, settings.check_alignment, seed=settings.seed)
     _step(bar, "noise ceiling")
-    study = study_of(dataset, subject, split, settings)
+    study = study_of(dataset, subject, split, settings, whole)
     for item in models:
         item.check(study)
 
@@ -218,11 +228,28 @@ def study_of(
         settings: Their normaliser, threshold, resamples and seed.
         repeats: Split whose train trials the noise ceiling is estimated from; None is `split`.
     """
-    name = default_normalizer(subject) if settings.normalizer == "auto" else settings.normalizer
+    name = normalizer_name(settings.normalizer, subject, few=bool(settings.context))
     scale = None if name == "none" else fit_normalizer(name, subject, split)
     train, test = (dataset.pairs(subject.id, split, part, "repeats", scale) for part in ("train", "test"))
     ncsnr = reliability(subject, dataset.pairs(subject.id, repeats or split, "train", "none", scale))
     return Study.of(train, test, ncsnr, settings.threshold, settings.resamples, settings.seed, settings.shuffles)
+
+
+def normalizer_name(name: str, subject: Subject, few: bool) -> str:
+    """Name of the normaliser; "auto" is the default of the subject.
+
+    Sessions have too few trials of a small number of train images. Where the default takes statistics by session from
+    train trials, `few` takes them from all trials of the subject that show no test image.
+
+    Args:
+        name: Name of a normaliser, or "auto".
+        subject: Subject whose responses are normalised.
+        few: Whether the subject has a small number of train images.
+    """
+    if name != "auto":
+        return name
+    default = default_normalizer(subject)
+    return {"session_z_train": "session_z_unlabelled"}.get(default, default) if few else default
 
 
 def _linear(
@@ -297,41 +324,6 @@ def _once(rows: Sequence[Encoded]) -> list[Encoded]:
     return kept
 
 
-def _check_settings(settings: EvaluationSettings, simulated: bool) -> None:
-    """What would otherwise fail late."""
-    if (
-        settings.pictures not in ("none", "nearest", "generator")
-        and not (Path(settings.pictures) / "nearest.json").is_file()
-    ):
-        raise BrainDataError(
-            "expected pictures of none, nearest, generator or a folder that `veca brain drawer` wrote, got "
-            f"{settings.pictures!r}"
-        )
-    if settings.published and simulated:
-        raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
-
-
-def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
-    """What would otherwise fail late, or mix two sets of features."""
-    names = [item.name for item in sets]
-    if not names or len(set(names)) != len(names):
-        raise BrainDataError(f"expected sets of features with names of their own, got {', '.join(names) or 'none'}")
-    if subject.responses.values.ndim != 2:
-        raise BrainDataError(
-            f"expected responses (trials, voxels) of {subject.id}, got {subject.responses.values.shape}: average EEG "
-            "over a window of time, a column for each channel, and prepare it with layout flat"
-        )
-    for part, least in (("train", 10), ("test", 2)):
-        count = len(
-            np.unique(subject.responses.trials.image_id[split.rows(subject.responses.trials, part, subject.id)])
-        )
-        if count < least:
-            raise BrainDataError(
-                f"expected {least} {part} images or more with responses of {subject.id} in split {split.name!r}, got "
-                f"{count}"
-            )
-
-
 def _cache_folder(settings: EvaluationSettings) -> Path:
     """Where features and latents of images are kept."""
     return Path(settings.out) / "features"
@@ -366,6 +358,7 @@ def _describe(dataset: BrainDataset, study: Study) -> dict[str, Any]:
         "voxels_counted": int(study.voxels.sum()),
         "rois": {name: int(mask.sum()) for name, mask in study.rois.items()},
         "normalizer": study.test.normalizer,
+        "normalizer_trials": getattr(study.test.transform, "num_trials", 0),
         "transductive": study.test.transductive,
         "repeats": "averaged",
         "ceiling": study.ceiling is not None,

@@ -201,7 +201,8 @@ def curves(
         axes.minorticks_off()
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(True, c=FAINT, lw=0.7)
-        figure.legend(frameon=False, loc="outside upper left", ncols=3)
+        widest = max(map(len, [*series, *(lines or {})]), default=0)
+        figure.legend(frameon=False, loc="outside upper left", ncols=3 if widest < 30 else 2)
         figure.savefig(path)
         plt.close(figure)
 

@@ -10,6 +10,7 @@ from ..errors import BrainDataError
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
 from ..evaluation.pictures import ANOTHER, MEAN, TRUE
 from . import figures
+from .cross_subject import voxel_view
 from .figures import Bar, PictureRow
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def _view(evaluation: "Evaluation", item: "ModelEvaluation", out: Path, number: 
     names = ("pictures", "responses", "bottleneck")
     files = {name: f"{name}_{number}.png" for name in names}
     view: dict[str, Any] = {"item": item, "files": files, "pictures": pictures, **_semantics(item)}
+    view |= voxel_view(evaluation, item, out, number)
     if pictures is not None:
         _draw_pictures(pictures, out / files["pictures"])
         scored = [score.metric.name for score in pictures.drawn[0].scores if score.available]

@@ -17,6 +17,7 @@ from ..evaluation.pictures import ANOTHER, MEAN, REDUCED, TRUE
 from ..metrics import Score
 from ..metrics.controls import all_at_chance
 from . import figures, published
+from .cross_subject import context_views, rivals
 from .figures import Bar, PictureRow
 from .generation import generation_views
 from .models import model_views, value_of
@@ -109,6 +110,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
     told: list[Any] = [*encoded, *decoded]
     notes = sorted({note for item in told for note in item.note.split("; ") if "random" in note})
     told += [row for item in evaluation.models for row in [*item.decoded, *item.semantics]]
+    counts = [scores for item in evaluation.models if item.voxels for scores in item.voxels.counts.values()]
     told += [row for item in evaluation.pictures for row in item.drawn]
     told += [row for item in evaluation.generated for row in item.rows]
     return {
@@ -119,6 +121,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "results": results or [full],
         "full": full,
         "shrunk": _best_shrunk(evaluation.models[0]) if evaluation.models else None,
+        "rivals": rivals(list(evaluation.models)),
         "shuffled": Result.of(SHUFFLED, control, wrong[0]),
         "worse": {
             "variance": [row for row in results if row.ridge and _below(row.variance, row.ridge.variance)],
@@ -128,6 +131,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "notes": notes,
         "opening": opening_view(evaluation, out),
         "models": model_views(evaluation, out),
+        "context": context_views(evaluation, out),
         "generated": generation_views(evaluation, out),
         "published_generation": published.GENERATION,
         "published_images": list(published.IMAGES),
@@ -137,7 +141,7 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "decoded": decoded,
         "metrics": [score for name in _METRICS if (score := encoded[0].score(name)) is not None],
         "drawn": set(_draw(evaluation, out)),
-        "lines": [str(score) for item in told for score in item.scores],
+        "lines": [str(score) for item in told for score in item.scores] + [str(x) for scores in counts for x in scores],
         "settings": {name: _word(value) for name, value in record["settings"].items() if name != "progress"},
         **{
             "same_tokens": SAME_TOKENS,
@@ -178,7 +182,8 @@ def _draw(evaluation: "Evaluation", out: Path) -> Iterable[str]:
     budgets = _budgets(evaluation)
     if study.rois:
         cut = {item.features for items in budgets.values() for item in list(items.values())[1:]}
-        kept = [item for item in encoded if _has_bars(item) and item.features not in cut]
+        beside = {name for item in evaluation.models for name in item.references}
+        kept = [x for x in encoded if _has_bars(x) and x.features not in cut and x.model not in beside]
         shown = {_shown(item): {name: Bar(*values) for name, values in item.rois.items()} for item in kept}
         controls = [_shown(item) for item in kept if item.model in _REFERENCES]
         figures.roi_bars(shown, out / "rois.png", label, lines.get("ceiling"), controls)

@@ -18,6 +18,9 @@ from ..training.stacked import Stacked
 __all__ = ["SYSTEMS", "class_names", "load_model", "system"]
 
 SYSTEMS = {
+    "braincodec": "brainmodels.systems.braincodec:BrainCoDec",
+    "braincorl": "brainmodels.systems.braincodec:InContextEncoder",
+    "mindaligner": "brainmodels.systems.mindaligner:MindAligner",
     "neuroflow": "brainmodels.systems.neuroflow:NeuroFlow",
     "synbrain": "brainmodels.systems.synbrain:SynBrain",
     "unibrain": "brainmodels.systems.unibrain:UniBrain",

@@ -69,6 +69,8 @@ class BrainModel(BaseEstimator):
         recipe_type, named: Class of its recipes, and the function that returns one by name.
         reversible: Whether it has `round_trip`, from either side to the other and back.
         adapts: Whether it has `adapt`, which fits it to a new subject from few images.
+        aligns: Whether its fit takes a new subject and a known one, whose decoder it uses.
+        freezes: Whether it has `frozen`, a decoder that other systems are trained through.
         masks: Whether `decode` takes `voxels`, a mask (V,) of those that are used, and `max_voxels`, their most.
         maps: Whether it has `voxel_model`, which gives a subject's encoders of voxels as arrays.
         inputs: What `fit` takes of the images: "features", or "stimuli" where the model computes what it needs.
@@ -94,6 +96,8 @@ class BrainModel(BaseEstimator):
     named: ClassVar[Callable[[str], ModelRecipe]]
     reversible: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
+    aligns: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
     masks: ClassVar[bool] = False
     maps: ClassVar[bool] = False
     inputs: ClassVar[str] = "features"
@@ -141,6 +145,11 @@ class BrainModel(BaseEstimator):
     def decodes(self) -> bool:
         """Whether it reads features of images from responses."""
         return self.direction in ("decode", "both")
+
+    @property
+    def tokens_from(self) -> "BrainModel":
+        """The model whose tokens `decode` returns: this one, unless another one decodes for it."""
+        return self
 
     @property
     def latent_heads(self) -> tuple[str, ...]:

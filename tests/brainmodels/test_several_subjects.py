@@ -89,11 +89,12 @@ def test_held_out_subjects_are_not_seen(known):
 @pytest.mark.slow
 def test_a_known_model_is_adapted_with_few_images_and_evaluated(folders, known, tmp_path, capsys):
     shared = ["--data", *folders, "--features", "grid", "--no-progress", "--check-alignment", "off", "--seed", "1"]
-    new = ["--known", str(known), "--new", "sim02", "--context", "24", "--steps", "4", "4", "--normalizer", "train_z"]
+    new = ["--known", str(known), "--new", "sim02", "--context", "24", "--steps", "4", "4"]
     main(["train", *shared, *new, "--out", str(tmp_path / "adapted")])
     model = load_model(tmp_path / "adapted")
     assert model.subjects_ == ("sim01", "sim02") and model.meta_["run"]["context"] == 24
     assert model.meta_["subjects"]["sim02"]["trials"] == 3 * 24
+    assert model.meta_["run"]["normalizer"] == "session_z_unlabelled"
     capsys.readouterr()
     report = [
         "--subject",
@@ -113,7 +114,9 @@ def test_a_known_model_is_adapted_with_few_images_and_evaluated(folders, known, 
     printed = capsys.readouterr().out
     assert "NeuroFlow, nr2 against context: 12 images" in printed
     record = json.loads((tmp_path / "report" / "record.json").read_text())
-    points = record["context"]["points"]
+    (curve,) = record["context"]["curves"]
+    points = curve["points"]
+    assert curve["metric"] == "nr2" and record["context"]["draws"] == 2
     assert set(points) == {"NeuroFlow", "ridge, same tokens as NeuroFlow"} and record["data"]["train_images"] == 24
     assert all(len(values) == 2 for row in points.values() for values in row.values())
     ridge = points["ridge, same tokens as NeuroFlow"]

@@ -151,10 +151,10 @@ def test_the_evaluation_takes_the_folder_of_a_run(run, tmp_path, capsys):
     words += ["--models", str(run[0].out), "--no-progress", "--out", str(tmp_path)]
     main(["evaluate", *words])
     printed = capsys.readouterr().out
-    assert "NeuroFlow, grid tokens: nr2" in printed and "ridge, same tokens, grid tokens: nr2" in printed
+    assert "NeuroFlow + ridge, grid tokens: nr2" in printed and "ridge, same tokens, grid tokens: nr2" in printed
     assert (
         "NeuroFlow goes from images to responses and back through one reversible flow"
         in (tmp_path / "report.html").read_text()
     )
-    with pytest.raises(SystemExit, match=r"veca brain evaluate: expected NeuroFlow of split"):
+    with pytest.raises(SystemExit, match=r"veca brain evaluate: expected NeuroFlow \+ ridge of split"):
         main(["evaluate", *words, "--seed", "2"])

@@ -20,6 +20,7 @@ from veca.train.parallel import join_world
 from ...data.ids import Ids
 from ...errors import BrainDataError, check_choice
 from ...nn.gaussian import Posterior
+from ...nn.losses import softclip
 from ...training.estimator import BATCH
 from ...training.joining import Features
 from ...training.latent_model import LatentModel
@@ -27,13 +28,13 @@ from ...training.latents import posterior_of
 from ...training.loop import Batch, StageResult
 from ...training.recipe import TrainingStage
 from ...training.run import Run, lasting
-from ...training.trials import TrialData, Trials
+from ...training.trials import TrialData, Trials, VoxelScale
 from . import recipes
 from .losses import LossWeights, stage_one_loss, stage_two_loss
 from .model import XFM, NeuroVAE, RoundTrip, round_trip
 from .recipes import NeuroFlowRecipe
 
-__all__ = ["NeuroFlow"]
+__all__ = ["FrozenDecoder", "NeuroFlow"]
 
 TRAIN = ("projections", "vae", "vae+flow_mlp")
 
@@ -56,7 +57,7 @@ class NeuroFlow(LatentModel):
 
     direction = "both"
     about = "images to responses and back through one reversible flow"
-    stages, reversible, adapts = ("stage1", "stage2"), True, True
+    stages, reversible, adapts, freezes = ("stage1", "stage2"), True, True, True
     networks = ("vae_", "flow_")
     recipe_type, named = NeuroFlowRecipe, staticmethod(recipes.named)
     recipe: NeuroFlowRecipe
@@ -146,6 +147,16 @@ class NeuroFlow(LatentModel):
         latents = self._latents(responses, self._subject(subject))
         device, there = self._place(), self._way(self.flow_.mean_tokens, self.flow_.decode, mode, solver, steps)
         return self._features(torch.cat([there(z.to(device)).cpu() for z in latents.split(BATCH)]).numpy())
+
+    def frozen(self, subject: str | None = None) -> "FrozenDecoder":
+        """A decoder of a subject that gradients pass through and whose parameters stay as they are.
+
+        Args:
+            subject: The subject; None where there is one.
+        """
+        subject = self._subject(subject)
+        scale = self.scales_[subject]
+        return FrozenDecoder(deepcopy(self.vae_), subject, scale, self.recipe.temperature)
 
     @property
     def latent_heads(self) -> tuple[str, ...]:
@@ -239,6 +250,35 @@ class NeuroFlow(LatentModel):
 
     def _solver(self, solver: str | None, steps: int | None) -> tuple[str, int]:
         return solver or self.recipe.solver, self.recipe.steps if steps is None else steps
+
+
+class FrozenDecoder(nn.Module):
+    """Latents of responses in the space of image tokens, for other models that are trained through them.
+
+    Args:
+        vae: The NeuroVAE, which is frozen.
+        subject: Subject whose responses it reads.
+        scale: Scale of these responses.
+        temperature: Temperature of SoftCLIP.
+    """
+
+    kept: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vae: NeuroVAE, subject: str, scale: VoxelScale, temperature: float):
+        super().__init__()
+        self.vae, self.subject, self.temperature = vae.requires_grad_(False).eval(), subject, temperature
+        for name in ("kept", "mean", "std"):
+            self.register_buffer(name, torch.from_numpy(getattr(scale, name)), persistent=False)
+
+    def forward(self, responses: Tensor) -> Tensor:
+        """Means of the posteriors (B, m, d) of responses (B, V) in the units of the caller."""
+        return self.vae.encode((responses[:, self.kept] - self.mean) / self.std, self.subject).posterior.mean
+
+    def loss(self, responses: Tensor, target: Tensor, ids: Tensor) -> Tensor:
+        """SoftCLIP of the latents with image tokens (B, m, d) in model units; a scalar. `ids` are not needed."""
+        return softclip(self(responses).flatten(1), target.flatten(1), self.temperature)
 
 
 class _VAETask(nn.Module):

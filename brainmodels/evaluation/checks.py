@@ -1,0 +1,64 @@
+"""Refusals of what would otherwise fail late in an evaluation, or mix two sets of features."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..data import Split, Subject
+from ..errors import BrainDataError
+from ..features.sets import FeatureSet
+
+__all__ = ["FOLDS", "check_settings", "check_study"]
+
+LEAST_IMAGES = 10  # train images
+FOLDS = 5  # of ridge, which needs as many images; a small context need not have more
+
+
+def check_settings(pictures: str, published: bool, simulated: bool) -> None:
+    """Refuse pictures that nothing draws, and published numbers beside simulated ones.
+
+    Args:
+        pictures, published: The settings.
+        simulated: Whether the study is simulated.
+
+    Raises:
+        BrainDataError: See above.
+    """
+    if pictures not in ("none", "nearest", "generator") and not (Path(pictures) / "nearest.json").is_file():
+        raise BrainDataError(
+            "expected pictures of none, nearest, generator or a folder that `veca brain drawer` wrote, got "
+            f"{pictures!r}"
+        )
+    if published and simulated:
+        raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
+
+
+def check_study(subject: Subject, split: Split, sets: Sequence[FeatureSet], few: bool) -> None:
+    """Refuse sets of features of one name, responses over time, and too few images.
+
+    Args:
+        subject, split: What is evaluated.
+        sets: Sets of features.
+        few: Whether the subject gives a small number of train images on purpose.
+
+    Raises:
+        BrainDataError: See above.
+    """
+    names = [item.name for item in sets]
+    if not names or len(set(names)) != len(names):
+        raise BrainDataError(f"expected sets of features with names of their own, got {', '.join(names) or 'none'}")
+    if subject.responses.values.ndim != 2:
+        raise BrainDataError(
+            f"expected responses (trials, voxels) of {subject.id}, got {subject.responses.values.shape}: average EEG "
+            "over a window of time, a column for each channel, and prepare it with layout flat"
+        )
+    for part, least in (("train", FOLDS if few else LEAST_IMAGES), ("test", 2)):
+        count = len(
+            np.unique(subject.responses.trials.image_id[split.rows(subject.responses.trials, part, subject.id)])
+        )
+        if count < least:
+            raise BrainDataError(
+                f"expected {least} {part} images or more with responses of {subject.id} in split {split.name!r}, got "
+                f"{count}"
+            )
