@@ -174,9 +174,14 @@ class Case:
             averaged.array(), model.tokens(self.source, averaged.image_ids)[:, 0]
         )
         rows = [("ridge to the embedding", top1(direct.predict(test.array()), X), None)]
-        for name, features in model.reference_decodings(test).items():
+        for name in ("ridge", "prior_ridge"):
+            features = model.decode(test, mode="inversion", method=name)
+            name = f"inversion of {name.replace('_', ' ')}"
             rows.append((name, top1(model.tokens(features)[:, 0], X), None))
-        rows.append(("BrainCoDec", top1(model.tokens(model.decode(test))[:, 0], X), took))
+        for mode in ("network", "inversion"):
+            chosen = ", chosen" if mode == model.mode_ else ""
+            read = model.tokens(model.decode(test, mode=mode))[:, 0]
+            rows.append((f"BrainCoDec, {mode}{chosen}", top1(read, X), took if chosen else None))
         shuffled = test.array()[np.random.default_rng(self.seed).permutation(len(test))]
         rows.append(
             ("BrainCoDec, responses of another image", top1(model.tokens(model.decode(shuffled))[:, 0], X), None)

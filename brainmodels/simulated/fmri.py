@@ -231,7 +231,8 @@ def _own_ids(preset: Preset, seed: int, number: int) -> list[str]:
 
 def _by_subject(what: str, given: Any, names: list[str], default: Any) -> dict[str, Any]:
     """A value for each subject: one for all, or those of a mapping and the default for the others."""
-    values = dict.fromkeys(names, default) | dict(given) if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    given = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    values: dict[str, Any] = {**dict.fromkeys(names, default), **given}
     unknown = [name for name in values if name not in names]
     if unknown:
         raise BrainDataError(

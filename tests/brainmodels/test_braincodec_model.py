@@ -328,10 +328,12 @@ def test_recipes_have_their_published_values():
 def test_tiny_is_tiny():
     tiny, nano = named("tiny"), named("nano")
     assert replace(nano, name="tiny", stage1=tiny.stage1) == tiny
-    assert replace(nano.stage1, name="tiny") == tiny.stage1
+    same = {"name": "tiny", "extend": tiny.stage1.extend, "finetune": tiny.stage1.finetune}
+    assert replace(nano.stage1, **same) == tiny.stage1  # the longer training is the only difference
+    assert (nano.stage1.extend.steps, nano.stage1.finetune.lr) == (8_000, 5e-4)
     assert tiny.stage1.pretrain is tiny.extend is None
     stages = (tiny.stage1.extend, tiny.stage1.finetune, tiny.synthetic, tiny.finetune)
-    assert [(stage.steps, stage.lr) for stage in stages] == [(4_000, 3e-3), (300, 3e-3), (1_000, 3e-3), (1_000, 1e-3)]
+    assert [(stage.steps, stage.lr) for stage in stages] == [(4_000, 3e-3), (300, 3e-3), (2_000, 3e-3), (400, 5e-4)]
     assert 35_000 < count(ContextEncoder.of(tiny.stage1, 16)) < 45_000
 
 

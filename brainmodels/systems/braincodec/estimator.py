@@ -51,6 +51,8 @@ class BrainCoDec(EncoderModel):
 
     Attributes:
         decoder_: The network of stage 2.
+        mode_: How it decodes: the "network" of stage 2, or "inversion" of the encoders. `recipe.mode` says how this is
+            chosen.
         inversion_: `GaussianInversion` with the prior of the train images, the closed form beside `decoder_`.
         and those of `EncoderModel`.
     """
@@ -73,7 +75,7 @@ class BrainCoDec(EncoderModel):
         responses: Trials,
         *,
         subject: str | None = None,
-        mode: str = "network",
+        mode: str | None = None,
         method: str | None = None,
         voxels: np.ndarray | None = None,
         max_voxels: int = _VOXELS,
@@ -87,6 +89,7 @@ class BrainCoDec(EncoderModel):
             responses: Responses (n, V) of one subject, averaged over repeats.
             subject: The subject; None where there is one.
             mode: "network" is stage 2. "inversion" inverts the same encoders by Bayes' rule, see `GaussianInversion`.
+                None is `mode_`.
             method: Encoders that are read: "in_context", "ridge" or "prior_ridge"; None is what `adapt` selected.
             voxels: Mask (V,) of the voxels that are used, such as a region; None uses all.
             max_voxels: Number of voxels that the network reads at most.
@@ -102,11 +105,11 @@ class BrainCoDec(EncoderModel):
             LeakageError: Responses of test images that are in the context.
             AxisError: Other voxels than those of the fit, or an empty mask.
         """
-        check_choice("mode", mode, ("network", "inversion"))
+        subject = self._subject(subject)
+        mode = check_choice("mode", mode or self.mode_, ("network", "inversion"))
         check_choice("voxel_choice", voxel_choice, ("uniform", "snr"))
         if min(max_voxels, draws) < 1:
             raise BrainDataError(f"expected max_voxels and draws of at least 1, got {max_voxels} and {draws}")
-        subject = self._subject(subject)
         values, model = self._measured(responses, subject), self.voxel_model(subject, method)
         self._check_trials(responses, model)
         if voxels is not None:
@@ -126,11 +129,13 @@ class BrainCoDec(EncoderModel):
         return self._features(_unit(total)[:, None])
 
     def reference_decodings(self, responses: Trials, **options: Any) -> dict[str, np.ndarray]:
-        methods = {"its encoders": None, "ridge": "ridge", "prior ridge": "prior_ridge"}
-        return {
-            f"inversion of {name}": self.decode(responses, mode="inversion", method=method, **options)
-            for name, method in methods.items()
-        }
+        ways = {"network": ("network of stage 2", None), "inversion": ("inversion of its encoders", None)}
+        others = [(mode, *way) for mode, way in ways.items() if mode != self.mode_]
+        others += [
+            ("inversion", "inversion of ridge", "ridge"),
+            ("inversion", "inversion of prior ridge", "prior_ridge"),
+        ]
+        return {name: self.decode(responses, mode=mode, method=method, **options) for mode, name, method in others}
 
     @torch.no_grad()
     def voxel_attention(self, responses: Trials, *, subject: str | None = None) -> np.ndarray:
@@ -245,7 +250,7 @@ class BrainCoDec(EncoderModel):
 
     def _take(self, known: Self) -> None:
         super()._take(known)
-        self.inversion_ = known.inversion_
+        self.inversion_, self.mode_ = known.inversion_, known.mode_
 
     def _train(self, run: Run, data: TrialData) -> list[StageResult]:
         recipe, cohort = self.recipe, Cohort(data)
@@ -308,19 +313,37 @@ class BrainCoDec(EncoderModel):
     def _finish(self, data: TrialData, stages: Sequence[StageResult], checked: Mapping[str, Any]) -> None:
         self._place()
         self._read(data, self.trained_context[1])
+        self.mode_, cosines = self._chosen_mode(data)
         super()._finish(data, stages, checked)
-        self.meta_["cross_fit"] = self.recipe.cross_fit
+        self.meta_ |= {"cross_fit": self.recipe.cross_fit, "mode": self.mode_, "validation_cosines": cosines}
         if self.recipe.cross_fit == "single":
             _log.warning("cross_fit='single': encoders of training subjects were read by a network that saw them")
+
+    def _chosen_mode(self, data: TrialData) -> tuple[str, dict[str, float]]:
+        """How to decode, and the mean cosine of each way on validation images of the training subjects."""
+        found: dict[str, list[np.ndarray]] = {"network": [], "inversion": []}
+        for name in data.recordings:
+            ids, model = data.images(name, "val"), self.voxels_[name]["in_context"]
+            if len(ids):
+                truth, values = data.tokens.get(ids)[:, 0], data.means(name, ids)
+                read = self._decoded(torch.from_numpy(encoder_rows(model)), torch.from_numpy(values))
+                found["network"].append((read * truth).sum(1))
+                inverted: Any = self.inversion_.decode(model, values)
+                found["inversion"].append((_unit(inverted) * truth).sum(1))
+        cosines = {mode: float(np.concatenate(parts).mean()) for mode, parts in found.items() if parts}
+        if self.recipe.mode != "chosen":
+            return self.recipe.mode, cosines
+        return max(cosines, key=cosines.__getitem__, default="network"), cosines
 
     def _statistics(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays, texts = super()._statistics()
         found = {"mean": self.inversion_.mean_, "covariance": self.inversion_.covariance_}
-        return arrays | {f"bank.{key}": torch.from_numpy(np.array(value)) for key, value in found.items()}, texts
+        arrays |= {f"bank.{key}": torch.from_numpy(np.array(value)) for key, value in found.items()}
+        return arrays, {"mode": self.mode_, **texts}
 
     def _restore(self, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]) -> None:
         super()._restore(arrays, texts, subjects)
-        self.inversion_ = GaussianInversion()
+        self.mode_, self.inversion_ = texts["mode"], GaussianInversion()
         self.inversion_.mean_, self.inversion_.covariance_ = (
             arrays.pop(f"bank.{key}").numpy() for key in ("mean", "covariance")
         )

@@ -122,6 +122,8 @@ class BrainCoDecRecipe(EmbeddingRecipe):
         synthetic_voxels, extend_voxels, finetune_voxels: Lowest and highest number of voxels, drawn for each batch of a
             stage.
         contrast_weight, temperature: Weight and temperature of InfoNCE.
+        mode: How the fitted model decodes: by the "network", by "inversion" of the encoders, or "chosen" by the mean
+            cosine on validation images.
         synthetic, extend: Training on synthetic voxels.
         finetune: Training on responses of the training subjects and stored encoders.
         and those of `EmbeddingRecipe`.
@@ -148,6 +150,7 @@ class BrainCoDecRecipe(EmbeddingRecipe):
     finetune_voxels: tuple[int, int] = (200, 4000)
     contrast_weight: float = 0.1
     temperature: float = 0.2
+    mode: str = "network"
     synthetic: TrainingStage | None = field(default_factory=_synthetic)
     extend: TrainingStage | None = field(default_factory=_synthetic)
     finetune: TrainingStage | None = field(
@@ -158,6 +161,7 @@ class BrainCoDecRecipe(EmbeddingRecipe):
         super().__post_init__()
         check_choice("logn", self.logn, LOGNS)
         check_choice("cross_fit", self.cross_fit, CROSS_FITS)
+        check_choice("mode", self.mode, ("network", "inversion", "chosen"))
         if self.stage1.embed_width != self.embed_width:
             raise BrainDataError(
                 f"expected the embed_width of stage1, {self.stage1.embed_width}, got {self.embed_width}"
@@ -223,6 +227,7 @@ def tiny() -> BrainCoDecRecipe:
         noise_channel=True,
         evidence_channel=True,
         cross_fit="finetune",
+        mode="chosen",
         runs=(8, 16, 32, 64),
         run_draws=3,
         synthetic_voxels=(16, 256),
@@ -237,7 +242,7 @@ def tiny() -> BrainCoDecRecipe:
 
 
 def nano() -> BrainCoDecRecipe:
-    """The sizes and stages of `tiny`, for the pooled features of the shipped `veca_nano_patch8`."""
+    """The sizes of `tiny`, for the pooled features of the shipped `veca_nano_patch8`; stage 1 is trained longer."""
     return replace(tiny(), name="nano", stage1=in_context("nano"))
 
 
@@ -276,7 +281,7 @@ def _in_context_tiny() -> InContextRecipe:
 
 
 def _in_context_nano() -> InContextRecipe:
-    return replace(_in_context_tiny(), name="nano")
+    return replace(_in_context_tiny(), name="nano", extend=_small(8_000, 3e-3), finetune=_small(300, 5e-4))
 
 
 _RECIPES = {"paper": paper, "released": released, "nano": nano, "tiny": tiny}
@@ -302,7 +307,7 @@ def in_context(name: str) -> InContextRecipe:
     | "paper" | the published model, first trained on synthetic voxels |
     | "released" | the published model as the released script trains it, on real voxels alone |
     | "tiny" | a minute on a processor core: embeddings of 16 numbers, 8 to 64 context images |
-    | "nano" | the same, for the shipped `veca_nano_patch8` |
+    | "nano" | the same sizes for the shipped `veca_nano_patch8`, twice the steps on synthetic voxels |
     """
     check_choice("a recipe", name, tuple(_IN_CONTEXT))
     return _IN_CONTEXT[name]()
