@@ -26,6 +26,7 @@ import torch
 from brainmodels.baselines import LinearDecoder, Ridge
 from brainmodels.data import Pairs, Split, fit_normalizer
 from brainmodels.data.subject_splits import context_split
+from brainmodels.evaluation.encoding import standardized
 from brainmodels.features import ArrayFeatures, FeatureCache
 from brainmodels.features.sets import FeatureSet
 from brainmodels.metrics.encoding import nr2, voxel_r
@@ -207,11 +208,17 @@ class Case:
         return rows
 
     def _trained(self, few: Split, test: Pairs) -> list[tuple[str, str, float, float | None]]:
-        """SynBrain, adapted by some minutes of training."""
+        """SynBrain, adapted by some minutes of training, and ridge on the patch tokens that it sees."""
+        averaged = self.pairs(NEW, few, "train", "repeats", "context")
+        X, X_test = (self.source.get(x.image_ids, "tokens") for x in (averaged, test))
+        X, X_test = standardized(X.reshape(len(X), -1), X_test.reshape(len(X_test), -1))
+        ridge = Ridge().fit(X, averaged.array()).predict(X_test)
+        rows = [("encoding", "ridge, patch tokens", self.encoding(ridge, test), None)]
         context, began = self.pairs(NEW, few, "train", "none", "context"), time.perf_counter()
         model = self.synbrain.adapt(self.source, context, subject=NEW, alignment="off")
         guess = model.predict(self.source, image_ids=test.image_ids, subject=NEW)
-        return [("encoding", "SynBrain, adapted", self.encoding(guess, test), time.perf_counter() - began)]
+        name = "SynBrain, patch tokens, adapted"
+        return [*rows, ("encoding", name, self.encoding(guess, test), time.perf_counter() - began)]
 
     def full(self) -> list[tuple[str, str, float]]:
         """Ridge on all images of the new subject, in both directions: what its own data say in the end."""
