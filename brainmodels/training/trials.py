@@ -320,6 +320,9 @@ class TrialData:
         shown = self.recordings[subject].image_ids
         order = np.argsort(shown, kind="stable")
         ends = [np.searchsorted(shown, np.asarray(ids, dtype=str), side, order) for side in ("left", "right")]
+        if (ends[0] == ends[1]).any():
+            missing = np.asarray(ids, dtype=str)[ends[0] == ends[1]][0]
+            raise IdError(f"expected images that {subject} saw, got {missing}")
         return np.stack([self._matrix(subject, np.sort(order[a:b])).mean(0) for a, b in zip(*ends, strict=True)])
 
     def check_alignment(self) -> dict[str, AlignmentReport]:

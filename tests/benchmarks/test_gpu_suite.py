@@ -24,13 +24,18 @@ def _script(tmp_path, name, code, part="kernels", **limits):
 
 
 def _gone(pid):
-    """Whether a process has ended, reaped or not."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    """Whether a process has ended, reaped or not; a killed one has five seconds to end."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_every_part_takes_less_than_nine_minutes():

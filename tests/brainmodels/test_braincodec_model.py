@@ -346,7 +346,7 @@ def test_tiny_is_tiny():
         (InContextRecipe, {"queries": 0}, "queries of at least 1, got 0"),
         (BrainCoDecRecipe, {"cross_fit": "nest"}, "got 'nest'; near: nested"),
         (BrainCoDecRecipe, {"extend_voxels": (9, 5)}, "extend_voxels from 1 up, the lowest first, got 9 to 5"),
-        (BrainCoDecRecipe, {"runs": ()}, r"runs of at least one number .*got \(\) and 5"),
+        (BrainCoDecRecipe, {"runs": ()}, r"runs of 2 context images or more .*got \(\) and 5"),
     ],
 )
 def test_mistakes_in_recipes_are_named(kind, changes, message):

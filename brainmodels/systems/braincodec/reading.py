@@ -96,6 +96,7 @@ class EncoderModel(BrainModel):
         if select == "cv":
             names = ("in_context", "ridge")
             model.selected_ = {subject: min(names, key=lambda name: _error(model.voxels_[subject][name]))}
+        model.meta_ |= {key: self.meta_[key] for key in ("cross_fit", "mode") if key in self.meta_}
         model.meta_["adapted_from"] = {"subjects": list(self.subjects_), "train_images": self.meta_["train_images"]}
         return model
 

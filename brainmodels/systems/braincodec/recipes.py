@@ -168,10 +168,10 @@ class BrainCoDecRecipe(EmbeddingRecipe):
             )
         for name in ("synthetic_voxels", "extend_voxels", "finetune_voxels"):
             _check_range(name, getattr(self, name))
-        if not self.runs or min(self.runs) < 1 or self.run_draws < 1:
+        if not self.runs or min(self.runs) < 2 or self.run_draws < 1:
             raise BrainDataError(
-                "expected runs of at least one number of context images and run_draws of at least 1, got "
-                f"{self.runs} and {self.run_draws}"
+                f"expected runs of 2 context images or more and run_draws of at least 1, got {self.runs} and "
+                f"{self.run_draws}"
             )
 
 
