@@ -12,8 +12,9 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,6 @@ def main(words: Sequence[str] | None = None) -> None:
     command = shlex.join(["python", "-m", "benchmarks.brain_models", *(sys.argv[1:] if words is None else words)])
     facts = environment("cpu")
     out = args.out or RESULTS / f"{slug(facts['device'])}-brain-models-{today()}.md"
-    out.parent.mkdir(parents=True, exist_ok=True)
     for name in args.studies:
         for seed in settings.seeds:
             began = time.perf_counter()
@@ -42,12 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
             took = f"{(time.perf_counter() - began) / 60:.1f} min"
             known = ", ".join(f"{key} {facts[key]}" for key in _COLUMNS if facts.get(key))
             text = section(f"{name}, seed {seed}", tables, [f"`{command}`, {took}", _size(settings), known])
-            if not out.exists():
-                out.write_text(f"# SynBrain and NeuroFlow on simulated subjects\n{_HEAD}", encoding="utf-8")
-            with out.open("a", encoding="utf-8") as file:
-                file.write(text)
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            publish(out, f"SynBrain and NeuroFlow on simulated subjects\n{_HEAD.rstrip()}", text)
 
 
 _HEAD = """
@@ -55,6 +50,24 @@ Tables of `benchmarks.brain_models`. Responses are z-scored within sessions by t
 over three presentations. nr2 is sum r |r| / sum NC over voxels with NC of at least 0.1; intervals are 95 %, over
 resampled test images. "Planted signal" is what a perfect model would predict. Simulated and real scores share no table.
 """
+
+
+def publish(out: Path, heading: str, text: str) -> None:
+    """Append a section to a page, which begins with a heading, and print it."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(f"# {heading}\n", encoding="utf-8")
+    with out.open("a", encoding="utf-8") as file:
+        file.write(text)
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def how(command: str, began: float, facts: Mapping[str, Any]) -> list[str]:
+    """How a section was made: the command with its minutes since `began`, and the facts of the machine."""
+    known = ("date", "device", "torch", "numpy", "commit")
+    told = ", ".join(f"{key} {facts[key]}" for key in known if facts.get(key))
+    return [f"`{command}`, {(time.perf_counter() - began) / 60:.1f} min", told]
 
 
 def section(title: str, tables: Sequence[Table], facts: Sequence[str]) -> str:

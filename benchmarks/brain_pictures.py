@@ -34,7 +34,7 @@ from brainmodels.metrics.kid import mmd2
 from brainmodels.metrics.statistics import bootstrap_mean
 from brainmodels.simulated.scenes import scene_pictures, scene_stimuli
 
-from .brain_models import section
+from .brain_models import how, publish, section
 from .brain_studies import Table
 from .record import RESULTS, Row, environment, slug, today
 
@@ -209,18 +209,8 @@ def main(words: Sequence[str] | None = None) -> None:
     for seed in args.seeds:
         began = time.perf_counter()
         tables = Case(seed, args.workdir, probe, args).tables()
-        took = f"`{command}`, {(time.perf_counter() - began) / 60:.1f} min"
-        known = ", ".join(
-            f"{key} {facts[key]}" for key in ("date", "device", "torch", "numpy", "commit") if facts.get(key)
-        )
-        text = section(f"seed {seed}", tables, [took, known])
-        if not out.exists():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text("# Pictures and captions of simulated subjects\n", encoding="utf-8")
-        with out.open("a", encoding="utf-8") as file:
-            file.write(text)
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        text = section(f"seed {seed}", tables, how(command, began, facts))
+        publish(out, "Pictures and captions of simulated subjects", text)
 
 
 def _parser() -> argparse.ArgumentParser:

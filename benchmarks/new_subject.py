@@ -36,7 +36,7 @@ from brainmodels.systems.braincodec.recipes import named
 from brainmodels.systems.mindaligner import MindAligner
 from brainmodels.systems.synbrain import SynBrain
 
-from .brain_models import section
+from .brain_models import how, publish, section
 from .brain_studies import Table
 from .record import RESULTS, Row, environment, slug, today
 
@@ -253,23 +253,13 @@ def main(words: Sequence[str] | None = None) -> None:
         if decoded:
             note = f"top-1 of {gallery} images (chance {1 / gallery:.3f}), mean of {args.draws} draws."
             tables.append(Table("Decoding,", decoded, note))
-        took = f"`{command}`, {(time.perf_counter() - began) / 60:.1f} min"
-        known = ", ".join(
-            f"{key} {facts[key]}" for key in ("date", "device", "torch", "numpy", "commit") if facts.get(key)
-        )
         title = f"{args.preset}, {args.features} features, seed {seed}"
         extra = {"individuality": args.individuality or None, "snr": None if args.snr == 1 else args.snr}
         extra |= {"tuning": None if args.tuning == "linear" else args.tuning, "subjects": args.subjects}
         extra |= {"embed width": args.embed_width, "synthetic steps": args.extend_steps}
         title += "".join(f", {key} {value}" for key, value in extra.items() if value is not None)
-        text = section(title, tables, [took, known])
-        if not out.exists():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text("# A new subject with few trials\n", encoding="utf-8")
-        with out.open("a", encoding="utf-8") as file:
-            file.write(text)
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        text = section(title, tables, how(command, began, facts))
+        publish(out, "A new subject with few trials", text)
 
 
 def _parser() -> argparse.ArgumentParser:

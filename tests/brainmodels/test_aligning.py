@@ -28,6 +28,13 @@ def short(folder: Path, **changes) -> str:
     return str(path)
 
 
+def evaluate(model: Path, out: Path, *more: str) -> None:
+    """The page of a model of sim02."""
+    words = "--data simulated:tiny --subject sim02 --features grid --seed 1 --no-progress --check-alignment off"
+    few = "--resamples 20 --shuffles 2 --curve"
+    main(["evaluate", "--models", str(model), *words.split(), *few.split(), *more, "--out", str(out)])
+
+
 @pytest.fixture(scope="module")
 def aligned(tmp_path_factory):
     """sim02, two sessions of it, aligned with sim01."""
@@ -52,20 +59,7 @@ def test_few_sessions_of_the_new_subject_and_all_of_the_known_one_are_trained_on
 
 
 def test_the_page_has_the_closed_forms_beside_the_map(aligned, tmp_path):
-    words = ["--models", str(aligned), "--data", "simulated:tiny", "--subject", "sim02", "--features", "grid"]
-    words += [
-        "--seed",
-        "1",
-        "--no-progress",
-        "--check-alignment",
-        "off",
-        "--resamples",
-        "20",
-        "--shuffles",
-        "2",
-        "--curve",
-    ]
-    main(["evaluate", *words, "--out", str(tmp_path)])
+    evaluate(aligned, tmp_path)
     record = json.loads((tmp_path / "record.json").read_text())
     rows = {row["scores"][0]["decoder"] for row in record["models"][0]["decoding"]}
     expected = ("encode_align, same decoder", "encode_invert_encode, same decoder", "ridge without alignment")
@@ -84,29 +78,7 @@ def test_a_model_of_the_known_subject_decodes(tmp_path):
     }
     model = load_model(run_training(TrainSettings(**settings, **COMMON, out=tmp_path / "aligned")))
     assert model.known_model_.meta_["system"] == "NeuroFlow" and model.meta_["decoder"] == "NeuroFlow"
-    words = [
-        "--models",
-        str(tmp_path / "aligned"),
-        "--data",
-        "simulated:tiny",
-        "--subject",
-        "sim02",
-        "--features",
-        "grid",
-    ]
-    words += [
-        "--seed",
-        "1",
-        "--no-progress",
-        "--check-alignment",
-        "off",
-        "--resamples",
-        "20",
-        "--shuffles",
-        "2",
-        "--curve",
-    ]
-    main(["evaluate", *words, "--out", str(tmp_path / "page"), "--pictures", "nearest"])
+    evaluate(tmp_path / "aligned", tmp_path / "page", "--pictures", "nearest")
     record = json.loads((tmp_path / "page" / "record.json").read_text())
     assert record["models"][0]["tokens"] == list(model.known_model_.token_shape_)
     assert {"MindAligner", "ridge, same tokens"} <= {row["source"] for row in record["pictures"][0]["drawn"]}
