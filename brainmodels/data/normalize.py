@@ -212,8 +212,8 @@ class Normalizer:
 def fit_normalizer(name: str, subject: Subject, split: Split, over: str | None = None, **options) -> Normalizer:
     """A normaliser fitted on the train trials that a split gives a subject.
 
-    A split of few trials may be too small for "session_z_train". "session_z_unlabelled" is for such a split: it takes
-    all trials of the subject that show no test image.
+    A split of few trials may be too small for "session_z_train". "session_z_unlabelled" takes all trials of the subject
+    that show no test image.
 
     Args:
         name: Name of the scaling, see `Normalizer`.

@@ -14,8 +14,8 @@ noise. The drift of the session and the mean of the voxel are added to it.
 Everything follows from the seed. A subject does not depend on the number of subjects. It keeps its order of images and
 its noise when the signal-to-noise ratio or the tuning changes. The signal-to-noise ratio does not change its signal.
 
-A cohort of subjects for studies across subjects has further options: `individuality` of the tuning, `anatomy`, and a
-signal-to-noise ratio and a number of repeats of each subject's own.
+Studies across subjects have further options. Tuning may be partly a subject's own (`individuality`), and places may
+differ (`anatomy`). Signal-to-noise ratios and numbers of repeats may be given by subject.
 """
 
 import json

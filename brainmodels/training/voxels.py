@@ -4,8 +4,8 @@
     VoxelRows(subjects).batch("train", "sim01", np.array([3, 17]))  # responses (2, images) of voxels 3 and 17
     ImageRows(subjects).batch("train", "sim01", np.array([3, 17]))  # responses (2, V) to images 3 and 17
 
-Responses are averaged over repeats. They are stored by voxel, in memory where they fit and else in a file, so that
-8 subjects of 15,724 voxels and 9,000 images need 4.5 GB on disk and a block of images in memory.
+Responses are averaged over repeats and stored by voxel, in memory where they fit and else in a file. For 8 subjects of
+15,724 voxels and 9,000 images the files have 4.5 GB.
 """
 
 import tempfile

@@ -325,6 +325,14 @@ def test_recipes_have_their_published_values():
     assert switches == [("logits", "logits", False, "nested", 4), ("query", "query", True, "single", 4)]
 
 
+def test_the_recipe_for_veca_base_has_the_published_sizes_for_768_features():
+    recipe = named("veca")
+    with torch.device("meta"):
+        networks = ContextEncoder.of(recipe.stage1, 768), ContextDecoder.of(recipe, 768)
+    assert [count(network) for network in networks] == [156_000_196, 88_758_276]
+    assert in_context("veca") == recipe.stage1
+
+
 def test_tiny_is_tiny():
     tiny, nano = named("tiny"), named("nano")
     assert replace(nano, name="tiny", stage1=tiny.stage1) == tiny

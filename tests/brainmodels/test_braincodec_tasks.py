@@ -33,7 +33,7 @@ PLAIN = replace(FEW_CODEC, noise_channel=True, evidence_channel=False)
 
 def group():
     model = InContextEncoder(FEW_ENCODER)
-    return Cohort(model._join(features(cohort()), train_pairs(cohort()), "", None, None, 0.2, False))
+    return Cohort.of(model._join(features(cohort()), train_pairs(cohort()), "", None, None, 0.2, False))
 
 
 class TestSyntheticVoxels:

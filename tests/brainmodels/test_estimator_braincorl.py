@@ -10,8 +10,9 @@ from sklearn.base import clone
 from brainmodels.baselines import PriorRidge, Ridge, VoxelModel, WeightPrior, heldout_variance
 from brainmodels.data.subject_splits import loso
 from brainmodels.errors import AxisError, BrainDataError, LeakageError, NormalizationError
+from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.encoding import nr2, r2, voxel_r
-from brainmodels.systems.braincodec import InContextEncoder, reading
+from brainmodels.systems.braincodec import BrainCoDec, InContextEncoder, reading
 from brainmodels.systems.braincodec.in_context import Cohort
 from tests.brainmodels.coded import (
     FEW_ENCODER,
@@ -95,7 +96,7 @@ class TestAdapt:
         data = InContextEncoder(FEW_ENCODER)._join(
             features(cohort()), train_pairs(cohort()), "", None, None, None, False
         )
-        expected = WeightPrior.of(list(Cohort(data).ridges.values()))
+        expected = WeightPrior.of(list(Cohort.of(data).ridges.values()))
         np.testing.assert_array_equal(few.prior_.covariance, expected.covariance)
 
     def test_neither_the_order_of_trials_nor_that_of_voxels_matters(self):
@@ -407,3 +408,12 @@ class TestLearning:
             chosen, plain = self.score(new, test, dataset), self.score(new, test, dataset, expected)
             assert chosen == plain >= max(self.score(new, test, dataset, x) for x in ("in_context", "ridge"))
         assert "160 context images of sim01 are more than the 32 of the training" in caplog.text
+
+
+def test_embeddings_that_are_too_wide_are_refused_before_the_training():
+    ids = [f"scene:{number}" for number in range(12)]
+    wide = ArrayFeatures(np.random.default_rng(0).normal(size=(12, 768)).astype("f4"), ids)
+    responses = np.random.default_rng(1).normal(size=(12, 5)).astype("f4")
+    for model in (InContextEncoder("paper"), BrainCoDec("paper")):
+        with pytest.raises(AxisError, match=r"embeddings of less than 560 numbers.*got 768; take recipe 'veca'"):
+            model.fit(wide, responses, image_ids=ids, alignment="off")

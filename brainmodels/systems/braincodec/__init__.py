@@ -10,7 +10,7 @@ The sources are arXiv 2505.15813 (stage 1) and 2604.08537 (stage 2).
 from .estimator import BrainCoDec
 from .in_context import InContextEncoder
 from .model import ContextDecoder, ContextEncoder
-from .recipes import BrainCoDecRecipe, InContextRecipe, in_context, nano, paper, released, tiny
+from .recipes import BrainCoDecRecipe, InContextRecipe, in_context, nano, paper, released, tiny, veca
 
 __all__ = [
     "BrainCoDec",
@@ -24,4 +24,5 @@ __all__ = [
     "paper",
     "released",
     "tiny",
+    "veca",
 ]

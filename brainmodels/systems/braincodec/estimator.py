@@ -28,7 +28,7 @@ from . import recipes
 from .in_context import Cohort, InContextEncoder
 from .model import ContextDecoder, ContextEncoder
 from .reading import EncoderModel, maps_at_once
-from .recipes import BrainCoDecRecipe
+from .recipes import BrainCoDecRecipe, InContextRecipe
 from .runs import encoder_rows, stored_runs
 from .tasks import RunDecoding, SyntheticDecoding, voxel_tokens
 
@@ -67,8 +67,8 @@ class BrainCoDec(EncoderModel):
     _stage1: InContextEncoder | None = None  # as it was given to `fit`
 
     @property
-    def trained_context(self) -> tuple[int, int]:
-        return self.recipe.stage1.context
+    def encoder_recipe(self) -> InContextRecipe:
+        return self.recipe.stage1
 
     def decode(
         self,
@@ -253,7 +253,7 @@ class BrainCoDec(EncoderModel):
         self.inversion_, self.mode_ = known.inversion_, known.mode_
 
     def _train(self, run: Run, data: TrialData) -> list[StageResult]:
-        recipe, cohort = self.recipe, Cohort(data)
+        recipe, cohort = self.recipe, Cohort.of(data)
         if recipe.cross_fit != "single" and len(cohort.subjects) < 2:
             raise BrainDataError(
                 f"expected two training subjects or more with cross_fit={recipe.cross_fit!r}, which reads the encoders "
@@ -312,7 +312,7 @@ class BrainCoDec(EncoderModel):
 
     def _finish(self, data: TrialData, stages: Sequence[StageResult], checked: Mapping[str, Any]) -> None:
         self._place()
-        self._read(data, self.trained_context[1])
+        self._read(data, self.encoder_recipe.context[1])
         self.mode_, cosines = self._chosen_mode(data)
         super()._finish(data, stages, checked)
         self.meta_ |= {"cross_fit": self.recipe.cross_fit, "mode": self.mode_, "validation_cosines": cosines}

@@ -7,13 +7,15 @@ responses = new.predict(cache, image_ids=test.image_ids)        # (n, V)
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...baselines import WeightPrior
+from ...baselines import VoxelModel, WeightPrior
 from ...data.ids import Ids
 from ...errors import BrainDataError
 from ...training.batches import Batch, RowNumbers
@@ -35,6 +37,7 @@ _log = logging.getLogger(__name__)
 _EPOCH = 100  # batches of synthetic voxels that are logged together
 
 
+@dataclass(frozen=True)
 class Cohort:
     """What the training subjects of a fit say together.
 
@@ -43,28 +46,32 @@ class Cohort:
         bank: Embeddings of all train images, fp32 (N, E).
         repeats: Mean number of trials of a train image.
         ridges: Ridge from embeddings to the responses of each subject, with its held-out error.
-        prior: Prior of weights and intercepts, from the ridge weights of all subjects together.
     """
 
-    def __init__(self, data: TrialData):
-        self.subjects = voxels_of(data)
-        self.bank = torch.from_numpy(data.tokens.get(data.train_ids())[:, 0])
-        self.repeats = float(
-            np.mean([len(rows) / self.subjects[name].num_train for name, rows in data.rows["train"].items()])
-        )
-        self.ridges = {
-            name: ridge_encoders(*item.train, item.ids[: item.num_train]) for name, item in self.subjects.items()
-        }
-        self.prior = WeightPrior.of(list(self.ridges.values()))
+    subjects: Mapping[str, SubjectVoxels]
+    bank: Tensor
+    repeats: float
+    ridges: Mapping[str, VoxelModel]
+
+    @classmethod
+    def of(cls, data: TrialData) -> "Cohort":
+        """The cohort of all subjects of a fit."""
+        subjects = voxels_of(data)
+        bank = torch.from_numpy(data.tokens.get(data.train_ids())[:, 0])
+        repeats = np.mean([len(rows) / subjects[name].num_train for name, rows in data.rows["train"].items()])
+        ridges = {name: ridge_encoders(*item.train, item.ids[: item.num_train]) for name, item in subjects.items()}
+        return cls(subjects, bank, float(repeats), ridges)
+
+    @cached_property
+    def prior(self) -> WeightPrior:
+        """Prior of weights and intercepts, from the ridge weights of all subjects together."""
+        return WeightPrior.of(list(self.ridges.values()))
 
     def without(self, subject: str) -> "Cohort":
         """The cohort of the other subjects. The bank of images stays, because it holds no response."""
-        left = object.__new__(Cohort)
-        vars(left).update(vars(self))
-        left.subjects = {name: item for name, item in self.subjects.items() if name != subject}
-        left.ridges = {name: item for name, item in self.ridges.items() if name != subject}
-        left.prior = WeightPrior.of(list(left.ridges.values()))
-        return left
+        left, ridges = dict(self.subjects), dict(self.ridges)
+        del left[subject], ridges[subject]
+        return replace(self, subjects=left, ridges=ridges)
 
     def synthetic(self, prior: str) -> SyntheticVoxels:
         """Synthetic voxels like those of the cohort ("ridge"), or "isotropic" ones."""
@@ -96,8 +103,8 @@ class InContextEncoder(EncoderModel):
     recipe: InContextRecipe
 
     @property
-    def trained_context(self) -> tuple[int, int]:
-        return self.recipe.context
+    def encoder_recipe(self) -> InContextRecipe:
+        return self.recipe
 
     def predict(
         self, features: Features, *, image_ids: Ids | None = None, subject: str | None = None, method: str | None = None
@@ -129,7 +136,7 @@ class InContextEncoder(EncoderModel):
         self.encoder_ = ContextEncoder.of(self.recipe, self.token_shape_[1])
 
     def _train(self, run: Run, data: TrialData) -> list[StageResult]:
-        cohort = Cohort(data)
+        cohort = Cohort.of(data)
         self.prior_ = cohort.prior
         return self.train_on(run, cohort)
 

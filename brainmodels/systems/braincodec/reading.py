@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ...baselines import PriorRidge, Ridge, VoxelModel, WeightPrior, heldout_variance
 from ...data.ids import Ids
-from ...errors import BrainDataError, LeakageError, check_choice
+from ...errors import AxisError, BrainDataError, LeakageError, check_choice
 from ...training.estimator import BrainModel
 from ...training.joining import Features
 from ...training.trials import TrialData, Trials
 from .model import ContextEncoder
+from .recipes import InContextRecipe
 
 __all__ = ["METHODS", "EncoderModel", "maps_at_once", "prior_encoders", "read_encoders", "ridge_encoders"]
 
@@ -47,9 +48,19 @@ class EncoderModel(BrainModel):
     encoder_: ContextEncoder
 
     @property
-    def trained_context(self) -> tuple[int, int]:
-        """Lowest and highest number of context images in the training."""
+    def encoder_recipe(self) -> InContextRecipe:
+        """Recipe of the network that reads encoders."""
         raise NotImplementedError
+
+    def _check_tokens(self, shape: tuple[int, int]) -> None:
+        """Refuse embeddings that are too wide for the network, before anything is trained."""
+        super()._check_tokens(shape)
+        recipe = self.encoder_recipe
+        if shape[1] >= recipe.width:
+            raise AxisError(
+                f"expected embeddings of less than {recipe.width} numbers, the width of recipe {recipe.name!r}, got "
+                f"{shape[1]}; take recipe 'veca' for features of 768 numbers, or a recipe with embed_width"
+            )
 
     def adapt(
         self,
@@ -88,7 +99,7 @@ class EncoderModel(BrainModel):
         model = type(self)(self.config, self.pairing, self.device)
         data = model._join(features, responses, subject, image_ids, feature_ids, 0.0, drop_voxels, known=self)
         checked = model._aligned(data, alignment)
-        _check_context(subject, len(data.images(subject, "train")), self.trained_context)
+        _check_context(subject, len(data.images(subject, "train")), self.encoder_recipe.context)
         model._take(self)
         model._place()
         model._read(data)

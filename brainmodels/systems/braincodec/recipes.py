@@ -24,6 +24,7 @@ __all__ = [
     "paper",
     "released",
     "tiny",
+    "veca",
 ]
 
 LOGNS = ("logits", "query", "none")
@@ -190,6 +191,11 @@ def paper() -> BrainCoDecRecipe:
     return BrainCoDecRecipe("paper", stage1=in_context("paper"))
 
 
+def veca() -> BrainCoDecRecipe:
+    """The published depths for the pooled features of VECA base, 768 numbers, with the published widths for so many."""
+    return replace(paper(), name="veca", stage1=in_context("veca"), width=1024)
+
+
 def released() -> BrainCoDecRecipe:
     """The published models as the released code trains them, with its quirks.
 
@@ -250,6 +256,10 @@ def _in_context_paper() -> InContextRecipe:
     return InContextRecipe("paper")
 
 
+def _in_context_veca() -> InContextRecipe:
+    return replace(_in_context_paper(), name="veca", width=800)
+
+
 def _in_context_released() -> InContextRecipe:
     return InContextRecipe(
         "released",
@@ -284,9 +294,10 @@ def _in_context_nano() -> InContextRecipe:
     return replace(_in_context_tiny(), name="nano", extend=_small(8_000, 3e-3), finetune=_small(300, 5e-4))
 
 
-_RECIPES = {"paper": paper, "released": released, "nano": nano, "tiny": tiny}
+_RECIPES = {"paper": paper, "veca": veca, "released": released, "nano": nano, "tiny": tiny}
 _IN_CONTEXT = {
     "paper": _in_context_paper,
+    "veca": _in_context_veca,
     "released": _in_context_released,
     "nano": _in_context_nano,
     "tiny": _in_context_tiny,
@@ -305,6 +316,7 @@ def in_context(name: str) -> InContextRecipe:
     | name | what it is |
     |---|---|
     | "paper" | the published model, first trained on synthetic voxels |
+    | "veca" | the same for embeddings of 768 numbers, as VECA base has |
     | "released" | the published model as the released script trains it, on real voxels alone |
     | "tiny" | a minute on a processor core: embeddings of 16 numbers, 8 to 64 context images |
     | "nano" | the same sizes for the shipped `veca_nano_patch8`, twice the steps on synthetic voxels |
