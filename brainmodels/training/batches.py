@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,14 +32,15 @@ class Batch(NamedTuple):
 class Source(Protocol):
     """A source of batches. Parts are "train" and "val", and a batch depends on the arguments alone.
 
-    All calls of `batch` come from one thread, which is not the one that trains.
+    A batch is a named tuple of the subject, the rows and any tensors whose first axis is the rows, such as `Batch`. All
+    calls of `batch` come from one thread, which is not the one that trains.
     """
 
     def sizes(self, part: str) -> Mapping[str, int]:
         """Return the number of trials by subject."""
         ...
 
-    def batch(self, part: str, subject: str, rows: np.ndarray) -> Batch:
+    def batch(self, part: str, subject: str, rows: np.ndarray) -> Any:
         """Return trials, on the CPU."""
         ...
 

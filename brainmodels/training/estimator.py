@@ -16,15 +16,16 @@ from torch import Tensor
 from veca.train.parallel import World, join_world
 
 from ..data.ids import Ids
-from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names, need
+from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice, near_names
 from ..features import EmbeddingSpace, TokenScaler
 from ..metrics.encoding import r2
 from ..versions import library_versions
-from .files import FORMAT, read_model, scale_arrays, scales_from, write_model
+from .files import scale_arrays, scales_from
 from .joining import Features, check_fingerprint, recording_of, source_of
 from .loop import StageResult
 from .recipe import EmbeddingRecipe, ModelRecipe
 from .run import Run, check_run
+from .saved import FORMAT, SavedModel, stage_json
 from .trials import (
     Recording,
     TokenTable,
@@ -37,17 +38,12 @@ from .trials import (
     scaled_tokens,
 )
 
-try:
-    from sklearn.base import BaseEstimator
-except ImportError as error:
-    raise need("scikit-learn", "brainmodels.training") from error
-
 __all__ = ["BATCH", "BrainModel", "Features"]
 
 BATCH = 256  # samples that are predicted together
 
 
-class BrainModel(BaseEstimator):
+class BrainModel(SavedModel):
     """An estimator of tokens of images and responses to them.
 
     `get_params`, `set_params` and scikit-learn's `clone` work. `fit` has its own signature, because trials and images
@@ -61,12 +57,7 @@ class BrainModel(BaseEstimator):
 
     Attributes:
         direction: "encode" predicts responses to images, "decode" features of images from responses, "both" does both.
-        about: Half a sentence for reports: what the system goes from and to.
-        stages: Fields of the recipe that are trained, in order.
         responses: Kinds of responses it can be fitted to, "voxels" or "sensors".
-        needs: Packages beyond the extra `brain` that it imports.
-        networks: Names of the attributes that hold its modules.
-        recipe_type, named: Class of its recipes, and the function that returns one by name.
         reversible: Whether it has `round_trip`, from either side to the other and back.
         adapts: Whether it has `adapt`, which fits it to a new subject from few images.
         aligns: Whether its fit takes a new subject and a known one, whose decoder it uses.
@@ -75,8 +66,6 @@ class BrainModel(BaseEstimator):
         maps: Whether it has `voxel_model`, which gives a subject's encoders of voxels as arrays.
         inputs: What `fit` takes of the images: "features", or "stimuli" where the model computes what it needs.
         outputs: What it reads from responses: "tokens" of images, or "images" and "captions" themselves.
-        options: Further arguments of the constructor that `veca brain train` passes on.
-        trained_by: Where a system has no stages to train, what says so to a user who asks for steps.
         recipe: How it is built, trained and used, by `config`.
         subjects_: Subjects of the fit.
         scales_: `VoxelScale` by subject.
@@ -84,14 +73,11 @@ class BrainModel(BaseEstimator):
         token_shape_: (m, d) of the tokens that it sees.
         meta_: Facts of the fit, as JSON: versions, fingerprint of the features, normaliser and voxels by subject, hash
             of training images, stages with steps and losses.
+        and those of `SavedModel`.
     """
 
     direction: ClassVar[Literal["encode", "decode", "both"]]
-    about: ClassVar[str]
-    stages: ClassVar[tuple[str, ...]] = ()
     responses: ClassVar[tuple[str, ...]] = ("voxels",)
-    needs: ClassVar[tuple[str, ...]] = ()
-    networks: ClassVar[tuple[str, ...]] = ()
     recipe_type: ClassVar[type[ModelRecipe]]
     named: ClassVar[Callable[[str], ModelRecipe]]
     reversible: ClassVar[bool] = False
@@ -102,39 +88,20 @@ class BrainModel(BaseEstimator):
     maps: ClassVar[bool] = False
     inputs: ClassVar[str] = "features"
     outputs: ClassVar[tuple[str, ...]] = ("tokens",)
-    options: ClassVar[tuple[str, ...]] = ()
-    trained_by: ClassVar[str] = ""
+    subjects_: tuple[str, ...]
+    recipe: ModelRecipe
     adapt: Callable[..., "BrainModel"]  # where `adapts`
     latents: Callable[..., np.ndarray]  # where there are `latent_heads`
     round_trip: Callable[..., Any]  # where `reversible`
     voxel_model: Callable[..., Any]  # where `maps`
 
     def __init__(self, config: ModelRecipe | str, pairing: str = "ids", device: str | torch.device | None = None):
-        self.config, self.pairing, self.device = config, pairing, device
-        self._check_params()
-
-    @property
-    def recipe(self) -> ModelRecipe:
-        return type(self).named(self.config) if isinstance(self.config, str) else self.config
-
-    def set_params(self, **params: Any) -> Self:
-        """Change arguments of the constructor. The model must then be fitted again."""
-        super().set_params(**params)
-        self._check_params()
-        self._forget()
-        return self
+        self.pairing = pairing
+        super().__init__(config, device)
 
     def _check_params(self) -> None:
-        """Refuse arguments that are not what they should be."""
         check_choice("pairing", self.pairing, ("ids", "rows"))
-        if not isinstance(self.recipe, self.recipe_type):
-            name = self.recipe_type.__name__
-            raise BrainDataError(f"expected a {name}, or the name of one, got {type(self.config).__name__}")
-
-    @property
-    def label(self) -> str:
-        """Name in tables."""
-        return type(self).__name__
+        super()._check_params()
 
     @property
     def encodes(self) -> bool:
@@ -207,9 +174,8 @@ class BrainModel(BaseEstimator):
         return self
 
     def _forget(self) -> None:
-        """Drop what an earlier fit left, so that a fit that fails leaves no mixture of two."""
-        for name in ("meta_", "token_shape_"):
-            vars(self).pop(name, None)
+        super()._forget()
+        vars(self).pop("token_shape_", None)
 
     def _train(self, run: Run, data: TrialData) -> list[StageResult]:
         """Build the networks and train all stages."""
@@ -377,24 +343,12 @@ class BrainModel(BaseEstimator):
             raise BrainDataError(f"expected a subject of {', '.join(self.subjects_)}, got {subject!r}{near}")
         return subject
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "meta_"):
-            raise BrainDataError(f"expected a fitted {type(self).__name__}, got one before fit")
-
     def check_unseen(self, image_ids: Ids) -> bool:
         """Refuse images that the fit saw with a `LeakageError`; False where the model does not know which these are."""
         if self.scaler_ is None:
             return False
         self.scaler_.check_unseen(image_ids)
         return True
-
-    def _place(self) -> torch.device:
-        """Where it computes, with the networks there and in eval mode."""
-        default = "cuda" if torch.cuda.is_available() else "cpu"
-        device = torch.device(default if self.device is None else self.device)
-        for name in self.networks:
-            getattr(self, name).to(device).eval()
-        return device
 
     def _note(self, data: TrialData, stages: Sequence[Any], alignment: Mapping[str, Any]) -> None:
         """Write down what was fitted to what."""
@@ -419,37 +373,26 @@ class BrainModel(BaseEstimator):
             "train_images": len(ids),
             "token_shape": list(self.token_shape_),
             "subjects": subjects,
-            "stages": [_stage_json(stage) for stage in stages],
+            "stages": [stage_json(stage) for stage in stages],
         }
 
     def _statistics(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a folder holds beside the weights: arrays, and what is text."""
         return scale_arrays(self.scales_, self.scaler_)
 
     def _restore(self, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]) -> None:
-        """Take the statistics back, and the arrays that were used out of `arrays`; a missing one is a KeyError."""
         self.scales_, self.scaler_ = scales_from(arrays, texts, subjects)
 
-    def _save_more(self, folder: Path) -> None:
-        """Write what a system keeps beside weights and statistics into the folder of the model."""
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the model as safetensors and JSON into a folder, which appears whole or not at all.
-
-        Raises:
-            LayoutError: the folder exists and is no model.
-        """
-        self._check_fitted()
-        return write_model(self, Path(folder))
-
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device | None = None) -> Self:
-        """The model that `save` wrote.
+    def _arguments(cls, meta: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pairing": meta["pairing"]}
 
-        Raises:
-            LayoutError: a file is missing or broken, weights are missing or unknown, or it is of another system.
-        """
-        return read_model(cls, Path(folder), device)
+    def _recall(self, meta: Mapping[str, Any]) -> None:
+        self.fingerprint_, self.subjects_ = meta["features"], tuple(meta["subjects"])
+        if "token_shape" in meta:
+            self.token_shape_ = tuple(meta["token_shape"])
+
+    def _rebuild(self) -> None:
+        self._build({name: int(scale.kept.sum()) for name, scale in self.scales_.items()})
 
 
 def _new_scaler(recipe: ModelRecipe) -> TokenScaler | EmbeddingSpace | None:
@@ -457,10 +400,3 @@ def _new_scaler(recipe: ModelRecipe) -> TokenScaler | EmbeddingSpace | None:
     if isinstance(recipe, EmbeddingRecipe):
         return EmbeddingSpace(recipe.embed_width)
     return TokenScaler(recipe.what, reduce=recipe.reduce) if recipe.tokens == "scaled" else None
-
-
-def _stage_json(stage: Any) -> dict[str, Any]:
-    return {
-        key: getattr(stage, key)
-        for key in ("name", "steps", "epochs", "ended", "best", "contrast_batch", "seconds", "peak_memory")
-    } | {"log": list(stage.log)}

@@ -73,8 +73,8 @@ def read_model(kind: Any, folder: Path, device: str | torch.device | None) -> An
             f"{meta.get('format')}"
         )
     recipe = kind.recipe_type.from_json(read_json(folder / "config.json", LayoutError))
-    model = kind(recipe, pairing=meta["pairing"], device=device)
-    model.fingerprint_ = meta["features"]
+    model = kind(recipe, device=device, **kind._arguments(meta))
+    model._recall(meta)
     arrays = read_tensors(folder / "stats.safetensors", LayoutError)
     try:
         model._restore(arrays, meta.pop("statistics"), meta["subjects"])
@@ -82,10 +82,8 @@ def read_model(kind: Any, folder: Path, device: str | torch.device | None) -> An
         raise LayoutError(f"expected {error.args[0]} in stats.safetensors of {folder}, got none") from error
     if arrays:
         raise LayoutError(f"expected no {next(iter(arrays))} in stats.safetensors of {folder}, got it")
-    model.meta_, model.subjects_ = meta, tuple(meta["subjects"])
-    if "token_shape" in meta:
-        model.token_shape_ = tuple(meta["token_shape"])
-    model._build({name: int(scale.kept.sum()) for name, scale in model.scales_.items()})
+    model.meta_ = meta
+    model._rebuild()
     weights = read_tensors(folder / "weights.safetensors", LayoutError)
     for name in kind.networks:
         own = {key.removeprefix(f"{name}."): weights.pop(key) for key in [*weights] if key.startswith(f"{name}.")}

@@ -251,8 +251,10 @@ class _Stage:
 
     def passes(self, parts: list[Batch], count: int) -> Iterator[Pass]:
         """Loss and terms of this process's micro-batches, as shares of the means over the `count` trials of a batch."""
-        for subject, rows, *tensors in parts:
-            batch = Batch(subject, rows, *(tensor.to(self.world.device, non_blocking=True) for tensor in tensors))
+        for part in parts:
+            subject, rows, *tensors = part
+            moved = (tensor.to(self.world.device, non_blocking=True) for tensor in tensors)
+            batch = type(part)(subject, rows, *moved)
             with self.engine.autocast():
                 terms = self.task(batch, self.generator)
             share = len(rows) / count
@@ -327,12 +329,13 @@ class _Stage:
 
     def read(self, part: str, subject: str, rows: np.ndarray) -> list[Batch]:
         share = np.array_split(rows, self.world.size)[self.world.rank]
-        _, _, *tensors = self.source.batch(part, subject, share)
+        batch = self.source.batch(part, subject, share)
+        _, _, *tensors = batch
         if self.world.device.type == "cuda":
             tensors = [tensor.pin_memory() for tensor in tensors]
         count = self.micro_batches(len(share))
         columns = np.array_split(share, count), *(tensor.tensor_split(count) for tensor in tensors)
-        return [Batch(subject, *values) for values in zip(*columns, strict=True)]
+        return [type(batch)(subject, *values) for values in zip(*columns, strict=True)]
 
     def micro_batches(self, share: int) -> int:
         return -(-share // (self.stage.micro_batch or share))
