@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .data import load_prepared
     from .features import FeatureCache
     from .layouts import prepare
-    from .simulated import simulate, simulate_eeg
+    from .simulated import simulate, simulate_eeg, simulate_objects
     from .systems import load_model
 
 _ROOMS = {
@@ -22,9 +22,10 @@ _ROOMS = {
     "prepare": ".layouts",
     "simulate": ".simulated",
     "simulate_eeg": ".simulated",
+    "simulate_objects": ".simulated",
 }
 
-__all__ = ["FeatureCache", "load_model", "load_prepared", "prepare", "simulate", "simulate_eeg"]
+__all__ = ["FeatureCache", "load_model", "load_prepared", "prepare", "simulate", "simulate_eeg", "simulate_objects"]
 
 
 def __getattr__(name: str):

@@ -12,6 +12,7 @@ from .errors import BrainDataError
 _absent: ImportError | None = None
 try:
     from .commands.convert_optimus import convert_optimus
+    from .commands.demo import run_demo
     from .commands.drawer import DrawerSettings, run_drawer
     from .commands.evaluate import run_evaluations, score_lines
     from .commands.pretrain import run_pretraining
@@ -50,6 +51,19 @@ def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
     if (folder / "meta.json").is_file():  # written by the first process
         print("\n".join(stage_lines(read_meta(folder))))
         print(folder)
+
+
+def demo(model: str = "neuro3d", out: Path | None = None) -> None:
+    """Train a system on a simulated subject in minutes and write its report.
+
+    Args:
+        model: System with a demo.
+        out: Folder of the run; left out, it is `out/MODEL-demo`. Started again, it goes on.
+    """
+    try:
+        print(run_demo(model, Path("out") / f"{model}-demo" if out is None else out))
+    except (FloatingPointError, ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain demo: {error}") from error
 
 
 def drawer(settings: Annotated[DrawerSettings, tyro.conf.arg(name="")]) -> None:
@@ -160,12 +174,12 @@ def main(args: list[str]) -> None:
     """
     logging.basicConfig(format="%(message)s")
     commands: dict[str, Any] = {
-        command.__name__: command for command in (convert, drawer, evaluate, layouts, prepare, pretrain, train)
+        command.__name__: command for command in (convert, demo, drawer, evaluate, layouts, prepare, pretrain, train)
     }
     if _absent is None:
         commands["convert-optimus"] = convert_optimus
     else:
-        for name in ("convert-optimus", "drawer", "evaluate", "pretrain", "train"):
+        for name in ("convert-optimus", "demo", "drawer", "evaluate", "pretrain", "train"):
             commands.pop(name, None)
             if args[:1] == [name]:
                 raise SystemExit(f"veca brain {name}: {_absent}")

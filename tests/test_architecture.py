@@ -48,7 +48,7 @@ VECA = {
 BRAIN = {
     "": "data features layouts simulated systems",
     "cli": "commands errors evaluation layouts training",
-    "commands": "data drawing errors evaluation features report simulated systems training",
+    "commands": "data drawing errors evaluation features layouts report simulated systems training",
     "report": "data errors evaluation metrics",
     "evaluation": "baselines data drawing errors features metrics nn records simulated systems training",
     "drawing": "data errors features nn records simulated training",
@@ -59,7 +59,7 @@ BRAIN = {
     "metrics": "data errors features records versions",
     "features": "data errors versions",
     "simulated": "data errors layouts",
-    "layouts": "data errors",
+    "layouts": "data errors features",
     "data": "errors records versions",
     "records": "errors",
     "errors": "",

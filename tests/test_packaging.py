@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BRAIN = "diffusers transformers open_clip nibabel nilearn h5py sklearn skimage torchmetrics himalaya mne matplotlib"
+BRAIN = (
+    "diffusers transformers open_clip nibabel nilearn h5py sklearn skimage torchmetrics himalaya mne matplotlib trimesh"
+)
 
 
 def run_without(blocked: str, code: str) -> str:

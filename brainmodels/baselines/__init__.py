@@ -15,21 +15,25 @@
 | `NearestNeighbor` | the response to the most similar train image |
 | `MeanMap` | the mean train response |
 | `GaussianInversion` | features from responses, by Bayes' rule from a linear encoder; no fit to responses |
+| `SensorRidge` | classes from trials of EEG |
 
 `VoxelModel` keeps the linear encoder of a subject's voxels, and `WeightPrior` the distribution of such encoders.
 `PriorRidge` and `GaussianInversion` need the noise of each voxel, which `heldout_variance` estimates.
 """
 
 from .banded import BandedRidge
+from .courses import CourseFeatures, SignalFilters
 from .inversion import GaussianInversion
 from .maps import to_nifti
 from .ridge import LinearDecoder, Ridge
+from .sensors import SensorFeatures, SensorRidge
 from .shrinkage import PriorRidge, ReducedRankRidge, ReleasedRidge
 from .simple import MeanMap, NearestNeighbor
 from .voxels import VoxelModel, WeightPrior, heldout_residuals, heldout_variance
 
 __all__ = [
     "BandedRidge",
+    "CourseFeatures",
     "GaussianInversion",
     "LinearDecoder",
     "MeanMap",
@@ -38,6 +42,9 @@ __all__ = [
     "ReducedRankRidge",
     "ReleasedRidge",
     "Ridge",
+    "SensorFeatures",
+    "SensorRidge",
+    "SignalFilters",
     "VoxelModel",
     "WeightPrior",
     "heldout_residuals",

@@ -12,15 +12,18 @@ from ..data import BrainDataset
 from ..errors import BrainDataError
 from ..evaluation import Evaluation, EvaluationSettings, evaluate
 from ..evaluation.context import context_curves
+from ..evaluation.object_models import kind_of_models
+from ..evaluation.objects import ObjectEvaluation
 from ..evaluation.opened import OpenedModel, open_models
 from ..features.sets import FeatureSet
 from ..report import write_report
-from .opening import choose_split, open_data
+from .objects import object_lines, run_object_evaluations
+from .opening import choose_split, kind_of_data, open_data
 
 __all__ = ["run_evaluation", "run_evaluations", "score_lines"]
 
 
-def run_evaluation(settings: EvaluationSettings) -> Evaluation:
+def run_evaluation(settings: EvaluationSettings) -> Evaluation | ObjectEvaluation:
     """Evaluate one subject, and write record.json, report.html and the figures to `settings.out`.
 
     Raises:
@@ -31,8 +34,22 @@ def run_evaluation(settings: EvaluationSettings) -> Evaluation:
     return run_evaluations(settings)[0]
 
 
-def run_evaluations(settings: EvaluationSettings) -> list[Evaluation]:
-    """Evaluate every subject of the settings: one in `settings.out`, several in folders of their names below it."""
+def run_evaluations(settings: EvaluationSettings) -> list[Evaluation] | list[ObjectEvaluation]:
+    """Evaluate every subject of the settings: one in `settings.out`, several in folders of their names below it.
+
+    The models decide the kind of study: models of objects, such as Neuro3D, are evaluated by `run_object_evaluations`.
+
+    Raises:
+        BrainDataError: Data, features, models or alignment are not what they should be, or do not belong together.
+    """
+    if kind_of_models(settings.models) == "objects":
+        return run_object_evaluations(settings)
+    if kind_of_data(settings.data) == "objects":
+        models = ", ".join(map(str, settings.models)) or "no model"
+        raise BrainDataError(
+            f"expected models of objects, such as neuro3d, for {settings.data[0]}, got {models}; train one by `veca "
+            f"brain train --model neuro3d --data {settings.data[0]}`"
+        )
     sets = [FeatureSet.parse(word) for word in settings.features]
     models = open_models(settings.models, sets, settings.device)
     dataset = open_data(settings.data, settings.seed, settings.subject, everyone=len(settings.subject) > 1)
@@ -62,8 +79,10 @@ def _with_context(
     return evaluation
 
 
-def score_lines(evaluation: Evaluation) -> list[str]:
+def score_lines(evaluation: Evaluation | ObjectEvaluation) -> list[str]:
     """A line for each model and set of features, in both directions, and for each number of context images."""
+    if isinstance(evaluation, ObjectEvaluation):
+        return object_lines(evaluation)
     lines = [f"{x.model}, {x.features}: {x.score('nr2') or x.scores[0]}" for x in evaluation.encoded]
     lines += [f"decoded into {x.features}: {x.scores[0]}" for x in evaluation.decoded]
     rows = [row for model in evaluation.models for row in model.decoded]

@@ -9,11 +9,13 @@ Responses and images are matched by image id. Rows are never reordered or droppe
 """
 
 from .align import AlignmentReport, check_alignment
+from .cloud_duplicates import near_duplicates
 from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .joined import join_datasets
 from .leakage import check_duplicates, check_new_weights
 from .normalize import Normalizer, fit_normalizer, register_normalizer
+from .objects import ObjectStudy, ObjectTrials
 from .prepared import load_prepared, save_prepared
 from .recording_costs import RecordingCost, recording_cost
 from .rescale import Bridge
@@ -22,6 +24,7 @@ from .spaces import SensorSpace, VoxelSpace
 from .splits import (
     bold5000_5fold,
     bold5000_repeated,
+    class_holdout,
     first_250_images,
     first_session,
     holdout,
@@ -41,6 +44,8 @@ __all__ = [
     "HDF5Images",
     "ImageFiles",
     "Normalizer",
+    "ObjectStudy",
+    "ObjectTrials",
     "Pairs",
     "RecordingCost",
     "RenderedImages",
@@ -57,6 +62,7 @@ __all__ = [
     "check_alignment",
     "check_duplicates",
     "check_new_weights",
+    "class_holdout",
     "combination_holdout",
     "context_split",
     "first_250_images",
@@ -66,6 +72,7 @@ __all__ = [
     "join_datasets",
     "load_prepared",
     "loso",
+    "near_duplicates",
     "recording_cost",
     "register_normalizer",
     "save_prepared",

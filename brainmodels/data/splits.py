@@ -11,6 +11,7 @@ A split lists image ids. The trials of each part follow from the table of a subj
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from .responses import TrialTable
 __all__ = [
     "bold5000_5fold",
     "bold5000_repeated",
+    "class_holdout",
     "first_250_images",
     "first_session",
     "holdout",
@@ -292,6 +294,45 @@ def holdout(
         raise BrainDataError(f"expected images to train on beside {len(held)} held-out {by}s, got none")
     params = {"frac": frac, "by": by, "held_out": [str(name) for name in sorted(held)] if by != "image" else len(held)}
     return split_from_ids(f"holdout_{by}", train, test, percent, seed, params, sessions=sessions)
+
+
+def class_holdout(split: Split, labels: Mapping[str, Any], per_class: int = 1) -> Split:
+    """Validate on images of every class: those train images of a class whose ids have the smallest hashes.
+
+    The validation images of `split` are train images first. The test part does not matter and does not change.
+
+    Args:
+        split: Split whose train images are divided. All its subjects have the same train images.
+        labels: Class of each train and validation image, by image id.
+        per_class: Number of validation images of each class.
+
+    Returns:
+        The split with another validation part, named "objects_val1" after "objects" and 1 image of each class.
+
+    Raises:
+        IdError: An image has no class.
+        BrainDataError: A class has no image left to train on, or subjects have train images of their own.
+    """
+    if per_class < 1:
+        raise BrainDataError(f"expected at least 1 validation image of each class, got {per_class}")
+    if split.train_of is not None or split.val_of is not None:
+        raise BrainDataError(
+            f"expected one train part for all subjects, got those of single subjects in {split.name!r}"
+        )
+    classes: dict[Any, list[str]] = {}
+    for name in sorted(split.train | split.val, key=lambda name: (hashed("0:class", name), name)):
+        if name not in labels:
+            raise IdError(f"expected a class of each of {len(split.train | split.val)} images, got none of {name}")
+        classes.setdefault(labels[name], []).append(name)
+    for label, names in classes.items():
+        if len(names) <= per_class:
+            raise BrainDataError(
+                f"expected more than {per_class} train images of class {label} in {split.name!r}, got {len(names)}"
+            )
+    val = frozenset(name for names in classes.values() for name in names[:per_class])
+    params = {**split.params, "val_per_class": per_class}
+    train = (split.train | split.val) - val
+    return replace(split, name=f"{split.name}_val{per_class}", train=train, val=val, params=params)
 
 
 def _groups(trials: TrialTable, by: str, concepts: Mapping[str, str] | None, shown: Sequence[str]) -> dict:

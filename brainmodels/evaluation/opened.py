@@ -139,6 +139,9 @@ def open_models(folders: Sequence[str | Path], sets: Sequence[FeatureSet], devic
         NormalizationError: no features of the fingerprint can be had.
     """
     models = [load_model(folder, device) for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        if model.study != "images":
+            raise BrainDataError(f"expected models of images, got a {model.label} of {model.study} in {folder}")
     systems = [model.label for model in models]
     opened = []
     for folder, model, system in zip(map(Path, folders), models, systems, strict=True):

@@ -59,9 +59,11 @@ class EvaluationSettings:
 
     Attributes:
         data: "simulated", "simulated:PRESET" with the preset tiny, small or nsd_like, or one or several folders of
-            prepared subjects.
+            prepared subjects. For models of objects "objects:PRESET" with the preset tiny, nano or eeg3d_like, or
+            "eeg3d:FOLDER"; left out, the data of their training.
         features: Sets of features, see `FeatureSet.parse`; controls and the learning curve use the first.
-        models: Folders of trained models (`veca brain train`), each compared with ridge on the same tokens.
+        models: Folders of trained models (`veca brain train`), each compared with ridge on the same tokens. They decide
+            the kind of study: models of objects, such as neuro3d, are evaluated on objects, each on its subject.
         pictures: Pictures of what the models decode: "none"; "nearest", the picture of a bank that fits best: of 8,000
             drawn scenes in a simulated study, of the train images else, or for pooled features of all images that are
             not tested on; "generator", drawn by the one of scenes that ships, for a simulated study; or a folder that

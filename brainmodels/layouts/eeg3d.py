@@ -1,8 +1,9 @@
 """EEG-3D: people look at pictures and turning videos of coloured objects, whose point clouds are known.
 
-    dataset = load(root, "sub01", kind="dynamic")
+    study = open_objects(root, "sub01")                  # both streams, clouds and features of the objects
+    study.cloud("eeg3d:oil_lamp_08")                     # (8192, 6), xyz and rgb
+    dataset = load(root, "sub01", kind="dynamic")        # one stream
     train = dataset.pairs("sub01", "eeg3d_objects", "train")
-    dataset.stimuli.source.cloud("eeg3d:oil_lamp_08")    # (8192, 6), xyz and rgb
 
 There are 72 classes of ten objects. Eight objects of each class are in the train part and two in the test part, so the
 test is not zero-shot. The data set belongs to Neuro-3D (Guo et al., arXiv 2411.12248).
@@ -11,25 +12,29 @@ test is not zero-shot. The data set belongs to Neuro-3D (Guo et al., arXiv 2411.
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from veca.data.names import entries, stem
+from veca.hashes import file_digest
 
-from ..data.dataset import BrainDataset, Subject
+from ..data.dataset import BrainDataset, Split, Subject
 from ..data.ids import Ids
+from ..data.objects import ObjectStudy
 from ..data.pickles import read_torch
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
-from ..data.splits import split_from_ids
+from ..data.splits import holdout, split_from_ids
 from ..data.stimuli import StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
+from ..features.arrays import ArrayFeatures
 from ._files import check_finite, provenance, read_array, read_json, read_table, subject_number
 from ._xlsx import read_sheet
 
-__all__ = ["EEG3D_CHANNELS", "PointClouds", "clip_features", "describe", "detect", "load"]
+__all__ = ["EEG3D_CHANNELS", "PointClouds", "clip_features", "describe", "detect", "load", "open_objects"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +49,9 @@ _WINDOWS = {"static": (1.0, 250.0), "dynamic": (6.0, 100.0)}  # seconds, hertz
 _ONSET = 0.2  # seconds from the start of a window to the stimulus
 _TEST_OBJECTS = (8, 9)
 _NAME = re.compile(r"(?P<number>\d+)_(?P<key>(?P<word>.+)_(?P<object>\d\d))")
-_SESSIONS, _SESSION_TRIALS = 24, 72
+_SESSIONS, _SESSION_TRIALS, _TEST_SESSIONS = 24, 72, 4
+_HELD_OUT = 1 / 6  # of the classes, for eeg3d_classes
+_FEATURES = {False: "clip_feature.pth", True: "clip_feature_gray.pth"}
 
 
 class _Object(NamedTuple):
@@ -166,7 +173,17 @@ def load(
         allocate: Function (shape, dtype) -> array for values that cannot be memory-mapped.
 
     Returns:
-        A data set with the split "eeg3d_objects". The labels are "class" (its position among the sorted names), "name",
+        A data set with these splits:
+
+        | name | test part |
+        |---|---|
+        | eeg3d_objects | objects 08 and 09 of every class, as in the paper |
+        | eeg3d_sessions | the same objects in the last 4 sessions; the other 20 are for training |
+        | eeg3d_classes | all objects of a sixth of the classes, 12 of 72, for retrieval of unseen classes |
+
+        "eeg3d_sessions" is there only where the session of every trial is known.
+
+        The labels are "class" (its position among the sorted names), "name",
         "object", and "color" where there is a table of colours. Images are drawn from the point clouds, which
         `stimuli.source.cloud(id)` returns.
 
@@ -198,10 +215,47 @@ def load(
     responses = Responses(values, trials, unit="z-scored per trial")
     facts = provenance("eeg3d", root, files, kind=kind)
     person = Subject(subject, responses, space, normalizer="trial_z", provenance=facts)
-    test = [item.id for item in objects if item.index in _TEST_OBJECTS]
-    train = [item.id for item in objects if item.index not in _TEST_OBJECTS]
-    split = split_from_ids("eeg3d_objects", train, test)
-    return BrainDataset([person], _stimuli(root, objects), {split.name: split})
+    splits = {split.name: split for split in _splits(objects, trials)}
+    return BrainDataset([person], _stimuli(root, objects), splits)
+
+
+def open_objects(
+    root: str | Path,
+    subject: str | int,
+    *,
+    ch_names: Sequence[str] | None = None,
+    allocate: Callable[..., np.ndarray] = np.empty,
+) -> ObjectStudy:
+    """One participant's responses to pictures and videos, with the clouds and features of the objects.
+
+    The targets are the "video" features of `clip_features`, and the grey targets those without colour. Both are None
+    where there is no file. Their fingerprint has the hash of the file.
+
+    Args:
+        root: Folder with the files that `describe` lists.
+        subject: Name or number of the participant, such as "sub01" or 1.
+        ch_names: Names of the channels. None means `EEG3D_CHANNELS`.
+        allocate: Function (shape, dtype) -> array for values that cannot be memory-mapped.
+
+    Returns:
+        A study with the splits and labels of `load`. A stream without files is None.
+
+    Raises:
+        LayoutError: Neither stream has files, or a file is missing or has another shape than its name says.
+        IdError: An object is missing from its class, the trials, the clouds, the colours or the features.
+    """
+    name = f"sub{subject_number(subject):02d}"
+    folder, streams = Path(root) / "EEGdata" / name, {}
+    for kind, (window, sfreq) in _WINDOWS.items():
+        suffix = f"{window:g}s_{sfreq:g}Hz.npy"
+        if any((folder / file).is_file() for file in (f"process_data_{suffix}", f"{name}_train_data_{suffix}")):
+            streams[kind] = load(root, subject, kind=kind, ch_names=ch_names, allocate=allocate)
+    if not streams:
+        load(root, subject, ch_names=ch_names)  # says which file is missing
+    shared = next(iter(streams.values())).stimuli
+    streams = {kind: BrainDataset(list(x.subjects.values()), shared, x.splits) for kind, x in streams.items()}
+    targets = {gray: _targets(Path(root), gray) for gray in _FEATURES}
+    return ObjectStudy(streams.get("static"), streams.get("dynamic"), targets[False], targets[True])
 
 
 def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, np.ndarray]]:
@@ -218,7 +272,7 @@ def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, n
         LayoutError: The file does not exist.
         UnsafePickleError: The file holds more than tensors, so it is not opened.
     """
-    path = Path(root) / ("clip_feature_gray.pth" if gray else "clip_feature.pth")
+    path = Path(root) / _FEATURES[gray]
     if not path.is_file():
         raise LayoutError(f"expected features at {path}, got no such file; it is optional")
     stored = read_torch(path)
@@ -229,6 +283,34 @@ def clip_features(root: str | Path, gray: bool = False) -> dict[str, dict[str, n
         }
     except AttributeError:
         raise LayoutError(f"expected tensors by object and name in {path}, got something else") from None
+
+
+def _targets(root: Path, gray: bool) -> ArrayFeatures | None:
+    """The "video" features of the objects, or None where there is no file."""
+    path = root / _FEATURES[gray]
+    if not path.is_file():
+        return None
+    found = clip_features(root, gray)
+    try:
+        values = np.stack([features["video"] for features in found.values()])
+    except KeyError:
+        raise LayoutError(f"expected features named 'video' of every object in {path}, got objects without") from None
+    return ArrayFeatures(values, list(found), f"{path.name}:video:{file_digest(path)[:12]}", f"{path.stem}:video")
+
+
+def _splits(objects: Sequence[_Object], trials: TrialTable) -> list[Split]:
+    test = [item.id for item in objects if item.index in _TEST_OBJECTS]
+    train = [item.id for item in objects if item.index not in _TEST_OBJECTS]
+    splits = [split_from_ids("eeg3d_objects", train, test)]
+    if (trials.session > 0).all():
+        first = range(1, _SESSIONS - _TEST_SESSIONS + 1)
+        sessions = {"train": first, "val": first, "test": range(first.stop, _SESSIONS + 1)}
+        splits.append(split_from_ids("eeg3d_sessions", train, test, sessions=sessions))
+    classes = {item.id: item.folder for item in objects}
+    if len(set(classes.values())) > 1:
+        split = holdout(trials, _HELD_OUT, by="concept", concepts=classes)
+        splits.append(replace(split, name="eeg3d_classes"))
+    return splits
 
 
 def _objects(root: Path) -> list[_Object]:

@@ -11,6 +11,8 @@ Functions such as `encoding.voxel_r` and `retrieval.two_way` return plain number
 
 from . import (
     ceilings,
+    cloud_judge,
+    cloud_sets,
     controls,
     eeg,
     encoding,
@@ -37,6 +39,8 @@ __all__ = [
     "Metric",
     "Score",
     "ceilings",
+    "cloud_judge",
+    "cloud_sets",
     "controls",
     "eeg",
     "encoding",

@@ -9,6 +9,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ import numpy as np
 from ..data.dataset import BrainDataset, Split, Subject
 from ..data.ids import Ids
 from ..data.stimuli import StimulusSet
+from ..errors import AxisError
 from .scenes import FACTORS, SceneFeatures
 from .tuning import Tuning, standardize
 
-__all__ = ["Drift", "EEGTruth", "SimulatedDataset", "SubjectTruth", "planted_features"]
+__all__ = ["Drift", "EEGTruth", "SimulatedDataset", "SubjectTruth", "planted_features", "scene_members"]
+
+_SIZES = (1 / 9, 4 / 9, 4 / 9)  # frequencies of small, medium and large main objects; other factors are uniform
 
 
 @dataclass(frozen=True)
@@ -91,23 +95,55 @@ class EEGTruth:
     """The true model of one subject's EEG.
 
     Attributes:
-        templates: Evoked responses by factor, fp32 (levels, channels, times), with levels in the order of `FACTORS`.
-            The sum over factors has unit power on average over scenes.
+        templates: Evoked responses by factor, fp32 (levels, channels, times), in the order of `levels`. The sum over
+            factors has unit power on average over stimuli.
         snr: Power of the evoked response over that of the noise, in a single trial.
         channel_covariance: Covariance of the noise between channels, (channels, channels). The covariance of a
             flattened trial is the Kronecker product of this and `time_covariance`.
         time_covariance: Covariance of the noise between times, (times, times).
+        levels: Levels of each factor, as the stimuli's labels name them. Default: those of drawn scenes.
+        members: Combinations of levels that occur, fp64 (combinations, levels of all factors) of 0 and 1.
+        prior: Probability of each combination, (combinations,).
     """
 
     templates: Mapping[str, np.ndarray]
     snr: float
     channel_covariance: np.ndarray
     time_covariance: np.ndarray
+    levels: Mapping[str, Sequence] = field(default_factory=lambda: dict(FACTORS))
+    members: np.ndarray = field(default_factory=lambda: scene_members()[0], repr=False)
+    prior: np.ndarray = field(default_factory=lambda: scene_members()[1], repr=False)
+
+    @cached_property
+    def _filters(self) -> tuple[np.ndarray, np.ndarray]:
+        """Matched filters S^-1 M of all levels, (levels, channels * times), and M' S^-1 M of each combination."""
+        templates = np.concatenate(list(self.templates.values())).astype(np.float64)
+        filters = np.linalg.solve(self.channel_covariance, templates)
+        filters = np.linalg.solve(self.time_covariance, filters.swapaxes(1, 2)).swapaxes(1, 2)
+        filters = filters.reshape(len(templates), -1)
+        gram = filters @ templates.reshape(len(templates), -1).T
+        return filters, np.einsum("ci,ij,cj->c", self.members, gram, self.members)
+
+    def evidence(self, values: np.ndarray) -> np.ndarray:
+        """Log likelihood of each combination for single trials, up to a constant, (n, combinations).
+
+        Args:
+            values: Single trials or means, (n, channels, times). For the mean of k trials, multiply the result by k.
+
+        Raises:
+            AxisError: The values have other channels or times than the subject.
+        """
+        shape = next(iter(self.templates.values())).shape[1:]
+        if np.ndim(values) != 3 or values.shape[1:] != shape:
+            raise AxisError(f"expected values (n, {shape[0]}, {shape[1]}), got {np.shape(values)}")
+        filters, power = self._filters
+        matched = np.asarray(values, np.float64).reshape(len(values), -1) @ filters.T  # (n, levels)
+        return np.sqrt(self.snr) * matched @ self.members.T - self.snr / 2 * power
 
     def evoked(self, stimuli: StimulusSet, ids: Ids) -> np.ndarray:
         """Evoked responses to images, (len(ids), channels, times), without noise and without the factor sqrt(snr)."""
         total: Any = sum(
-            templates[[FACTORS[name].index(level) for level in stimuli.label(name, ids)]]
+            templates[[self.levels[name].index(level) for level in stimuli.label(name, ids)]]
             for name, templates in self.templates.items()
         )
         return total
@@ -144,6 +180,17 @@ class SimulatedDataset(BrainDataset):
     def _like(self, other: BrainDataset) -> "SimulatedDataset":
         subjects = list(other.subjects.values())
         return SimulatedDataset(subjects, other.stimuli, other.splits, self.truth, self.features)
+
+
+def scene_members() -> tuple[np.ndarray, np.ndarray]:
+    """All combinations of levels of drawn scenes, as `EEGTruth` has them, and their priors."""
+    counts = [len(levels) for levels in FACTORS.values()]
+    chosen = list(np.ndindex(*counts))
+    members = np.stack(
+        [np.concatenate([np.eye(n)[i] for n, i in zip(counts, levels, strict=True)]) for levels in chosen]
+    )
+    uniform = 3 / np.prod(counts)
+    return members, np.array([_SIZES[levels[list(FACTORS).index("size")]] * uniform for levels in chosen])
 
 
 def planted_features(dataset: BrainDataset, ids: Ids) -> np.ndarray:

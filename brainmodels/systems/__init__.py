@@ -21,6 +21,7 @@ SYSTEMS = {
     "braincodec": "brainmodels.systems.braincodec:BrainCoDec",
     "braincorl": "brainmodels.systems.braincodec:InContextEncoder",
     "mindaligner": "brainmodels.systems.mindaligner:MindAligner",
+    "neuro3d": "brainmodels.systems.neuro3d:Neuro3D",
     "neuroflow": "brainmodels.systems.neuroflow:NeuroFlow",
     "synbrain": "brainmodels.systems.synbrain:SynBrain",
     "unibrain": "brainmodels.systems.unibrain:UniBrain",

@@ -37,6 +37,7 @@ class SavedModel(BaseEstimator):
         recipe_type, named: Class of its recipes, and the function that returns one by name.
         options: Further arguments of the constructor that `veca brain train` passes on.
         trained_by: Where a system has no stages to train, what says so to a user who asks for steps.
+        demo: Settings of `veca brain train` under which `veca brain demo` shows the system in minutes; None has none.
         recipe: How it is built, trained and used, by `config`.
         meta_: Facts of the fit, as JSON.
     """
@@ -50,6 +51,7 @@ class SavedModel(BaseEstimator):
     named: ClassVar[Callable[[str], Any]]
     options: ClassVar[tuple[str, ...]] = ()
     trained_by: ClassVar[str] = ""
+    demo: ClassVar[Mapping[str, Any] | None] = None
     meta_: dict[str, Any]
 
     def __init__(self, config: Any, device: str | torch.device | None = None):
