@@ -1,10 +1,12 @@
 """`veca brain train | evaluate | demo` with a system that decodes objects, end to end."""
 
+import functools
 import json
 
 import pytest
 
 from brainmodels.cli import main
+from brainmodels.evaluation.objects import ObjectSettings
 from brainmodels.systems import load_model, system
 from tests.brainmodels.object_fits import FEW
 
@@ -34,7 +36,9 @@ def test_a_model_is_trained_as_the_words_say(trained, capsys):
     assert (run["data"], run["seed"], run["subject"], run["split"]) == ("objects:tiny", 4, "sim01", "objects")
 
 
-def test_a_trained_model_is_evaluated_on_its_own_data(trained, tmp_path, capsys):
+def test_a_trained_model_is_evaluated_on_its_own_data(trained, tmp_path, capsys, monkeypatch):
+    short = functools.partial(ObjectSettings, sensors=False, judge_steps=5, emd_points=32, noise=1)
+    monkeypatch.setattr("brainmodels.commands.objects.ObjectSettings", short)
     main(["evaluate", "--models", str(trained), "--resamples", "20", "--shuffles", "2", "--out", str(tmp_path), QUIET])
     printed = capsys.readouterr().out
     assert "retrieval" in printed.splitlines()[0] and "Neuro3D, class:" in printed
@@ -67,9 +71,12 @@ def test_data_of_images_are_refused_for_a_model_of_objects(trained, tmp_path):
 
 
 def test_the_demo_trains_and_reports(recipe, tmp_path, monkeypatch, capsys):
-    short = {"data": "objects:tiny", "recipe": recipe, "steps": (4, 3, 3)}
+    short, evaluated = {"data": "objects:tiny", "recipe": recipe, "steps": (4, 3, 3)}, []
     monkeypatch.setattr(system("neuro3d"), "demo", short)
+    monkeypatch.setattr("brainmodels.commands.demo.run_evaluations", evaluated.append)
     main(["demo", "--model", "neuro3d", "--out", str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report" / "report.html")
+    assert evaluated[0].models == (tmp_path,) and evaluated[0].out == tmp_path / "report"
+    assert load_model(tmp_path, "cpu").meta_["run"]["data"] == "objects:tiny"
     with pytest.raises(SystemExit, match=r"expected a system with a demo \(neuro3d\), got synbrain"):
         main(["demo", "--model", "synbrain", "--out", str(tmp_path / "other")])
