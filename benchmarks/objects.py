@@ -74,9 +74,9 @@ def tables_of(evaluation: ObjectEvaluation, single: Sequence[Mapping[str, Any]])
         picks = {
             "chamfer_l2[rms] ↓": row.pick("chamfer_l2", "rms"),
             "fscore@0.05[rms] ↑": row.pick("fscore@0.05", "rms"),
-            "2-way ↑": row.pick("2way_top1", "chamfer_nn,rms"),
-            "10-way top-3 ↑": row.pick("10way_top3", "chamfer_nn,rms"),
-            "class by nearest cloud ↑": row.pick("24way_top1", "chamfer_nn,rms"),
+            "2-way ↑": row.pick("2way_top1", "chamfer_nn", "rms"),
+            "10-way top-3 ↑": row.pick("10way_top3", "chamfer_nn", "rms"),
+            "class by nearest cloud ↑": row.pick("24way_top1", "chamfer_nn", "rms"),
             "majority colour ↑": row.pick("majority_color"),
         }
         clouds.append({"row": row.name} | {name: None if x is None else x.value for name, x in picks.items()})

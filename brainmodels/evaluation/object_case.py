@@ -23,7 +23,6 @@ from ..records import plain
 from .encoding import SHUFFLES
 
 __all__ = [
-    "KINDS",
     "ObjectCase",
     "ObjectSettings",
     "PairedRow",
@@ -34,7 +33,6 @@ __all__ = [
     "words_of",
 ]
 
-KINDS = ("model", "baseline", "above", "below", "control")
 _LEAST_OBJECTS = 2
 
 

@@ -137,14 +137,15 @@ def test_every_row_is_on_the_page_with_its_number(found, folder):
 
 def test_first_sentences_have_chance_ceiling_ridge_and_retrieved(found, folder):
     text = Page(folder / "report.html").text()
-    own, ridge, beside = (
-        f"{100 * found.row('classes', name).scores[0].value:.0f} %" for name in (NAME, RIDGE, COURSES)
-    )
-    rivals = f"ridge {ridge}, {COURSES} {beside}"
-    assert f"names the class of {own} (chance 17 %, {rivals}, best possible 100 %) of 12" in text
+    own, ridge, beside = (found.row("classes", name).scores[0].value for name in (NAME, RIDGE, COURSES))
+    rival = f"chance 17 %, best ridge {100 * max(ridge, beside):.0f} %, best possible 100 %"
+    assert f"names the class of {100 * own:.0f} % of 12 new objects ({rival})" in text
+    assert f"ridge {100 * ridge:.0f} %; {COURSES} {100 * beside:.0f} %" in text
     decoded, retrieved = (found.row("clouds", x).values[PRIMARY].mean() for x in (NAME, retrieved_name(NAME)))
-    assert f"Its clouds have a distance of {decoded:.3f} to the true ones." in text
-    assert f"Retrieved train clouds have {retrieved:.3f} (of ridge" in text
+    assert (
+        f"Its clouds have a distance of {decoded:.3f} to the true ones, and retrieved train clouds of {retrieved:.3f}"
+        in text
+    )
     assert found.first_line in text and text.index("Against retrieval.") < text.index("Decoded objects")
 
 
