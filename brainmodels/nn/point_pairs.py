@@ -5,8 +5,8 @@
     loss = points_loss(net, clouds[rows], condition, noise=noise)
 
 Independent noise makes a network predict the mean of many crossing paths. Points of a cloud have no order, so its noise
-may be permuted to the assignment with the smallest sum of squared distances (equivariant flow matching, Klein et al.,
-arXiv 2306.15030; Song et al., arXiv 2312.07168). The distribution of the noise of a cloud stays the same.
+may be permuted. The assignment here has the smallest sum of squared distances. The distribution of the noise of a cloud
+stays the same. This is equivariant flow matching (Klein et al., arXiv 2306.15030; Song et al., arXiv 2312.07168).
 """
 
 import numpy as np

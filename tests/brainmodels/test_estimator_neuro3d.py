@@ -14,7 +14,7 @@ from brainmodels.errors import AxisError, BrainDataError, LeakageError, Normaliz
 from brainmodels.features import ArrayFeatures
 from brainmodels.metrics.shape3d import majority_color
 from brainmodels.systems import load_model
-from brainmodels.systems.neuro3d import Neuro3D, estimator, released
+from brainmodels.systems.neuro3d import Neuro3D, PointSize, estimator, released
 from brainmodels.systems.neuro3d.batches import ColorTask, Conditions, TrialRows, condition_of, unit_clouds
 from brainmodels.systems.neuro3d.crossfit import conditions_of, encode, folds_of
 from brainmodels.systems.neuro3d.targets import TargetScale, goals_of, targets_of
@@ -285,6 +285,15 @@ class TestDecoderForAll:
         assert second.decode(trials()).points.shape == (8, 1, 48, 6)
         geometry, appearance = first.target_features(study(), first.train_ids_[:2])
         assert first.decode_features(geometry, appearance).points.shape == (2, 1, 48, 6)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("objective", "ddpm"), ("denoiser_size", PointSize(16, 2, 2, 4)), ("classes", "label")],
+    )
+    def test_a_decoder_of_another_recipe_is_refused(self, name, value):
+        other = replace(self.recipe, pair_noise=None, **{name: value})
+        with pytest.raises(BrainDataError, match=f"expected a decoder with {name}="):
+            fitted(replace(self.recipe, pair_noise=None), decoder=fitted(other))
 
     def test_another_decoder_is_refused(self):
         with pytest.raises(BrainDataError, match="condition_from='targets' in the recipes of decoder and model"):

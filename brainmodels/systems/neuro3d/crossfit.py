@@ -1,8 +1,8 @@
 """Encoders that did not see an object, and what they say of it.
 
 Features of objects that an encoder was trained on are better than those of new objects. A decoder that is trained on
-the former meets another distribution in use. So K encoders are trained, each without 1/K of the objects of every class,
-and each object's features come from the encoder that did not see it.
+the former meets another distribution in use. So K encoders are trained, each without 1/K of the objects of every class.
+The features of an object come from the encoder that did not see it.
 """
 
 from collections.abc import Callable, Mapping

@@ -45,7 +45,7 @@ from .crossfit import (
     train_encoder,
     train_folds,
 )
-from .model import Encoded, StreamShape, build_encoder
+from .model import VIDEO_DELAY, Encoded, StreamShape, build_encoder
 from .recipes import Neuro3DRecipe, PointSize, named
 from .targets import Goals, TargetScale, goals_of, targets_of, with_targets
 
@@ -401,7 +401,7 @@ class Neuro3D(SavedModel):
         return {f"ridge on {size.components} courses": SensorRidge(bins, components=size.components)}
 
     def check_unseen(self, ids: Ids) -> None:
-        """Refuse objects that the fit saw, and every object of a model whose epoch the test objects chose, not at all.
+        """Refuse objects that the fit saw. Test objects that only chose the epoch (`selection="test"`) are not refused.
 
         Raises:
             LeakageError: An object was among the train objects.
@@ -513,15 +513,21 @@ def _surest(probable: Tensor) -> Tensor:
 
 def _since_picture(stream: str, space: SensorSpace) -> float:
     """Time of the first sample in seconds from the onset of the picture; the video begins a second later."""
-    return float(space.times[0]) + (1.0 if stream == "dynamic" else 0.0)
+    return float(space.times[0]) + (VIDEO_DELAY if stream == "dynamic" else 0.0)
 
 
 def _check_decoder(decoder: Neuro3D, model: Neuro3D) -> None:
-    """Refuse a decoder that was not trained on targets, or on others than those of the fit."""
+    """Refuse a decoder that was not trained on targets, or that another recipe, targets or labels would misread."""
     decoder._check_fitted()
     if decoder.recipe.condition_from != "targets" or model.recipe.condition_from != "targets":
         found = f"{decoder.recipe.condition_from!r} and {model.recipe.condition_from!r}"
         raise BrainDataError(f"expected condition_from='targets' in the recipes of decoder and model, got {found}")
+    for name in ("denoiser_size", "painter_size", "objective", "classes", "condition_dropout"):
+        theirs, ours = getattr(decoder.recipe, name), getattr(model.recipe, name)
+        if theirs != ours:
+            raise BrainDataError(f"expected a decoder with {name}={ours!r}, as in the model, got {theirs!r}")
+    if (decoder.classes_, decoder.colors_) != (model.classes_, model.colors_):
+        raise BrainDataError("expected a decoder of the same classes and colours in the same order, got others")
     if decoder._fingerprints != model._fingerprints:
         raise NormalizationError(
             f"expected a decoder of the targets {model._fingerprints}, got one of {decoder._fingerprints}"
