@@ -16,9 +16,10 @@ import numpy as np
 
 from ..data.objects import ObjectTrials
 from ..data.sensors import binned, check_space, time_slices
+from ..data.spaces import SensorSpace
 from ..errors import BrainDataError
 
-__all__ = ["CourseFeatures", "SignalFilters"]
+__all__ = ["CourseFeatures", "SignalFilters", "check_sensors", "in_bins", "inverse_root", "noise_of"]
 
 _BLOCK = 128  # trials that are read at a time
 _EMPTY = 1e-10  # share of the largest variance below which a direction is empty, as that of a reference channel
@@ -61,14 +62,13 @@ class SignalFilters:
                 f"expected two trials of an object to measure noise, got one of each of {len(objects)}"
             )
         found = {}
-        for name in trials.streams:
-            values = _binned(trials, name, bins[name])  # (n, C, L)
+        for name, values in in_bins(trials, bins).items():  # (n, C, L)
             if values.shape[2] < components:
                 raise BrainDataError(f"expected {components} bins or more of {name}, got {values.shape[2]}")
-            noise = _residuals(values, objects)
-            over_time = _inverse_root(np.einsum("ncs,nct->st", noise, noise) / (len(noise) * noise.shape[1]))
+            noise, freedom = noise_of(values, objects)
+            over_time = inverse_root(np.einsum("ncs,nct->st", noise, noise) / (freedom * noise.shape[1]))
             noise = noise @ over_time
-            channels = _inverse_root(np.einsum("ncs,nds->cd", noise, noise) / (len(noise) * noise.shape[2]))
+            channels = inverse_root(np.einsum("ncs,nds->cd", noise, noise) / (freedom * noise.shape[2]))
             white = channels @ values @ over_time
             scatter = sum(_between(white, label) for label in labels)
             courses = np.linalg.eigh(scatter)[1][:, ::-1][:, :components]  # (L, k)
@@ -113,36 +113,51 @@ class CourseFeatures:
             AxisError, UnitsError: Channels, times, rate or unit differ from the fit.
             BrainDataError: The trials have other streams than the fit.
         """
-        if set(trials.streams) != set(self.spaces_):
-            raise BrainDataError(
-                f"expected streams {', '.join(self.spaces_)} as in the fit, got {', '.join(trials.streams)}"
-            )
+        check_sensors(self.spaces_, trials)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self.spaces_}
-        for name, space in self.spaces_.items():
-            check_space(space, trials.spaces[name], name)
         for start in range(0, len(trials), _BLOCK):
             for name, values in trials.batch(np.arange(start, min(start + _BLOCK, len(trials)))).items():
                 parts[name].append(self.filters_[name].apply(values.astype(np.float64)))
         return np.concatenate([np.concatenate(x).reshape(len(trials), -1) for x in parts.values()], 1)  # (n, p)
 
 
-def _binned(trials: ObjectTrials, stream: str, seconds: float) -> np.ndarray:
-    """Means over bins, fp64 (n, C, bins). Trials are read in blocks."""
-    blocks, rate = [], trials.spaces[stream].sfreq
+def in_bins(trials: ObjectTrials, bins: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Means over bins of each stream, fp64 (n, C, L). Trials are read in blocks."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in trials.streams}
     for start in range(0, len(trials), _BLOCK):
-        values = trials.batch(np.arange(start, min(start + _BLOCK, len(trials))), [stream])[stream]
-        blocks.append(binned(values, rate, seconds).astype(np.float64))
-    return np.concatenate(blocks)
+        for name, values in trials.batch(np.arange(start, min(start + _BLOCK, len(trials)))).items():
+            parts[name].append(binned(values, trials.spaces[name].sfreq, bins[name]).astype(np.float64))
+    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
 
 
-def _residuals(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Values around the mean of their group, scaled to the variance of single values; groups of one are left out."""
+def noise_of(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, int]:
+    """Values (n, C, L) around the mean of their group, and their degrees of freedom: n minus the number of groups."""
     counts = np.bincount(groups)
     sums = np.zeros((len(counts), *values.shape[1:]))
     np.add.at(sums, groups, values)
-    kept = counts[groups] > 1
-    of, count = groups[kept], counts[groups[kept]][:, None, None]
-    return (values[kept] - sums[of] / count) * np.sqrt(count / (count - 1))
+    return values - (sums / counts[:, None, None])[groups], len(values) - len(counts)
+
+
+def inverse_root(covariance: np.ndarray) -> np.ndarray:
+    """Symmetric inverse square root; directions without variance become 0."""
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > _EMPTY * values.max()
+    scale = np.zeros_like(values)
+    scale[kept] = 1 / np.sqrt(values[kept])
+    return (vectors * scale) @ vectors.T
+
+
+def check_sensors(spaces: Mapping[str, SensorSpace], trials: ObjectTrials) -> None:
+    """Check that trials have the streams and the sensors of a fit.
+
+    Raises:
+        AxisError, UnitsError: Channels, times, rate or unit differ.
+        BrainDataError: There are other streams.
+    """
+    if set(trials.streams) != set(spaces):
+        raise BrainDataError(f"expected streams {', '.join(spaces)} as in the fit, got {', '.join(trials.streams)}")
+    for name, space in spaces.items():
+        check_space(space, trials.spaces[name], name)
 
 
 def _between(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -153,10 +168,3 @@ def _between(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
         mean = values[chosen].mean(0) - values.mean(0)  # (C, L)
         scatter += chosen.sum() * mean.T @ mean
     return scatter
-
-
-def _inverse_root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric inverse square root; directions without variance become 0."""
-    values, vectors = np.linalg.eigh(covariance)
-    full = values > _EMPTY * values[-1]
-    return vectors[:, full] / np.sqrt(values[full]) @ vectors[:, full].T

@@ -14,17 +14,14 @@ from typing import Any
 import numpy as np
 
 from ..data.objects import ObjectTrials
-from ..data.sensors import binned, check_space
 from ..errors import AxisError, BrainDataError, check_choice
-from .courses import CourseFeatures
+from .courses import CourseFeatures, check_sensors, in_bins, inverse_root, noise_of
 
 __all__ = ["BINS", "SensorClasses", "SensorFeatures", "SensorRidge"]
 
 BINS = {"static": 0.04, "dynamic": 0.2}
 """Length of a bin of each stream in seconds."""
 
-_BLOCK = 128  # number of trials that are read at a time
-_RANK = 1e-10  # share of the largest variance below which a direction of the channels is empty, as after a reference
 _SHARPNESS = np.geomspace(0.1, 1000.0, 200)
 
 
@@ -76,7 +73,7 @@ class SensorFeatures:
             raise BrainDataError(f"expected bins of {', '.join(trials.streams)}, got none of {missing[0]}")
         groups = _groups(trials.ids, labels)
         self.spaces_ = {name: trials.spaces[name] for name in trials.streams}
-        values = self._binned(trials)
+        values = in_bins(trials, self.bins)
         self.whitening_ = {name: _whitening(values[name], groups) for name in trials.streams}
         return self
 
@@ -94,24 +91,10 @@ class SensorFeatures:
             UnitsError: The unit differs from the fit.
             BrainDataError: The trials have other streams than the fit.
         """
-        if set(trials.streams) != set(self.spaces_):
-            raise BrainDataError(
-                f"expected streams {', '.join(self.spaces_)} as in the fit, got {', '.join(trials.streams)}"
-            )
-        for name, space in self.spaces_.items():
-            check_space(space, trials.spaces[name], name)
-        values = self._binned(trials)
+        check_sensors(self.spaces_, trials)
+        values = in_bins(trials, self.bins)
         white = [self.whitening_[name] @ values[name] for name in self.spaces_]
         return np.concatenate([x.reshape(len(x), -1) for x in white], 1)  # (n, p)
-
-    def _binned(self, trials: ObjectTrials) -> dict[str, np.ndarray]:
-        """Means over bins of each stream, fp64 (n, C, bins). Trials are read in blocks."""
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in trials.streams}
-        for start in range(0, len(trials), _BLOCK):
-            block = trials.batch(np.arange(start, min(start + _BLOCK, len(trials))))
-            for name, values in block.items():
-                parts[name].append(binned(values, trials.spaces[name].sfreq, self.bins[name]).astype(np.float64))
-        return {name: np.concatenate(blocks) for name, blocks in parts.items()}
 
 
 class SensorRidge:
@@ -288,16 +271,8 @@ def _groups(ids: np.ndarray, labels: Sequence[int] | np.ndarray | None) -> np.nd
 
 def _whitening(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """S^(-1/2) (C, C), where S is the covariance of values (n, C, bins) around the mean of their group."""
-    counts = np.bincount(groups)
-    sums = np.zeros((len(counts), *values.shape[1:]))
-    np.add.at(sums, groups, values)
-    residuals = values - (sums / counts[:, None, None])[groups]
-    freedom = (len(values) - len(counts)) * values.shape[2]
-    variances, axes = np.linalg.eigh(np.tensordot(residuals, residuals, ((0, 2), (0, 2))) / freedom)
-    kept = variances > _RANK * variances.max()
-    scale = np.zeros_like(variances)
-    scale[kept] = 1 / np.sqrt(variances[kept])
-    return (axes * scale) @ axes.T
+    noise, freedom = noise_of(values, groups)
+    return inverse_root(np.tensordot(noise, noise, ((0, 2), (0, 2))) / (freedom * values.shape[2]))
 
 
 def _checked(labels: Any, count: int | None, length: int, what: str) -> tuple[np.ndarray, int]:

@@ -9,7 +9,6 @@ Responses and images are matched by image id. Rows are never reordered or droppe
 """
 
 from .align import AlignmentReport, check_alignment
-from .cloud_duplicates import near_duplicates
 from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .joined import join_datasets
@@ -72,7 +71,6 @@ __all__ = [
     "join_datasets",
     "load_prepared",
     "loso",
-    "near_duplicates",
     "recording_cost",
     "register_normalizer",
     "save_prepared",

@@ -10,39 +10,22 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
 from ..errors import AxisError, BrainDataError, IdError, check_choice
 from .dataset import BrainDataset, Split
+from .feature_source import FeatureSource
 from .ids import Ids
 from .stimuli import StimulusSet
 
-__all__ = ["STREAMS", "ObjectStudy", "ObjectTargets"]
+__all__ = ["STREAMS", "ObjectStudy"]
 
 STREAMS = ("static", "dynamic")
 """Names of the streams: responses to the still picture, and to the turning video."""
 
 _DISTINCT = 16  # points that a cloud must have
-
-
-class ObjectTargets(Protocol):
-    """What a study needs from features of its objects. `ArrayFeatures` and `FeatureCache` have it.
-
-    Attributes:
-        fingerprint: Text that identifies what made the features.
-    """
-
-    fingerprint: str
-
-    def get(self, ids: Ids, what: str = "pooled") -> np.ndarray:
-        """Features fp32 (len(ids), d) in the order of `ids`, which may repeat."""
-        ...
-
-    def __contains__(self, image_id: str) -> bool: ...
-
-    def __len__(self) -> int: ...
 
 
 class ObjectStudy:
@@ -70,8 +53,8 @@ class ObjectStudy:
         self,
         static: BrainDataset | None = None,
         dynamic: BrainDataset | None = None,
-        targets: ObjectTargets | None = None,
-        grey_targets: ObjectTargets | None = None,
+        targets: FeatureSource | None = None,
+        grey_targets: FeatureSource | None = None,
         color_names: Sequence[str] | None = None,
     ):
         self.static, self.dynamic = static, dynamic
@@ -193,7 +176,7 @@ class ObjectStudy:
             self._palettes[split.hash] = np.stack([means[labels == color].mean(0) for color in range(count)])
         return self._palettes[split.hash].copy()
 
-    def with_targets(self, targets: ObjectTargets | None, grey_targets: ObjectTargets | None = None) -> Self:
+    def with_targets(self, targets: FeatureSource | None, grey_targets: FeatureSource | None = None) -> Self:
         """The same study with other features of its objects. An object without one is an `IdError`."""
         other = copy.copy(self)
         other.targets, other.grey_targets = targets, grey_targets

@@ -20,12 +20,12 @@ from veca.hashes import json_digest
 from ..errors import AxisError, BrainDataError, IdError, NormalizationError, check_choice
 from .dataset import PARTS, Split, Subject
 from .ids import Ids, Integers, as_ids
-from .object_study import STREAMS, ObjectStudy, ObjectTargets
+from .object_study import STREAMS, ObjectStudy
 from .responses import Responses, TrialTable, positions
 from .spaces import SensorSpace
 from .stimuli import StimulusSet
 
-__all__ = ["STREAMS", "ObjectStudy", "ObjectTargets", "ObjectTrials"]
+__all__ = ["STREAMS", "ObjectStudy", "ObjectTrials"]
 
 _REFERENCE = "FZ"  # channel that is constant within a trial by definition
 _BLOCK_BYTES = 64 << 20

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from veca.report.machine import describe_machine
 
 from ..data import Split
-from ..data.cloud_duplicates import NearDuplicate, near_duplicates
 from ..data.objects import ObjectStudy
 from ..errors import BrainDataError, check_choice
 from ..metrics import Score
+from ..metrics.cloud_duplicates import NearDuplicate, near_duplicates
 from ..metrics.controls import Runs
 from ..metrics.eeg import majority_rate
 from ..metrics.registry import metric

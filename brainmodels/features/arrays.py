@@ -6,13 +6,12 @@
 `ArrayFeatures` and `FeatureCache` share the interface `FeatureSource`, so models take either.
 """
 
-from typing import Protocol
-
 import numpy as np
 import torch
 
 from veca.data.names import composed
 
+from ..data.feature_source import FeatureSource
 from ..data.ids import Ids, as_ids
 from ..data.mapped import packed, unpacked
 from ..errors import AxisError, IdError, NormalizationError, check_choice, near_names
@@ -21,24 +20,6 @@ __all__ = ["ArrayFeatures", "FeatureSource"]
 
 KINDS = ("tokens", "pooled")
 _BLOCK = 1 << 22  # count of numbers that are checked at a time
-
-
-class FeatureSource(Protocol):
-    """What models need from features. `FeatureCache` and `ArrayFeatures` both have it.
-
-    Attributes:
-        fingerprint: Text that identifies what made the features.
-    """
-
-    fingerprint: str
-
-    def get(self, ids: Ids, what: str = "pooled") -> np.ndarray:
-        """fp32 (len(ids), m, d) of "tokens" or (len(ids), p) of "pooled", in the order of `ids`; ids may repeat."""
-        ...
-
-    def __contains__(self, image_id: str) -> bool: ...
-
-    def __len__(self) -> int: ...
 
 
 class ArrayFeatures:

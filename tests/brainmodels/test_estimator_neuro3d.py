@@ -318,7 +318,7 @@ class TestRefused:
             few().classify(replace(person, spaces={**person.spaces, "static": replace(space, ch_names=names)}))
         with pytest.raises(UnitsError, match="static in z as in the fit, got V"):
             few().classify(replace(person, spaces={**person.spaces, "static": replace(space, unit="V")}))
-        with pytest.raises(BrainDataError, match="expected streams static, dynamic, as in the fit, got static"):
+        with pytest.raises(BrainDataError, match="expected streams static, dynamic as in the fit, got static"):
             few().classify(person.with_streams("static"))
         with pytest.raises(NormalizationError, match="as in the fit, got 'trial_z'"):
             few().classify(replace(person, normalizer="trial_z"))

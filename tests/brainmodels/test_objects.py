@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainmodels.data.cloud_duplicates import near_duplicates
 from brainmodels.data.dataset import BrainDataset, Split, Subject
 from brainmodels.data.objects import ObjectStudy, ObjectTrials
 from brainmodels.data.responses import Responses, TrialTable
@@ -17,6 +16,7 @@ from brainmodels.data.stimuli import StimulusSet
 from brainmodels.errors import AxisError, BrainDataError, IdError, LayoutError, NormalizationError
 from brainmodels.features.arrays import ArrayFeatures
 from brainmodels.layouts import eeg3d
+from brainmodels.metrics.cloud_duplicates import near_duplicates
 from brainmodels.simulated.objects import ObjectPreset, simulate_objects
 from tests.brainmodels.written.eeg3d import write_eeg3d
 

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from veca.train.parallel import World, join_world
 
+from ...baselines.courses import check_sensors
 from ...baselines.sensors import SensorRidge
 from ...data.ids import Ids
 from ...data.objects import ObjectStudy, ObjectTrials
-from ...data.sensors import check_space
 from ...data.spaces import SensorSpace
 from ...data.splits import Split
 from ...errors import BrainDataError, LeakageError, NormalizationError, check_choice
@@ -413,16 +413,12 @@ class Neuro3D(SavedModel):
 
     def _encode(self, trials: ObjectTrials) -> Encoded:
         self._check_fitted()
-        for name, space in self.spaces_.items():
-            if name not in trials.streams:
-                raise BrainDataError(
-                    f"expected streams {', '.join(self.spaces_)}, as in the fit, got {', '.join(trials.streams)}"
-                )
-            check_space(space, trials.spaces[name], name)
+        used = [name for name in trials.streams if name in self.spaces_]
+        check_sensors(self.spaces_, trials := trials.with_streams(*used))
         known = self.meta_["subjects"][self.subject_]["normalizer"]
         if trials.normalizer != known:
             raise NormalizationError(f"expected trials through {known!r}, as in the fit, got {trials.normalizer!r}")
-        return encode(self.encoder, trials.with_streams(*self.spaces_), self._place())
+        return encode(self.encoder, trials, self._place())
 
     def _clouds(
         self,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...data.objects import ObjectStudy, ObjectTargets
+from ...data.objects import ObjectStudy
 from ...errors import BrainDataError
+from ...features import FeatureSource
 from ...features.objects import with_features
 from .losses import Goal
 from .recipes import Targets
@@ -75,7 +76,7 @@ class TargetScale:
 
 
 def goals_of(
-    study: ObjectStudy, ids: np.ndarray, sources: Mapping[str, ObjectTargets], scales: Mapping[str, TargetScale]
+    study: ObjectStudy, ids: np.ndarray, sources: Mapping[str, FeatureSource], scales: Mapping[str, TargetScale]
 ) -> Goals:
     """What the encoder should say of objects.
 
@@ -107,7 +108,7 @@ def with_targets(study: ObjectStudy, wanted: Targets) -> ObjectStudy:
     return with_features(study, wanted.features, wanted.frames, wanted.size)
 
 
-def targets_of(study: ObjectStudy, wanted: Targets) -> dict[str, ObjectTargets]:
+def targets_of(study: ObjectStudy, wanted: Targets) -> dict[str, FeatureSource]:
     """Sources of the features of "geometry" and "appearance" of a study that has them.
 
     Args:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import need
-from .dataset import Split
-from .object_study import ObjectStudy
+from ..data import Split
+from ..data.object_study import ObjectStudy
+from .shape3d import chamfer_l2, normalize_cloud
 
 __all__ = ["NearDuplicate", "near_duplicates"]
 
@@ -84,27 +84,12 @@ def _distance(first: np.ndarray, second: np.ndarray, seed: int) -> float:
     for draw in range(_DRAWS):
         orders = [np.random.default_rng((seed, draw)).permutation(len(cloud)) for cloud in (first, second)]
         halves = first[orders[0][:size]], second[orders[1][size : 2 * size]]
-        distances.append(_chamfer(*map(_normalized, halves)))
+        distances.append(chamfer_l2(*(normalize_cloud(half, "rms") for half in halves)))
     return float(np.mean(distances))
-
-
-def _normalized(points: np.ndarray) -> np.ndarray:
-    points = points - points.mean(0)
-    return points / np.sqrt(np.square(points).sum(1).mean())
 
 
 def _moments(points: np.ndarray) -> np.ndarray:
     """Second moments and deciles of the radius, (15,). Two samplings of one surface have nearly equal ones."""
-    points = _normalized(points)
+    points = normalize_cloud(points, "rms")
     second = (points.T @ points / len(points))[np.triu_indices(3)]
     return np.concatenate([second, np.quantile(np.linalg.norm(points, axis=1), np.linspace(0.1, 0.9, 9))])
-
-
-def _chamfer(first: np.ndarray, second: np.ndarray) -> float:
-    """mean_a min_b |a - b|^2 + mean_b min_a |a - b|^2."""
-    try:
-        from scipy.spatial import KDTree
-    except ImportError as error:
-        raise need("scipy", "distances of point clouds") from error
-    there, back = KDTree(second).query(first)[0], KDTree(first).query(second)[0]
-    return float(np.square(there).mean() + np.square(back).mean())
