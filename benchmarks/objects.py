@@ -42,7 +42,7 @@ def fitted(study: Any, recipe: Any, streams: Sequence[str] = STREAMS) -> Neuro3D
     if len(streams) < len(STREAMS):
         size = replace(recipe.encoder_size, streams=tuple(streams))
         stages = {name: replace(getattr(recipe, name), steps=_SHORT, epochs=None) for name in ("shape", "color")}
-        recipe = replace(recipe, encoder_size=size, folds=2, **stages)
+        recipe = replace(recipe, encoder_size=size, folds=None, condition_from="in_sample", pair_noise=None, **stages)
     return Neuro3D(recipe, "cpu").fit(study)
 
 

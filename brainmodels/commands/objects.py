@@ -18,6 +18,7 @@ from ..evaluation.objects import ObjectEvaluation, ObjectSettings, evaluate_obje
 from ..report.object_subjects import write_subjects
 from ..report.objects import write_object_report
 from .opening import kind_of_data, open_objects
+from .train_settings import refuse_changed
 
 __all__ = ["object_lines", "run_object_evaluations"]
 
@@ -45,7 +46,7 @@ def run_object_evaluations(settings: EvaluationSettings) -> list[ObjectEvaluatio
         BrainDataError: Data of images, a setting of studies of images, or a subject without a model.
         LeakageError: A model was trained on another split, or on test objects.
     """
-    _check(settings)
+    refuse_changed(settings, _OF_IMAGES, "models of objects, which do not have it")
     opened = open_object_models(settings.models, settings.device)
     names = settings.subject or tuple(opened)
     for name in names:
@@ -83,15 +84,6 @@ def object_lines(evaluation: ObjectEvaluation) -> list[str]:
     for table, label in (("classes", "class"), ("colors", "colour")):
         lines += [f"{row.name}, {label}: {row.scores[0]}" for row in evaluation.tables[table]]
     return lines + [f"{row.name}: {row.scores[0]}" for row in evaluation.tables["clouds"]]
-
-
-def _check(settings: EvaluationSettings) -> None:
-    defaults = {field.name: field.default for field in fields(settings)}
-    for name in _OF_IMAGES:
-        if getattr(settings, name) != defaults[name]:
-            raise BrainDataError(
-                f"expected no {name} with models of objects, which do not have it, got {getattr(settings, name)}"
-            )
 
 
 def _data(settings: EvaluationSettings, opened: dict) -> tuple[str, int]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from veca.files import read_json
 from veca.report.machine import describe_machine
 from veca.train.parallel import World, join_world
 
@@ -34,7 +33,7 @@ from ..training.stacked import Stacked
 from .aligning import classes_of, known_subject, of_sessions
 from .opening import choose_split, open_data
 from .train_objects import run_object_training
-from .train_settings import TrainSettings
+from .train_settings import TrainSettings, chosen_recipe, stage_lengths
 
 __all__ = ["TrainSettings", "run_training", "stage_lines"]
 
@@ -184,18 +183,9 @@ def _check_kind(name: str, subject: Subject) -> None:
 
 def _recipe(settings: TrainSettings) -> ModelRecipe:
     """The recipe with what the settings change."""
-    kind, path = system(settings.model), Path(settings.recipe)
-    if path.suffix == ".json":
-        recipe = kind.recipe_type.from_json(read_json(path, BrainDataError))
-    else:
-        recipe = kind.named(settings.recipe)
-    stages = [name for name in kind.stages if getattr(recipe, name) is not None]
-    if settings.steps and len(settings.steps) != len(stages):
-        raise BrainDataError(
-            f"expected steps of {len(stages)} stages ({', '.join(stages) or 'none'}), got "
-            f"{len(settings.steps)} numbers{_instead(kind)}"
-        )
-    lengths = dict(zip(stages, settings.steps or [None] * len(stages), strict=True))
+    kind = system(settings.model)
+    recipe = chosen_recipe(kind, settings.recipe)
+    lengths = stage_lengths(kind, recipe, settings.steps)
     stack = {"recipe": recipe.stack, "none": None}.get(settings.stack, settings.stack)
     return replace(_changed(recipe, settings, lengths), stack=stack)
 
@@ -221,11 +211,6 @@ def _changed(recipe: ModelRecipe, settings: TrainSettings, lengths: Mapping[str,
             parts = [part.name for part in fields(within) if isinstance(getattr(within, part.name), TrainingStage)]
             changes[field.name] = _changed(within, settings, dict.fromkeys(parts))
     return replace(recipe, **changes)
-
-
-def _instead(kind: type[BrainModel]) -> str:
-    """The end of a message to a user who asks for steps of a system without stages."""
-    return f"; {kind.trained_by}" if kind.trained_by else ""
 
 
 def _adapted(

@@ -1,13 +1,11 @@
 """Training of systems that decode objects from EEG: what `veca brain train --model neuro3d` does."""
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from veca.files import read_json
 from veca.report.machine import describe_machine
 from veca.train.parallel import join_world
 
@@ -15,7 +13,7 @@ from ..errors import BrainDataError
 from ..systems import system
 from ..training.run import lasting
 from .opening import open_objects
-from .train_settings import TrainSettings
+from .train_settings import TrainSettings, chosen_recipe, refuse_changed, stage_lengths
 
 __all__ = ["run_object_training"]
 
@@ -37,12 +35,15 @@ def run_object_training(settings: TrainSettings) -> Path:
             `out` holds another run.
     """
     kind: Any = system(settings.model)  # its further arguments are its own
-    _check_settings(settings)
+    refuse_changed(settings, _OF_IMAGES, f"{settings.model}, which learns objects")
+    if len(settings.data) > 1:
+        raise BrainDataError(f"expected one data set for {settings.model}, got {', '.join(settings.data)}")
     if len(settings.subject) > 1:
         raise BrainDataError(f"expected one subject, which {settings.model} takes, got {', '.join(settings.subject)}")
     word = DATA if settings.data == ("simulated",) else settings.data[0]
     study = open_objects(word, settings.seed, settings.subject)
-    subject, split = (*settings.subject, study.subjects[0])[0], study.split(settings.split)
+    subject = next(iter(settings.subject), study.subjects[0])
+    split = study.split(settings.split)
     with join_world(settings.device) as world:
         model = kind(_recipe(kind, settings), device=world.device)
         model.fit(
@@ -69,31 +70,11 @@ def run_object_training(settings: TrainSettings) -> Path:
     return folder
 
 
-def _check_settings(settings: TrainSettings) -> None:
-    """Refuse settings that only models of images have."""
-    defaults = {field.name: field.default for field in fields(settings)}
-    for name in _OF_IMAGES:
-        if getattr(settings, name) != defaults[name]:
-            raise BrainDataError(
-                f"expected no {name} with {settings.model}, which learns objects, got {getattr(settings, name)}"
-            )
-    if len(settings.data) > 1:
-        raise BrainDataError(f"expected one data set for {settings.model}, got {', '.join(settings.data)}")
-
-
 def _recipe(kind: Any, settings: TrainSettings) -> Any:
     """The recipe with what the settings change."""
-    path = Path(settings.recipe)
-    if path.suffix == ".json":
-        recipe = kind.recipe_type.from_json(read_json(path, BrainDataError))
-    else:
-        recipe = kind.named(settings.recipe)
-    if settings.steps and len(settings.steps) != len(kind.stages):
-        raise BrainDataError(
-            f"expected steps of {len(kind.stages)} stages ({', '.join(kind.stages)}), got {len(settings.steps)} numbers"
-        )
+    recipe = chosen_recipe(kind, settings.recipe)
     every = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}
     every = {key: value for key, value in every.items() if value is not None}
-    lengths: Mapping[str, int | None] = dict(zip(kind.stages, settings.steps or [None] * len(kind.stages), strict=True))
+    lengths = stage_lengths(kind, recipe, settings.steps)
     stages = {name: replace(lasting(getattr(recipe, name), steps), **every) for name, steps in lengths.items()}
     return replace(recipe, precision=settings.precision or recipe.precision, **stages)

@@ -1,12 +1,15 @@
 """Settings of `veca brain train`."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from veca.files import read_json
 
 from ..errors import BrainDataError
 
-__all__ = ["TrainSettings"]
+__all__ = ["TrainSettings", "chosen_recipe", "refuse_changed", "stage_lengths"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,46 @@ class TrainSettings:
     def folder(self) -> Path:
         """Folder of the run."""
         return Path("out") / self.model if self.out is None else Path(self.out)
+
+
+def chosen_recipe(kind: Any, word: str) -> Any:
+    """The recipe of a system that a word stands for: its name, or a JSON file.
+
+    Raises:
+        BrainDataError: The name is unknown, or the file is no recipe of the system.
+    """
+    if Path(word).suffix == ".json":
+        return kind.recipe_type.from_json(read_json(Path(word), BrainDataError))
+    return kind.named(word)
+
+
+def stage_lengths(kind: Any, recipe: Any, steps: Sequence[int]) -> dict[str, int | None]:
+    """Steps by name of the stages that a recipe has; None where no steps are given.
+
+    Raises:
+        BrainDataError: There is another number of stages.
+    """
+    stages = [name for name in kind.stages if getattr(recipe, name) is not None]
+    if steps and len(steps) != len(stages):
+        raise BrainDataError(
+            f"expected steps of {len(stages)} stages ({', '.join(stages) or 'none'}), got {len(steps)} numbers"
+            f"{f'; {kind.trained_by}' if kind.trained_by else ''}"
+        )
+    return dict(zip(stages, steps or [None] * len(stages), strict=True))
+
+
+def refuse_changed(settings: Any, names: Sequence[str], whose: str) -> None:
+    """Refuse settings of other systems, which are not at their defaults.
+
+    Args:
+        settings: A dataclass.
+        names: Settings that do not apply.
+        whose: What they do not apply to, for the message.
+
+    Raises:
+        BrainDataError: One of them was changed.
+    """
+    defaults = {field.name: field.default for field in fields(settings)}
+    for name in names:
+        if getattr(settings, name) != defaults[name]:
+            raise BrainDataError(f"expected no {name} with {whose}, got {getattr(settings, name)}")

@@ -123,6 +123,7 @@ class TestTrainedOn:
         for name, values in batch.trials().items():
             assert np.array_equal(values.numpy(), expected[name])
         batch = source.batch("train", "sim01", np.array([1, 5]))
+        np.testing.assert_allclose(batch.spread.ravel(), (4 / 3) ** 0.5, rtol=1e-6)  # four presentations
         assert np.array_equal(batch.static.numpy(), single.batch([1, 5])["static"])
         mean = single.take(single.ids == single.ids[5]).averaged().batch([0])["dynamic"]
         np.testing.assert_allclose(batch.dynamic_mean[1].numpy(), mean[0], atol=1e-6)
@@ -242,6 +243,9 @@ class TestFiles:
         assert isinstance(again, Neuro3D) and again.recipe == FEW and again.meta_ == few().meta_
         assert np.array_equal(again.decode(trials()).points, few().decode(trials()).points)
         assert np.array_equal(again.palette_, few().palette_) and again.spaces_.keys() == few().spaces_.keys()
+        for name, space in few().spaces_.items():
+            assert np.array_equal(again.spaces_[name].times, space.times)
+            assert list(again.spaces_[name].ch_names) == list(space.ch_names)
         found = again.retrieve(trials(), study(), sorted(study().split().test))
         assert np.array_equal(found.scores, few().retrieve(trials(), study(), found.gallery).scores)
 

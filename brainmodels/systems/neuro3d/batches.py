@@ -45,6 +45,7 @@ class TrialBatch(NamedTuple):
         subject, rows: As in `Batch`.
         static, dynamic: (B, C, T) Trials.
         static_mean, dynamic_mean: (B, C, T) Means of all presentations of the same objects.
+        spread: (B, 1, 1) Factor that gives the distance from this mean the variance of a trial's noise.
         geometry, appearance, label, color: See `Goal`.
     """
 
@@ -54,6 +55,7 @@ class TrialBatch(NamedTuple):
     dynamic: Tensor
     static_mean: Tensor
     dynamic_mean: Tensor
+    spread: Tensor
     geometry: Tensor
     appearance: Tensor
     label: Tensor
@@ -97,7 +99,9 @@ class TrialRows:
         single, mean = trials.batch(rows), self.means[part].batch(self.mean_of[part][rows])
         columns = (("static", single), ("dynamic", single), ("static", mean), ("dynamic", mean))
         values = [torch.from_numpy(found[name]) if name in found else empty for name, found in columns]
-        return TrialBatch(*(subject, rows, *values, *self.goals.of(trials.ids[rows])))
+        count = self.means[part].repeats[self.mean_of[part][rows]] / trials.repeats[rows]
+        spread = torch.from_numpy(np.sqrt(count / np.maximum(count - 1, 1))).float()[:, None, None]
+        return TrialBatch(*(subject, rows, *values, spread, *self.goals.of(trials.ids[rows])))
 
     def describe(self, part: str, subject: str, rows: np.ndarray) -> str:
         """Trials in words."""
@@ -144,7 +148,7 @@ class EncoderTask(nn.Module):
                 varied[name] = varied[name] + strength * (draws[1] < rate) * torch.randn(x.shape, **options)
             if recipe.residual_noise is not None:
                 factor = recipe.residual_noise * (2 * draws[2] - 1)  # of either sign
-                varied[name] = varied[name] + factor * (x - means[name])[other] * 2**0.5
+                varied[name] = varied[name] + factor * (batch.spread * (x - means[name]))[other]
         return varied
 
 

@@ -27,6 +27,7 @@ from ...data.splits import Split
 from ...errors import BrainDataError, LeakageError, NormalizationError, check_choice
 from ...features.weights import seeded
 from ...nn.points import PointTransformer
+from ...records import to_json
 from ...training.batches import RowNumbers
 from ...training.loop import StageResult
 from ...training.run import Run, check_run
@@ -471,9 +472,7 @@ class Neuro3D(SavedModel):
         }
         if self.palette_ is not None:
             arrays["palette"] = torch.from_numpy(self.palette_)
-        for name, space in self.spaces_.items():
-            arrays[f"times.{name}"] = torch.from_numpy(np.ascontiguousarray(space.times, np.float64))
-        return arrays, {"montage": {name: space.montage for name, space in self.spaces_.items()}}
+        return arrays, {"spaces": {name: to_json(space) for name, space in self.spaces_.items()}}
 
     def _restore(self, arrays: dict[str, Tensor], texts: Mapping[str, Any], subjects: Mapping[str, Any]) -> None:
         self.scales_ = {
@@ -481,16 +480,9 @@ class Neuro3D(SavedModel):
             for name in ("geometry", "appearance")
         }
         self.palette_ = arrays.pop("palette").numpy() if self.colors_ else None
-        (self.subject_, facts), *_ = subjects.items()
+        (self.subject_,) = subjects
         self.spaces_ = {
-            name: SensorSpace(
-                tuple(stream["channels"]),
-                stream["sfreq"],
-                arrays.pop(f"times.{name}").numpy(),
-                unit=stream["unit"],
-                montage=texts["montage"][name],
-            )
-            for name, stream in facts["streams"].items()
+            name: SensorSpace(**space | {"times": np.array(space["times"])}) for name, space in texts["spaces"].items()
         }
 
     def _recall(self, meta: Mapping[str, Any]) -> None:
