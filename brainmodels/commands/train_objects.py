@@ -36,8 +36,8 @@ def run_object_training(settings: TrainSettings) -> Path:
     """
     kind: Any = system(settings.model)  # its further arguments are its own
     refuse_changed(settings, _OF_IMAGES, f"{settings.model}, which learns objects")
-    if len(settings.data) > 1:
-        raise BrainDataError(f"expected one data set for {settings.model}, got {', '.join(settings.data)}")
+    if len(settings.data) != 1:
+        raise BrainDataError(f"expected one data set for {settings.model}, got {', '.join(settings.data) or 'none'}")
     if len(settings.subject) > 1:
         raise BrainDataError(f"expected one subject, which {settings.model} takes, got {', '.join(settings.subject)}")
     word = DATA if settings.data == ("simulated",) else settings.data[0]
