@@ -22,7 +22,7 @@ help:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt hatchling editables --editable ".[brain,bench,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt hatchling editables --editable ".[brain,face,bench,dev]"
 	touch $@
 
 install: $(INSTALLED)

@@ -77,11 +77,12 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
-def need(package: str, why: str) -> ImportError:
-    """An `ImportError` that says how to install a missing package of the extra `brain`.
+def need(package: str, why: str, extra: str = "brain") -> ImportError:
+    """An `ImportError` that says how to install a missing package of an extra.
 
     Args:
         package: Name of the package.
         why: What needs the package, as the subject of a sentence, such as "reading betas.hdf5".
+        extra: Name of the extra, "brain" or "face".
     """
-    return ImportError(f"{why} needs {package}; install it with: pip install 'veca[brain]'")
+    return ImportError(f"{why} needs {package}; install it with: pip install 'veca[{extra}]'")
