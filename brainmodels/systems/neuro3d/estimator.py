@@ -37,6 +37,7 @@ from .batches import ColorTask, Conditions, ShapeTask, condition_of, unit_clouds
 from .clouds import COLORS, Decoded, Embedded, Found, Retrieved, in_one_color, paint
 from .crossfit import (
     Encoder,
+    Fold,
     averaged,
     conditions_of,
     encode,
@@ -46,8 +47,9 @@ from .crossfit import (
     train_encoder,
     train_folds,
 )
-from .model import VIDEO_DELAY, Encoded, StreamShape, build_encoder
+from .model import VIDEO_DELAY, Encoded, FusionEncoder, StreamShape, build_encoder
 from .recipes import Neuro3DRecipe, PointSize, named
+from .stacking import add_ridge, chosen_shares, set_shares
 from .targets import Goals, TargetScale, goals_of, targets_of, with_targets
 
 __all__ = ["Neuro3D"]
@@ -73,6 +75,7 @@ class Neuro3D(SavedModel):
         spaces_: Sensors of each stream.
         scales_: `TargetScale` of "geometry" and "appearance".
         train_ids_: Objects of the fit, with those that validate.
+        shares_: Share of a ridge in the answers, "class" and "color", where the recipe stacks it.
         error_: Error level of both features on objects that their encoder did not see, see `error_level`.
         meta_: Facts of the fit, as JSON: versions, split, fingerprints of the targets, stages with steps and losses.
     """
@@ -146,6 +149,7 @@ class Neuro3D(SavedModel):
             "colors": list(self.colors_),
             "train_objects": self.train_ids_.tolist(),
             "error": self.error_,
+            "ridge_shares": self.shares_,
             "selection": recipe.selection,
             "stages": [stage_json(result) for result in results],
         }
@@ -186,6 +190,7 @@ class Neuro3D(SavedModel):
     ) -> list[StageResult]:
         """Build the networks and train all stages."""
         recipe = self.recipe
+        self.shares_ = {}
         self._build()
 
         def build(trials: ObjectTrials) -> Encoder:
@@ -199,6 +204,8 @@ class Neuro3D(SavedModel):
         parts = self._parts(study, split, trials, goals)
         self.encoder, result = train_encoder(run, "encoder", build, recipe, *parts, steps)
         results.append(result)
+        if recipe.encoder_size.stack:
+            self._stack(folds, trials, goals, run.device)
         judged = {name: fold.encoder for fold in folds for name in fold.held.tolist()}
         judged = judged or dict.fromkeys(goals.ids.tolist(), self.encoder)
         self.error_ = errors_of(trials, goals, judged, run.device)
@@ -210,6 +217,17 @@ class Neuro3D(SavedModel):
         sizes = len(self.classes_), len(self.colors_)
         conditions = conditions_of(recipe, trials, goals, used, sizes, run.device)
         return results + self._train_points(run, study, goals, conditions)
+
+    def _stack(self, folds: list[Fold], trials: ObjectTrials, goals: Goals, device: torch.device) -> None:
+        """Join the answers of all encoders with those of ridges."""
+        for fold in folds:
+            assert isinstance(fold.encoder, FusionEncoder)  # of a recipe with stack
+            add_ridge(fold.encoder, trials.take(~np.isin(trials.ids, fold.held)), goals)
+        self.shares_ = chosen_shares(folds, trials, goals, device)
+        assert isinstance(self.encoder, FusionEncoder)
+        add_ridge(self.encoder, trials, goals)
+        for encoder in (self.encoder, *(fold.encoder for fold in folds)):
+            set_shares(encoder, self.shares_)
 
     def _parts(
         self, study: ObjectStudy, split: Split, trials: ObjectTrials, goals: Goals
@@ -488,6 +506,7 @@ class Neuro3D(SavedModel):
     def _recall(self, meta: Mapping[str, Any]) -> None:
         self.classes_, self.colors_ = tuple(meta["classes"]), tuple(meta["colors"])
         self.train_ids_, self.error_ = np.array(meta["train_objects"]), dict(meta["error"])
+        self.shares_ = dict(meta["ridge_shares"])
         self._fingerprints = dict(meta["targets"])
 
     def _rebuild(self) -> None:

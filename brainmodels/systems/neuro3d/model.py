@@ -117,6 +117,8 @@ class FusionEncoder(nn.Module):
         hidden = size.hidden
         self.geometry, self.appearance = _head(hidden, width, size.dropout), _head(hidden, width, size.dropout)
         self.shape, self.color = nn.Linear(hidden, num_classes), _color_head(hidden, num_colors)
+        inputs = sum(stream.channels * (size.components or 0) for stream in streams.values()) if size.stack else 0
+        self.votes = nn.ModuleDict({"class": _Votes(inputs, num_classes), "color": _Votes(inputs, num_colors)})
 
     def set_filters(self, filters: Mapping[str, SignalFilters]) -> None:
         """Take the fixed filters of the streams."""
@@ -139,7 +141,11 @@ class FusionEncoder(nn.Module):
             first, second = self.names
             tokens = {first: self.cross(tokens[first], tokens[second])}
         pooled = sum(self.pools[name](value) for name, value in tokens.items())  # (B, hidden)
-        return Encoded(self.geometry(pooled), self.appearance(pooled), self.shape(pooled), self.color(pooled))
+        shape, color = self.shape(pooled), self.color(pooled)
+        if self.size.stack:
+            courses = torch.cat([self.embed[name].filtered(trials[name]).flatten(1) for name in self.names], 1)
+            shape, color = self.votes["class"](courses, shape), self.votes["color"](courses, color)
+        return Encoded(self.geometry(pooled), self.appearance(pooled), shape, color)
 
 
 class _Courses(nn.Module):
@@ -158,13 +164,42 @@ class _Courses(nn.Module):
         self.which = nn.Parameter(torch.zeros(size.components, size.width))
         self.layers = nn.ModuleList([_layer(size) for _ in range(size.depth)])
 
-    def forward(self, trials: Tensor) -> Tensor:
+    def filtered(self, trials: Tensor) -> Tensor:
+        """White channels in each course, (B, k, C)."""
         _check_shape(trials, self.shape)
-        x = (trials @ self.fixed_times).transpose(1, 2) @ self.fixed_channels  # (B, k, C)
-        x = self.channels(x) + self.which
+        return (trials @ self.fixed_times).transpose(1, 2) @ self.fixed_channels
+
+    def forward(self, trials: Tensor) -> Tensor:
+        x = self.channels(self.filtered(trials)) + self.which
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+class _Votes(nn.Module):
+    """Answers of the network joined with those of a ridge on the courses: a weighted geometric mean of probabilities.
+
+    Without `set`, the share of the ridge is 0.
+
+    Args:
+        width: Number p of values in the courses of a trial.
+        count: Number K of answers.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    share: Tensor
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(width, count))
+        self.register_buffer("bias", torch.zeros(count))
+        self.register_buffer("share", torch.zeros(()))
+
+    def forward(self, courses: Tensor, logits: Tensor) -> Tensor:
+        """Join logits (B, K) with those of courses (B, p)."""
+        ridge = (courses @ self.weight + self.bias).log_softmax(1)
+        return torch.lerp(logits.log_softmax(1), ridge, self.share) if logits.shape[1] else logits
 
 
 class _Spans(nn.Module):

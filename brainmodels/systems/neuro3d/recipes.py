@@ -49,6 +49,7 @@ class EncoderSize:
         whiten: Whiten the channels by the covariance of train trials around their object's mean.
         official_norm: "rows" or, as released, "time": the axis of the norms between convolutions.
         gelu_last: End the heads of "official" in a GELU, as released.
+        stack: Join its answers with those of a ridge on the same courses, see `stacking`. This needs folds.
     """
 
     variant: str = "fusion"
@@ -66,6 +67,7 @@ class EncoderSize:
     whiten: bool = True
     official_norm: str = "rows"
     gelu_last: bool = False
+    stack: bool = False
 
     def __post_init__(self):
         check_choice("variant", self.variant, ("fusion", "official"))
@@ -75,6 +77,8 @@ class EncoderSize:
             raise BrainDataError(f"expected streams of static and dynamic, got {self.streams}")
         if self.components is not None and not (self.components > 0 and self.whiten):
             raise BrainDataError(f"expected components of at least 1 and whiten=True, got {self.components} without")
+        if self.stack and (self.components is None or self.variant != "fusion"):
+            raise BrainDataError("expected the variant 'fusion' and components with stack=True, got other settings")
         _check_heads(self.width, self.heads)
 
     def token(self, stream: str) -> float:
@@ -202,6 +206,8 @@ class Neuro3DRecipe:
             raise BrainDataError(
                 f"expected folds with condition_from={self.condition_from!r} and selection={self.selection!r}, got None"
             )
+        if self.encoder_size.stack and self.folds is None:
+            raise BrainDataError("expected folds, which weigh the ridge, with encoder_size.stack=True, got None")
         if min(self.points, self.num_points) < 16:
             raise BrainDataError(f"expected clouds of at least 16 points, got {min(self.points, self.num_points)}")
         if self.guidance != 1 and not self.condition_dropout:
@@ -300,7 +306,7 @@ def nano() -> Neuro3DRecipe:
     """Minutes on two processor cores: 24 classes of simulated objects, features of the shipped VECA nano."""
     return Neuro3DRecipe(
         "nano",
-        encoder_size=EncoderSize(components=3, fusion="concat", depth=0, hidden=256, dropout=0.5),
+        encoder_size=EncoderSize(components=3, fusion="concat", depth=0, hidden=256, dropout=0.5, stack=True),
         encoder=TrainingStage(
             steps=250, lr=2e-3, weight_decay=0.05, batch_size=64, clip_norm=1.0, ema_decay=0.98, schedule="cosine"
         ),
