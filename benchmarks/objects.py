@@ -40,7 +40,7 @@ _SHORT = 1  # steps of the stages that a table does not need
 def fitted(study: Any, recipe: Any, streams: Sequence[str] = STREAMS) -> Neuro3D:
     """A model of the first subject; with one stream, only its encoder is trained."""
     if len(streams) < len(STREAMS):
-        size = replace(recipe.encoder_size, streams=tuple(streams))
+        size = replace(recipe.encoder_size, streams=tuple(streams), stack=False)
         stages = {name: replace(getattr(recipe, name), steps=_SHORT, epochs=None) for name in ("shape", "color")}
         recipe = replace(recipe, encoder_size=size, folds=None, condition_from="in_sample", pair_noise=None, **stages)
     return Neuro3D(recipe, "cpu").fit(study)

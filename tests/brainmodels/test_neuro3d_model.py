@@ -91,7 +91,7 @@ def test_odd_channels_and_times(components):
 
 @pytest.mark.parametrize("components", [None, 2])
 def test_an_encoder_of_one_stream_ignores_the_other(components):
-    size = replace(nano().encoder_size, streams=("static",), components=components)
+    size = replace(nano().encoder_size, streams=("static",), components=components, stack=False)
     encoder = build_encoder({"static": EEG3D["static"]}, size, 6, 3, 0).eval()
     trials = batch_of(EEG3D)
     alone = encoder({"static": trials["static"]})
