@@ -11,21 +11,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .data import load_prepared
     from .features import FeatureCache
+    from .heads import ToyHead
     from .layouts import prepare
-    from .simulated import simulate, simulate_eeg, simulate_objects
+    from .simulated import simulate, simulate_clips, simulate_eeg, simulate_objects
     from .systems import load_model
 
 _ROOMS = {
     "FeatureCache": ".features",
+    "ToyHead": ".heads",
     "load_model": ".systems",
     "load_prepared": ".data",
     "prepare": ".layouts",
     "simulate": ".simulated",
+    "simulate_clips": ".simulated",
     "simulate_eeg": ".simulated",
     "simulate_objects": ".simulated",
 }
 
-__all__ = ["FeatureCache", "load_model", "load_prepared", "prepare", "simulate", "simulate_eeg", "simulate_objects"]
+__all__ = [
+    "FeatureCache",
+    "ToyHead",
+    "load_model",
+    "load_prepared",
+    "prepare",
+    "simulate",
+    "simulate_clips",
+    "simulate_eeg",
+    "simulate_objects",
+]
 
 
 def __getattr__(name: str):

@@ -11,6 +11,7 @@ from .errors import BrainDataError
 
 _absent: ImportError | None = None
 try:
+    from .commands.animate import AnimateSettings, run_animation
     from .commands.convert_optimus import convert_optimus
     from .commands.demo import run_demo
     from .commands.drawer import DrawerSettings, run_drawer
@@ -22,7 +23,7 @@ try:
 except ImportError as error:  # the other commands work without the extra `brain`
     _absent = error
     if not TYPE_CHECKING:
-        DrawerSettings = EvaluationSettings = TrainSettings = None
+        AnimateSettings = DrawerSettings = EvaluationSettings = TrainSettings = None
 
 __all__ = ["main"]
 
@@ -51,6 +52,18 @@ def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
     if (folder / "meta.json").is_file():  # written by the first process
         print("\n".join(stage_lines(read_meta(folder))))
         print(folder)
+
+
+def animate(settings: Annotated[AnimateSettings, tyro.conf.arg(name="")]) -> None:
+    """Make a picture of a face talk, with a chosen emotion and intensity; ends in a video.
+
+    Animate only people who agreed. Every file says that it is synthetic.
+    """
+    logging.getLogger(__package__).setLevel(logging.INFO)  # tells how long it will take
+    try:
+        print(run_animation(settings))
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain animate: {error}") from error
 
 
 def demo(model: str = "neuro3d", out: Path | None = None) -> None:
@@ -142,16 +155,18 @@ def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
 
 
 def convert(file: Path, out: Path) -> None:
-    """Write the arrays of a pickled file of THINGS-EEG2 as .npz, which opens without running code.
+    """Write the arrays of a pickled file as .npz, which opens without running code.
+
+    Two kinds of files are known by their keys: recordings of THINGS-EEG2, and head models of FLAME.
 
     Args:
-        file: Pickled file to read. Opening it can run code: do so only with files whose maker you trust.
+        file: Pickled file to read. A file that asks for more than arrays, strings and numbers is refused.
         out: File to write, .npz.
     """
-    from .layouts.things_eeg2 import convert_pickle
+    from .commands.convert import convert_file
 
     try:
-        print(convert_pickle(file, out))
+        print(convert_file(file, out))
     except (BrainDataError, OSError) as error:
         raise SystemExit(f"veca brain convert: {error}") from error
 
@@ -174,12 +189,13 @@ def main(args: list[str]) -> None:
     """
     logging.basicConfig(format="%(message)s")
     commands: dict[str, Any] = {
-        command.__name__: command for command in (convert, demo, drawer, evaluate, layouts, prepare, pretrain, train)
+        command.__name__: command
+        for command in (animate, convert, demo, drawer, evaluate, layouts, prepare, pretrain, train)
     }
     if _absent is None:
         commands["convert-optimus"] = convert_optimus
     else:
-        for name in ("convert-optimus", "demo", "drawer", "evaluate", "pretrain", "train"):
+        for name in ("animate", "convert-optimus", "demo", "drawer", "evaluate", "pretrain", "train"):
             commands.pop(name, None)
             if args[:1] == [name]:
                 raise SystemExit(f"veca brain {name}: {_absent}")

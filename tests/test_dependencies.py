@@ -43,6 +43,8 @@ UNUSED = {
     "transformers": "coming systems take language models from it",
     "uv": "a command",
 }
+# Imported inside a function and installed by the user alone.
+BY_USER = {"mediapipe": "it brings OpenCV and an audio driver"}
 
 
 def normal(name: str) -> str:
@@ -106,7 +108,7 @@ def undeclared(package: str, path: Path, groups: dict[str, set[str]]) -> list[st
     """Imports of a file that its package may not have, in words."""
     at_once = BASE.get(package) or groups["base"].union(*(groups[extra] for extra in EXTRAS[package]))
     at_once = at_once | {LAZY.get(path.relative_to(ROOT).as_posix())}
-    anywhere = BASE.get(package) or set().union(*groups.values())
+    anywhere = BASE.get(package) or set().union(BY_USER, *groups.values())
     return [
         f"{path.relative_to(ROOT)}: {name}"
         for name, at_import in imports(path)

@@ -5,6 +5,7 @@ evaluation = run_evaluation(settings)  # writes out/study/report.html, record.js
 print(evaluation.encoded[0].score("nr2"))
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +13,23 @@ from ..data import BrainDataset
 from ..errors import BrainDataError
 from ..evaluation import Evaluation, EvaluationSettings, evaluate
 from ..evaluation.context import context_curves
-from ..evaluation.object_models import kind_of_models
+from ..evaluation.heads import HeadEvaluation
+from ..evaluation.kinds import kind_of_models
 from ..evaluation.objects import ObjectEvaluation
 from ..evaluation.opened import OpenedModel, open_models
 from ..features.sets import FeatureSet
 from ..report import write_report
+from ..systems import SYSTEMS, system
+from .clips import clip_lines, run_clip_evaluations
 from .objects import object_lines, run_object_evaluations
 from .opening import choose_split, kind_of_data, open_data
 
-__all__ = ["run_evaluation", "run_evaluations", "score_lines"]
+__all__ = ["AnyEvaluation", "run_evaluation", "run_evaluations", "score_lines"]
+
+AnyEvaluation = Evaluation | ObjectEvaluation | HeadEvaluation
 
 
-def run_evaluation(settings: EvaluationSettings) -> Evaluation | ObjectEvaluation:
+def run_evaluation(settings: EvaluationSettings) -> AnyEvaluation:
     """Evaluate one subject, and write record.json, report.html and the figures to `settings.out`.
 
     Raises:
@@ -34,21 +40,24 @@ def run_evaluation(settings: EvaluationSettings) -> Evaluation | ObjectEvaluatio
     return run_evaluations(settings)[0]
 
 
-def run_evaluations(settings: EvaluationSettings) -> list[Evaluation] | list[ObjectEvaluation]:
+def run_evaluations(settings: EvaluationSettings) -> Sequence[AnyEvaluation]:
     """Evaluate every subject of the settings: one in `settings.out`, several in folders of their names below it.
 
-    The models decide the kind of study: models of objects, such as Neuro3D, are evaluated by `run_object_evaluations`.
+    The models decide the kind of study. Models of objects, such as Neuro3D, are evaluated by `run_object_evaluations`,
+    and talking heads by `run_clip_evaluations`.
 
     Raises:
         BrainDataError: Data, features, models or alignment are not what they should be, or do not belong together.
     """
-    if kind_of_models(settings.models) == "objects":
-        return run_object_evaluations(settings)
-    if kind_of_data(settings.data) == "objects":
+    others = {"objects": run_object_evaluations, "clips": run_clip_evaluations}
+    if (kind := kind_of_models(settings.models)) in others:
+        return others[kind](settings)
+    if (kind := kind_of_data(settings.data)) in others:
         models = ", ".join(map(str, settings.models)) or "no model"
+        name = next(name for name in SYSTEMS if system(name).study == kind)
         raise BrainDataError(
-            f"expected models of objects, such as neuro3d, for {settings.data[0]}, got {models}; train one by `veca "
-            f"brain train --model neuro3d --data {settings.data[0]}`"
+            f"expected models of {kind}, such as {name}, for {settings.data[0]}, got {models}; train one by `veca "
+            f"brain train --model {name} --data {settings.data[0]}`"
         )
     sets = [FeatureSet.parse(word) for word in settings.features]
     models = open_models(settings.models, sets, settings.device)
@@ -79,10 +88,12 @@ def _with_context(
     return evaluation
 
 
-def score_lines(evaluation: Evaluation | ObjectEvaluation) -> list[str]:
+def score_lines(evaluation: AnyEvaluation) -> list[str]:
     """A line for each model and set of features, in both directions, and for each number of context images."""
     if isinstance(evaluation, ObjectEvaluation):
         return object_lines(evaluation)
+    if isinstance(evaluation, HeadEvaluation):
+        return clip_lines(evaluation)
     lines = [f"{x.model}, {x.features}: {x.score('nr2') or x.scores[0]}" for x in evaluation.encoded]
     lines += [f"decoded into {x.features}: {x.scores[0]}" for x in evaluation.decoded]
     rows = [row for model in evaluation.models for row in model.decoded]

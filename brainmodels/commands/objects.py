@@ -5,19 +5,18 @@ print(evaluations[0].first_line)
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from ..data import Split
 from ..data.object_study import ObjectStudy
-from ..errors import BrainDataError, check_choice
+from ..errors import check_choice
 from ..evaluation import EvaluationSettings
 from ..evaluation.checks import check_settings
-from ..evaluation.object_models import data_of, open_object_models
+from ..evaluation.object_models import open_object_models
 from ..evaluation.objects import ObjectEvaluation, ObjectSettings, evaluate_objects
 from ..report.object_subjects import write_subjects
 from ..report.objects import write_object_report
-from .opening import kind_of_data, open_objects
+from .opening import data_of_study, open_objects
 from .train_settings import refuse_changed
 
 __all__ = ["object_lines", "run_object_evaluations"]
@@ -51,7 +50,9 @@ def run_object_evaluations(settings: EvaluationSettings) -> list[ObjectEvaluatio
     names = settings.subject or tuple(opened)
     for name in names:
         check_choice("a subject of the models", name, tuple(opened))
-    word, seed = _data(settings, opened)
+    wanted = f"a study of objects, objects:PRESET or eeg3d:FOLDER, for {', '.join(_names(opened))}"
+    models = [model for own in opened.values() for model in own.values()]
+    word, seed = data_of_study(settings, models, "objects", wanted)
     found = []
     study: ObjectStudy | None = None
     for name in names:
@@ -84,19 +85,6 @@ def object_lines(evaluation: ObjectEvaluation) -> list[str]:
     for table, label in (("classes", "class"), ("colors", "colour")):
         lines += [f"{row.name}, {label}: {row.scores[0]}" for row in evaluation.tables[table]]
     return lines + [f"{row.name}: {row.scores[0]}" for row in evaluation.tables["clouds"]]
-
-
-def _data(settings: EvaluationSettings, opened: dict) -> tuple[str, int]:
-    """The word and the seed of the data: those that the user names, or those of the training."""
-    default = next(field.default for field in fields(settings) if field.name == "data")
-    if settings.data == default:
-        return data_of(opened)
-    if kind_of_data(settings.data) != "objects":
-        raise BrainDataError(
-            f"expected a study of objects, objects:PRESET or eeg3d:FOLDER, for {', '.join(_names(opened))}, got "
-            f"{' '.join(settings.data)}"
-        )
-    return settings.data[0], settings.seed
 
 
 def _names(opened: dict) -> Sequence[str]:

@@ -1,21 +1,30 @@
 """A data set from words of the command line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from ..data import BrainDataset, Split, load_prepared
+from ..data.clip_files import read_manifest
+from ..data.clips import ClipSet
 from ..data.joined import join_datasets
 from ..data.object_study import ObjectStudy
 from ..data.subject_splits import context_split
 from ..errors import BrainDataError, check_choice
+from ..evaluation import EvaluationSettings
+from ..evaluation.kinds import data_of
+from ..heads import FlameFile, GnmFile, HeadModel, IctFile, ToyHead
 from ..layouts import eeg3d
 from ..simulated import PRESETS, simulate, simulate_objects
 from ..simulated.objects import OBJECT_PRESETS
+from ..simulated.talking_head import simulate_clips
 
-__all__ = ["choose_split", "kind_of_data", "open_data", "open_objects"]
+__all__ = ["choose_split", "data_of_study", "kind_of_data", "open_clips", "open_data", "open_head", "open_objects"]
 
-_OBJECTS, _EEG3D = "objects", "eeg3d"
+_OBJECTS, _EEG3D, _CLIPS = "objects", "eeg3d", "clips"
+_HEADS = {"flame": FlameFile, "gnm": GnmFile, "ict": IctFile}
 
 
 def open_data(
@@ -33,8 +42,8 @@ def open_data(
         BrainDataError: A word is neither, or a simulation is mixed with folders.
     """
     words = [data] if isinstance(data, str) else list(data)
-    if kind_of_data(words) == "objects":
-        raise BrainDataError(f"expected data of images, got {' '.join(words)!r}, a study of objects")
+    if (other := kind_of_data(words)) != "images":
+        raise BrainDataError(f"expected data of images, got {' '.join(words)!r}, data of {other}")
     kind, _, preset = words[0].partition(":") if words else ("", "", "")
     if kind == "simulated" and len(words) == 1:
         if preset and preset not in PRESETS:
@@ -52,15 +61,74 @@ def open_data(
 
 
 def kind_of_data(words: Sequence[str]) -> str:
-    """What kind of study words stand for: "objects" or "images".
+    """What kind of data words stand for: "images", "objects" or "clips".
 
     Raises:
-        BrainDataError: A study of objects stands beside other words.
+        BrainDataError: Data of objects or of clips stand beside other words.
     """
-    objects = [word for word in words if word.partition(":")[0] in (_OBJECTS, _EEG3D) and not Path(word).is_dir()]
-    if objects and len(words) > 1:
-        raise BrainDataError(f"expected {objects[0]} alone, which is a whole study, got {' '.join(words)}")
-    return "objects" if objects else "images"
+    kinds = {_OBJECTS: "objects", _EEG3D: "objects", _CLIPS: "clips"}
+    others = [word for word in words if word.partition(":")[0] in kinds and not Path(word).is_dir()]
+    if others and len(words) > 1:
+        raise BrainDataError(f"expected {others[0]} alone, which is a whole data set, got {' '.join(words)}")
+    return kinds[others[0].partition(":")[0]] if others else "images"
+
+
+def data_of_study(settings: EvaluationSettings, models: Iterable[Any], kind: str, wanted: str) -> tuple[str, int]:
+    """The word and the seed of the data of a study: those that the user names, or those of the models' training.
+
+    Args:
+        settings: Settings of the evaluation.
+        models: Trained models.
+        kind: Kind of the data, see `kind_of_data`.
+        wanted: What is expected, for the message.
+
+    Raises:
+        BrainDataError: The data are of another kind, or the models do not know theirs.
+    """
+    default = next(field.default for field in fields(settings) if field.name == "data")
+    if settings.data == default:
+        return data_of(models)
+    if kind_of_data(settings.data) != kind:
+        raise BrainDataError(f"expected {wanted}, got {' '.join(settings.data)}")
+    return settings.data[0], settings.seed
+
+
+def open_clips(word: str, head: HeadModel, size: int, seed: int = 0) -> ClipSet:
+    """The clips that a word stands for.
+
+    Args:
+        word: "clips:toy", drawn heads that talk, or "clips:MANIFEST", a table of clips of the user.
+        head: Head model of the coefficients.
+        size: Side of drawn pictures in pixels.
+        seed: Seed of drawn clips.
+
+    Raises:
+        BrainDataError: The word is neither, or drawn clips are asked for with another head than the drawn one.
+        LayoutError: The manifest or a file that it names is missing.
+    """
+    kind, _, rest = word.partition(":")
+    if kind != _CLIPS or not rest:
+        raise BrainDataError(f"expected clips:toy or clips:MANIFEST, got {word!r}")
+    if rest != "toy":
+        return read_manifest(Path(rest))
+    if not isinstance(head, ToyHead):
+        raise BrainDataError(f"expected the head toy for clips:toy, got {head.name}")
+    return simulate_clips(head, size=size, seed=seed)
+
+
+def open_head(word: str) -> HeadModel:
+    """The head model that a word stands for: "toy", "flame:FILE", "gnm:FILE" or "ict:FOLDER".
+
+    Raises:
+        BrainDataError: The word is another.
+        LayoutError: The file is missing or is another.
+    """
+    kind, _, place = word.partition(":")
+    if word == "toy":
+        return ToyHead()
+    if kind not in _HEADS or not place:
+        raise BrainDataError(f"expected toy, {', '.join(f'{name}:PATH' for name in _HEADS)}, got {word!r}")
+    return _HEADS[kind](place)
 
 
 def open_objects(word: str, seed: int = 0, subjects: Sequence[str] = ()) -> ObjectStudy:

@@ -32,8 +32,9 @@ from ..training.run import lasting
 from ..training.stacked import Stacked
 from .aligning import classes_of, known_subject, of_sessions
 from .opening import choose_split, open_data
+from .train_clips import run_clip_training
 from .train_objects import run_object_training
-from .train_settings import TrainSettings, chosen_recipe, stage_lengths
+from .train_settings import TrainSettings, chosen_recipe, refuse_changed, stage_lengths
 
 __all__ = ["TrainSettings", "run_training", "stage_lines"]
 
@@ -50,8 +51,10 @@ def run_training(settings: TrainSettings) -> Path:
         BrainDataError: Data, features, recipe or alignment are not what they should be, or `out` holds another run.
         LeakageError: A test picture is also a train picture, under another id.
     """
-    if system(settings.model).study == "objects":
-        return run_object_training(settings)
+    others = {"objects": run_object_training, "clips": run_clip_training}
+    if (study := system(settings.model).study) in others:
+        return others[study](settings)
+    refuse_changed(settings, ("head",), f"{settings.model}, which learns images")
     partner = _partner(settings)
     recipe = _recipe(settings) if settings.known is None or partner else None
     item = FeatureSet.parse(settings.features)

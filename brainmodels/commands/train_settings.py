@@ -1,15 +1,22 @@
 """Settings of `veca brain train`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from veca.files import read_json
 
 from ..errors import BrainDataError
+from ..training.run import lasting
 
-__all__ = ["TrainSettings", "chosen_recipe", "refuse_changed", "stage_lengths"]
+__all__ = ["OF_IMAGES", "TrainSettings", "changed_recipe", "chosen_recipe", "refuse_changed", "stage_lengths"]
+
+OF_IMAGES = (
+    "features", "generator", "stack", "held_out", "known", "new", "sessions", "label", "context", "normalizer",
+    "cache", "grad_checkpointing", "allow_duplicates",
+)  # fmt: skip
+"""Settings that only systems of images have."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,8 @@ class TrainSettings:
     Attributes:
         model: System to train, see `brainmodels.systems.SYSTEMS`.
         data: "simulated", "simulated:PRESET", or one or several folders of prepared subjects. Systems that decode
-            objects take "objects:PRESET" or "eeg3d:FOLDER".
+            objects take "objects:PRESET" or "eeg3d:FOLDER", and talking heads "clips:toy" or "clips:MANIFEST".
+        head: Head model of the clips: "toy", "flame:FILE", "gnm:FILE" or "ict:FOLDER".
         features: One set of features, see `FeatureSet.parse`; the model sees its tokens.
         out: Folder of the run; None is `out/MODEL`. Started again with the same settings, the run goes on. The model
             is in `model` below it.
@@ -56,6 +64,7 @@ class TrainSettings:
 
     model: str = "neuroflow"
     data: tuple[str, ...] = ("simulated",)
+    head: str = "toy"
     features: str = "veca"
     out: Path | None = None
     recipe: str = "nano"
@@ -114,6 +123,16 @@ def chosen_recipe(kind: Any, word: str) -> Any:
     if Path(word).suffix == ".json":
         return kind.recipe_type.from_json(read_json(Path(word), BrainDataError))
     return kind.named(word)
+
+
+def changed_recipe(kind: Any, settings: TrainSettings) -> Any:
+    """The recipe of a system that does not learn images, with what the settings change."""
+    recipe = chosen_recipe(kind, settings.recipe)
+    every = {"batch_size": settings.batch_size, "micro_batch": settings.micro_batch, "seed": settings.init_seed}
+    every = {key: value for key, value in every.items() if value is not None}
+    lengths = stage_lengths(kind, recipe, settings.steps)
+    stages = {name: replace(lasting(getattr(recipe, name), steps), **every) for name, steps in lengths.items()}
+    return replace(recipe, precision=settings.precision or recipe.precision, **stages)
 
 
 def stage_lengths(kind: Any, recipe: Any, steps: Sequence[int]) -> dict[str, int | None]:

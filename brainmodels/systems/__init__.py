@@ -7,12 +7,13 @@ and how it is trained. To add one, write its room and its line of `SYSTEMS`: not
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import BrainDataError, near_names, need
 from ..training.estimator import BrainModel
-from ..training.files import STACK, read_meta
+from ..training.files import STACK, model_folder, read_meta
 from ..training.stacked import Stacked
 
 __all__ = ["SYSTEMS", "class_names", "load_model", "system"]
@@ -20,6 +21,7 @@ __all__ = ["SYSTEMS", "class_names", "load_model", "system"]
 SYSTEMS = {
     "braincodec": "brainmodels.systems.braincodec:BrainCoDec",
     "braincorl": "brainmodels.systems.braincodec:InContextEncoder",
+    "emodiffhead": "brainmodels.systems.emodiffhead:EmoDiffHead",
     "mindaligner": "brainmodels.systems.mindaligner:MindAligner",
     "neuro3d": "brainmodels.systems.neuro3d:Neuro3D",
     "neuroflow": "brainmodels.systems.neuroflow:NeuroFlow",
@@ -50,18 +52,22 @@ def class_names() -> dict[str, str]:
     return {place.rpartition(":")[2]: name for name, place in SYSTEMS.items()}
 
 
-def load_model(folder: str | Path, device: str | torch.device | None = None) -> BrainModel | Stacked:
+def load_model(folder: str | Path, device: str | torch.device | None = None, **options: Any) -> BrainModel | Stacked:
     """A saved model of any system, stacked or not, or the one in the folder of a training run.
+
+    Args:
+        folder: Folder of the model or of the run.
+        device: Device; None is a GPU where there is one.
+        options: What the system's `load` takes besides, such as `head` of a talking head.
 
     Raises:
         LayoutError: the folder holds no model.
         BrainDataError: its system is not in the table.
     """
-    folder = Path(folder)
-    folder = folder / "model" if (folder / "model" / "meta.json").is_file() else folder
+    folder = model_folder(folder)
     kind = read_meta(folder)["system"]
     names = class_names()
     if kind not in names:
         raise BrainDataError(f"expected a model of {', '.join(names)} in {folder}, got {kind!r}")
-    model = system(names[kind]).load(folder, device)
+    model = system(names[kind]).load(folder, device, **options)
     return Stacked.of(model, folder) if (folder / STACK).is_file() else model

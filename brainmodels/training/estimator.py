@@ -383,8 +383,8 @@ class BrainModel(SavedModel):
         self.scales_, self.scaler_ = scales_from(arrays, texts, subjects)
 
     @classmethod
-    def _arguments(cls, meta: Mapping[str, Any]) -> dict[str, Any]:
-        return {"pairing": meta["pairing"]}
+    def _arguments(cls, meta: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        return super()._arguments(meta, **options) | {"pairing": meta["pairing"]}
 
     def _recall(self, meta: Mapping[str, Any]) -> None:
         self.fingerprint_, self.subjects_ = meta["features"], tuple(meta["subjects"])

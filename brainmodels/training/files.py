@@ -25,7 +25,7 @@ from ..errors import LayoutError
 from ..features import EmbeddingSpace, TokenScaler
 from .trials import VoxelScale
 
-__all__ = ["FORMAT", "STACK", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
+__all__ = ["FORMAT", "STACK", "model_folder", "read_meta", "read_model", "scale_arrays", "scales_from", "write_model"]
 
 FORMAT, STACK = 1, "stack.safetensors"
 _PARTS = ("weights.safetensors", "stats.safetensors", "config.json", "meta.json")
@@ -56,6 +56,12 @@ def _write_parts(model: Any, folder: Path) -> None:
     (folder / "meta.json").write_text(json.dumps(model.meta_ | {"statistics": texts}, indent=1) + "\n")
 
 
+def model_folder(folder: str | Path) -> Path:
+    """The folder of a model: the one given, or `model` below it if it is that of a training run."""
+    below = Path(folder) / "model"
+    return below if (below / "meta.json").is_file() else Path(folder)
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """The facts of a saved model; "system" names its class."""
     missing = [name for name in _PARTS if not (folder / name).is_file()]
@@ -64,8 +70,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return read_json(folder / "meta.json", LayoutError)
 
 
-def read_model(kind: Any, folder: Path, device: str | torch.device | None) -> Any:
-    """A model of a class from its folder."""
+def read_model(kind: Any, folder: Path, device: str | torch.device | None, **options: Any) -> Any:
+    """A model of a class from its folder, with what it needs besides."""
     meta = read_meta(folder)
     if (meta.get("system"), meta.get("format")) != (kind.__name__, FORMAT):
         raise LayoutError(
@@ -73,7 +79,7 @@ def read_model(kind: Any, folder: Path, device: str | torch.device | None) -> An
             f"{meta.get('format')}"
         )
     recipe = kind.recipe_type.from_json(read_json(folder / "config.json", LayoutError))
-    model = kind(recipe, device=device, **kind._arguments(meta))
+    model = kind(recipe, device=device, **kind._arguments(meta, **options))
     model._recall(meta)
     arrays = read_tensors(folder / "stats.safetensors", LayoutError)
     try:

@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _NOISE, _VALIDATION = 0, 1  # what a seed is for
+_TIMED = 3  # steps after which the log says how long a run will take
 
 
 @dataclass(frozen=True)
@@ -214,11 +215,16 @@ class _Stage:
         if self.stage.validate_first and self.validates and not engine.step:
             self.end_epoch()
         wanted = (("train", *self.rows_of(step)) for step in range(engine.step, stop))
-        began = time.perf_counter() - progress.seconds
+        started, begun = time.perf_counter(), engine.step
+        began = started - progress.seconds
         for (_, subject, rows), parts in self.read_ahead(wanted):
             row = self.advance(subject, rows, parts)
             bar.update()
             bar.set_postfix(loss=row["loss"], refresh=False)
+            if (taken := engine.step - begun) == _TIMED:
+                each = (time.perf_counter() - started) / taken
+                told = (self.name, self.world.device, each, each * (stop - engine.step))
+                _log.info("%s on %s: %.3g s a step, about %.0f s to go", *told)
             if engine.step % self.per_epoch == 0 or engine.step == self.length:
                 self.end_epoch()
             progress.seconds = time.perf_counter() - began

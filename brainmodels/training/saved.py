@@ -29,7 +29,7 @@ class SavedModel(BaseEstimator):
         device: Device of the networks; None is a GPU where there is one.
 
     Attributes:
-        study: What it is trained on and evaluated by: "images" or "objects".
+        study: What it is trained on and evaluated by: "images", "objects" or "clips".
         about: Half a sentence for reports: what the system goes from and to.
         stages: Fields of the recipe that are trained, in order.
         needs: Packages beyond the extra `brain` that it imports.
@@ -108,13 +108,18 @@ class SavedModel(BaseEstimator):
         return write_model(self, Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device | None = None) -> Self:
+    def load(cls, folder: str | Path, device: str | torch.device | None = None, **options: Any) -> Self:
         """The model that `save` wrote.
+
+        Args:
+            folder: Folder of the model.
+            device: Device of the networks; None is a GPU where there is one.
+            options: What the model needs and its folder does not hold, such as `head` of a talking head.
 
         Raises:
             LayoutError: a file is missing or broken, weights are missing or unknown, or it is of another system.
         """
-        return read_model(cls, Path(folder), device)
+        return read_model(cls, Path(folder), device, **options)
 
     def _statistics(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a folder holds beside the weights: arrays, and what is text."""
@@ -124,8 +129,10 @@ class SavedModel(BaseEstimator):
         """Write what a system keeps beside weights and statistics into the folder of the model."""
 
     @classmethod
-    def _arguments(cls, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of the constructor beside recipe and device, from the facts of a saved model."""
+    def _arguments(cls, meta: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """Arguments of the constructor beside recipe and device, from the facts of a saved model and what was given."""
+        if options:
+            raise BrainDataError(f"expected nothing besides the folder of a {cls.__name__}, got {', '.join(options)}")
         return {}
 
     def _recall(self, meta: Mapping[str, Any]) -> None:

@@ -13,10 +13,10 @@ from brainmodels.data.objects import ObjectTrials
 from brainmodels.data.splits import split_from_ids
 from brainmodels.errors import BrainDataError, LayoutError, LeakageError
 from brainmodels.evaluation import EvaluationSettings
+from brainmodels.evaluation.kinds import data_of, kind_of_models
 from brainmodels.evaluation.object_case import ObjectCase, ObjectSettings, PairedRow, Row, check_model
 from brainmodels.evaluation.object_clouds import ANOTHER, PRIMARY, TWO_SAMPLINGS, medoids, other_objects, retrieved_name
 from brainmodels.evaluation.object_controls import NOISE, SHUFFLED_OBJECTS
-from brainmodels.evaluation.object_models import data_of, kind_of_models
 from brainmodels.evaluation.object_rows import IDEAL, RIDGE, SINGLE, class_rows, collect_answers, confusion_of
 from brainmodels.evaluation.objects import evaluate_objects
 from brainmodels.evaluation.opened import open_models
@@ -333,7 +333,7 @@ def _folder(place, system):
 def test_folders_decide_the_kind_of_study(tmp_path):
     objects, images = _folder(tmp_path / "a" / "model", "Neuro3D").parent, _folder(tmp_path / "b", "NeuroFlow")
     assert kind_of_models([objects]) == "objects" and kind_of_models([images]) == kind_of_models([]) == "images"
-    with pytest.raises(BrainDataError, match="got both, such as"):
+    with pytest.raises(BrainDataError, match="expected models of one kind of data"):
         kind_of_models([objects, images])
     with pytest.raises(LayoutError, match="expected a saved model"):
         kind_of_models([tmp_path / "nothing"])
@@ -347,14 +347,14 @@ def test_object_models_are_not_opened_as_models_of_images(monkeypatch):
 
 def test_models_know_the_data_of_their_training(found):
     model = found.models[NAME]
-    assert data_of({"sim01": {"a": model}}) == ("objects:tiny", 0)
+    assert data_of([model]) == ("objects:tiny", 0)
     other = StandIn(object_study())
     other.meta_["run"] = {"data": "objects:nano", "seed": 2}
     with pytest.raises(BrainDataError, match="got objects:nano of seed 2 and objects:tiny of seed 0"):
-        data_of({"sim01": {"a": model, "b": other}})
+        data_of([model, other])
     other.meta_["run"] = {}
     with pytest.raises(BrainDataError, match="got none that does; name the data"):
-        data_of({"sim01": {"b": other}})
+        data_of([other])
 
 
 def test_the_command_refuses_what_does_not_belong_together(monkeypatch, tmp_path):

@@ -73,7 +73,7 @@ def test_unknown_names_are_told_with_the_near_ones(tmp_path):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_says_what_it_is(name):
     kind = system(name)
-    assert kind.study in ("images", "objects") and kind.about
+    assert kind.study in ("images", "objects", "clips") and kind.about
     recipe = kind.named("nano")
     assert all(hasattr(recipe, stage) for stage in kind.stages)
     assert getattr(brainmodels, kind.__name__) is kind and kind.__name__ in dir(brainmodels)

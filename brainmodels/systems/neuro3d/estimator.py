@@ -47,7 +47,7 @@ from .crossfit import (
     train_encoder,
     train_folds,
 )
-from .model import VIDEO_DELAY, Encoded, FusionEncoder, StreamShape, build_encoder
+from .model import VIDEO_DELAY, Encoded, StreamShape, build_encoder
 from .recipes import Neuro3DRecipe, PointSize, named
 from .stacking import add_ridge, chosen_shares, set_shares
 from .targets import Goals, TargetScale, goals_of, targets_of, with_targets
@@ -220,13 +220,13 @@ class Neuro3D(SavedModel):
 
     def _stack(self, folds: list[Fold], trials: ObjectTrials, goals: Goals, device: torch.device) -> None:
         """Join the answers of all encoders with those of ridges."""
-        for fold in folds:
-            assert isinstance(fold.encoder, FusionEncoder)  # of a recipe with stack
-            add_ridge(fold.encoder, trials.take(~np.isin(trials.ids, fold.held)), goals)
+        encoders: list[Any] = [fold.encoder for fold in folds]  # of the variant that takes a ridge
+        for fold, encoder in zip(folds, encoders, strict=True):
+            add_ridge(encoder, trials.take(~np.isin(trials.ids, fold.held)), goals)
         self.shares_ = chosen_shares(folds, trials, goals, device)
-        assert isinstance(self.encoder, FusionEncoder)
-        add_ridge(self.encoder, trials, goals)
-        for encoder in (self.encoder, *(fold.encoder for fold in folds)):
+        final: Any = self.encoder
+        add_ridge(final, trials, goals)
+        for encoder in (final, *encoders):
             set_shares(encoder, self.shares_)
 
     def _parts(

@@ -143,7 +143,8 @@ class FusionEncoder(nn.Module):
         pooled = sum(self.pools[name](value) for name, value in tokens.items())  # (B, hidden)
         shape, color = self.shape(pooled), self.color(pooled)
         if self.size.stack:
-            courses = torch.cat([self.embed[name].filtered(trials[name]).flatten(1) for name in self.names], 1)
+            embed: Any = self.embed
+            courses = torch.cat([embed[name].filtered(trials[name]).flatten(1) for name in self.names], 1)
             shape, color = self.votes["class"](courses, shape), self.votes["color"](courses, color)
         return Encoded(self.geometry(pooled), self.appearance(pooled), shape, color)
 

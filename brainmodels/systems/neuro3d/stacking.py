@@ -31,15 +31,16 @@ def add_ridge(encoder: FusionEncoder, trials: ObjectTrials, goals: Goals) -> Non
         goals: Goals of their objects.
     """
     goal, size = goals.of(trials.ids), encoder.size
+    own: Any = encoder.votes
     bins = {name: size.token(name) for name in trials.streams}
     labels = {"class": goal.label.numpy()}
-    if len(encoder.votes["color"].bias):
+    if len(own["color"].bias):
         labels["color"] = goal.color.numpy()
     present = {name: np.unique(numbers, return_inverse=True) for name, numbers in labels.items()}
     compact: dict[str, Any] = {name: numbers for name, (_, numbers) in present.items()}
     ridge = SensorRidge(bins, components=size.components).fit(trials, compact["class"], colors=compact.get("color"))
     for name, coef in ridge.coef_.items():
-        sharpness, votes, columns = ridge.sharpness_[name], encoder.votes[name], present[name][0]
+        sharpness, votes, columns = ridge.sharpness_[name], own[name], present[name][0]
         votes.weight.zero_()
         votes.bias.fill_(_UNSEEN)
         votes.weight[:, columns] = torch.from_numpy(sharpness * coef).float()
@@ -48,8 +49,9 @@ def add_ridge(encoder: FusionEncoder, trials: ObjectTrials, goals: Goals) -> Non
 
 def set_shares(encoder: FusionEncoder, shares: dict[str, float]) -> None:
     """Set how much of the answers comes from the ridge, by "class" and "color"."""
+    own: Any = encoder.votes
     for name, share in shares.items():
-        encoder.votes[name].share.fill_(share)
+        own[name].share.fill_(share)
 
 
 def chosen_shares(folds: Sequence[Fold], trials: ObjectTrials, goals: Goals, device: torch.device) -> dict[str, float]:
