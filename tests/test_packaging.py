@@ -116,4 +116,4 @@ def test_editable_install_points_at_the_checkout():
 
 def test_extras_are_the_promised_ones():
     extras = metadata.metadata("veca").get_all("Provides-Extra")
-    assert sorted(extras) == ["bench", "brain", "dev"]
+    assert sorted(extras) == ["bench", "brain", "dev", "face"]

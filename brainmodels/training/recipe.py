@@ -9,7 +9,7 @@ from veca.train.schedules import SCHEDULES
 from ..errors import BrainDataError, check_choice
 from ..records import from_json, to_json
 
-__all__ = ["EmbeddingRecipe", "LatentRecipe", "ModelRecipe", "TrainingStage"]
+__all__ = ["EmbeddingRecipe", "LatentRecipe", "ModelRecipe", "StagedRecipe", "TrainingStage"]
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,28 @@ _LATER = {"schedule": "constant", "warmup": 0, "least_lr": 0.0, "groups": [], "v
 
 
 @dataclass(frozen=True)
-class ModelRecipe:
-    """What the recipes of all systems say: which tokens and which responses, and how they are scaled.
+class StagedRecipe:
+    """A recipe as JSON: sizes, losses, and one `TrainingStage` for each stage that the class of the system names."""
 
-    A system's recipe adds sizes, losses and one `TrainingStage` for each stage that its class names.
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as dictionaries, lists, numbers and strings."""
+        stages = {x.name: getattr(self, x.name) for x in fields(self)}
+        stages = {name: stage.to_json() for name, stage in stages.items() if isinstance(stage, TrainingStage)}
+        return to_json(self) | stages
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The recipe that `to_json` described; a key that is left out has its default.
+
+        Raises:
+            BrainDataError: A key is unknown.
+        """
+        return from_json(cls, content, "recipe")
+
+
+@dataclass(frozen=True)
+class ModelRecipe(StagedRecipe):
+    """What the recipes of systems of images say: which tokens and which responses, and how they are scaled.
 
     Attributes:
         name: Name of the recipe.
@@ -126,21 +144,6 @@ class ModelRecipe:
         check_choice("precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         if not 0 <= self.validation < 1:
             raise BrainDataError(f"expected validation from 0 to below 1, got {self.validation}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The recipe as dictionaries, lists, numbers and strings."""
-        stages = {x.name: getattr(self, x.name) for x in fields(self)}
-        stages = {name: stage.to_json() for name, stage in stages.items() if isinstance(stage, TrainingStage)}
-        return to_json(self) | stages
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The recipe that `to_json` described; a key that is left out has its default.
-
-        Raises:
-            BrainDataError: A key is unknown.
-        """
-        return from_json(cls, content, "recipe")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from .unet import Decoder, Encoder, blocks, level_widths
 
 __all__ = ["Conditions", "HeadDenoiser", "PortraitReader", "audio_windows"]
 
-_CHANGE = 0.05  # standard deviation of what differs between two pictures of a person, of values in [-1, 1]
+CHANGE = 0.05  # standard deviation of what differs between two pictures of a person, of values in [-1, 1]
 _TIMES = 1000.0  # factor of noise levels from 0 to 1, as the frequencies of the embedding are made for 1,000 times
 
 
@@ -210,9 +210,9 @@ class HeadDenoiser(nn.Module):
         """
         reference = self._picture(given)[:, None]
         signal = self.signals[time].to(noisy.dtype)[:, None, None, None, None]
-        weight = _CHANGE**2 * signal / (_CHANGE**2 * signal**2 + 1 - signal**2)
+        weight = CHANGE**2 * signal / (CHANGE**2 * signal**2 + 1 - signal**2)
         change = weight * (noisy - signal * reference)
-        return reference + change, change / _CHANGE
+        return reference + change, change / CHANGE
 
     def _picture(self, given: Conditions) -> Tensor:
         """The reference frame (B, c, h, w), or what stands for none."""
@@ -243,7 +243,7 @@ class HeadDenoiser(nn.Module):
         drop = ~given.has_motion[:, None, None, None, None]
         motion = given.motion.to(noisy.dtype)
         if self.size.residual:
-            motion = (motion - self._picture(given)[:, None]) / _CHANGE
+            motion = (motion - self._picture(given)[:, None]) / CHANGE
         motion = torch.where(drop, self.no_motion.to(noisy.dtype), motion)
         mark = (~drop).to(noisy.dtype).expand(-1, motion.shape[1], 1, *noisy.shape[3:])
         chunk = torch.cat((noisy, torch.zeros_like(noisy[:, :, :1])), 2)

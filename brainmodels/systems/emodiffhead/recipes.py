@@ -3,20 +3,17 @@
 | recipe | for |
 |---|---|
 | `tiny` | minutes on two processor cores: drawn heads at 32 px |
-| `nano` | drawn heads at 64 px; its weights ship with the package |
+| `nano` | drawn heads at 64 px, an hour on two processor cores |
 | `full` | heads of the user at 256 px behind an autoencoder, on GPUs; never run by us |
 
 There is no `paper`: the settings of arXiv 2409.07255 are not known to us, see README.md.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
 
 from ...errors import BrainDataError, check_choice
 from ...nn.diffusion import PREDICTIONS
-from ...records import from_json, to_json
-from ...training.recipe import TrainingStage
+from ...training.recipe import StagedRecipe, TrainingStage
 
 __all__ = ["DenoiserSize", "EmoDiffHeadRecipe", "GeneratorSize", "full", "named", "nano", "tiny"]
 
@@ -92,7 +89,7 @@ class DenoiserSize:
 
 
 @dataclass(frozen=True)
-class EmoDiffHeadRecipe:
+class EmoDiffHeadRecipe(StagedRecipe):
     """All that decides how an EmoDiffHead is built, trained and used.
 
     Attributes:
@@ -174,20 +171,6 @@ class EmoDiffHeadRecipe:
             )
         if len(self.dropout) != 4 or min(self.dropout) < 0 or sum(self.dropout) >= 1:
             raise BrainDataError(f"expected four shares of dropout with a sum below 1, got {self.dropout}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The recipe as dictionaries, lists, numbers and strings."""
-        stages = {x.name: getattr(self, x.name) for x in fields(self)}
-        return to_json(self) | {k: x.to_json() for k, x in stages.items() if isinstance(x, TrainingStage)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The recipe that `to_json` described; a key that is left out has its default.
-
-        Raises:
-            BrainDataError: A key is unknown.
-        """
-        return from_json(cls, content, "recipe")
 
 
 def full() -> EmoDiffHeadRecipe:

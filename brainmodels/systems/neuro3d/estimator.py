@@ -506,7 +506,7 @@ class Neuro3D(SavedModel):
     def _recall(self, meta: Mapping[str, Any]) -> None:
         self.classes_, self.colors_ = tuple(meta["classes"]), tuple(meta["colors"])
         self.train_ids_, self.error_ = np.array(meta["train_objects"]), dict(meta["error"])
-        self.shares_ = dict(meta["ridge_shares"])
+        self.shares_ = dict(meta.get("ridge_shares", {}))
         self._fingerprints = dict(meta["targets"])
 
     def _rebuild(self) -> None:

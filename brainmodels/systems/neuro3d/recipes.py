@@ -6,14 +6,11 @@ Stage 1 trains the encoder of EEG, stage 2 the diffusion over points, stage 3 th
 2411.12248. In every recipe the denoiser is a `PointTransformer`; the paper's is a PVCNN++.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
 
 from ...errors import BrainDataError, check_choice
 from ...nn.points import OBJECTIVES
-from ...records import from_json, to_json
-from ...training.recipe import TrainingStage
+from ...training.recipe import StagedRecipe, TrainingStage
 
 __all__ = [
     "EncoderSize",
@@ -125,7 +122,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Neuro3DRecipe:
+class Neuro3DRecipe(StagedRecipe):
     """All that decides how a Neuro3D is built, trained and used.
 
     Attributes:
@@ -216,20 +213,6 @@ class Neuro3DRecipe:
             raise BrainDataError(
                 "expected the encoder 'official' with the loss 'paper', whose scale it has, got 'fusion'"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """The recipe as dictionaries, lists, numbers and strings."""
-        stages = {x.name: getattr(self, x.name) for x in fields(self)}
-        return to_json(self) | {k: x.to_json() for k, x in stages.items() if isinstance(x, TrainingStage)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The recipe that `to_json` described; a key that is left out has its default.
-
-        Raises:
-            BrainDataError: A key is unknown.
-        """
-        return from_json(cls, content, "recipe")
 
 
 def paper() -> Neuro3DRecipe:
