@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from veca.report.machine import describe_machine
 from veca.train.parallel import join_world
 
-from ..errors import BrainDataError
 from ..systems import system
 from .opening import open_clips, open_head
-from .train_settings import OF_IMAGES, TrainSettings, changed_recipe, refuse_changed
+from .train_settings import OF_IMAGES, TrainSettings, changed_recipe, one_word, refuse_changed, save_run
 
 __all__ = ["run_clip_training"]
 
@@ -32,24 +28,11 @@ def run_clip_training(settings: TrainSettings) -> Path:
     """
     kind: Any = system(settings.model)  # its further arguments are its own
     refuse_changed(settings, _OF_SUBJECTS, f"{settings.model}, which learns clips")
-    if len(settings.data) != 1:
-        raise BrainDataError(f"expected one data set for {settings.model}, got {', '.join(settings.data) or 'none'}")
-    word = DATA if settings.data == ("simulated",) else settings.data[0]
+    word = one_word(settings, DATA)
     recipe, head = changed_recipe(kind, settings), open_head(settings.head)
     clips = open_clips(word, head, recipe.size, settings.seed)
     with join_world(settings.device) as world:
         model = kind(recipe, device=world.device, head=head)
         shown = settings.progress and world.rank == 0
         model.fit(clips.of("train+val"), out=settings.folder, save_every=settings.save_every, progress=shown)
-        model.meta_["run"] = {
-            "data": word,
-            "head": settings.head,
-            "split_hash": clips.split_hash,
-            "seed": settings.seed,
-            "processes": world.size,
-            "machine": describe_machine(world.device, torch.float32),
-        }
-        folder = settings.folder / "model"
-        if world.rank == 0:
-            model.save(folder)
-    return folder
+        return save_run(model, settings, world, data=word, head=settings.head, split_hash=clips.split_hash)

@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from veca.report.machine import describe_machine
 from veca.train.parallel import join_world
 
 from ..errors import BrainDataError
 from ..systems import system
 from .opening import open_objects
-from .train_settings import OF_IMAGES, TrainSettings, changed_recipe, refuse_changed
+from .train_settings import OF_IMAGES, TrainSettings, changed_recipe, one_word, refuse_changed, save_run
 
 __all__ = ["run_object_training"]
 
@@ -30,11 +27,9 @@ def run_object_training(settings: TrainSettings) -> Path:
     """
     kind: Any = system(settings.model)  # its further arguments are its own
     refuse_changed(settings, (*OF_IMAGES, "head"), f"{settings.model}, which learns objects")
-    if len(settings.data) != 1:
-        raise BrainDataError(f"expected one data set for {settings.model}, got {', '.join(settings.data) or 'none'}")
     if len(settings.subject) > 1:
         raise BrainDataError(f"expected one subject, which {settings.model} takes, got {', '.join(settings.subject)}")
-    word = DATA if settings.data == ("simulated",) else settings.data[0]
+    word = one_word(settings, DATA)
     study = open_objects(word, settings.seed, settings.subject)
     subject = next(iter(settings.subject), study.subjects[0])
     split = study.split(settings.split)
@@ -49,16 +44,5 @@ def run_object_training(settings: TrainSettings) -> Path:
             save_every=settings.save_every,
             progress=settings.progress and world.rank == 0,
         )
-        model.meta_["run"] = {
-            "data": word,
-            "subject": subject,
-            "split": split.name,
-            "split_hash": split.hash,
-            "seed": settings.seed,
-            "processes": world.size,
-            "machine": describe_machine(world.device, torch.float32),
-        }
-        folder = settings.folder / "model"
-        if world.rank == 0:
-            model.save(folder)
-    return folder
+        told = {"data": word, "subject": subject, "split": split.name, "split_hash": split.hash}
+        return save_run(model, settings, world, **told)

@@ -5,12 +5,25 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from veca.files import read_json
+from veca.report.machine import describe_machine
+from veca.train.parallel import World
 
 from ..errors import BrainDataError
 from ..training.run import lasting
 
-__all__ = ["OF_IMAGES", "TrainSettings", "changed_recipe", "chosen_recipe", "refuse_changed", "stage_lengths"]
+__all__ = [
+    "OF_IMAGES",
+    "TrainSettings",
+    "changed_recipe",
+    "chosen_recipe",
+    "one_word",
+    "refuse_changed",
+    "save_run",
+    "stage_lengths",
+]
 
 OF_IMAGES = (
     "features", "generator", "stack", "held_out", "known", "new", "sessions", "label", "context", "normalizer",
@@ -133,6 +146,27 @@ def changed_recipe(kind: Any, settings: TrainSettings) -> Any:
     lengths = stage_lengths(kind, recipe, settings.steps)
     stages = {name: replace(lasting(getattr(recipe, name), steps), **every) for name, steps in lengths.items()}
     return replace(recipe, precision=settings.precision or recipe.precision, **stages)
+
+
+def one_word(settings: TrainSettings, default: str) -> str:
+    """The word of the data of a system that takes one data set; `default` where none is named.
+
+    Raises:
+        BrainDataError: There is another number of words.
+    """
+    if len(settings.data) != 1:
+        raise BrainDataError(f"expected one data set for {settings.model}, got {', '.join(settings.data) or 'none'}")
+    return default if settings.data == ("simulated",) else settings.data[0]
+
+
+def save_run(model: Any, settings: TrainSettings, world: World, **facts: Any) -> Path:
+    """Write down how a model was trained and save it, on the first process; returns its folder."""
+    machine = describe_machine(world.device, torch.float32)
+    model.meta_["run"] = {**facts, "seed": settings.seed, "processes": world.size, "machine": machine}
+    folder = settings.folder / "model"
+    if world.rank == 0:
+        model.save(folder)
+    return folder
 
 
 def stage_lengths(kind: Any, recipe: Any, steps: Sequence[int]) -> dict[str, int | None]:

@@ -42,8 +42,8 @@ def read_audio(path: str | Path, sample_rate: int = 16000) -> np.ndarray:
     """The first audio stream of a media file, mixed to mono and resampled.
 
     Channels are mixed with weights that keep the result within full scale. In a file with a video stream, sample 0 is
-    heard with the first picture: silence is put in front of sound that starts later, and earlier sound is cut. Padding
-    that the encoder added at the end is cut where the file states the duration of its sound, as mp4 does.
+    heard with the first picture. Sound that starts later gets silence in front, and earlier sound is cut. Padding that
+    the encoder added at the end is cut where the file states the duration of its sound, as mp4 does.
 
     Args:
         path: Any audio or video file that PyAV opens.

@@ -4,8 +4,12 @@ evaluation = evaluate_heads({"EMOdiffhead": model}, clips, HeadSettings(num_clip
 print(evaluation.first_line)                                   # whether the model beats copying the reference
 evaluation.row("sync", "EMOdiffhead").score("swap_leak")       # printed beside every number of lip sync
 
-A model is evaluated beside five rows: the reference frame repeated, exact renders of the truth, exact renders of the
-model's own motion, and the model when it reads the mouth from the coefficients.
+There are four rows beside a model:
+
+* the reference frame repeated,
+* exact renders of the truth,
+* exact renders of the model's own motion,
+* the model when it reads the mouth from the coefficients.
 """
 
 import time

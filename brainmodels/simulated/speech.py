@@ -201,9 +201,9 @@ def synthesize(
 ) -> np.ndarray:
     """Sound of a schedule.
 
-    Vowels, f and v are as loud as the mouth is open. f and v are high-passed noise, v with voice. b and m have a
-    murmur. p and b end with a burst if a phoneme follows. Pauses hold a faint breath. The pitch falls over the
-    recording and rises on some vowels.
+    Vowels, f and v are as loud as the mouth is open. The noise of f and v is high-passed, and v has voice too. A murmur
+    stands for b and m. Where a phoneme follows, p and b end with a burst. Pauses hold a faint breath. The pitch falls
+    over the recording and rises on some vowels.
 
     Args:
         schedule: Phonemes in the order of time, without gaps.

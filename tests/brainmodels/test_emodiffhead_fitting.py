@@ -9,7 +9,7 @@ from brainmodels.errors import AxisError, BrainDataError, IdError
 from brainmodels.systems.emodiffhead.fitting import STAGES, LearnedScales, clips_of_stages
 from brainmodels.systems.emodiffhead.motion import as_told
 from brainmodels.systems.emodiffhead.sources import EmotionSource
-from tests.brainmodels.head_fits import RATE, SMALL, picture, small, small_clips, speech
+from tests.brainmodels.head_fits import RATE, SMALL, fitted, picture, small, small_clips, speech
 
 
 def test_clips_and_stages_that_do_not_fit():
@@ -45,3 +45,13 @@ def test_provenance_tells_the_intensity():
         .provenance
     )
     assert (told["intensity"], told["emotion"]["alpha"], told["emotion"]["emotion"]) == (0.5, 0.25, "happy")
+
+
+def test_people_with_one_clip_are_told_of(caplog):
+    clips = small_clips().of("train")
+    alone = replace(clips[0], identity="alone")
+    fitted(clips=[alone, *clips[1:]], stages=("render",))
+    assert f"1 of {len(clips)} clips are the only one of their person" in caplog.text
+    caplog.clear()
+    fitted(clips=clips, stages=("render",))
+    assert "the only one" not in caplog.text

@@ -146,6 +146,9 @@ class RenderRows(_Windows):
             the pictures to read.
 
     The references of a row come from other clips of the same identity, and from its own clip where there is no other.
+
+    Attributes:
+        alone: Number of clips whose identity has no other.
     """
 
     def __init__(
@@ -161,10 +164,9 @@ class RenderRows(_Windows):
         members: dict[str, list[str]] = {}
         for item in series:
             members.setdefault(item.clip.identity, []).append(item.clip.id)
-        self.others = {
-            item.clip.id: [x for x in members[item.clip.identity] if x != item.clip.id] or [item.clip.id]
-            for item in series
-        }
+        others = {item.clip.id: [x for x in members[item.clip.identity] if x != item.clip.id] for item in series}
+        self.alone = sum(not x for x in others.values())
+        self.others = {name: x or [name] for name, x in others.items()}
         self.hidden = {item.clip.id: hide(item.full, item.clip.fps) for item in series}
         self.shown = {item.clip.id: frames_of(item.clip, size) for item in series}
 

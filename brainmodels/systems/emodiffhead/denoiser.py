@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import AxisError, BrainDataError
-from ...nn.diffusion import new_scheduler
 from .model import audio_windows
 from .reader import PortraitReader
 from .recipes import DenoiserSize
@@ -36,7 +35,6 @@ from .unet import Decoder, Encoder, blocks, level_widths
 
 __all__ = ["Conditions", "HeadDenoiser", "PortraitReader", "audio_windows"]
 
-CHANGE = 0.05  # standard deviation of what differs between two pictures of a person, of values in [-1, 1]
 _TIMES = 1000.0  # factor of noise levels from 0 to 1, as the frequencies of the embedding are made for 1,000 times
 
 
@@ -102,8 +100,6 @@ class HeadDenoiser(nn.Module):
         ImportError: diffusers is not installed.
     """
 
-    signals: Tensor
-
     def __init__(
         self,
         size: DenoiserSize,
@@ -138,8 +134,6 @@ class HeadDenoiser(nn.Module):
         self.no_portrait = nn.Parameter(0.02 * torch.randn(portrait_width))
         self.no_motion = nn.Parameter(0.02 * torch.randn(c, 1, 1))
         self.no_motion_level = nn.Parameter(0.02 * torch.randn(d))
-        signals = new_scheduler("ddpm", "sample").alphas_cumprod.clamp(0, 1).sqrt()
-        self.register_buffer("signals", signals, persistent=False)
         self.places = nn.Parameter(0.1 * torch.randn(1, size.width, size.side, size.side))  # faces are aligned
         self._build_reference()
         self.encoder = Encoder(size, c + 1, tokens=True)
@@ -174,8 +168,7 @@ class HeadDenoiser(nn.Module):
         batch, frames = noisy.shape[:2]
         if given.maps is None:
             given = self.prepared(given)
-        around, known = self._around(noisy, time, given) if self.size.residual else (0.0, noisy)
-        x = self._entered(known, given)  # (B, m + F, c + 1, h, w)
+        x = self._entered(noisy, given)  # (B, m + F, c + 1, h, w)
         signal, tokens = self._signal(time, given), self._tokens(given, x.shape[1])
         maps = tuple(given.maps or ())
         at_entry, joined = (self.places, maps)
@@ -186,7 +179,7 @@ class HeadDenoiser(nn.Module):
             m = self.size.motion
             levels, signal, tokens = [y[:, m:] for y in levels], signal[:, m:], tokens[:, m:]
         made = self.decoder(levels, signal, tokens, joined)[:, -frames:].reshape(batch, frames, *noisy.shape[2:])
-        return made + around
+        return made + self._picture(given)[:, None] if self.size.residual else made
 
     def prepared(self, given: Conditions) -> Conditions:
         """The same conditions with what is made of the reference, which does not depend on time or frames."""
@@ -201,18 +194,6 @@ class HeadDenoiser(nn.Module):
         attended = [y[:, 0] for y in levels if y.shape[-1] in self.size.attention]
         tokens = [y.flatten(2).transpose(1, 2) for y in attended]
         return given._replace(maps=tuple(norm(x) for norm, x in zip(self.reference_norms, tokens, strict=True)))
-
-    def _around(self, noisy: Tensor, time: Tensor, given: Conditions) -> tuple[Tensor, Tensor]:
-        """The frames that reference and noisy frames suggest, and how these differ from the reference: (B, F, c, h, w).
-
-        A frame x0 that differs from the reference r by values of size s is best told from a x0 + n e by
-        r + s^2 a / (s^2 a^2 + n^2) (a x0 + n e - a r). Where there is much noise this is r, so the noise is not seen.
-        """
-        reference = self._picture(given)[:, None]
-        signal = self.signals[time].to(noisy.dtype)[:, None, None, None, None]
-        weight = CHANGE**2 * signal / (CHANGE**2 * signal**2 + 1 - signal**2)
-        change = weight * (noisy - signal * reference)
-        return reference + change, change / CHANGE
 
     def _picture(self, given: Conditions) -> Tensor:
         """The reference frame (B, c, h, w), or what stands for none."""
@@ -241,10 +222,7 @@ class HeadDenoiser(nn.Module):
     def _entered(self, noisy: Tensor, given: Conditions) -> Tensor:
         """Frames before the chunk and noisy frames, with a channel that marks the former."""
         drop = ~given.has_motion[:, None, None, None, None]
-        motion = given.motion.to(noisy.dtype)
-        if self.size.residual:
-            motion = (motion - self._picture(given)[:, None]) / CHANGE
-        motion = torch.where(drop, self.no_motion.to(noisy.dtype), motion)
+        motion = torch.where(drop, self.no_motion.to(noisy.dtype), given.motion.to(noisy.dtype))
         mark = (~drop).to(noisy.dtype).expand(-1, motion.shape[1], 1, *noisy.shape[3:])
         chunk = torch.cat((noisy, torch.zeros_like(noisy[:, :, :1])), 2)
         return torch.cat((torch.cat((motion, mark), 2), chunk), 1)

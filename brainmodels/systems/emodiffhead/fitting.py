@@ -195,4 +195,7 @@ def train_render(
             read = resized(chosen, recipe.portrait_size or recipe.size)
         faces[item.clip.id] = resized(chosen, recipe.size), read
     rows = RenderRows(series, recipe.window, recipe.size, hide, faces)
+    if rows.alone:
+        told = "%d of %d clips are the only one of their person: their own frames are references and give emotions away"
+        _log.warning(told, rows.alone, len(series))
     return run.stage("render", RenderTask(denoiser, recipe, reader, frames.encode), rows, recipe.render)

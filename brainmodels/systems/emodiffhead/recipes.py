@@ -3,7 +3,7 @@
 | recipe | for |
 |---|---|
 | `tiny` | minutes on two processor cores: drawn heads at 32 px |
-| `nano` | drawn heads at 64 px, an hour on two processor cores |
+| `nano` | drawn heads at 64 px; not yet trained to its end |
 | `full` | heads of the user at 256 px behind an autoencoder, on GPUs; never run by us |
 
 There is no `paper`: the settings of arXiv 2409.07255 are not known to us, see README.md.
@@ -211,7 +211,7 @@ def tiny() -> EmoDiffHeadRecipe:
 
 
 def nano() -> EmoDiffHeadRecipe:
-    """Drawn heads at 64 px; about an hour on two processor cores."""
+    """Drawn heads at 64 px; not yet trained to its end."""
     base = tiny()
     return replace(
         base,

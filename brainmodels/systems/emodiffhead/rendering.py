@@ -246,11 +246,9 @@ def render_batch(
     if seed < 0 or every < 1:
         raise BrainDataError(f"expected a seed of 0 or more and every >= 1, got {seed} and {every}")
     steps = recipe.steps if steps is None else steps
-    series = [x[:, ::every] for x in (expression, audio_windows(audio, recipe.generator_size.reach))]
-    total = series[0].shape[1]
+    windows = audio_windows(audio, recipe.generator_size.reach)
+    series, total = [_whole_chunks(x[:, ::every], size.frames) for x in (expression, windows)], -(-total // every)
     starts = range(0, total, size.frames)
-    padding = len(starts) * size.frames - total  # the last chunk is a whole one, so that all take the same path
-    series = [torch.cat((x, x[:, -1:].expand(-1, padding, *x.shape[2:])), 1) for x in series]
     nothing = reference.new_zeros(len(reference), size.motion, *reference.shape[1:])
     if first is not None and first.shape != nothing.shape:
         raise AxisError(f"expected first {tuple(nothing.shape)}, got {tuple(first.shape)}")
@@ -269,6 +267,11 @@ def render_batch(
         noise = torch.randn(1, size.frames, *reference.shape[1:], generator=generator).to(reference.device)
         made.append(denoise(scheduler, ask, noise.expand(len(reference), -1, -1, -1, -1), steps, generator))
     return torch.cat(made, 1)[:, :total]
+
+
+def _whole_chunks(x: Tensor, frames: int) -> Tensor:
+    """A series (B, T, ...) whose last frame is repeated to whole chunks, so that all chunks take the same path."""
+    return torch.cat((x, x[:, -1:].expand(-1, -x.shape[1] % frames, *x.shape[2:])), 1)
 
 
 class _Asked:

@@ -37,7 +37,6 @@ from .batches import ColorTask, Conditions, ShapeTask, condition_of, unit_clouds
 from .clouds import COLORS, Decoded, Embedded, Found, Retrieved, in_one_color, paint
 from .crossfit import (
     Encoder,
-    Fold,
     averaged,
     conditions_of,
     encode,
@@ -49,7 +48,7 @@ from .crossfit import (
 )
 from .model import VIDEO_DELAY, Encoded, StreamShape, build_encoder
 from .recipes import Neuro3DRecipe, PointSize, named
-from .stacking import add_ridge, chosen_shares, set_shares
+from .stacking import join_ridges
 from .targets import Goals, TargetScale, goals_of, targets_of, with_targets
 
 __all__ = ["Neuro3D"]
@@ -205,7 +204,7 @@ class Neuro3D(SavedModel):
         self.encoder, result = train_encoder(run, "encoder", build, recipe, *parts, steps)
         results.append(result)
         if recipe.encoder_size.stack:
-            self._stack(folds, trials, goals, run.device)
+            self.shares_ = join_ridges(self.encoder, folds, trials, goals, run.device)
         judged = {name: fold.encoder for fold in folds for name in fold.held.tolist()}
         judged = judged or dict.fromkeys(goals.ids.tolist(), self.encoder)
         self.error_ = errors_of(trials, goals, judged, run.device)
@@ -217,17 +216,6 @@ class Neuro3D(SavedModel):
         sizes = len(self.classes_), len(self.colors_)
         conditions = conditions_of(recipe, trials, goals, used, sizes, run.device)
         return results + self._train_points(run, study, goals, conditions)
-
-    def _stack(self, folds: list[Fold], trials: ObjectTrials, goals: Goals, device: torch.device) -> None:
-        """Join the answers of all encoders with those of ridges."""
-        encoders: list[Any] = [fold.encoder for fold in folds]  # of the variant that takes a ridge
-        for fold, encoder in zip(folds, encoders, strict=True):
-            add_ridge(encoder, trials.take(~np.isin(trials.ids, fold.held)), goals)
-        self.shares_ = chosen_shares(folds, trials, goals, device)
-        final: Any = self.encoder
-        add_ridge(final, trials, goals)
-        for encoder in (final, *encoders):
-            set_shares(encoder, self.shares_)
 
     def _parts(
         self, study: ObjectStudy, split: Split, trials: ObjectTrials, goals: Goals

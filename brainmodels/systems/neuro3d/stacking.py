@@ -16,10 +16,29 @@ from .crossfit import Fold, encode
 from .model import FusionEncoder
 from .targets import Goals
 
-__all__ = ["add_ridge", "chosen_shares", "set_shares"]
+__all__ = ["add_ridge", "chosen_shares", "join_ridges", "set_shares"]
 
 SHARES = np.linspace(0, 1, 11)
 _UNSEEN = -20.0  # logit of a label that no train object of a fold has
+
+
+def join_ridges(
+    final: Any, folds: Sequence[Fold], trials: ObjectTrials, goals: Goals, device: torch.device
+) -> dict[str, float]:
+    """Join the answers of the final encoder and of those of the folds with ridges; returns the shares of the ridges.
+
+    Args:
+        final: Encoder of all train trials, with `size.stack` as those of the folds.
+        folds, trials, goals, device: As in `chosen_shares`.
+    """
+    encoders: list[Any] = [fold.encoder for fold in folds]
+    for fold, encoder in zip(folds, encoders, strict=True):
+        add_ridge(encoder, trials.take(~np.isin(trials.ids, fold.held)), goals)
+    shares = chosen_shares(folds, trials, goals, device)
+    add_ridge(final, trials, goals)
+    for encoder in (final, *encoders):
+        set_shares(encoder, shares)
+    return shares
 
 
 def add_ridge(encoder: FusionEncoder, trials: ObjectTrials, goals: Goals) -> None:
