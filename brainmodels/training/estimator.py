@@ -270,7 +270,7 @@ class BrainModel(SavedModel):
         bad = ~np.isfinite(tokens).all((1, 2))
         if bad.any():
             raise BrainDataError(f"expected finite features, got others in row {np.argmax(bad)}")
-        return torch.from_numpy(tokens)
+        return torch.tensor(tokens)  # a copy: the bits of products depend on where memory begins
 
     def predict(self, features: Features, **options: Any) -> np.ndarray:
         """Responses to images, fp32 (n, V); of systems that encode."""
@@ -332,7 +332,7 @@ class BrainModel(SavedModel):
             raise NormalizationError(
                 f"expected responses through {known['normalizer']!r}, as in the fit, got {recording.normalizer!r}"
             )
-        return torch.from_numpy(self.scales_[subject].apply(recording, np.arange(len(recording))))
+        return torch.tensor(self.scales_[subject].apply(recording, np.arange(len(recording))))
 
     def _subject(self, subject: str | None) -> str:
         self._check_fitted()

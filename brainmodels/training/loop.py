@@ -259,7 +259,8 @@ class _Stage:
         """Loss and terms of this process's micro-batches, as shares of the means over the `count` trials of a batch."""
         for part in parts:
             subject, rows, *tensors = part
-            moved = (tensor.to(self.world.device, non_blocking=True) for tensor in tensors)
+            # memory of numpy begins anywhere, and on some processors the last bits of products depend on where
+            moved = (tensor.to(self.world.device, non_blocking=True, copy=True) for tensor in tensors)
             batch = type(part)(subject, rows, *moved)
             with self.engine.autocast():
                 terms = self.task(batch, self.generator)

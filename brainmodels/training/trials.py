@@ -275,7 +275,7 @@ class TrialData:
         own = self.rows[part][subject][rows]
         values = self._matrix(subject, own)
         tokens = self.tokens.get(self.recordings[subject].image_ids[own])
-        return Batch(subject, rows, torch.from_numpy(values), torch.from_numpy(tokens))
+        return Batch(subject, rows, torch.tensor(values), torch.tensor(tokens))  # copies; see `_Stage.passes`
 
     def batches(self, part: str, size: int = _BLOCK) -> Iterator[Batch]:
         """All trials of a part, subject by subject, in order."""

@@ -88,7 +88,7 @@ class TestScores:
         wanted = {"MindAligner": model().transform(test)} | model().reference_transforms(test)
         for found in (predicted(), aligned_predictions(model(), study(), mixed, tiny_features())):
             for name, values in wanted.items():
-                np.testing.assert_array_equal(found[name], values)
+                np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-6)  # sums of rows in another order
 
     def test_scores_are_of_what_was_measured_in_the_known_subject(self):
         rows = {row.model: row for row in alignment_scores(model(), study(), predicted())}

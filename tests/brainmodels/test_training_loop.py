@@ -12,6 +12,7 @@ from brainmodels.errors import BrainDataError
 from brainmodels.records import to_json
 from brainmodels.systems.synbrain import tiny
 from brainmodels.training import train_stage
+from brainmodels.training.loop import Batch
 from brainmodels.training.recipe import TrainingStage
 from tests.brainmodels.staged import STAGE, TWO, Draws, Linear, Trials, same, trained, weights
 from veca.train.engine import Averages
@@ -53,6 +54,35 @@ class TestOrder:
         orders = [np.concatenate([rows for name, rows in x.seen[:8] if name == "a"]).tolist() for x in sources]
         assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
         assert not torch.equal(found[0]["map.weight"], found[1]["map.weight"])
+
+
+class Elsewhere(Trials):
+    """Its arrays begin 16 bytes after a multiple of 64, as many of numpy's do."""
+
+    def batch(self, part, subject, rows):
+        return Batch(subject, rows, *map(elsewhere, super().batch(part, subject, rows)[2:]))
+
+
+def elsewhere(tensor):
+    room = torch.empty(tensor.numel() + 16, dtype=tensor.dtype)
+    start = (-room.data_ptr() % 64 + 16) // tensor.element_size()
+    return room[start : start + tensor.numel()].view(tensor.shape).copy_(tensor)
+
+
+class Begins(Linear):
+    begins = ()
+
+    def forward(self, batch, generator):
+        self.begins += tuple(tensor.data_ptr() % 64 for tensor in batch[2:])
+        return super().forward(batch, generator)
+
+
+def test_what_a_task_gets_begins_at_a_multiple_of_64_bytes():
+    """MKL's products depend on it in their last bits, and a resumed training must end with the same ones."""
+    source, task = Elsewhere(TWO, {"a": 5}), Begins(TWO)
+    assert source.batch("train", "a", np.arange(3)).tokens.data_ptr() % 64 == 16
+    trained(STAGE, source, task)
+    assert len(task.begins) > 16 and set(task.begins) == {0}
 
 
 def test_noise_is_new_in_every_step_and_the_same_in_every_validation():

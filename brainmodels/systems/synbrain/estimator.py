@@ -156,7 +156,7 @@ class SynBrain(LatentModel):
         decode = partial(self.vae_.decode, num_voxels=measured.shape[1])
         with torch.no_grad():
             published = np.concatenate(
-                [decode(x.to(self._place())).cpu() for x in torch.from_numpy(latents).split(BATCH)]
+                [decode(x.to(self._place())).cpu() for x in torch.tensor(latents).split(BATCH)]
             )
         errors = [float(((guess - measured) ** 2).mean()) for guess in (published, readout(flat(latents)))]
         return readout if errors[1] < errors[0] else None
@@ -164,7 +164,7 @@ class SynBrain(LatentModel):
     @torch.no_grad()
     def _latents_of(self, data: TrialData, ids: np.ndarray) -> np.ndarray:
         """Latents (n, m, d) that the mapper gives images."""
-        tokens, device = torch.from_numpy(data.tokens.get(ids)), self._place()
+        tokens, device = torch.tensor(data.tokens.get(ids)), self._place()
         return torch.cat([self.mapper_(part.to(device)).cpu() for part in tokens.split(BATCH)]).numpy()
 
     def _statistics(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
