@@ -115,7 +115,8 @@ def main(words: Sequence[str] | None = None) -> None:
             tables = tables_of(evaluation, speech_rows(model, clips))
             seconds = {stage["name"]: round(stage["seconds"]) for stage in model.meta_["stages"]}
             title = f"{args.recipe}, coefficients mixing {args.mixing}, hide {hide}, seed {seed}"
-            notes = [f"seconds of the stages: {seconds}", f"{args.clips} test clips, {args.steps} denoising steps"]
+            steps = args.steps or recipe.steps
+            notes = [f"seconds of the stages: {seconds}", f"{args.clips} test clips, {steps} denoising steps"]
             publish(out, HEAD, section(title, tables, [*notes, *how(command, began, facts)]))
 
 
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--hide", nargs="+", choices=HIDING, default=["flagged"], help="what training hides of the mouth")
     add("--mixing", choices=("orthogonal", "none"), default="orthogonal", help="mixing of the head's coefficients")
     add("--clips", type=int, default=16, help="number of test clips")
-    add("--steps", type=int, default=20, help="denoising steps of a chunk")
+    add("--steps", type=int, help="denoising steps of a chunk; default: those of the recipe")
     add("--resamples", type=int, default=1000, help="number of resamples for intervals")
     add("--models", type=Path, help="folder to save the models in, and to take saved ones from")
     add("--threads", type=int, default=2, help="number of torch's threads")

@@ -292,3 +292,22 @@ def test_stacked_conditions_are_those_of_more_clips():
     assert parts[0].maps is not None
     assert torch.equal(whole.maps[0][:CLIPS], parts[0].maps[0])
     assert torch.equal(whole.audio[CLIPS:], parts[1].audio)
+
+
+@pytest.mark.parametrize("side", [8, 32])  # maps of 32 px are made at 16 px
+def test_maps_bring_expression_and_sound_to_the_entry(side):
+    """Where nothing scales the residual blocks, only the maps know of expression and sound."""
+    still, told = (small(side, time=None, attention=(), motion=0, maps=maps) for maps in (0, 3))
+    for denoiser in (still, told):
+        for level in denoiser.modules():
+            if isinstance(level, blocks().ResnetBlock2D):
+                nn.init.zeros_(level.time_emb_proj.weight)
+        given = given_to(denoiser)
+        expression, audio = given.expression.clone(), given.audio.clone()
+        expression[:, 1] += 1
+        audio[:, 2] += 1
+        wanted = [0.0, 1.0, 1.0, 0.0] if denoiser is told else [0.0] * 4
+        assert changed(denoiser, given, expression=expression, audio=audio).float().mean(0).tolist() == wanted
+    added = [(name, x.shape) for name, x in told.named_parameters() if name not in dict(still.named_parameters())]
+    width = 4 * told.size.width
+    assert added[0] == ("told_maps.weight", (3 * min(side, 16) ** 2, width)) and len(added) == 3

@@ -364,13 +364,14 @@ class TestRecipes:
         [
             ({"hide": "sometimes"}, "expected hide to be one of"),
             ({"size": 64}, "expected a denoiser of side 64"),
-            ({"window": 2}, "a chunk and its motion frames, got 2"),
+            ({"window": 1}, "a chunk and its motion frames, got 1"),
             ({"dropout": (0.5, 0.5, 0.1, 0.0)}, "a sum below 1"),
             ({"denoiser_size": {"attention": (7,)}}, r"attention at sides of \[32, 16, 8\], got \[7\]"),
             ({"prediction": "v_prediction"}, "expected prediction='sample' with a residual denoiser, got 'v_pred"),
             ({"denoiser_size": {"heads": 3}}, "widths divisible by 3 heads"),
             ({"denoiser_size": {"reference": "veca"}}, "expected a number of cores"),
             ({"denoiser_size": {"side": 30}}, "expected a side divisible by 4"),
+            ({"denoiser_size": {"maps": -1}}, "motion >= 0 and maps >= 0, got 8, 2 and -1"),
         ],
     )
     def test_what_cannot_be_is_refused(self, changes, match):

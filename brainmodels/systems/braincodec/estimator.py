@@ -118,7 +118,7 @@ class BrainCoDec(EncoderModel):
         if mode == "inversion":
             found: Any = self.inversion_.decode(model, values.numpy())
             return self._features(_unit(found)[:, None])
-        tokens = torch.from_numpy(encoder_rows(model))
+        tokens = torch.tensor(encoder_rows(model))
         self._check_count(min(len(tokens), max_voxels), subject)
         total: Any = 0.0
         for draw in range(draws):
@@ -145,7 +145,7 @@ class BrainCoDec(EncoderModel):
         """
         subject = self._subject(subject)
         values, model = self._measured(responses, subject), self.voxel_model(subject)
-        tokens = torch.from_numpy(encoder_rows(model))
+        tokens = torch.tensor(encoder_rows(model))
         device = self._place()
         shares = []
         for part in values.split(maps_at_once(len(tokens))):
@@ -326,7 +326,7 @@ class BrainCoDec(EncoderModel):
             ids, model = data.images(name, "val"), self.voxels_[name]["in_context"]
             if len(ids):
                 truth, values = data.tokens.get(ids)[:, 0], data.means(name, ids)
-                read = self._decoded(torch.from_numpy(encoder_rows(model)), torch.from_numpy(values))
+                read = self._decoded(torch.tensor(encoder_rows(model)), torch.tensor(values))
                 found["network"].append((read * truth).sum(1))
                 inverted: Any = self.inversion_.decode(model, values)
                 found["inversion"].append((_unit(inverted) * truth).sum(1))

@@ -154,8 +154,8 @@ class EncoderModel(BrainModel):
         data = probe._join(features, responses, subject, image_ids, feature_ids, 0.0, True, known=self)
         data = TrialData(data.tokens, data.recordings, {subject: self.scales_[subject]}, data.rows)
         ids, device = data.images(subject, "train"), self._place()
-        x = torch.from_numpy(data.tokens.get(ids)[:, 0])[None].to(device)
-        y = torch.from_numpy(np.ascontiguousarray(data.means(subject, ids).T))
+        x = torch.tensor(data.tokens.get(ids)[:, 0])[None].to(device)
+        y = torch.tensor(np.ascontiguousarray(data.means(subject, ids).T))
         shares = [
             self.encoder_(x, part.to(device), attention=True)[1].cpu() for part in y.split(maps_at_once(len(ids)))
         ]
@@ -281,5 +281,5 @@ def _known(
 def _weights(encoder: ContextEncoder, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Weights and intercepts (V, E + 1) from a context of embeddings (n, E) and responses (n, V)."""
     device = next(encoder.parameters()).device
-    context, columns = torch.from_numpy(x)[None].to(device), torch.from_numpy(np.ascontiguousarray(y.T))
+    context, columns = torch.tensor(x)[None].to(device), torch.tensor(np.ascontiguousarray(y.T))
     return torch.cat([encoder(context, part.to(device)).float().cpu() for part in columns.split(_VOXELS)]).numpy()

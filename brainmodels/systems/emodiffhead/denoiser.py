@@ -35,6 +35,7 @@ from .unet import Decoder, Encoder, blocks, level_widths
 
 __all__ = ["Conditions", "HeadDenoiser", "PortraitReader", "audio_windows"]
 
+_MAP_SIDE = 16  # most pixels of the side of a map that is made of expression and sound
 _TIMES = 1000.0  # factor of noise levels from 0 to 1, as the frequencies of the embedding are made for 1,000 times
 
 
@@ -135,6 +136,10 @@ class HeadDenoiser(nn.Module):
         self.no_motion = nn.Parameter(0.02 * torch.randn(c, 1, 1))
         self.no_motion_level = nn.Parameter(0.02 * torch.randn(d))
         self.places = nn.Parameter(0.1 * torch.randn(1, size.width, size.side, size.side))  # faces are aligned
+        if size.maps:
+            self._map_shape = (min(size.side, _MAP_SIDE),) * 2
+            self.told_maps = nn.Linear(d, size.maps * math.prod(self._map_shape), bias=False)
+            self.enter_maps = nn.Conv2d(size.maps, size.width, 1)
         self._build_reference()
         self.encoder = Encoder(size, c + 1, tokens=True)
         self.decoder = Decoder(size)
@@ -169,11 +174,12 @@ class HeadDenoiser(nn.Module):
         if given.maps is None:
             given = self.prepared(given)
         x = self._entered(noisy, given)  # (B, m + F, c + 1, h, w)
-        signal, tokens = self._signal(time, given), self._tokens(given, x.shape[1])
-        maps = tuple(given.maps or ())
-        at_entry, joined = (self.places, maps)
+        told = self._told(given)
+        signal, tokens = self._signal(time, given, told), self._tokens(given, x.shape[1])
+        joined = tuple(given.maps or ())
+        at_entry = self.places[:, None] + self._maps(told)
         if self.size.reference == "concat":
-            at_entry, joined = at_entry + maps[0], ()
+            at_entry, joined = at_entry + joined[0][:, None], ()
         levels = self.encoder(x, signal, tokens, joined, at_entry)
         if self.size.time != "all":  # time attention is over: frames before the chunk have said what they know
             m = self.size.motion
@@ -227,19 +233,33 @@ class HeadDenoiser(nn.Module):
         chunk = torch.cat((noisy, torch.zeros_like(noisy[:, :, :1])), 2)
         return torch.cat((torch.cat((motion, mark), 2), chunk), 1)
 
-    def _signal(self, time: Tensor, given: Conditions) -> Tensor:
-        """What scales and shifts the residual blocks, (B, m + F, d)."""
-        dtype = self.no_expression.dtype
-        common = self.flag(given.hidden.long()) + self.portrait_global(_gentle(self._portrait(given)[:, 0]))
-        by_time = self.time(self.times(time).to(dtype)) + common  # (B, d)
+    def _told(self, given: Conditions) -> Tensor:
+        """Expression and sound of each frame, (B, m + F, d). Those of frames before the chunk are not told."""
         told = self.expression(given.expression)  # (B, F, d)
         told = torch.where(given.no_expression[:, None, None], self.no_expression[0].to(told), told)
         audio = self.audio_signal(_gentle(given.audio.flatten(2)))
         told = told + torch.where(given.no_audio[:, None, None], self.no_audio[0].to(told), audio)
-        level = self.motion_level(self.times(_TIMES * given.motion_level).to(dtype))
-        level = torch.where(given.has_motion[:, None], level, self.no_motion_level.to(level)) + common
-        level = level + (self.no_expression[0] + self.no_audio[0]).to(level)
-        return torch.cat((level[:, None].expand(-1, self.size.motion, -1), by_time[:, None] + told), 1)
+        none = (self.no_expression[0] + self.no_audio[0]).to(told)
+        return torch.cat((none.expand(len(told), self.size.motion, -1), told), 1)
+
+    def _signal(self, time: Tensor, given: Conditions, told: Tensor) -> Tensor:
+        """What scales and shifts the residual blocks, (B, m + F, d)."""
+        common = self.flag(given.hidden.long()) + self.portrait_global(_gentle(self._portrait(given)[:, 0]))
+        by_time = self.time(self.times(time).to(told.dtype))  # (B, d)
+        level = self.motion_level(self.times(_TIMES * given.motion_level).to(told.dtype))
+        level = torch.where(given.has_motion[:, None], level, self.no_motion_level.to(level))
+        count = told.shape[1] - self.size.motion
+        levels = torch.cat((level[:, None].expand(-1, self.size.motion, -1), by_time[:, None].expand(-1, count, -1)), 1)
+        return levels + common[:, None] + told
+
+    def _maps(self, told: Tensor) -> Tensor:
+        """Maps (B, m + F, c, h, w) that are linear in expression and sound, or 0."""
+        if not self.size.maps:
+            return told.new_zeros(())
+        made = self.told_maps(told.flatten(0, 1)).unflatten(1, (self.size.maps, *self._map_shape))
+        if made.shape[-1] != self.size.side:
+            made = functional.interpolate(made, size=self.size.side, mode="bilinear", align_corners=False)
+        return self.enter_maps(made).unflatten(0, told.shape[:2])
 
     def _tokens(self, given: Conditions, frames: int) -> Tensor:
         """Tokens of the cross-attention (B, m + F, 1 + N + C, d). Frames before the chunk have no sound."""

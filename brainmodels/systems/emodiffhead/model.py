@@ -254,7 +254,7 @@ def trajectories(
     if wrong:
         raise BrainDataError(f"expected labels from 0 to {generator.num_emotions - 1}, got {wrong}")
     device = generator.out.weight.device
-    windows = generator.windows(torch.from_numpy(np.array(audio, np.float32))[None].to(device))
+    windows = generator.windows(torch.tensor(np.array(audio, np.float32))[None].to(device))
     frames = windows.shape[1]
     windows = F.pad(windows, (0, 0, 0, -frames % size))
     drawn = torch.randn(1, generator.noise, generator=torch.Generator().manual_seed(noise_seed)).to(device)

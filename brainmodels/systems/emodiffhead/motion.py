@@ -366,7 +366,7 @@ class RidgeSpeech:
         return np.stack([np.hstack((sound, self._label(k, ones))) @ self.weight + self.bias for k in labels])
 
     def _sound(self, audio: np.ndarray) -> np.ndarray:
-        windows = audio_windows(torch.from_numpy(np.array(audio, np.float32))[None], self.reach)
+        windows = audio_windows(torch.tensor(np.array(audio, np.float32))[None], self.reach)
         return windows[0].flatten(1).numpy()
 
     def _label(self, label: int, alpha: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 | recipe | for |
 |---|---|
 | `tiny` | minutes on two processor cores: drawn heads at 32 px |
-| `nano` | drawn heads at 64 px; not yet trained to its end |
+| `nano` | drawn heads at 64 px; the model that ships |
 | `full` | heads of the user at 256 px behind an autoencoder, on GPUs; never run by us |
 
 There is no `paper`: the settings of arXiv 2409.07255 are not known to us, see README.md.
@@ -54,6 +54,8 @@ class DenoiserSize:
         motion: Number m of frames before a chunk that it continues.
         reference: How the reference frame enters: "concat" as channels, "unet" through a network of its own, "veca"
             as maps of a VECA's patches.
+        maps: Number of maps at the entry that are linear in expression and sound, so that both can act where they
+            belong; 0 has none.
         residual: Whether the reference frame is added to what the network says, so that it learns what changes.
         cores: Number C of cores of the portrait that are read; None reads all.
     """
@@ -68,6 +70,7 @@ class DenoiserSize:
     frames: int = 8
     motion: int = 2
     reference: str = "concat"
+    maps: int = 0
     residual: bool = False
     cores: int | None = None
 
@@ -84,8 +87,9 @@ class DenoiserSize:
                 raise BrainDataError(f"expected widths divisible by {self.heads} heads, got {self.width * factor}")
         if self.reference == "veca" and self.cores is None:
             raise BrainDataError("expected a number of cores with reference='veca', got None")
-        if self.frames < 1 or self.motion < 0:
-            raise BrainDataError(f"expected frames >= 1 and motion >= 0, got {self.frames} and {self.motion}")
+        if self.frames < 1 or self.motion < 0 or self.maps < 0:
+            numbers = f"{self.frames}, {self.motion} and {self.maps}"
+            raise BrainDataError(f"expected frames >= 1, motion >= 0 and maps >= 0, got {numbers}")
 
 
 @dataclass(frozen=True)
@@ -196,28 +200,31 @@ def tiny() -> EmoDiffHeadRecipe:
     """Drawn heads at 32 px; about ten minutes on two processor cores."""
     return EmoDiffHeadRecipe(
         "tiny",
-        denoiser_size=DenoiserSize(frames=2, motion=1, residual=True),
+        denoiser_size=DenoiserSize(
+            multipliers=(1,), attention=(), time=None, frames=2, motion=0, maps=8, residual=True
+        ),
         expression=TrainingStage(steps=1_500, lr=2e-3, batch_size=16, clip_norm=1.0, ema_decay=0.99, schedule="cosine"),
         render=TrainingStage(
-            steps=1_200, lr=1e-3, batch_size=16, clip_norm=1.0, ema_decay=0.99, schedule="cosine", warmup=100
+            steps=1_500, lr=4e-3, batch_size=32, clip_norm=1.0, ema_decay=0.99, schedule="cosine", warmup=50
         ),
         noise_bias=3.0,
-        mouth_weight=1.0,
+        mouth_weight=0.03,
+        dropout=(0.03, 0.03, 0.03, 0.0),
         portrait_size=32,
         neutral="zeros",
-        steps=10,
+        steps=4,
         precision="fp32",
     )
 
 
 def nano() -> EmoDiffHeadRecipe:
-    """Drawn heads at 64 px; not yet trained to its end."""
+    """Drawn heads at 64 px; the model that ships."""
     base = tiny()
     return replace(
         base,
         name="nano",
-        denoiser_size=replace(base.denoiser_size, side=64, multipliers=(1, 2, 2, 4)),
-        render=replace(base.render, steps=3_000, batch_size=8),
+        denoiser_size=replace(base.denoiser_size, side=64),
+        render=replace(base.render, batch_size=16),
         size=64,
         portrait_size=64,
     )

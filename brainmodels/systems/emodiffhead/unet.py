@@ -85,12 +85,12 @@ class Encoder(nn.Module):
             signal: (B, F, d) What scales and shifts the residual blocks.
             tokens: (B, F, L, d) Tokens to attend to, or None.
             joined: Tokens (B, n, c) that join the spatial self-attention, of each level that has it; or nothing.
-            at_entry: (B, c, h, w) Map that is added to all frames of the first level.
+            at_entry: (B, F, c, h, w), or 1 for B or F: maps that are added to the frames of the first level.
         """
         batch, left = x.shape[:2], list(joined)
         y = self.enter(x.flatten(0, 1))
         if at_entry is not None:
-            y = (y.unflatten(0, batch) + at_entry[:, None]).flatten(0, 1)
+            y = (y.unflatten(0, batch) + at_entry).flatten(0, 1)
         found = []
         for level, down in zip(self.levels, [*self.down, None], strict=True):
             more = left.pop(0) if left and level.attention is not None else None

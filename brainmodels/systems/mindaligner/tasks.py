@@ -45,12 +45,12 @@ class Judge:
             return None
         values = self.table.get(ids)
         values = values[:, 0] if values.shape[1] == 1 else values
-        target = torch.from_numpy(np.ascontiguousarray(values)).to(numbers.device)
+        target = torch.tensor(np.ascontiguousarray(values)).to(numbers.device)
         return lambda aligned: self.decoder.loss(aligned, target, numbers)
 
     def score(self, aligned: Tensor, embeddings: Tensor) -> Tensor:
         """Mean over voxels of the correlation of aligned responses (B, k) with those that the encoder predicts."""
-        expected = torch.from_numpy(self.encoder.predict(embeddings.cpu().numpy())).to(aligned.device)
+        expected = torch.tensor(self.encoder.predict(embeddings.cpu().numpy())).to(aligned.device)
         return cosine_similarity(aligned - aligned.mean(0), expected - expected.mean(0), 0).mean()
 
 
@@ -166,7 +166,7 @@ class KnownImages:
     def batch(self, part: str, subject: str, rows: np.ndarray) -> Batch:
         """Responses to images, and their embeddings."""
         places = self.places[part][rows]
-        responses, embeddings = (torch.from_numpy(x[places]) for x in (self.known.responses, self.known.embeddings))
+        responses, embeddings = (torch.tensor(x[places]) for x in (self.known.responses, self.known.embeddings))
         return Batch(subject, places, responses, embeddings[:, None])
 
     def describe(self, part: str, subject: str, rows: np.ndarray) -> str:

@@ -151,7 +151,7 @@ def encode(encoder: Encoder, trials: ObjectTrials, device: torch.device) -> Enco
     parts: list[Encoded] = []
     for start in range(0, len(trials), _BLOCK):
         values = trials.batch(np.arange(start, min(start + _BLOCK, len(trials))))
-        parts.append(encoder({name: torch.from_numpy(x).to(device) for name, x in values.items()}))
+        parts.append(encoder({name: torch.tensor(x).to(device) for name, x in values.items()}))
     geometry, appearance, shape, color = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
     return Encoded(F.normalize(geometry), F.normalize(appearance), shape.softmax(1), color.softmax(1))
 

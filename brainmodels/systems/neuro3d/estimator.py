@@ -394,7 +394,7 @@ class Neuro3D(SavedModel):
             raise BrainDataError("expected shape and colors, probabilities that this recipe conditions on, got none")
         empty = np.zeros((count, 0), np.float32)
         columns = (geometry, appearance, empty if shape is None else shape, empty if colors is None else colors)
-        first, second, third, fourth = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in columns)
+        first, second, third, fourth = (torch.tensor(np.ascontiguousarray(x, np.float32)) for x in columns)
         said = Encoded(first, second, third, fourth)
         names = np.array([f"row{row}" for row in range(count)]) if ids is None else np.asarray(list(ids))
         return self._clouds(said, names, {"geometry": 0.0, "appearance": 0.0}, options, color, seed, chunk_points)

@@ -155,9 +155,7 @@ class SynBrain(LatentModel):
         latents = self._latents_of(data, ids)
         decode = partial(self.vae_.decode, num_voxels=measured.shape[1])
         with torch.no_grad():
-            published = np.concatenate(
-                [decode(x.to(self._place())).cpu() for x in torch.tensor(latents).split(BATCH)]
-            )
+            published = np.concatenate([decode(x.to(self._place())).cpu() for x in torch.tensor(latents).split(BATCH)])
         errors = [float(((guess - measured) ** 2).mean()) for guess in (published, readout(flat(latents)))]
         return readout if errors[1] < errors[0] else None
 
