@@ -9,7 +9,7 @@ from ..data.animation import check_saving
 from ..errors import BrainDataError
 from ..evaluation.kinds import kind_of_models
 from ..simulated.talking_head import drawn_face, drawn_speech
-from ..systems import load_model
+from ..systems import load_model, shipped_model
 from .opening import open_head
 
 __all__ = ["AnimateSettings", "run_animation"]
@@ -22,7 +22,7 @@ class AnimateSettings:
     """Settings of `veca brain animate`.
 
     Attributes:
-        model: Folder of a trained model (`veca brain train --model emodiffhead`).
+        model: "toy", the model that ships, or the folder of a trained one (`veca brain train --model emodiffhead`).
         image: Square picture of a face, or "toy:SEED", a drawn one.
         audio: File of sound or video, or "toy:SEED" or "toy:SEED:SECONDS", drawn speech.
         out: File to write: .mp4, .gif, .png, .npz, or a folder.
@@ -67,10 +67,11 @@ def run_animation(settings: AnimateSettings) -> Path:
     marks = {"mark": settings.consent is None, "consent": settings.consent}
     check_saving(settings.out, **marks)  # before any time is spent
     image, sound, emotion = _image(settings.image), _sound(settings.audio), _emotion(settings.emotion)
-    if (kind := kind_of_models([settings.model])) != "clips":
-        raise BrainDataError(f"expected a model of clips, such as emodiffhead, got one of {kind} in {settings.model}")
+    folder = shipped_model("toy") if settings.model == Path("toy") else settings.model
+    if (kind := kind_of_models([folder])) != "clips":
+        raise BrainDataError(f"expected a model of clips, such as emodiffhead, got one of {kind} in {folder}")
     head = None if settings.head == "toy" else open_head(settings.head)  # a model knows its own drawn head
-    model: Any = load_model(settings.model, settings.device, head=head)
+    model: Any = load_model(folder, settings.device, head=head)
     frames = model.animate(
         image,
         sound,

@@ -16,7 +16,7 @@ from ..training.estimator import BrainModel
 from ..training.files import STACK, model_folder, read_meta
 from ..training.stacked import Stacked
 
-__all__ = ["SYSTEMS", "class_names", "load_model", "system"]
+__all__ = ["SYSTEMS", "class_names", "load_model", "shipped_model", "system"]
 
 SYSTEMS = {
     "braincodec": "brainmodels.systems.braincodec:BrainCoDec",
@@ -50,6 +50,18 @@ def system(name: str) -> type[BrainModel]:
 def class_names() -> dict[str, str]:
     """Names on the command line by the names of the classes."""
     return {place.rpartition(":")[2]: name for name, place in SYSTEMS.items()}
+
+
+def shipped_model(name: str) -> Path:
+    """Folder of a trained model that ships in the room of its system, by its name, such as "toy".
+
+    Raises:
+        BrainDataError: None has that name.
+    """
+    known = {place.name: place for place in Path(__file__).parent.glob("*/weights/*") if place.is_dir()}
+    if name not in known:
+        raise BrainDataError(f"expected a model that ships, {', '.join(sorted(known))}, got {name!r}")
+    return known[name]
 
 
 def load_model(folder: str | Path, device: str | torch.device | None = None, **options: Any) -> BrainModel | Stacked:
