@@ -311,3 +311,14 @@ def test_maps_bring_expression_and_sound_to_the_entry(side):
     added = [(name, x.shape) for name, x in told.named_parameters() if name not in dict(still.named_parameters())]
     width = 4 * told.size.width
     assert added[0] == ("told_maps.weight", (3 * min(side, 16) ** 2, width)) and len(added) == 3
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"attention": (), "motion": 0, "maps": 3, "time": None}, {}], ids=["plain", "attending"]
+)
+def test_every_weight_gets_a_gradient(sizes):
+    """Training on many processes waits for all of them."""
+    denoiser = small(**sizes)
+    noisy = torch.randn(CLIPS, FRAMES, 3, 8, 8)
+    denoiser(noisy, torch.tensor([0, 500, 999]), given_to(denoiser)).square().sum().backward()
+    assert not [name for name, parameter in denoiser.named_parameters() if parameter.grad is None]

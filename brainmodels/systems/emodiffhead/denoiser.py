@@ -7,6 +7,7 @@
 |---|---|
 | time, flag of a hidden mouth, global token of the portrait, expression, sound | scale and shift of residual blocks |
 | expression, sound around a frame, cores of the portrait | tokens of the cross-attention, each frame its own |
+| expression, sound | maps that are added at the entry, where the sizes have any |
 | reference frame | channels, or keys and values of the spatial self-attention |
 | frames before the chunk | frames at the front of the time axis, with their own noise level and a mask |
 
@@ -120,22 +121,22 @@ class HeadDenoiser(nn.Module):
         self.motion_level = made.TimestepEmbedding(size.width, d)
         self.flag = nn.Embedding(2, d)
         self.expression = nn.Sequential(nn.Linear(exp_width, d), nn.SiLU(), nn.Linear(d, d))
-        self.expression_token = nn.Linear(exp_width, d)
-        self.audio = nn.Linear(audio_width, d)
-        self.audio_signal = nn.Sequential(
-            nn.Linear((2 * reach + 1) * subframes * audio_width, d), nn.SiLU(), nn.Linear(d, d)
-        )
-        self.audio_places = nn.Parameter(0.02 * torch.randn((2 * reach + 1) * subframes, d))
+        self.audio_shape = (2 * reach + 1) * subframes, audio_width
+        self.audio_signal = nn.Sequential(nn.Linear(math.prod(self.audio_shape), d), nn.SiLU(), nn.Linear(d, d))
         self.portrait_norm = nn.LayerNorm(portrait_width)
         self.portrait_global = nn.Linear(portrait_width, d)
-        self.portrait_tokens = nn.Linear(portrait_width, d)
         self.no_expression = nn.Parameter(0.02 * torch.randn(2, d))  # in the embedding, and as a token
-        self.no_audio = nn.Parameter(0.02 * torch.randn(1 + len(self.audio_places), d))
+        self.no_audio = nn.Parameter(0.02 * torch.randn(1 + self.audio_shape[0], d))
         self.no_reference = nn.Parameter(0.02 * torch.randn(c, 1, 1))
         self.no_portrait = nn.Parameter(0.02 * torch.randn(portrait_width))
         self.no_motion = nn.Parameter(0.02 * torch.randn(c, 1, 1))
         self.no_motion_level = nn.Parameter(0.02 * torch.randn(d))
         self.places = nn.Parameter(0.1 * torch.randn(1, size.width, size.side, size.side))  # faces are aligned
+        if size.attention:
+            self.expression_token = nn.Linear(exp_width, d)
+            self.audio = nn.Linear(audio_width, d)
+            self.audio_places = nn.Parameter(0.02 * torch.randn(self.audio_shape[0], d))
+            self.portrait_tokens = nn.Linear(portrait_width, d)
         if size.maps:
             self._map_shape = (min(size.side, _MAP_SIDE),) * 2
             self.told_maps = nn.Linear(d, size.maps * math.prod(self._map_shape), bias=False)
@@ -175,7 +176,8 @@ class HeadDenoiser(nn.Module):
             given = self.prepared(given)
         x = self._entered(noisy, given)  # (B, m + F, c + 1, h, w)
         told = self._told(given)
-        signal, tokens = self._signal(time, given, told), self._tokens(given, x.shape[1])
+        signal = self._signal(time, given, told)
+        tokens = self._tokens(given, x.shape[1]) if self.size.attention else None
         joined = tuple(given.maps or ())
         at_entry = self.places[:, None] + self._maps(told)
         if self.size.reference == "concat":
@@ -183,7 +185,8 @@ class HeadDenoiser(nn.Module):
         levels = self.encoder(x, signal, tokens, joined, at_entry)
         if self.size.time != "all":  # time attention is over: frames before the chunk have said what they know
             m = self.size.motion
-            levels, signal, tokens = [y[:, m:] for y in levels], signal[:, m:], tokens[:, m:]
+            levels, signal = [y[:, m:] for y in levels], signal[:, m:]
+            tokens = None if tokens is None else tokens[:, m:]
         made = self.decoder(levels, signal, tokens, joined)[:, -frames:].reshape(batch, frames, *noisy.shape[2:])
         return made + self._picture(given)[:, None] if self.size.residual else made
 
@@ -282,7 +285,7 @@ class HeadDenoiser(nn.Module):
         frames = noisy.shape[1]
         wanted: dict[str, tuple[Any, ...]] = {
             "expression": (batch, frames, self.exp_width),
-            "audio": (batch, frames, len(self.audio_places), self.audio.in_features),
+            "audio": (batch, frames, *self.audio_shape),
             "reference": (batch, *frame),
             "motion": (batch, size.motion, *frame),
             "portrait": (batch, given.portrait.shape[1], self.portrait_width),

@@ -197,7 +197,7 @@ def full() -> EmoDiffHeadRecipe:
 
 
 def tiny() -> EmoDiffHeadRecipe:
-    """Drawn heads at 32 px; about ten minutes on two processor cores."""
+    """Drawn heads at 32 px; about a quarter of an hour on one processor core."""
     return EmoDiffHeadRecipe(
         "tiny",
         denoiser_size=DenoiserSize(

@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, levels: list[Tensor], signal: Tensor, tokens: Tensor, joined: Sequence[Tensor]) -> Tensor:
+    def forward(self, levels: list[Tensor], signal: Tensor, tokens: Tensor | None, joined: Sequence[Tensor]) -> Tensor:
         """Frames (B, F, c, h, w) from the maps of an `Encoder`, with its other arguments."""
         batch, left = levels[0].shape[:2], list(joined)
         skips = [y.flatten(0, 1) for y in levels]
