@@ -60,7 +60,8 @@ def test_one_context_alone_is_the_single_unet(generator, places):
             for dual in generator.duals:
                 dual.image_weight = weight
             outputs[weight] = generator.image_unet(z, time, both).sample
-        assert torch.equal(outputs[1.0], plain(z, time, c_image).sample)
+        alone = plain(z, time, c_image).sample
+    torch.testing.assert_close(outputs[1.0], alone, rtol=1e-4, atol=1e-5)  # products differ in the last bit by address
     assert not torch.equal(outputs[0.0], outputs[1.0])
     assert not torch.allclose(outputs[0.5], (outputs[0.0] + outputs[1.0]) / 2)  # blocks are mixed, not outputs
 
