@@ -1,5 +1,6 @@
 """EmoDiffHead fitted to drawn clips: what it trains on, what it returns, sound of every length, files, and refusals."""
 
+import copy
 import functools
 import json
 from dataclasses import replace
@@ -14,6 +15,7 @@ from brainmodels.heads import ToyHead
 from brainmodels.systems import load_model
 from brainmodels.systems.emodiffhead import EmoDiffHead, EmoDiffHeadRecipe, EmotionSource, full, nano, tiny
 from brainmodels.systems.emodiffhead.batches import ClipSeries, MotionRows, RenderRows, neutral_coefficients
+from brainmodels.systems.emodiffhead.model import trajectories
 from brainmodels.systems.emodiffhead.pictures import FrameSpace, frames_of, resized
 from brainmodels.training import run
 from tests.brainmodels.head_fits import RATE, SMALL, fitted, picture, small, small_clips, speech
@@ -94,7 +96,7 @@ class TestTrainedOn:
         clips = small_clips().of("train")[:2]
         series = [ClipSeries(x, np.zeros((16, 4, 80), np.float32), np.zeros((16, 15), np.float32)) for x in clips]
         faces = {clip.id: (np.full((2, 8, 8, 3), i, np.uint8), np.full((2, 3, 2), i)) for i, clip in enumerate(clips)}
-        rows = RenderRows(series, 8, 8, lambda x, fps: x + fps, faces)
+        rows = RenderRows(series, 8, 8, lambda item: item.full + 25, faces)
         batch = rows.batch("train", "clips", np.array([3]))  # the second window of the second clip
         wanted, box = frames_of(clips[1], 8)
         np.testing.assert_array_equal(batch.frames[0], wanted[8:])
@@ -103,7 +105,7 @@ class TestTrainedOn:
         # the reference is of the other clip of this person
         assert clips[0].identity == clips[1].identity
         assert (batch.references == 0).all() and (batch.portraits == 0).all()
-        alone = RenderRows(series[1:], 8, 8, lambda x, fps: x, faces).batch("train", "clips", np.array([0]))
+        alone = RenderRows(series[1:], 8, 8, lambda item: item.full, faces).batch("train", "clips", np.array([0]))
         assert (alone.references == 1).all() and (alone.portraits == 1).all()
 
     def test_a_fit_that_was_stopped_ends_with_the_same_bits(self, tmp_path, monkeypatch):
@@ -345,6 +347,31 @@ class TestRefused:
             fitted(head=False)  # without a head nothing knows the mouth part that the recipe hides
         with pytest.raises(BrainDataError, match="expected a stage to be one of expression, render"):
             fitted(stages=("both",))
+
+    def test_hidden_syllables_are_those_that_the_generator_makes_of_the_sound(self):
+        model, clip = small(), small_clips().of("test")[0]
+        told = copy.copy(model)
+        told.config = replace(SMALL, syllables="generator")
+        space, x = model.space_, model.space_.whiten(clip.exp, clip.jaw)
+        sounds = [model._features(speech(seed=seed), RATE, len(x)) for seed in (5, 6)]
+        seen = [told._seen(x, sound, "audio")[0] for sound in sounds]
+        for own, sound in zip(seen, sounds, strict=True):
+            spoken = trajectories(model.generator, sound, [0], 0)[0]
+            np.testing.assert_allclose(own - space.mouth(own), x - space.mouth(x), atol=1e-5)  # all but the mouth stays
+            moved = space.mouth(own) - space.mouth(own).mean(0)
+            np.testing.assert_allclose(moved, space.mouth(spoken) - space.mouth(spoken).mean(0), atol=1e-5)
+            np.testing.assert_allclose(space.mouth(own).mean(0), space.mouth(x).mean(0), atol=1e-5)
+        assert not np.allclose(*seen, atol=1e-3)
+        np.testing.assert_array_equal(told._seen(x, sounds[0], "expression")[0], x)
+
+    def test_syllables_of_the_generator_need_a_trained_generator(self):
+        with pytest.raises(BrainDataError, match=r"expected the stage expression before render with syllables='gen"):
+            fitted(replace(SMALL, syllables="generator"), stages=("render", "expression"))
+        model = fitted(replace(SMALL, syllables="generator"))
+        clip = small_clips().of("test")[0]
+        made = model.predict([clip])[clip.id].video
+        plain = small().predict([clip])[clip.id].video
+        assert made.shape == plain.shape and (made != plain).any()
 
     def test_a_model_trained_without_the_mouth_cannot_show_it(self):
         model = fitted(replace(SMALL, hide="always"), stages=("render",))

@@ -141,7 +141,7 @@ class RenderRows(_Windows):
     Args:
         series, window: As in `_Windows`.
         size: Side of the pictures in pixels.
-        hide: Returns whitened coefficients (T, E + J) as the renderer sees them where the mouth is hidden.
+        hide: Returns whitened coefficients (T, E + J) of a clip as the renderer sees them where the mouth is hidden.
         faces: Reference frames uint8 (K, size, size, 3) of each clip, and what was read from them, (K, 1 + C, g), or
             the pictures to read.
 
@@ -156,7 +156,7 @@ class RenderRows(_Windows):
         series: Sequence[ClipSeries],
         window: int,
         size: int,
-        hide: Callable[[np.ndarray, float], np.ndarray],
+        hide: Callable[[ClipSeries], np.ndarray],
         faces: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ):
         super().__init__(series, window)
@@ -167,7 +167,7 @@ class RenderRows(_Windows):
         others = {item.clip.id: [x for x in members[item.clip.identity] if x != item.clip.id] for item in series}
         self.alone = sum(not x for x in others.values())
         self.others = {name: x or [name] for name, x in others.items()}
-        self.hidden = {item.clip.id: hide(item.full, item.clip.fps) for item in series}
+        self.hidden = {item.clip.id: hide(item) for item in series}
         self.shown = {item.clip.id: frames_of(item.clip, size) for item in series}
 
     def batch(self, part: str, subject: str, rows: np.ndarray) -> RenderBatch:

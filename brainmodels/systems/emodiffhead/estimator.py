@@ -121,6 +121,10 @@ class EmoDiffHead(SavedModel):
         self._check_params()
         self._forget()
         recipe = self.recipe
+        before = list(stages)[: list(stages).index("render")] if "render" in stages else ["expression"]
+        if recipe.syllables == "generator" and "expression" not in before:
+            told = ", ".join(stages)
+            raise BrainDataError(f"expected the stage expression before render with syllables='generator', got {told}")
         used, skipped = clips_of_stages(clips, stages, recipe.window)
         chosen = list({clip.id: clip for own in used.values() for clip in own}.values())
         learned = LearnedScales.of(chosen, recipe, self.head)
@@ -152,13 +156,24 @@ class EmoDiffHead(SavedModel):
     def _train(self, name: str, run: Run, series: Sequence[ClipSeries]) -> StageResult:
         if name == "expression":
             return train_expression(run, self.generator, self.recipe, series)
-        return train_render(run, self.denoiser, self.recipe, series, self._hidden, self._portraits, self._frames)
 
-    def _hidden(self, whitened: np.ndarray, fps: float) -> np.ndarray:
-        """Coefficients as the renderer sees them where it takes the mouth from the sound."""
-        if self.recipe.hide == "never":
+        def hide(item: ClipSeries) -> np.ndarray:
+            return self._hidden(item.full, item.audio)
+
+        return train_render(run, self.denoiser, self.recipe, series, hide, self._portraits, self._frames)
+
+    def _hidden(self, whitened: np.ndarray, audio: np.ndarray) -> np.ndarray:
+        """Coefficients (T, E + J) as the renderer sees them where it takes the mouth from the sound (T, S, D)."""
+        recipe, hide = self.recipe, self.space_.hide
+        if recipe.hide == "never":
             return whitened
-        return self.space_.hide_jaw(whitened) if self.recipe.hide == "jaw" else self.space_.hide(whitened, fps)
+        if recipe.hide == "jaw":
+            return self.space_.hide_jaw(whitened)
+        seen = hide(whitened, self.fps_)
+        if recipe.syllables == "generator":
+            spoken = trajectories(self.generator, audio, [EMOTIONS.index("neutral")], 0)[0]
+            seen = seen + spoken - hide(spoken, self.fps_)
+        return seen
 
     # networks
 
@@ -262,7 +277,8 @@ class EmoDiffHead(SavedModel):
             raise AlignmentError(
                 f"expected coefficients of {frames} frames as the sound has, got {len(exp)} and {len(jaw)}"
             )
-        seen, hidden = self._seen(self.space_.whiten(exp, jaw), lips)
+        features = self._features(sound, rate, frames)
+        seen, hidden = self._seen(self.space_.whiten(exp, jaw), features, lips)
         reference = self._frames.encode(torch.from_numpy(picture)[None, None].to(device))[0, 0]
         options: dict[str, Any] = {"audio_scale": audio_scale, "emotion_scale": emotion_scale, "seed": seed}
         options["steps"] = recipe.steps if steps is None else steps
@@ -271,7 +287,7 @@ class EmoDiffHead(SavedModel):
             recipe,
             reference,
             torch.tensor(seen).to(device),
-            torch.tensor(self._features(sound, rate, frames)).to(device),
+            torch.tensor(features).to(device),
             hidden,
             self._portraits.of(portrait, device),
             every=every,
@@ -348,13 +364,13 @@ class EmoDiffHead(SavedModel):
         """Choices of `lips` in `render`; a model that never saw the mouth of the coefficients cannot show it."""
         return LIPS if self.recipe.hide in ("flagged", "never") else LIPS[:1]
 
-    def _seen(self, whitened: np.ndarray, lips: str) -> tuple[np.ndarray, bool]:
+    def _seen(self, whitened: np.ndarray, audio: np.ndarray, lips: str) -> tuple[np.ndarray, bool]:
         """What the renderer sees of coefficients, and whether their mouth part is hidden."""
         if lips not in self.lips:
             raise BrainDataError(f"expected lips='audio' with a model of hide={self.recipe.hide!r}, got {lips!r}")
         if self.recipe.hide == "never" or lips == "expression":
             return whitened, False
-        return self._hidden(whitened, self.fps_), True
+        return self._hidden(whitened, audio), True
 
     def _features(self, sound: np.ndarray, rate: int, frames: int) -> np.ndarray:
         return self.scale_.apply(self._extract(sound, rate, self.fps_, frames))

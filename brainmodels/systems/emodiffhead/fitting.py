@@ -168,7 +168,7 @@ def train_render(
     denoiser: HeadDenoiser,
     recipe: EmoDiffHeadRecipe,
     series: Sequence[ClipSeries],
-    hide: Callable[[np.ndarray, float], np.ndarray],
+    hide: Callable[[ClipSeries], np.ndarray],
     portraits: PortraitFeatures,
     frames: FrameSpace,
 ) -> StageResult:
@@ -179,8 +179,7 @@ def train_render(
         denoiser: The network.
         recipe: Recipe of the model.
         series: Clips with pictures.
-        hide: Returns whitened coefficients (T, E + J), given with their frame rate, as the renderer sees them where the
-            mouth is hidden.
+        hide: Returns whitened coefficients (T, E + J) of a clip as the renderer sees them where the mouth is hidden.
         portraits: Reads reference frames, of which each clip gives two.
         frames: Space of the diffusion.
     """

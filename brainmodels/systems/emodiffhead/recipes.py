@@ -18,6 +18,7 @@ from ...training.recipe import StagedRecipe, TrainingStage
 __all__ = ["DenoiserSize", "EmoDiffHeadRecipe", "GeneratorSize", "full", "named", "nano", "tiny"]
 
 HIDING = ("flagged", "always", "jaw", "never")
+SYLLABLES = ("none", "generator")
 REFERENCES = ("concat", "unet", "veca")
 PORTRAITS = ("frozen", "train")
 
@@ -109,6 +110,8 @@ class EmoDiffHeadRecipe(StagedRecipe):
         hide: What the renderer sees of the mouth part of the expression in training. "flagged" hides it in a random
             half of the clips and says so, "always" hides it, "jaw" hides the jaw alone, "never" hides nothing. The last
             two are the controls that leak.
+        syllables: What stands in for the syllables of a hidden mouth: "none", or those that the "generator" makes of
+            the same sound, which is then trained first.
         prediction: What the denoiser predicts: "sample", "v_prediction" or "epsilon".
         noise_bias: Power p of the times of training, 1000 u^(1/p) with u uniform. 1 draws all noise levels alike.
             Larger powers draw more noise, where a frame can be told from the conditions alone.
@@ -140,6 +143,7 @@ class EmoDiffHeadRecipe(StagedRecipe):
     label_weight: float = 0.1
     velocity_weight: float = 0.5
     hide: str = "flagged"
+    syllables: str = "none"
     prediction: str = "sample"
     noise_bias: float = 1.0
     mouth_weight: float = 0.2
@@ -157,6 +161,7 @@ class EmoDiffHeadRecipe(StagedRecipe):
 
     def __post_init__(self):
         check_choice("hide", self.hide, HIDING)
+        check_choice("syllables", self.syllables, SYLLABLES)
         check_choice("prediction", self.prediction, PREDICTIONS)
         check_choice("portrait", self.portrait, PORTRAITS)
         check_choice("neutral", self.neutral, ("clips", "zeros"))
