@@ -42,6 +42,8 @@ __all__ = [
 
 
 def __getattr__(name: str):
+    if name == "catalog":  # a room that needs no extra, unlike the systems
+        return importlib.import_module(".catalog", __name__)
     if name in _ROOMS:
         return getattr(importlib.import_module(_ROOMS[name], __name__), name)
     if not name.startswith("_"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from .commands.catalog import CatalogSettings, catalog_lines
 from .errors import BrainDataError
 
 _absent: ImportError | None = None
@@ -37,6 +38,24 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
     for evaluation in evaluations:
         print("\n".join(score_lines(evaluation)))
         print(Path(evaluation.record["settings"]["out"]) / "report.html")
+
+
+def export(evaluation: Path, out: Path, data: Path | None = None, formats: tuple[str, ...] = ()) -> None:
+    """Write the scores of an evaluation as maps with names of BIDS and as a table of voxels.
+
+    Args:
+        evaluation: Folder that `veca brain evaluate` has written.
+        out: Folder to write to.
+        data: Folder of the prepared subject; left out, the one that the evaluation names.
+        formats: Some of nifti, gifti and csv; left out, all that the space allows.
+    """
+    from .evaluation.exports import export_scores
+
+    try:
+        for path in export_scores(evaluation, out, formats or None, data):
+            print(path)
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain export: {error}") from error
 
 
 def train(settings: Annotated[TrainSettings, tyro.conf.arg(name="")]) -> None:
@@ -106,6 +125,8 @@ def prepare(
         image_size: Side of the stimuli as they are written, pixels.
         allow_duplicates: Go on where equal pictures with different ids are in two parts of a split.
         options: Options of the layout as NAME=VALUE; numbers, true, false and null are read as such, all else is text.
+            Layouts of EEG take the steps to epochs as words: tmin, tmax and baseline in seconds, sfreq, highpass and
+            lowpass in hertz, reference and channels by name, as in tmin=-0.2 tmax=0.8 baseline=-0.2,0 highpass=0.1.
     """
     from .layouts import prepare as write
 
@@ -154,10 +175,30 @@ def layouts(name: tyro.conf.Positional[str | None] = None) -> None:
         print(f"{known:16} {(layout(known).__doc__ or '').strip().splitlines()[0]}")
 
 
+_NO_FILTERS = CatalogSettings()
+
+
+def catalog(
+    what: tyro.conf.Positional[str | None] = None,
+    settings: Annotated[CatalogSettings, tyro.conf.arg(name="")] = _NO_FILTERS,
+) -> None:
+    """Models, data sets, regions, generators, metrics, features and pitfalls of the field, and what is here.
+
+    Args:
+        what: models, datasets, regions, generators, metrics, features or pitfalls, or the name of a card. Left out, the
+            number of models of each task and signal is shown.
+        settings: Filters, and the form of the answer.
+    """
+    try:
+        print("\n".join(catalog_lines(what, settings)))
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"veca brain catalog: {error}") from error
+
+
 def convert(file: Path, out: Path) -> None:
     """Write the arrays of a pickled file as .npz, which opens without running code.
 
-    Two kinds of files are known by their keys: recordings of THINGS-EEG2, and head models of FLAME.
+    Three kinds of files are known: betas of GLMsingle, recordings of THINGS-EEG2, and head models of FLAME.
 
     Args:
         file: Pickled file to read. A file that asks for more than arrays, strings and numbers is refused.
@@ -190,12 +231,12 @@ def main(args: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     commands: dict[str, Any] = {
         command.__name__: command
-        for command in (animate, convert, demo, drawer, evaluate, layouts, prepare, pretrain, train)
+        for command in (animate, catalog, convert, demo, drawer, evaluate, export, layouts, prepare, pretrain, train)
     }
     if _absent is None:
         commands["convert-optimus"] = convert_optimus
     else:
-        for name in ("animate", "convert-optimus", "demo", "drawer", "evaluate", "pretrain", "train"):
+        for name in ("animate", "convert-optimus", "demo", "drawer", "evaluate", "export", "pretrain", "train"):
             commands.pop(name, None)
             if args[:1] == [name]:
                 raise SystemExit(f"veca brain {name}: {_absent}")

@@ -48,9 +48,10 @@ VECA = {
 BRAIN = {
     "": "data features heads layouts simulated systems",
     "cli": "commands errors evaluation layouts training",
-    "commands": "data drawing errors evaluation features heads layouts report simulated systems training",
-    "report": "data errors evaluation metrics",
+    "commands": "catalog data drawing errors evaluation features heads layouts report simulated systems training",
+    "report": "catalog data errors evaluation metrics",
     "evaluation": "baselines data drawing errors features heads metrics nn records simulated systems training",
+    "catalog": "errors metrics records",
     "drawing": "data errors features nn records simulated training",
     "systems": "baselines data drawing errors features heads metrics nn records simulated training versions",
     "training": "baselines data errors features metrics nn records versions",

@@ -95,5 +95,11 @@ def test_examples_are_short_and_say_what_they_print(path):
     assert "rint" in text.partition('"""')[2].partition('"""')[0]
 
 
+def test_wrap_unclip(tmp_path):
+    """The adapter carries tokens to the toy unCLIP well enough for pictures that resemble the new images."""
+    found = re.search(r"correlation of pixels with the shown images (0\.\d\d)", run("wrap_unclip", tmp_path))
+    assert found is not None and float(found[1]) > 0.6
+
+
 def test_every_example_is_run_here():
     assert {f"test_{path.stem}" for path in EXAMPLES.glob("*.py")} <= set(globals())

@@ -69,6 +69,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel):
         "veca/report/templates/demo.html",
         "veca/report/templates/page.css",
         "brainmodels/report/templates/brain.html",
+        "brainmodels/catalog/entries/models.toml",
         "veca/zoo/weights/vit_nano_patch8.safetensors",
         "veca/py.typed",
         "brainmodels/py.typed",

@@ -17,7 +17,7 @@ RECORDED = json.loads(values.FILE.read_text()) if values.FILE.is_file() else {}
 @pytest.mark.parametrize("group", values.GROUPS)
 def test_numbers_are_those_of_the_recording(group):
     now, before = values.current(group), RECORDED[group]
-    assert now.keys() == before.keys()
+    assert before.keys() <= now.keys()  # parts that came later have tests of their own
     exact = values.machine() == RECORDED["machine"]
     near = 0.15 if group == "scores" else 0.001
     if not exact and group in ("trained_neuroflow", "trained_synbrain"):

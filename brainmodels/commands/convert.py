@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import LayoutError
 from ..heads.files import convert_head
 from ..heads.restricted import first_known_name
+from ..layouts._glmsingle import convert_glmsingle, of_glmsingle
 from ..layouts.things_eeg2 import convert_pickle
 
 __all__ = ["convert_file"]
@@ -20,8 +21,9 @@ _RECORDING = frozenset({"preprocessed_eeg_data", "raw_eeg_data", "ch_names", "ch
 def convert_file(file: Path, out: Path) -> Path:
     """Write the arrays of a pickled file as `.npz`.
 
-    Files with the keys of FLAME are head models. All others are read as recordings of THINGS-EEG2. The keys are found
-    without building anything that the file describes.
+    Files with the names of GLMsingle, such as TYPEB_FITHRF.npy, are betas. Files with the keys of FLAME are head
+    models. All others are read as recordings of THINGS-EEG2. The keys are found without building anything that the file
+    describes.
 
     Args:
         file: Pickled file.
@@ -38,5 +40,7 @@ def convert_file(file: Path, out: Path) -> Path:
     """
     if zipfile.is_zipfile(file):
         raise LayoutError(f"expected a pickled file, got the archive of arrays {file}, which is opened as it is")
+    if of_glmsingle(file):
+        return convert_glmsingle(file, out)
     key = first_known_name(file, _HEAD | _RECORDING)
     return convert_head(file, out) if key in _HEAD else convert_pickle(file, out)

@@ -13,20 +13,25 @@ from ..data import BrainDataset
 from ..errors import BrainDataError
 from ..evaluation import Evaluation, EvaluationSettings, evaluate
 from ..evaluation.context import context_curves
+from ..evaluation.epochs import EpochEvaluation
 from ..evaluation.heads import HeadEvaluation
 from ..evaluation.kinds import kind_of_models
 from ..evaluation.objects import ObjectEvaluation
 from ..evaluation.opened import OpenedModel, open_models
 from ..features.sets import FeatureSet
 from ..report import write_report
+from ..report.group import write_group
 from ..systems import SYSTEMS, system
 from .clips import clip_lines, run_clip_evaluations
+from .epochs import OF_EPOCHS, epoch_lines, epochs_are_chosen, run_epoch_evaluations
 from .objects import object_lines, run_object_evaluations
 from .opening import choose_split, kind_of_data, open_data
+from .train_settings import refuse_changed
 
 __all__ = ["AnyEvaluation", "run_evaluation", "run_evaluations", "score_lines"]
 
-AnyEvaluation = Evaluation | ObjectEvaluation | HeadEvaluation
+AnyEvaluation = Evaluation | EpochEvaluation | ObjectEvaluation | HeadEvaluation
+_WHOSE = "responses without times; they are of epochs of EEG and MEG"
 
 
 def run_evaluation(settings: EvaluationSettings) -> AnyEvaluation:
@@ -43,14 +48,17 @@ def run_evaluation(settings: EvaluationSettings) -> AnyEvaluation:
 def run_evaluations(settings: EvaluationSettings) -> Sequence[AnyEvaluation]:
     """Evaluate every subject of the settings: one in `settings.out`, several in folders of their names below it.
 
+    Several subjects have a page of the group as well, report.html in `settings.out`.
+
     The models decide the kind of study. Models of objects, such as Neuro3D, are evaluated by `run_object_evaluations`,
-    and talking heads by `run_clip_evaluations`.
+    and talking heads by `run_clip_evaluations`. Epochs of EEG and MEG are evaluated by `run_epoch_evaluations`.
 
     Raises:
         BrainDataError: Data, features, models or alignment are not what they should be, or do not belong together.
     """
     others = {"objects": run_object_evaluations, "clips": run_clip_evaluations}
     if (kind := kind_of_models(settings.models)) in others:
+        refuse_changed(settings, OF_EPOCHS, _WHOSE)
         return others[kind](settings)
     if (kind := kind_of_data(settings.data)) in others:
         models = ", ".join(map(str, settings.models)) or "no model"
@@ -59,10 +67,13 @@ def run_evaluations(settings: EvaluationSettings) -> Sequence[AnyEvaluation]:
             f"expected models of {kind}, such as {name}, for {settings.data[0]}, got {models}; train one by `veca "
             f"brain train --model {name} --data {settings.data[0]}`"
         )
-    sets = [FeatureSet.parse(word) for word in settings.features]
+    sets = FeatureSet.parse_all(settings.features)
     models = open_models(settings.models, sets, settings.device)
     dataset = open_data(settings.data, settings.seed, settings.subject, everyone=len(settings.subject) > 1)
     names = settings.subject or (next(iter(dataset.subjects)),)
+    if epochs_are_chosen(dataset, names):
+        return run_epoch_evaluations(settings, dataset, sets)
+    refuse_changed(settings, OF_EPOCHS, _WHOSE)
     several = len(names) > 1
     found = []
     for name in names:
@@ -72,6 +83,8 @@ def run_evaluations(settings: EvaluationSettings) -> Sequence[AnyEvaluation]:
             _with_context(dataset, sets, one, models) if settings.context else evaluate(dataset, sets, one, models)
         )
         write_report(found[-1], out)
+    if several:
+        write_group(found, settings.out)
     return found
 
 
@@ -94,6 +107,8 @@ def score_lines(evaluation: AnyEvaluation) -> list[str]:
         return object_lines(evaluation)
     if isinstance(evaluation, HeadEvaluation):
         return clip_lines(evaluation)
+    if isinstance(evaluation, EpochEvaluation):
+        return epoch_lines(evaluation)
     lines = [f"{x.model}, {x.features}: {x.score('nr2') or x.scores[0]}" for x in evaluation.encoded]
     lines += [f"decoded into {x.features}: {x.scores[0]}" for x in evaluation.decoded]
     rows = [row for model in evaluation.models for row in model.decoded]

@@ -17,12 +17,14 @@ from ..evaluation import EvaluationSettings
 from ..evaluation.kinds import data_of
 from ..heads import FlameFile, GnmFile, HeadModel, IctFile, ToyHead
 from ..layouts import eeg3d
-from ..simulated import PRESETS, simulate, simulate_objects
+from ..simulated import PRESETS, simulate, simulate_eeg, simulate_objects
+from ..simulated.eeg import EEG_STUDY
 from ..simulated.objects import OBJECT_PRESETS
 from ..simulated.talking_head import simulate_clips
 
 __all__ = ["choose_split", "data_of_study", "kind_of_data", "open_clips", "open_data", "open_head", "open_objects"]
 
+_EEG = "eeg"  # preset of simulated epochs
 _OBJECTS, _EEG3D, _CLIPS = "objects", "eeg3d", "clips"
 _HEADS = {"flame": FlameFile, "gnm": GnmFile, "ict": IctFile}
 
@@ -33,7 +35,8 @@ def open_data(
     """The data set that a word or folders stand for.
 
     Args:
-        data: "simulated" or "simulated:PRESET", or folders of prepared subjects, which are joined by image id.
+        data: "simulated" or "simulated:PRESET", "simulated:eeg" for epochs of EEG, or folders of prepared
+            subjects, which are joined by image id.
         seed: Seed of a simulation.
         subjects: Subjects that will be asked for; a simulation makes as many as they need, one at least.
         everyone: Simulate all subjects of the preset.
@@ -46,9 +49,11 @@ def open_data(
         raise BrainDataError(f"expected data of images, got {' '.join(words)!r}, data of {other}")
     kind, _, preset = words[0].partition(":") if words else ("", "", "")
     if kind == "simulated" and len(words) == 1:
-        if preset and preset not in PRESETS:
-            raise BrainDataError(f"expected a preset of {', '.join(PRESETS)}, got {preset!r}")
+        if preset and preset not in (*PRESETS, _EEG):
+            raise BrainDataError(f"expected a preset of {', '.join((*PRESETS, _EEG))}, got {preset!r}")
         numbers = [int(name[3:]) for name in subjects if re.fullmatch(r"sim\d\d", name)]
+        if preset == _EEG:
+            return simulate_eeg(n_subjects=max([1, *numbers]), seed=seed, **EEG_STUDY)
         count = max([PRESETS[preset or "small"].subjects if everyone else 1, *numbers])
         return simulate(preset or "small", seed=seed, n_subjects=count)
     for word in words or [""]:

@@ -13,6 +13,7 @@ from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
 from .joined import join_datasets
 from .leakage import check_duplicates, check_new_weights
+from .maskers import from_masker
 from .normalize import Normalizer, fit_normalizer, register_normalizer
 from .objects import ObjectStudy, ObjectTrials
 from .prepared import load_prepared, save_prepared
@@ -67,6 +68,7 @@ __all__ = [
     "first_250_images",
     "first_session",
     "fit_normalizer",
+    "from_masker",
     "holdout",
     "join_datasets",
     "load_prepared",

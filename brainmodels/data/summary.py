@@ -63,11 +63,12 @@ class SubjectSummary:
         images: Number of different images that were shown.
         repeats: Number of images by how often they were shown.
         sessions: Number of sessions. None where they are not known.
-        voxels: Number of voxels by region, "all" first. For EEG, "all" counts channels.
+        voxels: Number of voxels by region, "all" first; of channels where `sensors` is true.
         normalizer: Name of the scaling that the stored values went through.
         unit: Physical unit of the responses.
         splits: Numbers of train, validation and test images by name of the split.
         ceiling: Estimated noise ceiling. None for EEG, and where no image was shown twice.
+        sensors: Whether the responses are those of channels over time.
     """
 
     subject: str
@@ -82,18 +83,20 @@ class SubjectSummary:
     unit: str
     splits: Mapping[str, tuple[int, int, int]]
     ceiling: NoiseCeiling | None
+    sensors: bool = False
 
     def __str__(self) -> str:
         repeats = ", ".join(f"{count} shown {number} x" for number, count in self.repeats.items())
         voxels = ", ".join(f"{name} {count}" for name, count in self.voxels.items())
+        absent = "by `veca brain evaluate`, over time" if self.sensors else "none: no voxels with repeated images"
         rows = [
             ("subject", f"{self.subject} ({self.layout})"),
             ("trials", f"{self.trials} in {self.sessions if self.sessions is not None else 'unknown'} sessions"),
             ("images", f"{self.images}: {repeats}"),
-            ("voxels", voxels),
+            ("channels" if self.sensors else "voxels", voxels),
             ("values", f"normaliser {self.normalizer}, unit {self.unit}"),
             *(("split", f"{name}: {a} train, {b} val, {c} test images") for name, (a, b, c) in self.splits.items()),
-            ("ceiling", str(self.ceiling) if self.ceiling else "not estimated: no voxels with repeated images"),
+            ("ceiling", str(self.ceiling or absent)),
         ]
         rows += [("folder", self.path)] if self.path else []
         return "\n".join(f"{name:9}{text}" for name, text in rows)
@@ -135,6 +138,7 @@ def summarize(dataset: BrainDataset, subject: str, path: str = "") -> SubjectSum
             for name, split in dataset.splits.items()
         },
         ceiling=_ceiling(dataset, person),
+        sensors=not isinstance(person.space, VoxelSpace),
     )
 
 

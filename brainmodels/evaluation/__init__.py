@@ -4,7 +4,9 @@ evaluation = evaluate(dataset, [FeatureSet.parse("veca")], EvaluationSettings(ou
 print(evaluation.encoded[0].score("nr2"))
 """
 
-from .run import Evaluation, EvaluationSettings, evaluate
+from .epochs import EpochEvaluation, evaluate_epochs
+from .run import Evaluation, evaluate
+from .settings import EvaluationSettings
 from .variability import trial_variance
 
-__all__ = ["Evaluation", "EvaluationSettings", "evaluate", "trial_variance"]
+__all__ = ["EpochEvaluation", "Evaluation", "EvaluationSettings", "evaluate", "evaluate_epochs", "trial_variance"]

@@ -25,10 +25,11 @@ def check_settings(pictures: str, published: bool, simulated: bool) -> None:
     Raises:
         BrainDataError: See above.
     """
-    if pictures not in ("none", "nearest", "generator") and not (Path(pictures) / "nearest.json").is_file():
+    known = pictures in ("none", "nearest", "generator") or (Path(pictures) / "nearest.json").is_file()
+    if not known and ":" not in pictures:
         raise BrainDataError(
-            "expected pictures of none, nearest, generator or a folder that `veca brain drawer` wrote, got "
-            f"{pictures!r}"
+            "expected pictures of none, nearest, generator, a folder that `veca brain drawer` wrote, or a function as "
+            f"module:name or file.py:name, got {pictures!r}"
         )
     if published and simulated:
         raise BrainDataError("expected published=False with simulated data, whose scores share no table with real ones")
@@ -50,8 +51,8 @@ def check_study(subject: Subject, split: Split, sets: Sequence[FeatureSet], few:
         raise BrainDataError(f"expected sets of features with names of their own, got {', '.join(names) or 'none'}")
     if subject.responses.values.ndim != 2:
         raise BrainDataError(
-            f"expected responses (trials, voxels) of {subject.id}, got {subject.responses.values.shape}: average EEG "
-            "over a window of time, a column for each channel, and prepare it with layout flat"
+            f"expected responses (trials, voxels) of {subject.id}, got {subject.responses.values.shape}; epochs "
+            "of sensors are evaluated by evaluate_epochs and by `veca brain evaluate`"
         )
     for part, least in (("train", FOLDS if few else LEAST_IMAGES), ("test", 2)):
         count = len(

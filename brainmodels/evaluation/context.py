@@ -19,7 +19,8 @@ from .checks import FOLDS
 from .encoding import Study, judge
 from .models import SAME_TOKENS, filled, reference_name
 from .opened import OpenedModel
-from .run import EvaluationSettings, feature_cache, study_of
+from .run import feature_cache, study_of
+from .settings import EvaluationSettings
 from .token_space import TokenSpace
 
 __all__ = ["adapt_models", "context_curves"]

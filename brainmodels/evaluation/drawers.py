@@ -20,10 +20,11 @@ from ..simulated import SimulatedDataset
 from ..training.stacked import Stacked
 from .encoding import Study
 from .models import SAME_TOKENS, ModelEvaluation, alone_name
+from .user_pictures import UserFunction, UserPictures
 
 __all__ = ["Drawers", "Space"]
 
-Drawer = Generator | KeyedNearest | NearestImage
+Drawer = Generator | KeyedNearest | NearestImage | UserPictures
 FOLDS, LEAST = 5, 30
 SCENES = "drawn scenes that no subject has seen"
 SAME = 0.02  # mean deviation, in standard deviations, within which two decoders share a calibration
@@ -33,18 +34,28 @@ class Space:
     """Between tokens in a model's units and those that are drawn from.
 
     Tokens are drawn from in the units of the extractor. Pooled features are drawn from in the model's units, where a
-    cosine compares them.
+    cosine compares them. A function of the user gets both in the units of the extractor.
+
+    Args:
+        evaluated: Scores and outputs of the model.
+        restores: Whether pooled features are drawn from in the units of the extractor as well.
     """
 
-    def __init__(self, evaluated: ModelEvaluation):
+    def __init__(self, evaluated: ModelEvaluation, restores: bool = False):
         model = evaluated.opened.model.tokens_from
+        self.restores = restores
         self.pooled, self.scaler, self._test = model.recipe.what == "pooled", model.scaler_, evaluated.space.test
-        self.reduces = not self.pooled and self.scaler is not None and self.scaler.reduction is not None
+        whole = restores or not self.pooled
+        self.reduces = whole and self.scaler is not None and self.scaler.reduction is not None
 
     def whole(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens to draw from, approximate where the model's are reduced."""
         plain = np.asarray(tokens, np.float32)
-        return plain if self.pooled or self.scaler is None else self.scaler.inverse_transform(plain)
+        if self.scaler is None or (self.pooled and not self.restores):
+            return plain
+        if self.pooled:  # one row an image
+            return self.scaler.inverse_transform(plain[:, 0])[:, None]
+        return self.scaler.inverse_transform(plain)
 
     def units(self, pooled: np.ndarray) -> np.ndarray:
         """Pooled features (n, p) of the extractor as tokens (n, 1, E) of the model."""
@@ -52,8 +63,10 @@ class Space:
         return scaled[:, None]
 
     def true(self, cache: FeatureCache, ids: Ids) -> np.ndarray:
-        """True tokens of the test images to draw from."""
-        return self._test if self.pooled else cache.get(ids, "tokens")
+        """True tokens (n, m, d) of these images to draw from; in model units only those of the test images."""
+        if self.pooled:
+            return cache.get(ids, "pooled")[:, None] if self.restores else self._test
+        return cache.get(ids, "tokens")
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class Drawers:
         space: Units of the tokens.
         exact: Drawers of true tokens. The first is the one that was asked for; the nearest picture is always there.
         measured: The same, calibrated on held-out images, for the model and for ridge, by name.
-        bank: What the bank of pictures is, in words.
+        bank: What the bank of pictures is, in words; "" without one.
         held_out: Number of images of the calibration, and whether they are of "validation" or of "folds" of the train
             images; None for pooled features, whose nearest picture needs no calibration.
         pixels: Side of the pictures.
@@ -90,7 +103,7 @@ class Drawers:
         study: Study,
         dataset: BrainDataset,
         cache: FeatureCache,
-        folder: Path | None,
+        folder: Path | UserFunction | None,
         device: str,
         progress: bool,
     ) -> "Drawers":
@@ -104,7 +117,8 @@ class Drawers:
             cache: Features of train and test images.
             folder: What `veca brain drawer` has written, or `SHIPPED` for the generator that ships. None takes the
                 drawn scenes that ship where the study is simulated and their keys are of the same features; else a bank
-                of the train images, or for pooled features of the images that are not tested on.
+                of the train images, or for pooled features of the images that are not tested on. A function of the
+                user draws alone: it learns from the train images what it wants.
             device: Device of all networks.
             progress: Show bars.
 
@@ -112,7 +126,12 @@ class Drawers:
             LeakageError: A picture of the bank is tested on.
             BrainDataError: Pooled features, and a generator, which draws from tokens.
         """
-        space = Space(evaluated)
+        space = Space(evaluated, restores=isinstance(folder, UserFunction))
+        if isinstance(folder, UserFunction):
+            ids = study.train.image_ids
+            drawer = folder.made(space.true(cache, ids), lambda side: dataset.stimuli.images(ids, side), device)
+            names = SAME_TOKENS, evaluated.opened.name, alone_name(evaluated.opened)
+            return cls(space, (drawer,), dict.fromkeys(names, (drawer,)), "", None, drawer.side)
         if space.pooled:
             nearest, bank, pixels = _nearest_pooled(space, study, dataset, cache, folder, device, progress)
             _check_bank(nearest.ids, study)

@@ -21,7 +21,9 @@ from ..simulated import SimulatedDataset
 
 __all__ = [
     "SHRUNK",
+    "WHOLE",
     "Encoded",
+    "Resampled",
     "Study",
     "chance_band",
     "encode",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+WHOLE = "all voxels"
 SHUFFLED, SHUFFLES = "ridge, pairs shuffled", 20
 SHRUNK = {"reduced-rank ridge": ReducedRankRidge, "prior ridge": PriorRidge}  # voxels learn from each other in these
 
@@ -104,6 +107,25 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """A score of some voxels, and what it is in resamples of the test images.
+
+    Attributes:
+        value: sum r |r| / sum NC, or the mean r without a ceiling.
+        draws: The same in each resample, (resamples,).
+    """
+
+    value: float
+    draws: np.ndarray
+
+    @property
+    def span(self) -> tuple[float, float, float]:
+        """(value, low, high), the interval centred on the value as that of `encoding_scores` is."""
+        interval = percentile_interval(self.draws - (np.nanmean(self.draws) - self.value))
+        return self.value, interval.low, interval.high
+
+
+@dataclass(frozen=True)
 class Encoded:
     """How well one model predicts the test responses.
 
@@ -113,6 +135,9 @@ class Encoded:
         r: Correlation of each voxel (V,), NaN where it does not count.
         rois: (value, low, high) by region: sum r |r| / sum NC, or the mean r without a ceiling.
         note: A caution that belongs to the numbers.
+        predicted: Predictions (images, voxels that count), fp32. None for a mean of several fits.
+        resampled: Score of each region and of `WHOLE`, all voxels that count. Rows of one study have the same
+            resamples. Empty for a mean of several fits.
     """
 
     model: str
@@ -121,6 +146,13 @@ class Encoded:
     r: np.ndarray
     rois: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     note: str = ""
+    predicted: np.ndarray | None = field(default=None, repr=False)
+    resampled: Mapping[str, Resampled] = field(default_factory=dict, repr=False)
+
+    @property
+    def headline(self) -> Score:
+        """The score nr2, or the median correlation of a voxel where there is no noise ceiling."""
+        return self.score("nr2") or next(score for score in self.scores if score.metric.name == "voxel_r")
 
     def score(self, name: str) -> Score | None:
         """One of the scores by the name of its metric."""
@@ -194,7 +226,8 @@ def _mean_of(runs: Sequence[Encoded]) -> Encoded:
     for name in runs[0].rois:
         values = [run.rois[name][0] for run in runs]
         rois[name] = (float(np.mean(values)), min(values), max(values))
-    return replace(runs[0], scores=scores, r=np.mean([run.r for run in runs], 0), rois=rois)
+    r = np.mean([run.r for run in runs], 0)
+    return replace(runs[0], scores=scores, r=r, rois=rois, predicted=None, resampled={})
 
 
 def planted_oracle(study: Study, dataset: SimulatedDataset) -> Encoded:
@@ -215,7 +248,7 @@ def learning_curve(
     found = {}
     for count in counts:
         predicted = ridge_prediction(study, X, X_test, np.sort(order[:count]))
-        found[count] = _summaries(study, predicted, {"all": study.voxels})["all"]
+        found[count] = _summaries(study, predicted, {WHOLE: study.voxels})[WHOLE].span
     return found
 
 
@@ -237,18 +270,14 @@ def judge(
     )
     r = np.full(len(study.voxels), np.nan)
     r[study.voxels] = voxel_r(study.measured[:, study.voxels], predicted[:, study.voxels])
-    return Encoded(model, features, scores, r, _summaries(study, predicted, study.rois), note)
+    resampled = _summaries(study, predicted, {WHOLE: study.voxels, **study.rois})
+    rois = {name: resampled[name].span for name in study.rois}
+    kept = predicted[:, study.voxels].astype(np.float32, copy=False)
+    return Encoded(model, features, scores, r, rois, note, kept, resampled)
 
 
-def _summaries(
-    study: Study, predicted: np.ndarray, masks: Mapping[str, np.ndarray]
-) -> dict[str, tuple[float, float, float]]:
-    """The score of each mask as (value, low, high): it is sum r |r| / sum NC, or the mean r without a ceiling.
-
-    Intervals are those of `encoding_scores`: over resampled images, the same for every model, their bias removed.
-    """
-    if not masks:
-        return {}
+def _summaries(study: Study, predicted: np.ndarray, masks: Mapping[str, np.ndarray]) -> dict[str, Resampled]:
+    """The score of each mask, and in resampled images, which are the same for every model."""
     measured, guess = study.measured[:, study.voxels], predicted[:, study.voxels]
     r = voxel_r(measured, guess)
     weights = bootstrap_weights(len(measured), study.resamples, study.seed)
@@ -263,9 +292,7 @@ def _summaries(
                 return np.nanmean(r, -1)
             return np.nansum(r * np.abs(r), -1) / study.ceiling[mask].sum()
 
-        value, values = float(total(r)), total(drawn)
-        interval = percentile_interval(values - (np.nanmean(values) - value))
-        found[name] = (value, interval.low, interval.high)
+        found[name] = Resampled(float(total(r)), total(drawn))
     return found
 
 

@@ -25,6 +25,7 @@ from .encoding import Study, chance_band
 from .models import other_images
 from .opened import OpenedModel
 from .pictures import Drawn, Judge
+from .published_images import PublishedImages
 
 __all__ = ["Generation", "GenerationRow", "evaluate_generation"]
 
@@ -63,6 +64,7 @@ class GenerationRow:
         images: Pictures (n, H, W, 3) uint8; None likewise.
         scores: Scores of captions, then of pictures.
         share_known: Share of the captions that are captions of train images.
+        published: Scores of pictures as in published tables; empty without weights.
     """
 
     name: str
@@ -71,6 +73,7 @@ class GenerationRow:
     images: np.ndarray | None
     scores: Sequence[Score]
     share_known: float | None = None
+    published: Sequence[Score] = ()
 
     def score(self, name: str) -> Score | None:
         """One of the scores by the name of its metric."""
@@ -83,13 +86,14 @@ class GenerationRow:
         return float(np.mean(values)) if values else None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        told = {
             "name": self.name,
             "group": self.group,
             "captions": None if self.captions is None else list(self.captions),
             "share_known": self.share_known,
             "scores": [score.to_json() for score in self.scores],
         }
+        return told | ({"published": [score.to_json() for score in self.published]} if self.published else {})
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ def evaluate_generation(
     device: str = "cpu",
     ablations: bool = False,
     cache: Path | None = None,
+    published: PublishedImages | None = None,
 ) -> Generation:
     """Pictures and captions of the test images, their scores, ceilings and controls.
 
@@ -173,12 +178,13 @@ def evaluate_generation(
         ablations: Add rows without some of the blocks and of single regions, and curves over weight, strength, guidance
             and components.
         cache: Folder that keeps the latents of the train images; None keeps them in memory.
+        published: Networks of published scores; None leaves these scores out.
 
     Raises:
         BrainDataError: The model does not belong to this study, see `OpenedModel.check`.
     """
     opened.check(study)
-    case = _Case(opened, study, dataset, device, cache)
+    case = _Case(opened, study, dataset, device, cache, published)
     rows = [case.row(name, make()) for name, make in case.sources().items()]
     rows.append(case.nearest())
     if case.labels and "captions" in case.what:
@@ -216,6 +222,7 @@ class _Case:
     dataset: BrainDataset
     device: str
     cache: Path | None
+    published: PublishedImages | None = None
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -235,7 +242,7 @@ class _Case:
         self.references = {name: self._caption(name) for name in self.ids}
         self.known = {self._caption(str(name)) for name in study.train.image_ids}
         self.shown = stimuli.images(self.ids, min(self.pixels, 256))
-        self.judge = Judge(study, self.shown, self.device)
+        self.judge = Judge(study, self.shown, self.device, self.published)
         for name in stimuli.labels:
             values = [str(x) for x in stimuli.label(name, self.ids)]
             if FEWEST <= len(set(values)) <= MOST and self._spoken(values):
@@ -350,7 +357,8 @@ class _Case:
             scores += self._judged_labels(said, name, list(self.labels))
             references = {image: [text] for image, text in self.references.items()}
             options = {"resamples": self.study.resamples, "seed": self.study.seed, "permutations": PERMUTATIONS}
-            every = caption_scores(references, said, self.bag_of_words(made.captions), decoder=name, **options)
+            encoders = [self.bag_of_words(made.captions), *(self.published.text if self.published else ())]
+            every = caption_scores(references, said, encoders, decoder=name, **options)
             scores += [score.under(self.study.test) for score in every if "distinct" not in score.metric.name]
             share = float(np.mean([text in self.known for text in made.captions]))
         if made.images is not None:
@@ -359,9 +367,10 @@ class _Case:
             if pictures.shape[-1] != side:
                 pictures = torch.nn.functional.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
             drawer = f"{self.made.settings['drawer']}, {self.made.generator}"
-            drawn = self.judge.of_pictures(name, drawer, pictures.clamp(0, 1))
+            drawn = self.judge.of_pictures(name, drawer, pictures.clamp(0, 1), published=group == "rows")
             scores += drawn.scores
-        return GenerationRow(name, group, made.captions, _images_of(drawn), scores, share)
+        published = () if drawn is None else drawn.published
+        return GenerationRow(name, group, made.captions, _images_of(drawn), scores, share, published)
 
     def bag_of_words(self, captions: Sequence[str]) -> Callable[[Sequence[str]], np.ndarray]:
         """Counts of words, as an embedding of captions that needs no weights."""

@@ -15,18 +15,22 @@ import torch
 
 from ..data import BrainDataset
 from ..drawing.patch_code import pixels_of
+from ..drawing.scenes import SHIPPED
 from ..features import Extractor, FeatureCache, extractor
 from ..features.sets import FeatureSet
-from ..metrics import Score, metric, not_available
+from ..metrics import Score, metric
 from ..metrics.image import examples, ssim
 from ..metrics.retrieval import correlation_matrix, identification
+from ..metrics.slots import missing_weights
 from ..metrics.statistics import score_images
 from ..nn.tokens_to_image import TokensToImage
 from .drawers import Drawers
 from .encoding import SHUFFLED, Study, chance_band
 from .models import EXTERNAL, SAME_TOKENS, ModelEvaluation, alone_name, other_images
+from .published_images import PublishedImages
+from .user_pictures import UserFunction
 
-__all__ = ["ANOTHER", "MEAN", "REDUCED", "TRUE", "Drawn", "Judge", "Pictures", "draw_pictures"]
+__all__ = ["ANOTHER", "MEAN", "REDUCED", "TRUE", "Drawn", "Judge", "Pictures", "draw_pictures", "drawing_of"]
 
 _log = logging.getLogger(__name__)
 TRUE, REDUCED, ANOTHER = "true tokens", "true tokens, reduced", "responses of another image"
@@ -45,19 +49,22 @@ class Drawn:
         images: Pictures (n, H, W, 3), uint8.
         scores: pixcorr, ssim_2d and two-way identification by networks, then the names of scores whose weights are
             absent.
+        published: Scores as in published tables, by `PublishedImages`. Empty without weights.
     """
 
     source: str
     drawer: str
     images: np.ndarray
     scores: Sequence[Score]
+    published: Sequence[Score] = ()
 
     def score(self, name: str) -> Score | None:
         """One of the scores by the name of its metric."""
         return next((score for score in self.scores if score.metric.name == name), None)
 
     def to_json(self) -> dict[str, Any]:
-        return {"source": self.source, "drawer": self.drawer, "scores": [score.to_json() for score in self.scores]}
+        told = {"source": self.source, "drawer": self.drawer, "scores": [score.to_json() for score in self.scores]}
+        return told | ({"published": [score.to_json() for score in self.published]} if self.published else {})
 
 
 @dataclass(frozen=True)
@@ -100,15 +107,33 @@ class Pictures:
         }
 
 
+def drawing_of(word: str) -> Path | UserFunction | None:
+    """What draws pictures, from the setting `pictures`, for `draw_pictures`.
+
+    Args:
+        word: "none" or "nearest", "generator", a folder of `veca brain drawer`, or module:name of the user.
+
+    Raises:
+        BrainDataError: Nothing callable of that name.
+        LayoutError: No such file or module.
+    """
+    if word in ("none", "nearest"):
+        return None
+    if word == "generator":
+        return SHIPPED
+    return Path(word) if (Path(word) / "nearest.json").is_file() else UserFunction.of(word)
+
+
 def draw_pictures(
     evaluated: ModelEvaluation,
     study: Study,
     dataset: BrainDataset,
     cache: FeatureCache,
-    folder: Path | None = None,
+    folder: Path | UserFunction | None = None,
     device: str = "cpu",
     others: Sequence[ModelEvaluation] = (),
     progress: bool = False,
+    published: PublishedImages | None = None,
 ) -> Pictures:
     """Pictures from all that can be decoded into the tokens of one model.
 
@@ -119,17 +144,19 @@ def draw_pictures(
         evaluated: Scores and outputs of the model.
         study, dataset: Responses to the test images, and the images.
         cache: Features of train and test images.
-        folder: What `veca brain drawer` has written; None draws nearest pictures of a bank, see `Drawers`.
+        folder: What `veca brain drawer` has written, or a function of the user; None draws nearest pictures of a bank,
+            see `Drawers`.
         device: Device of the networks.
         others: Further models with the same tokens, whose synthetic responses the external ridge reads.
         progress: Show bars.
+        published: Networks of published scores; None leaves these scores out.
 
     Raises:
         BrainDataError: The model's tokens are pooled features, and a generator draws from tokens.
     """
     drawers = Drawers.of(evaluated, study, dataset, cache, folder, device, progress)
     shown = dataset.stimuli.images(study.test.image_ids, drawers.pixels)
-    judge, name, space = Judge(study, shown, device), evaluated.opened.name, drawers.space
+    judge, name, space = Judge(study, shown, device, published), evaluated.opened.name, drawers.space
     sources = _sources(evaluated, study, others)
     calibrated = {source: drawers.measured[decoder] for source, (decoder, _) in sources.items()}
     true = space.true(cache, study.test.image_ids)
@@ -185,17 +212,17 @@ def _chosen(evaluated: ModelEvaluation, study: Study) -> dict[str, np.ndarray]:
 class Judge:
     """Draws from tokens and scores the pictures, at their own size, by networks that need no download."""
 
-    def __init__(self, study: Study, shown: np.ndarray, device: str):
-        self.study, self.device = study, device
+    def __init__(self, study: Study, shown: np.ndarray, device: str, published: PublishedImages | None = None):
+        self.study, self.device, self.published = study, device, published
         self.real = pixels_of(shown)
         self.networks = [FeatureSet.parse("vit_nano_patch8").extractor.to(device), extractor("grid").to(device)]
         self.known = [self._seen(network, self.real) for network in self.networks]
 
-    def __call__(self, source: str, drawer: TokensToImage, tokens: np.ndarray) -> Drawn:
+    def __call__(self, source: str, drawer: TokensToImage, tokens: np.ndarray, published: bool = True) -> Drawn:
         pictures = drawer(torch.from_numpy(np.ascontiguousarray(tokens, np.float32)).to(self.device)).cpu()
-        return self.of_pictures(source, f"{drawer.name} {drawer.fingerprint}", pictures)
+        return self.of_pictures(source, f"{drawer.name} {drawer.fingerprint}", pictures, published)
 
-    def of_pictures(self, source: str, told: str, pictures: torch.Tensor) -> Drawn:
+    def of_pictures(self, source: str, told: str, pictures: torch.Tensor, published: bool = True) -> Drawn:
         """Scores of pictures (n, 3, H, W) in [0, 1], of the size of the real ones; `told` says who drew them."""
         study = self.study
         options: dict[str, Any] = {"resamples": study.resamples, "seed": study.seed, "decoder": f"{source}; {told}"}
@@ -210,13 +237,16 @@ class Judge:
             score = identification(known, seen, network.name, **options)
             scores.append(score.under(features=network.fingerprint()))
         scores = [score.under(study.test) for score in scores]
-        scores += [not_available(metric(name), f"weights {metric(name).needs_weights}") for name in WEIGHTED]
+        known = () if self.published is None else self.published.slots
+        slots: dict[str, Any] = {name: metric(name).needs_weights for name in WEIGHTED}
+        scores += [missing_weights(metric(name), slot) for name, slot in slots.items() if slot not in known]
         images = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        return Drawn(source, told, images, scores)
+        more = self.published.scores(pictures, options["decoder"]) if self.published and published else ()
+        return Drawn(source, told, images, scores, more)
 
     def chance(self, drawer: TokensToImage, shuffles: Iterable[np.ndarray]) -> Drawn:
         """Pictures from ridge after each fit to wrong pairs: mean and range of the scores, images of the first fit."""
-        runs = [self(SHUFFLED, drawer, tokens) for tokens in shuffles]
+        runs = [self(SHUFFLED, drawer, tokens, published=False) for tokens in shuffles]
         scores = chance_band([[score for score in run.scores if score.available] for run in runs])
         absent = [score for score in runs[0].scores if not score.available]
         return replace(runs[0], scores=scores + absent)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,17 @@ from veca.report.machine import describe_machine
 
 from ..data import BrainDataset, Split, Subject
 from ..data.align import AlignmentReport, check_alignment
+from ..data.anatomy import check_maps
 from ..data.leakage import duplicates_of
 from ..data.normalize import default_normalizer, fit_normalizer
-from ..drawing.scenes import SHIPPED
 from ..features import FeatureCache
 from ..features.sets import FeatureSet, feature_rows
+from ..metrics.slots import slot_files
 from ..records import plain
 from ..simulated import SimulatedDataset
 from .checks import check_settings, check_study
 from .decoding import Decoded, decode, decode_shuffled
 from .encoding import (
-    SHUFFLES,
     Encoded,
     Study,
     encode,
@@ -37,13 +37,20 @@ from .encoding import (
     reliability,
 )
 from .generation import Generation, evaluate_generation
+from .layers import BestLayers, best_layers, check_layers
 from .models import ModelEvaluation, evaluate_model
 from .opened import OpenedModel
-from .pictures import Pictures, draw_pictures
+from .partition import Partition, check_partition, partition_of
+from .pictures import Pictures, draw_pictures, drawing_of
+from .protocol_rows import Protocol, check_protocols, protocol_scores
+from .published_images import PublishedImages
+from .settings import EvaluationSettings
+from .significance import Significance, ceiling_of, significance_of
+from .user_pictures import UserFunction
+from .verdict import Verdict, seed_spread, verdicts
 
 __all__ = [
     "Evaluation",
-    "EvaluationSettings",
     "evaluate",
     "feature_cache",
     "normalizer_name",
@@ -51,74 +58,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """Settings of `veca brain evaluate`.
-
-    Attributes:
-        data: "simulated", "simulated:PRESET" with the preset tiny, small or nsd_like, or one or several folders of
-            prepared subjects. For models of objects "objects:PRESET" with the preset tiny, nano or eeg3d_like, or
-            "eeg3d:FOLDER"; left out, the data of their training.
-        features: Sets of features, see `FeatureSet.parse`; controls and the learning curve use the first.
-        models: Folders of trained models (`veca brain train`), each compared with ridge on the same tokens. They decide
-            the kind of study: models of objects, such as neuro3d, are evaluated on objects, each on its subject.
-        pictures: Pictures of what the models decode: "none"; "nearest", the picture of a bank that fits best: of 8,000
-            drawn scenes in a simulated study, of the train images else, or for pooled features of all images that are
-            not tested on; "generator", drawn by the one of scenes that ships, for a simulated study; or a folder that
-            `veca brain drawer` has written.
-        ablations: Of models that make pictures and captions: rows without some of what they use, and curves over their
-            settings. It takes minutes.
-        published: Print numbers of the papers, with what makes them hard to compare; not beside simulated scores.
-        out: Folder of the report, its figures and record.json.
-        subject: Ids of subjects; none given is the first. Several are evaluated one after the other, each in a folder
-            of its name below `out`.
-        context: Numbers of train images that the subject gives. Models are then adapted to it from so few images, and
-            ridge sees the same ones; the report is of the largest number. None given evaluates with all of them.
-        draws: Disjoint draws of the context images, which the curve over their number averages.
-        split: Name of the split; None takes the first.
-        normalizer: Normaliser of the responses; "none" leaves them as they are stored. "auto" is session_z_train where
-            the session of every trial is known, train_z where it is not, and none where the stored values were
-            normalised. With `context` it is session_z_unlabelled in place of session_z_train.
-        threshold: Smallest noise ceiling (r^2) of a voxel that counts.
-        check_alignment: "auto", or "off", which the report then says.
-        allow_duplicates: Go on where equal pictures with different ids are in two parts of the split. The report then
-            says so. Default: they are an error.
-        resamples: Number of bootstrap resamples, and of permutations.
-        shuffles: Number of fits to wrongly paired images and responses, whose range is the chance band.
-        curve: Numbers of train images of the learning curve; those beyond the train images are left out.
-        seed: Seed of the simulation, the resamples and all random choices.
-        device: Device of the extractors, the models and the drawing of pictures.
-        progress: Show a bar.
-    """
-
-    data: tuple[str, ...] = ("simulated",)
-    features: tuple[str, ...] = ("veca", "pixels")
-    models: tuple[Path, ...] = ()
-    pictures: str = "none"
-    ablations: bool = False
-    published: bool = False
-    out: Path = Path("out/brain")
-    subject: tuple[str, ...] = ()
-    context: tuple[int, ...] = ()
-    draws: int = 1
-    split: str | None = None
-    normalizer: str = "auto"
-    threshold: float = 0.1
-    check_alignment: Literal["auto", "off"] = "auto"
-    allow_duplicates: bool = False
-    resamples: int = 1000
-    shuffles: int = SHUFFLES
-    curve: tuple[int, ...] = (50, 100, 200, 400, 800)
-    seed: int = 0
-    device: str = "cpu"
-    progress: bool = True
-
-    def __post_init__(self):
-        for name in ("data", "subject"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
 
 
 @dataclass(frozen=True)
@@ -133,6 +72,11 @@ class Evaluation:
         models: Scores of trained models; their encoding is also among `encoded`.
         pictures: Pictures of what they decode.
         generated: Pictures and captions of models that make them, with their scores.
+        layers: Encoding from the best layer of each region; also among `encoded`.
+        protocols: Scores under the protocols of papers.
+        verdict: Rows of the first table: what each model reaches, and its difference to ridge.
+        significance: Tests of every voxel for each row of `encoded`.
+        partition: Unique and shared parts of the sets of features, if they were asked for.
     """
 
     record: dict[str, Any]
@@ -143,6 +87,11 @@ class Evaluation:
     models: Sequence[ModelEvaluation] = ()
     pictures: Sequence[Pictures] = ()
     generated: Sequence[Generation] = ()
+    layers: Sequence[BestLayers] = ()
+    protocols: Sequence[Protocol] = ()
+    verdict: Sequence[Verdict] = ()
+    significance: Significance | None = None
+    partition: Partition | None = None
 
 
 def evaluate(
@@ -170,22 +119,31 @@ def evaluate(
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
     check_settings(settings.pictures, settings.published, isinstance(dataset, SimulatedDataset))
     check_study(subject, split, sets, few=bool(settings.context))
-    bar = tqdm(total=2 * len(sets) + 4 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
+    check_partition(settings.partition, [item.name for item in sets])
+    files, drawing = slot_files(settings.weights), drawing_of(settings.pictures)
+    check_maps(subject.space, settings.anatomy, settings.to_mni)
+    bar = tqdm(total=2 * len(sets) + 5 + 2 * len(models), disable=not settings.progress, desc="evaluate", unit="step")
     duplicates = duplicates_of(dataset.stimuli, split, settings.allow_duplicates, [subject])
     alignment = check_alignment(dataset, subject.id, whole or split, settings.check_alignment, seed=settings.seed)
     _step(bar, "noise ceiling")
     study = study_of(dataset, subject, split, settings, whole)
+    check_protocols(settings.protocol, study)
+    check_layers(sets, dataset, study)
     for item in models:
         item.check(study)
 
     encoded, decoded, rows = _linear(sets, study, dataset, settings, bar)
+    layers = best_layers(sets, study, dataset, rows, _cache_folder(settings), settings.device)
+    encoded += [item.encoded for item in layers]
+    published = PublishedImages.of(files, study, dataset, settings.device, any(item.generates for item in models))
     tokens = [item for item in models if not item.generates]
-    told, pictures = _models(tokens, sets, study, dataset, settings, bar)
+    told, pictures = _models(tokens, sets, study, dataset, settings, bar, drawing, published)
     generated = []
     for item in models:
         if item.generates:
             _step(bar, item.name)
             options = {"device": settings.device, "ablations": settings.ablations, "cache": _cache_folder(settings)}
+            options["published"] = published
             generated.append(evaluate_generation(item, study, dataset, **options))
     encoded += _once([row for item in told for row in item.encoded])
     _step(bar, "controls")
@@ -199,12 +157,19 @@ def evaluate(
     _step(bar, "learning curve")
     counts = [count for count in settings.curve if count < len(X)] + [len(X)]
     curve = learning_curve(study, X, X_test, counts)
+    partition = partition_of(study, rows) if settings.partition else None
+    _step(bar, "significance")
+    tests = significance_of(study, encoded, ceiling_of(dataset, study, whole))
+    verdict = verdicts(study, encoded[: len(sets)], decoded[: len(sets)], told)
     _step(bar, "done")
     bar.close()
     named = {item.name: item for item in sets}
     named |= {f"{x.tokens_of.name} of {x.name}": x.tokens_of for x in tokens if x.tokens_of not in sets}
     record = _record(settings, dataset, study, alignment, named) | {
         "duplicates": duplicates,
+        "verdict": [row.to_json() for row in verdict],
+        "significance": tests.to_json(encoded, study),
+        "seeds": seed_spread(told),
         "encoding": [item.to_json() for item in encoded],
         "decoding": [item.to_json() for item in decoded],
         "learning_curve": {
@@ -212,12 +177,21 @@ def evaluate(
             "points": {str(count): list(point) for count, point in curve.items()},
         },
     }
+    if partition is not None:
+        record["partition"] = partition.to_json()
+    protocols = protocol_scores(settings.protocol, study, dataset, rows, decoded, told)
+    if protocols:
+        record["protocols"] = [item.to_json() for item in protocols]
+    if layers:
+        record["layers"] = [item.to_json() for item in layers]
     if models:
         record["models"] = [item.to_json() for item in told]
         record["pictures"] = [item.to_json() for item in pictures]
     if generated:
         record["generation"] = [item.to_json() for item in generated]
-    return Evaluation(record, encoded, decoded, study, dataset, told, pictures, generated)
+    more = {"layers": layers, "protocols": protocols, "verdict": verdict, "significance": tests}
+    more["partition"] = partition
+    return Evaluation(record, encoded, decoded, study, dataset, told, pictures, generated, **more)
 
 
 def study_of(
@@ -298,6 +272,8 @@ def _models(
     dataset: BrainDataset,
     settings: EvaluationSettings,
     bar: tqdm,
+    drawing: Path | UserFunction | None,
+    published: PublishedImages | None,
 ) -> tuple[list[ModelEvaluation], list[Pictures]]:
     """What the models say, and pictures of each that decodes; without such a one, from what ridge decodes."""
     spaces, told, caches = [], [], []
@@ -311,9 +287,8 @@ def _models(
         _step(bar, f"pictures of {item.opened.name}")
         if settings.pictures != "none" and item in decoding:
             others = [other for other in told if other.space is item.space and other not in decoding]
-            folder = {"nearest": None, "generator": SHIPPED}.get(settings.pictures, Path(settings.pictures))
             options = {"others": others, "device": settings.device, "progress": settings.progress}
-            pictures.append(draw_pictures(item, study, dataset, cache, folder, **options))
+            pictures.append(draw_pictures(item, study, dataset, cache, drawing, published=published, **options))
     return told, pictures
 
 

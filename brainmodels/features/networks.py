@@ -7,10 +7,11 @@ Nothing is downloaded. Weights come from a local path, from this package (`pretr
 with a seed. They are random only if you ask for it. Loading is strict.
 """
 
+import copy
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,19 @@ class VECAFeatures(NetworkFeatures):
         self.pooled = check_choice("pooled", pooled, self.POOLED)
         self.norm = norm
 
+    def at_layer(self, layer: int) -> Self:
+        """The same features after another block. Both share the model and its memory.
+
+        Args:
+            layer: Block whose output is used; negative from the end.
+
+        Raises:
+            BrainDataError: A layer that does not exist.
+        """
+        other = copy.copy(self)
+        other.layer = _block_index(layer, len(self.model.blocks))
+        return other
+
     def settings(self) -> dict[str, Any]:
         # `veca.load` alone reads crop_pct, and num_cores below is the budget that counts
         config = {key: value for key, value in self.model.config.items() if key not in ("crop_pct", "budget")}
@@ -194,6 +208,6 @@ def _from_folder(name: str, folder: Path) -> veca.VECA:
 
 
 def _block_index(layer: int, depth: int) -> int:
-    if not -depth <= layer < depth:
-        raise BrainDataError(f"expected a layer from {-depth} to {depth - 1}, got {layer}")
+    if not isinstance(layer, int) or not -depth <= layer < depth:
+        raise BrainDataError(f"expected a layer from {-depth} to {depth - 1}, got {layer!r}")
     return layer % depth

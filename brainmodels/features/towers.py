@@ -2,15 +2,17 @@
 
     timm_features("vit_small_patch14_dinov2.lvd142m", weights="dinov2.safetensors", pooled="cls")
     open_clip_features("open_clip:ViT-bigG-14", weights="open_clip_model.safetensors", norm=False)
+    timm_features("vit_base_patch16_224", weights="backbone.safetensors").at_layer(6)  # the same model, shared
 
 As in `networks`, weights are local files or random, and are never downloaded.
 """
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -19,13 +21,13 @@ from torch import Tensor, nn
 
 from ..errors import BrainDataError, check_choice, near_names, need
 from .networks import NetworkFeatures
-from .weights import check_source, load_strictly, seeded
+from .weights import check_source, load_headless, load_tower, seeded
 
-__all__ = ["OpenCLIPFeatures", "TimmFeatures", "open_clip_features", "timm_features"]
+__all__ = ["OpenCLIPFeatures", "TimmFeatures", "Tower", "open_clip_features", "timm_features"]
 
 
-class _Tower(NetworkFeatures):
-    """Base of timm's and open_clip's models: tokens after some block, with or without the tokens before the patches.
+class Tower(NetworkFeatures):
+    """Base of models of timm, open_clip and torchvision: tokens after some block.
 
     Args:
         layer: Block whose tokens are used, or stage in a network of stages; negative from the end.
@@ -43,11 +45,32 @@ class _Tower(NetworkFeatures):
 
     def __init__(self, model: nn.Module, layer: int, tokens: str | None, pooled: str | None, norm: bool, **options):
         super().__init__(model, **options)
-        self.layer, self.norm = layer, norm
+        self.layer, self.norm = self._checked_layer(layer), norm
         self.tokens = check_choice("tokens", tokens, self.TOKENS)
         self.pooled = check_choice("pooled", pooled, self.POOLED)
-        if not hasattr(model, "forward_intermediates"):
+
+    def at_layer(self, layer: Any) -> Self:
+        """The same features after another block. Both share the model and its memory.
+
+        Args:
+            layer: Block whose tokens are used; negative from the end.
+
+        Raises:
+            BrainDataError: A layer that does not exist.
+        """
+        other = copy.copy(self)
+        other.layer = self._checked_layer(layer)
+        return other
+
+    def _checked_layer(self, layer: Any) -> Any:
+        """The layer as it was given, if the model has it."""
+        if not hasattr(self.model, "forward_intermediates"):
             raise BrainDataError(f"expected a model that returns the output of single blocks, {self.name} does not")
+        depth = _depth(self.model)
+        if isinstance(layer, bool) or not isinstance(layer, int) or (depth and not -depth <= layer < depth):
+            span = f" from {-depth} to {depth - 1}" if depth else ""
+            raise BrainDataError(f"expected a layer of {self.name}{span}, got {layer!r}")
+        return layer
 
     @property
     def _with_prefix(self) -> bool:
@@ -70,8 +93,8 @@ class _Tower(NetworkFeatures):
         return tokens if self.tokens else None, pooled[self.pooled]
 
 
-class TimmFeatures(_Tower):
-    """Features of a timm model. Size, mean and std are those of its data config. Other arguments are as in `_Tower`.
+class TimmFeatures(Tower):
+    """Features of a timm model. Size, mean and std are those of its data config. Other arguments are as in `Tower`.
 
     Args:
         model: Model from `timm.create_model`.
@@ -140,7 +163,7 @@ class TimmFeatures(_Tower):
         return self._assemble(maps, prefix, self.model.forward_head(final, pre_logits=True) if whole else None)
 
 
-class OpenCLIPFeatures(_Tower):
+class OpenCLIPFeatures(Tower):
     """Features of the image tower of a CLIP model.
 
     Pooled features "head" are the projected embedding, not normalised. `norm` chooses between tokens before and after
@@ -223,8 +246,8 @@ def timm_features(
 
     Args:
         name: Name from `timm.list_models()`, with a tag after a dot. The tag decides size, mean and std.
-        weights: File of weights in timm's names (safetensors, or a state dict of torch), or "random". The classifier
-            must be in the file if the name has one.
+        weights: File of weights in timm's names (safetensors, or a state dict of torch), or "random". The file may lack
+            the classifier, which no features use; their note says so.
         seed: Seed of random weights.
         model_options: Arguments of `timm.create_model`, such as {"dynamic_img_size": True} to pass another `size`.
         options: Arguments of `TimmFeatures`.
@@ -236,11 +259,16 @@ def timm_features(
     """
     check_source(name, weights)
     given = dict(model_options or {})
-    model = seeded(seed, lambda: timm.create_model(name, pretrained=False, **given))
+    model: Any = seeded(seed, lambda: timm.create_model(name, pretrained=False, **given))
+    note = ""
     if weights is not None and weights != "random":
-        load_strictly(model, weights)
+        head = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+        head = (head,) if isinstance(head, str) else head
+        note = load_headless(model, weights, head, lambda: model.reset_classifier(0))
     random_seed = seed if weights == "random" else None
-    return TimmFeatures(model, name, model_options=given, random_seed=random_seed, **options)
+    made = TimmFeatures(model, name, model_options=given, random_seed=random_seed, **options)
+    made.note = made.note or note
+    return made
 
 
 def open_clip_features(
@@ -257,7 +285,8 @@ def open_clip_features(
     Args:
         name: "open_clip:" and a name from `open_clip.list_models()`. Add "-quickgelu" for weights that were trained so,
             as OpenAI's were. The wrong activation raises no error.
-        weights: File with all weights of the model (safetensors, or a state dict of torch), or "random".
+        weights: File with all weights of the model, or with those of its image tower `visual` (safetensors, or a state
+            dict of torch), or "random".
         tag: Name that open_clip has for these weights. It decides mean and std, and checks the activation.
         mean, std: Mean and std of each channel. Needed if neither `tag` nor the architecture decides them, because
             weights of one architecture were trained with different ones.
@@ -284,10 +313,18 @@ def open_clip_features(
     options = {"mean": mean, "std": std, "random_seed": seed if weights == "random" else None} | options
     with _without_open_clip_warning():
         model = seeded(seed, lambda: open_clip.create_model(architecture, pretrained_text=False))
-    if weights is not None and weights != "random":
-        load_strictly(model, weights)
     visual: Any = model.visual
-    return OpenCLIPFeatures(visual, name, **options)
+    note = "" if weights is None or weights == "random" else load_tower(model, visual, weights)
+    made = OpenCLIPFeatures(visual, name, **options)
+    made.note = made.note or note
+    return made
+
+
+def _depth(model: Any) -> int | None:
+    """Number of blocks or stages whose output can be taken, or None where a model does not tell."""
+    model = getattr(model, "trunk", model)  # a model of timm in a tower of open_clip
+    blocks = getattr(getattr(model, "transformer", None), "resblocks", None)
+    return len(getattr(model, "feature_info", None) or blocks or ()) or None
 
 
 @contextmanager

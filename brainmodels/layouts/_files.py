@@ -26,6 +26,8 @@ from veca.data.names import read_text as read_utf8
 from ..errors import IdError, LayoutError, UnsafePickleError, near_names
 
 __all__ = [
+    "LISTS",
+    "TABLES",
     "blocks",
     "by_name",
     "by_number",
@@ -34,6 +36,7 @@ __all__ = [
     "find_images",
     "provenance",
     "read_array",
+    "read_ids",
     "read_json",
     "read_table",
     "read_text",
@@ -41,7 +44,10 @@ __all__ = [
     "voxels_in_a_row",
 ]
 
+LISTS = (".npy", ".txt", ".csv", ".tsv", ".json")  # suffixes of lists of ids
+TABLES = (".csv", ".tsv")
 _BLOCK_BYTES = 64 << 20
+_COLUMNS = ("session", "run", "repeat", "trial")
 _AXES = {  # name of the second axis, remedy against values that are not finite, name of the third axis
     2: ("voxel", "leave these voxels out of the mask"),
     3: ("channel", "leave that channel or trial out and save the file again", "sample"),
@@ -101,10 +107,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
-    """Columns of a `.csv` file with a header, as strings.
+    """Columns of a table with a header, as strings.
 
     Args:
-        path: Path of the file.
+        path: Path of the file. Fields of a `.tsv` file are separated by tabs and never quoted, as BIDS has them. Fields
+            of all other files are separated by commas.
         needed: Names of the columns that must be there.
 
     Raises:
@@ -112,7 +119,8 @@ def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
     """
     if not path.is_file():
         raise LayoutError(f"expected a table at {path}, got no such file")
-    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix.lower() == ".tsv" else {}
+    rows = list(csv.reader(io.StringIO(read_text(path), newline=""), **options))
     header = rows[0] if rows else []
     for name in needed:
         if name not in header:
@@ -124,6 +132,36 @@ def read_table(path: Path, needed: Sequence[str]) -> dict[str, list[str]]:
         if len(row) != len(header):
             raise LayoutError(f"expected {len(header)} fields in line {line} of {path}, got {len(row)}")
     return {name: [row[column] for row in rows[1:]] for column, name in enumerate(header)}
+
+
+def read_ids(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """Ids in a file, and the columns session, run, repeat and trial of a table that has them.
+
+    Args:
+        path: A `.npy`, `.txt` or `.json` list, or a `.csv` or `.tsv` table with the column image_id.
+
+    Raises:
+        LayoutError: The file is missing or of another kind, or an id is missing.
+    """
+    if not path.is_file():
+        raise LayoutError(f"expected a list of ids at {path}, got no such file")
+    if path.suffix in TABLES:
+        table = read_table(path, ("image_id",))
+        return table["image_id"], {key: table[key] for key in _COLUMNS if key in table}
+    if path.suffix == ".txt":
+        names = [line.strip() for line in read_text(path).splitlines()]
+    elif path.suffix == ".json":
+        names = read_json(path)
+    elif path.suffix == ".npy":
+        array = read_array(path)
+        if array.ndim != 1 or array.dtype.kind not in "USiu":
+            raise LayoutError(f"expected a list of text or whole numbers in {path}, got {array.dtype} {array.shape}")
+        names = [name.decode() if isinstance(name, bytes) else name for name in array.tolist()]
+    else:
+        raise LayoutError(f"expected a list in a file of {', '.join(LISTS)}, got {path}")
+    if not isinstance(names, list) or not all(isinstance(name, str | int) and name != "" for name in names):
+        raise LayoutError(f"expected a list of ids without gaps in {path}, got something else or an empty line")
+    return [composed(str(name)) for name in names], {}
 
 
 def find_files(root: Path, pattern: str) -> list[Path]:

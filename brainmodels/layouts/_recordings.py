@@ -1,22 +1,23 @@
-"""EEG recordings of any vendor, opened with MNE and checked to be EEG in volts.
+"""EEG and MEG recordings of any vendor, opened with MNE and checked to be EEG in volts or MEG in tesla.
 
     raw = read_raw("sub01/session01.vhdr")
 
 The checks find damaged files, samples that are read with the wrong width, and units other than volts.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import LayoutError, UnitsError, need
+from ..errors import AxisError, BrainDataError, LayoutError, UnitsError, near_names, need
 from .cnt import read_cnt_header
 
 if TYPE_CHECKING:
     from mne.io import BaseRaw
 
-__all__ = ["READERS", "check_amplitudes", "eeg_picks", "mark_gaps", "read_raw"]
+__all__ = ["KINDS", "READERS", "check_amplitudes", "check_montage", "eeg_picks", "mark_gaps", "read_raw"]
 
 READERS = {
     ".fif": "read_raw_fif",
@@ -28,20 +29,24 @@ READERS = {
     ".cdt": "read_raw_curry",
     ".cnt": "read_raw_cnt",
 }
-_AMPLITUDES = (1e-7, 1e-3)  # volts, limits of the median absolute deviation
+KINDS = {"eeg": "V", "mag": "T", "grad": "T/m"}
+"""Kinds of channels in the words of MNE, with their units: EEG, magnetometers and gradiometers of MEG."""
+
+_AMPLITUDES = {"eeg": (1e-7, 1e-3), "mag": (1e-15, 1e-9), "grad": (1e-13, 1e-8)}  # of the median absolute deviation
 _VARIANCE_RATIO = 1e4
 _PROBE_SECONDS = 60.0
 _EDF_BYTES = {".edf": 2, ".bdf": 3}  # bytes of a sample
 
 
-def read_raw(path: str | Path) -> "BaseRaw":
-    """Open a recording by its suffix, without reading all samples, and check that its values are EEG in volts.
+def read_raw(path: str | Path, kind: str = "eeg") -> "BaseRaw":
+    """Open a recording by its suffix, without reading all samples, and check the unit of its values.
 
     A `.cnt` file that starts with RIFF comes from ANT Neuro, any other one from Neuroscan. For the latter, the width of
     a sample is computed (see `cnt`). An `.edf` or `.bdf` file must have no gaps, and the length that its header says.
 
     Args:
         path: Path of the recording, with one of the suffixes in `READERS`.
+        kind: Kind of the channels that are used, one of `KINDS`.
 
     Returns:
         The recording as an object of MNE.
@@ -49,7 +54,7 @@ def read_raw(path: str | Path) -> "BaseRaw":
     Raises:
         LayoutError: The suffix has no reader, or the file is damaged. In a `.cnt` file, this includes neighbouring
             channels whose variances differ by more than 10^4, because samples are then read with the wrong width.
-        UnitsError: The median absolute deviation is outside 1e-7 to 1e-3 V.
+        UnitsError: The median absolute deviation is not that of such channels, 1e-7 to 1e-3 V for EEG.
     """
     try:
         import mne
@@ -75,12 +80,12 @@ def read_raw(path: str | Path) -> "BaseRaw":
         raw = getattr(mne.io, reader)(path, preload=False, verbose="error", **options)
     except (RuntimeError, ValueError, OSError, KeyError) as error:
         raise LayoutError(f"expected a complete recording at {path}, got: {error}") from error
-    check_amplitudes(raw, path, neighbours="data_format" in options)
+    check_amplitudes(raw, path, neighbours="data_format" in options, kind=kind)
     return raw
 
 
-def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> None:
-    """Check that the values of a recording can be EEG in volts.
+def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False, kind: str = "eeg") -> None:
+    """Check that the values of a recording can be EEG in volts, or MEG in tesla.
 
     The check uses a minute from the middle, or all samples where that minute is a gap. It ignores values that are not
     finite, channels that never change, and the offset of each channel.
@@ -89,14 +94,16 @@ def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> No
         raw: Recording to check.
         path: File of the recording, for messages.
         neighbours: Whether to compare the variances of neighbouring channels.
+        kind: Kind of the channels, one of `KINDS`.
 
     Raises:
-        LayoutError: There is no EEG channel with a signal, or neighbouring variances differ by more than 10^4.
-        UnitsError: The median absolute deviation is outside 1e-7 to 1e-3 V.
+        LayoutError: There is no such channel with a signal, or neighbouring variances differ by more than 10^4.
+        UnitsError: The median absolute deviation is not that of such channels, 1e-7 to 1e-3 V for EEG.
     """
-    picks = eeg_picks(raw)
+    picks = eeg_picks(raw, kind)
     if not picks.size:
-        raise LayoutError(f"expected EEG channels in {path}, got types {sorted(set(raw.get_channel_types()))}")
+        name = {"eeg": "EEG"}.get(kind, kind)
+        raise LayoutError(f"expected {name} channels in {path}, got types {sorted(set(raw.get_channel_types()))}")
     half = int(_PROBE_SECONDS * raw.info["sfreq"] / 2)
     middle = raw.n_times // 2
     data = raw.get_data(picks, max(0, middle - half), min(raw.n_times, middle + half), verbose="error")
@@ -110,7 +117,7 @@ def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> No
     if not len(data):
         raise LayoutError(f"expected signals in {path}, got {len(picks)} channels that never change")
     amplitude = float(np.nanmedian(np.abs(data - np.nanmedian(data, axis=1, keepdims=True))))
-    low, high = _AMPLITUDES
+    low, high = _AMPLITUDES[kind]
     if neighbours and len(data) > 1:
         ratio = np.exp(np.abs(np.diff(np.log(np.nanvar(data, axis=1))))).max()
         if ratio > _VARIANCE_RATIO:
@@ -119,9 +126,38 @@ def check_amplitudes(raw: "BaseRaw", path: Path, neighbours: bool = False) -> No
                 f"{ratio:.3g}: samples are probably read with the wrong width; header damaged"
             )
     if not low <= amplitude <= high:
+        unit = {"V": "volts", "T": "tesla"}.get(KINDS[kind], KINDS[kind])
+        prefix = "micro" if kind == "eeg" else "femto"
         raise UnitsError(
-            f"expected a median absolute amplitude of {low:g} to {high:g} V in {path}, got {amplitude:.3g}; the unit "
-            "is probably not volts, as after an export in microvolts"
+            f"expected a median absolute amplitude of {low:g} to {high:g} {KINDS[kind]} in {path}, got "
+            f"{amplitude:.3g}; the unit is probably not {unit}, as after an export in {prefix}{unit}"
+        )
+
+
+def check_montage(name: str, ch_names: Sequence[str], path: str | Path) -> None:
+    """Check that a montage of MNE has places for at least half of the channels.
+
+    Args:
+        name: Name of the montage, such as "biosemi128".
+        ch_names: Names of the channels.
+        path: File of the recording, for messages.
+
+    Raises:
+        BrainDataError: MNE knows no such montage.
+        AxisError: More than half of the channels have no place.
+    """
+    from mne.channels import get_builtin_montages, make_standard_montage
+
+    known = [str(montage) for montage in get_builtin_montages()]
+    try:
+        places = {place.upper() for place in make_standard_montage(name).ch_names}
+    except ValueError:
+        raise BrainDataError(f"expected a montage of MNE, got {name!r}{near_names(name, known)}") from None
+    absent = [channel for channel in ch_names if channel.upper() not in places]
+    if 2 * len(absent) > len(ch_names):
+        raise AxisError(
+            f"expected channels of {path} in the montage {name}, got none of {', '.join(absent[:5])} and "
+            f"{len(absent)} without a place in all"
         )
 
 
@@ -188,9 +224,10 @@ def _check_records(path: Path, width: int) -> None:
         )
 
 
-def eeg_picks(raw: "BaseRaw") -> np.ndarray:
-    """Positions of the EEG channels, those that are marked as bad included."""
+def eeg_picks(raw: "BaseRaw", kind: str = "eeg") -> np.ndarray:
+    """Positions of the EEG channels, or of another of `KINDS`, those that are marked as bad included."""
     import mne
 
     none: Any = []  # the default leaves out bad channels
-    return mne.pick_types(raw.info, meg=False, eeg=True, exclude=none)
+    meg: Any = False if kind == "eeg" else kind
+    return mne.pick_types(raw.info, meg=meg, eeg=kind == "eeg", exclude=none)

@@ -51,7 +51,7 @@ def read_pickle(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
     if not allow_pickle:
         raise UnsafePickleError(
             f"expected arrays in {path}, got a pickle, which can run code when it is opened; convert it with: "
-            f"veca brain convert {path}, or pass allow_pickle=True"
+            f"veca brain convert --file {path} --out {path.with_suffix('.npz')}, or pass allow_pickle=True"
         )
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) == _MAGIC:

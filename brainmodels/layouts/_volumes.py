@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from ..errors import AxisError, LayoutError, check_choice, need
+from ._files import read_table
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 __all__ = [
     "AFFINES",
     "VOLUME_SUFFIXES",
+    "Stored",
     "Volume",
     "check_grid",
+    "label_table",
     "open_volume",
     "read_labels",
     "read_series",
+    "read_stored",
     "read_volume",
+    "regions_of",
     "roi_in_mask",
 ]
 
@@ -59,6 +64,14 @@ class Volume(NamedTuple):
     path: Path
     placed: bool
     step: float
+
+
+class Stored(NamedTuple):
+    """Values as a file has them, and what turns them into physical units: values * slope + intercept."""
+
+    volume: Volume
+    slope: float
+    intercept: float
 
 
 def open_volume(path: Path) -> "Nifti1Image":
@@ -103,6 +116,22 @@ def read_series(path: Path) -> Volume:
     if values.ndim != 4:
         raise AxisError(f"expected volumes (x, y, z, volumes) in {path}, got shape {values.shape}")
     return volume._replace(values=values)
+
+
+def read_stored(path: Path) -> Stored:
+    """Volumes (x, y, z, volumes) as they are stored, without the slope and intercept of the header.
+
+    An int16 series takes a quarter of the memory that `read_series` needs for it.
+
+    Raises:
+        LayoutError: The file is missing or damaged.
+        AxisError: The file holds something else than volumes.
+    """
+    volume = _read(path, scaled=False)
+    if volume.values.ndim != 4:
+        raise AxisError(f"expected volumes (x, y, z, volumes) in {path}, got shape {volume.values.shape}")
+    proxy: Any = open_volume(path).dataobj
+    return Stored(volume, float(proxy.slope), float(proxy.inter))
 
 
 def read_labels(path: Path) -> Volume:
@@ -183,10 +212,61 @@ def roi_in_mask(roi: Volume, mask: Volume, affines: str = "compare") -> np.ndarr
     return inside
 
 
-def _read(path: Path) -> Volume:
+def label_table(path: Path) -> dict[int, str]:
+    """Names of regions by label, from the columns `index` and `name` of a `.tsv` or `.csv` file.
+
+    Raises:
+        LayoutError: The file or a column is missing, a label is no whole number, or labels or names repeat.
+    """
+    table, names = read_table(path, ("index", "name")), {}
+    for line, (index, name) in enumerate(zip(table["index"], table["name"], strict=True), 2):
+        try:
+            label = int(index)
+        except ValueError:
+            raise LayoutError(f"expected a whole number of index in line {line} of {path}, got {index!r}") from None
+        if label in names or (label > 0 and name in names.values()):
+            raise LayoutError(f"expected labels and names that differ in {path}, got {label} {name!r} again")
+        names[label] = name
+    return names
+
+
+def regions_of(labels: np.ndarray, name: str, path: Path, table: Path | None = None) -> dict[str, np.ndarray]:
+    """One mask for each label above 0, by the name of the region.
+
+    Args:
+        labels: Whole numbers (V,) of the voxels of a mask.
+        name: Name of the atlas.
+        path: File of the labels, for messages.
+        table: Table of the names of the labels, see `label_table`. Without one a single label is the region `name`, and
+            several are "NAME:1", "NAME:2" and so on.
+
+    Returns:
+        Booleans (V,) by region. Labels of the table without a voxel are left out.
+
+    Raises:
+        LayoutError: A label is not in the table.
+        AxisError: No voxel has a label.
+    """
+    present = np.unique(labels[labels > 0]).astype(int).tolist()
+    if not present:
+        raise AxisError(f"expected voxels of {path} inside the mask, got none with a label above 0")
+    if table is None:
+        names = {label: name if len(present) == 1 else f"{name}:{label}" for label in present}
+    else:
+        names = label_table(table)
+    unnamed = [label for label in present if label not in names]
+    if unnamed:
+        raise LayoutError(
+            f"expected every label of {path} in the column index of {table}, got {', '.join(map(str, unnamed[:5]))} "
+            f"without a name; the table has {len(names)} labels"
+        )
+    return {names[label]: labels == label for label in present}
+
+
+def _read(path: Path, scaled: bool = True) -> Volume:
     image = open_volume(path)
     try:
-        values = _values(image, path)
+        values = _values(image, path, scaled)
     except _DAMAGE as error:
         raise LayoutError(f"expected values {image.shape} in {path}, got: {error}; copy it again") from None
     codes = [int(image.header[key]) for key in ("qform_code", "sform_code") if key in image.header]
@@ -197,17 +277,22 @@ def _read(path: Path) -> Volume:
     return Volume(values, image.affine, path, any(codes) or not codes, step)
 
 
-def _values(image: "Nifti1Image", path: Path) -> np.ndarray:
-    """Values of an image. A compressed file is read to its end, where its checksum is."""
+def _values(image: "Nifti1Image", path: Path, scaled: bool = True) -> np.ndarray:
+    """Values of an image, scaled or as stored. A compressed file is read to its end, where its checksum is."""
     from nibabel.fileholders import FileHolder
     from nibabel.openers import ImageOpener
 
     if path.suffix.lower() not in ImageOpener.compress_ext_map:
-        return np.asarray(image.dataobj)
+        return _unpacked(image, scaled)
     with ImageOpener(str(path)) as opened:
         stream: Any = opened
         holders = {**image.file_map, "image": FileHolder(fileobj=stream)}
-        values = np.asarray(type(image).from_file_map(holders).dataobj)
+        values = _unpacked(type(image).from_file_map(holders), scaled)
         while stream.read(_CHUNK_BYTES):
             pass
     return values
+
+
+def _unpacked(image: "Nifti1Image", scaled: bool) -> np.ndarray:
+    proxy: Any = image.dataobj
+    return np.asarray(proxy) if scaled else np.asarray(proxy.get_unscaled())

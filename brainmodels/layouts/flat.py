@@ -5,37 +5,34 @@
 Arrays of any size are memory-mapped and never copied.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from veca.data.names import composed, entries
+from veca.data.names import entries
 
 from ..data.dataset import BrainDataset, Split, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.spaces import VoxelSpace
-from ..data.splits import holdout as hold_out
-from ..data.splits import split_from_ids
 from ..data.stimuli import ArrayImages, ImageFiles, StimulusSet
 from ..errors import AxisError, IdError, LayoutError, near_names
 from ._files import (
+    LISTS,
+    TABLES,
     by_name,
     check_finite,
     find_images,
     provenance,
     read_array,
-    read_json,
-    read_table,
-    read_text,
+    read_ids,
     voxels_in_a_row,
 )
-from ._volumes import VOLUME_SUFFIXES, Volume, read_labels, roi_in_mask
+from ._held_out import given_split, held_out
+from ._volumes import VOLUME_SUFFIXES, Volume, read_labels, regions_of, roi_in_mask
 
 __all__ = ["describe", "detect", "load"]
 
-_COLUMNS = ("session", "run", "repeat", "trial")
-_LISTS = (".npy", ".txt", ".csv", ".json")
 _REGIONS = (".npy", *VOLUME_SUFFIXES)
 
 
@@ -48,11 +45,12 @@ def detect(root: Path) -> bool:
 def describe() -> str:
     """The files that are needed, with their shapes."""
     return """Y.npy: (trials, voxels) int16, fp16, fp32 or fp64
-ids.npy, .txt, .csv or .json: the image id of each trial; a .csv has a column image_id and perhaps session, run, repeat,
-trial
+ids.npy, .txt, .csv or .json: the image id of each trial; a .csv or .tsv has a column image_id and perhaps session, run,
+repeat, trial
 images/: a folder of pictures whose stems are the ids; or X.npy: (images, height, width, 3) with image_ids.npy
-Optional: sessions.npy, runs.npy: (trials,) integers; test_ids.npy, .txt, .csv, .json; mask.nii.gz: (x, y, z), > 0 in
-the voxels of the columns; rois/: NIfTI volumes or .npy (voxels,) of 0 and 1, named by region; ncsnr.npy: (voxels,)
+Optional: sessions.npy, runs.npy: (trials,) integers; test_ids.npy, .txt, .csv, .tsv, .json; mask.nii.gz: (x, y, z), > 0
+in the voxels of the columns; rois/: .npy (voxels,) of 0 and 1 or NIfTI volumes, named by region; a volume of several
+labels is an atlas, one region for each label, with names in ATLAS.tsv or .csv (index, name); ncsnr.npy: (voxels,)
 All names are options. A file is looked for in a sub-folder named after the subject first."""
 
 
@@ -70,6 +68,7 @@ def load(
     runs: str | Path | None = None,
     test: str | Path | None = None,
     holdout: float = 0.1,
+    by: str = "image",
     seed: int = 0,
     mask: str | Path | None = None,
     rois: str | Path | None = None,
@@ -86,7 +85,8 @@ def load(
         subject: Name of the subject.
         allocate: Not used, because nothing is copied.
         responses: Array (trials, voxels), with a row for each trial.
-        ids: Image ids of the rows, as text or whole numbers. None looks for ids.npy, ids.txt, ids.csv, ids.json.
+        ids: Image ids of the rows, as text or whole numbers. None looks for ids.npy, ids.txt, ids.csv
+            and so on.
         images: Folder of pictures whose stems are the ids, or an array of pictures. None looks for images and X.npy.
         image_ids: Ids of the pictures of an array. None takes the ids of the rows, which must then all differ.
         namespace: Text to put before every id, with a colon, so that ids of several studies differ.
@@ -94,9 +94,13 @@ def load(
         runs: Run of each row, whole numbers, unless `ids` is a table with that column.
         test: Ids of the test images of the split "given". None looks for test_ids.npy and so on.
         holdout: Share of the images that the split "holdout_image" tests on, where there is no list of test images.
+        by: What is held out together: "image", "concept" or "session". The concept of an image is the folder of its
+            picture below `images`, so that no picture of a test concept is trained on.
         seed: Seed of the choice of held-out images and of validation images.
         mask: NIfTI volume whose voxels > 0, in C order of (x, y, z), are the columns of the responses.
-        rois: Folder of region masks. A file without its suffix names a region: `lh.V1.npy` is "lh.V1".
+        rois: Folder of region masks. A file without its suffix names a region: `lh.V1.npy` is "lh.V1". A volume with
+            several labels above 0 is an atlas, and each label is a region. `wang15.tsv` or `wang15.csv` beside
+            `wang15.nii.gz` names them in the columns index and name. Without it they are "wang15:1" and so on.
         affines: "compare" checks that the volumes of regions lie on the grid of the mask. "ignore" compares their
             shapes only, for files with a wrong header.
         ncsnr: Array (voxels,) of the standard deviation of the signal over that of the noise, for one presentation.
@@ -111,6 +115,7 @@ def load(
         LayoutError: A file is missing, truncated or of another kind, or a value is not finite.
         IdError: Ids and rows differ in number, or a picture has no file.
         AxisError: Arrays, masks and responses differ in length, or regions lie elsewhere than the mask.
+        BrainDataError: `holdout` or `by` is out of range.
     """
     root = Path(root)
     if not root.is_dir():
@@ -127,7 +132,8 @@ def load(
     source = provenance("flat", root, [path, ids_path, *more])
     person = Subject(subject, Responses(values, trials, scale, unit=unit), space, normalizer, provenance=source)
     stimuli = _stimuli(here, images, image_ids, namespace, trials.image_id)
-    split = _split(here, test, holdout, seed, namespace, trials)
+    concepts = _concepts(here, images, stimuli) if by == "concept" else None
+    split = _split(here, test, (holdout, by, seed), namespace, trials, concepts)
     return BrainDataset([person], stimuli, {split.name: split})
 
 
@@ -164,27 +170,6 @@ class _Folder:
         return self.optional(*names) if given is None else self.needed(given, what)
 
 
-def _read_list(path: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """Ids in a .npy, .txt, .csv or .json file, and the further columns of a .csv."""
-    if path.suffix == ".csv":
-        table = read_table(path, ("image_id",))
-        return table["image_id"], {key: table[key] for key in _COLUMNS if key in table}
-    if path.suffix == ".txt":
-        names = [line.strip() for line in read_text(path).splitlines()]
-    elif path.suffix == ".json":
-        names = read_json(path)
-    elif path.suffix == ".npy":
-        array = read_array(path)
-        if array.ndim != 1 or array.dtype.kind not in "USiu":
-            raise LayoutError(f"expected a list of text or whole numbers in {path}, got {array.dtype} {array.shape}")
-        names = [name.decode() if isinstance(name, bytes) else name for name in array.tolist()]
-    else:
-        raise LayoutError(f"expected a list in a file of {', '.join(_LISTS)}, got {path}")
-    if not isinstance(names, list) or not all(isinstance(name, str | int) and name != "" for name in names):
-        raise LayoutError(f"expected a list of ids without gaps in {path}, got something else or an empty line")
-    return [composed(str(name)) for name in names], {}
-
-
 def _named(namespace: str | None, names: Sequence[str]) -> list[str]:
     return list(names) if namespace is None else [f"{namespace}:{name}" for name in names]
 
@@ -199,12 +184,12 @@ def _trials(
     path: Path,
 ) -> tuple[TrialTable, Path]:
     """The table of trials and the file that it comes from."""
-    found = here.given_or(ids, "ids of the rows", *(f"ids{suffix}" for suffix in _LISTS))
+    found = here.given_or(ids, "ids of the rows", *(f"ids{suffix}" for suffix in LISTS))
     if found is None:
         raise IdError(
             f"expected the image of each row of {path}, got none: row order unknown; pass ids= or write ids.csv"
         )
-    names, columns = _read_list(found)
+    names, columns = read_ids(found)
     if len(names) != shape[0]:
         turned = "; the responses look transposed, their rows must be trials" if len(names) == shape[1] else ""
         raise IdError(f"expected {shape[0]} ids in {found}, one for each row of {path}, got {len(names)}{turned}")
@@ -214,7 +199,7 @@ def _trials(
         if file is not None and key in numbers:
             raise LayoutError(f"expected one source of {key}, got a column of {found} and {file}")
         if file is not None:
-            numbers[key] = _integers(file, key, _read_list(file)[0])
+            numbers[key] = _integers(file, key, read_ids(file)[0])
             if len(numbers[key]) != shape[0]:
                 raise AxisError(f"expected {shape[0]} numbers in {file}, one for each row, got {len(numbers[key])}")
     return TrialTable.of(_named(namespace, names), **numbers), found
@@ -247,8 +232,11 @@ def _space(
         files.append(path)
     folder, regions = here.given_or(rois, "the folder of regions", "rois"), {}
     of_regions = [] if folder is None else [file for file in entries(folder) if file.name.endswith(_REGIONS)]
-    for region, file in by_name(of_regions, _REGIONS).items():
-        regions[region] = _region(file, volume, count, affines)
+    for name_of_file, file in by_name(of_regions, _REGIONS).items():
+        for region, inside in _regions(name_of_file, file, volume, count, affines).items():
+            if region in regions:
+                raise LayoutError(f"expected regions of different names in {folder}, got {region!r} again in {file}")
+            regions[region] = inside
         files.append(file)
     path, ratio = here.given_or(ncsnr, "ncsnr", "ncsnr.npy"), None
     if path is not None:
@@ -275,17 +263,22 @@ def _mask(path: Path, count: int) -> Volume:
     raise AxisError(f"expected {count} voxels > 0 in {path}, as many as columns, got {inside.sum()}{remedy}")
 
 
-def _region(path: Path, volume: Volume | None, count: int, affines: str) -> np.ndarray:
+def _regions(name: str, path: Path, volume: Volume | None, count: int, affines: str) -> dict[str, np.ndarray]:
+    """The region of a mask, or the regions of an atlas."""
     if path.suffix != ".npy":
         if volume is None:
             raise LayoutError(f"expected a mask beside the volume {path}, got none; pass mask=")
-        return roi_in_mask(read_labels(path), volume, affines)
+        labels = read_labels(path)
+        inside = roi_in_mask(labels, volume, affines)
+        table = next((file for suffix in TABLES if (file := path.with_name(name + suffix)).is_file()), None)
+        found = labels.values[volume.values > 0]
+        return regions_of(found, name, path, table) if table or len(np.unique(found[inside])) > 1 else {name: inside}
     region = read_array(path)
     if region.shape != (count,) or not np.isin(region, (0, 1)).all():
         raise AxisError(
             f"expected {count} zeros and ones in {path}, as many as voxels, got {region.dtype} {region.shape}"
         )
-    return np.asarray(region) == 1
+    return {name: np.asarray(region) == 1}
 
 
 def _stimuli(
@@ -303,8 +296,8 @@ def _stimuli(
         prefix = "" if namespace is None else f"{namespace}:"
         return StimulusSet(ids, ImageFiles(find_images(path, [name.removeprefix(prefix) for name in ids])))
     array = read_array(path)
-    listed = here.given_or(image_ids, "ids of the images", *(f"image_ids{suffix}" for suffix in _LISTS))
-    ids = list(shown) if listed is None else _named(namespace, _read_list(listed)[0])
+    listed = here.given_or(image_ids, "ids of the images", *(f"image_ids{suffix}" for suffix in LISTS))
+    ids = list(shown) if listed is None else _named(namespace, read_ids(listed)[0])
     if listed is None and len(set(ids)) != len(ids):
         raise IdError(f"expected ids of the {len(array)} images of {path}, got trials that repeat; pass image_ids=")
     if len(ids) != len(array):
@@ -313,16 +306,25 @@ def _stimuli(
 
 
 def _split(
-    here: _Folder, test: str | Path | None, holdout: float, seed: int, namespace: str | None, trials: TrialTable
+    here: _Folder,
+    test: str | Path | None,
+    share: tuple[float, str, int],
+    namespace: str | None,
+    trials: TrialTable,
+    concepts: Mapping[str, str] | None,
 ) -> Split:
-    path = here.given_or(test, "ids of the test images", *(f"test_ids{suffix}" for suffix in _LISTS))
+    """The split of given test images, or of a share of the images by (share, what is held out together, seed)."""
+    path = here.given_or(test, "ids of the test images", *(f"test_ids{suffix}" for suffix in LISTS))
+    holdout, by, seed = share
     if path is not None:
-        ids, shown = _named(namespace, _read_list(path)[0]), sorted(set(trials.image_id.tolist()))
-        unknown = sorted(set(ids) - set(shown))
-        if unknown:
-            raise IdError(
-                f"expected test images that were shown in {path}, got {unknown[0]!r} and {len(unknown) - 1} more "
-                f"that were not{near_names(unknown[0], shown)}"
-            )
-        return split_from_ids("given", set(shown) - set(ids), ids, seed=seed)
-    return hold_out(trials, holdout, seed)
+        return given_split(trials, _named(namespace, read_ids(path)[0]), path, seed)
+    return held_out(trials, holdout, by, concepts, seed)
+
+
+def _concepts(here: _Folder, images: str | Path | None, stimuli: StimulusSet) -> dict[str, str]:
+    """The folder of each picture by image id, relative to the folder of all pictures."""
+    folder = here.given_or(images, "images", "images", "X.npy")
+    if folder is None or not isinstance(stimuli.source, ImageFiles):
+        raise LayoutError(f"expected pictures in folders by concept for by='concept', got the array {folder}")
+    places = [path.parent.relative_to(folder).as_posix() for path in stimuli.source.paths]
+    return dict(zip(stimuli.ids.tolist(), places, strict=True))

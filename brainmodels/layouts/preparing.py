@@ -15,6 +15,7 @@ from ..data.dataset import BrainDataset
 from ..data.prepared import write_prepared
 from ..data.summary import SubjectSummary
 from ..errors import BrainDataError, LayoutError, near_names
+from ._recipes import WORDS, needed_options, with_recipe
 from .registry import layout as find_layout
 
 __all__ = ["prepare"]
@@ -41,7 +42,9 @@ def prepare(
         image_size: Side of the stored pictures in pixels. None stores no pictures.
         allow_duplicates: Whether to go on where equal pictures with different ids are in two parts of a split.
         progress: Whether to show progress bars.
-        options: Options of the layout, see its `load`.
+        options: Options of the layout, see its `load`. Layouts that take `epochs` also take the words of a recipe, such
+            as tmin=-0.2, tmax=0.8, sfreq=100, highpass=0.1, lowpass=40, baseline="-0.2,0" and reference="average", and
+            codes of events as text, such as event_id="onset:100".
 
     Returns:
         What the folder holds, in numbers.
@@ -55,12 +58,15 @@ def prepare(
         raise LayoutError(f"expected a folder outside of {root}, which is only read, got {out}; choose another")
     module, subject = find_layout(layout), str(subject)
     known = [name for name in inspect.signature(module.load).parameters if name not in ("root", "subject", "allocate")]
+    words = known + ([name for name in WORDS if name not in known] if "epochs" in known else [])
     for name in options:
-        if name not in known:
-            listed = ", ".join(known) or "none"
-            raise BrainDataError(f"expected options of {layout!r} ({listed}), got {name!r}{near_names(name, known)}")
+        if name not in words:
+            listed = ", ".join(words) or "none"
+            raise BrainDataError(f"expected options of {layout!r} ({listed}), got {name!r}{near_names(name, words)}")
     given = "".join(f", {name}={value!r}" for name, value in options.items())
     command = f"prepare({layout!r}, {str(root)!r}, {subject!r}, {str(out)!r}, image_size={image_size}{given})"
+    options = with_recipe(module, options)
+    needed_options(module, options, layout)
 
     def load(allocate: Callable) -> tuple[BrainDataset, str]:
         dataset = module.load(Path(root), subject, allocate=allocate, **options)

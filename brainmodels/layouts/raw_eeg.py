@@ -22,8 +22,9 @@ from ..data.responses import Responses, TrialTable
 from ..data.spaces import SensorSpace
 from ..data.stimuli import ImageFiles, StimulusSet
 from ..errors import AxisError, BrainDataError, IdError, LayoutError, near_names
+from ._epoch_splits import epoch_splits, names_of_test
 from ._files import by_name, check_finite, find_images, provenance, read_json, read_text
-from ._recordings import READERS, eeg_picks, mark_gaps, read_raw
+from ._recordings import KINDS, READERS, check_montage, eeg_picks, mark_gaps, read_raw
 from ._triggers import check_samples, counted, marked_codes, other_markers, triggered_codes
 from .eeg3d import EEG3D_CHANNELS
 
@@ -62,15 +63,19 @@ class EpochRecipe:
         l_freq: Lower edge of a zero-phase FIR filter in hertz. None filters no low frequencies.
         h_freq: Upper edge of the filter in hertz. None filters no high frequencies.
         phase: "zero", or "zero-double" for a filter that is applied twice.
-        reference: Names of channels whose mean is subtracted from all channels. None keeps the recorded reference.
+        reference: Names of channels whose mean is subtracted from all channels, or "average" for all of them. None
+            keeps the recorded reference.
         baseline: Interval in seconds whose mean is subtracted from each epoch. None as an end means the epoch's own
             end. None in place of the interval subtracts nothing.
-        channels: Names of the channels to keep, in this order. None keeps all EEG channels in recorded order.
+        channels: Names of the channels to keep, in this order. None keeps all of the kind in recorded order.
         drop_codes: Codes of events to leave out.
         min_gap: Shortest time between two events in seconds. Of two closer events the first is dropped, because the
             trigger was still settling. So is a code that came down from a higher one and lasts shorter.
         mask: Bits of the recorded codes that count, such as 0xFF where an amplifier stores its own state in the high
             bits (BioSemi). None means all.
+        kind: Kind of the channels: "eeg", or "mag" and "grad" for magnetometers and gradiometers of MEG.
+        montage: Name in MNE of the positions of the channels, such as "biosemi128", for maps of the head. None means
+            names of the 10-05 system.
     """
 
     tmin: float
@@ -79,12 +84,14 @@ class EpochRecipe:
     l_freq: float | None = None
     h_freq: float | None = None
     phase: str = "zero"
-    reference: Sequence[str] | None = None
+    reference: Sequence[str] | str | None = None
     baseline: tuple[float | None, float | None] | None = None
     channels: Sequence[str] | None = None
     drop_codes: Sequence[int] = ()
     min_gap: float = 0.0
     mask: int | None = None
+    kind: str = "eeg"
+    montage: str | None = None
 
     def num_times(self, sfreq: float) -> int:
         """Number of samples in an epoch of a recording with this sampling rate in hertz."""
@@ -132,6 +139,9 @@ def load(
     epochs: EpochRecipe,
     stimuli: StimulusSet | None = None,
     files: Sequence[str | Path] | None = None,
+    test: str | Path | Sequence[str] | None = None,
+    holdout: float | None = None,
+    seed: int = 0,
     allocate: Callable[..., np.ndarray] = np.empty,
 ) -> BrainDataset:
     """Load the epochs of one participant's recordings, in volts.
@@ -144,10 +154,14 @@ def load(
         stimuli: Images whose ids the lists and `event_id` name. None makes ids "raw:NAME" for the pictures in `images`.
         files: Paths of the recordings, in the order of sessions. None means all in the participant's folder, sorted by
             name with numbers as numbers.
+        test: Names of the test images, or the path of a text file in `root` with one name a line.
+        holdout: Share of the images to test on. Without it and `test`, images that were shown clearly more often than
+            most are tested on, or a random fifth if there are none.
+        seed: Seed of the choice of test and of validation images.
         allocate: Function (shape, dtype) -> array for the values, fp32.
 
     Returns:
-        A data set without splits. `brainmodels.data.splits.holdout` makes some.
+        A data set with one split, "given", "repeated" or "holdout_image". There is none for a single image.
 
     Raises:
         LayoutError: There are no recordings or two of one name, an event is missing, two events lie at one sample, or
@@ -162,13 +176,14 @@ def load(
     repairs = _read_repairs(folder, paths)
     sessions = []
     for path in paths:
-        raw = read_raw(path)
+        raw = read_raw(path, epochs.kind)
         events = _select(find_events(raw, epochs, repairs.get(stem(path, READERS))), event_id, raw, path)
         sessions.append((raw, events, _names_of(events, event_id, path)))
-    ids = np.concatenate([names for _, _, names in sessions])
+    ids, tested = np.concatenate([names for _, _, names in sessions]), names_of_test(test, root)
     if stimuli is None:
         stimuli, prefix = _found_stimuli(root / "images", np.unique(ids).tolist()), "raw:"
         ids = np.char.add(prefix, ids)
+        tested = None if tested is None else [name if name.startswith(prefix) else prefix + name for name in tested]
     stimuli.rows(np.unique(ids))
 
     space = space_of(sessions[0][0], epochs, paths[0])
@@ -186,9 +201,10 @@ def load(
         values[row : row + len(block)] = block
         row += len(block)
     session = np.repeat(np.arange(len(sessions)) + 1, [len(names) for _, _, names in sessions])
-    responses = Responses(values, TrialTable.of(ids, session=session), unit="V")
+    responses = Responses(values, TrialTable.of(ids, session=session), unit=space.unit)
     facts = provenance("raw_eeg", root, paths, event_id=dict(event_id), recipe=repr(epochs))
-    return BrainDataset([Subject(subject, responses, space, provenance=facts)], stimuli)
+    splits = epoch_splits(responses.trials, tested, holdout, seed, test if isinstance(test, str | Path) else "test=")
+    return BrainDataset([Subject(subject, responses, space, provenance=facts)], stimuli, splits)
 
 
 def find_events(raw: "BaseRaw", recipe: EpochRecipe, repairs: Mapping[str, Any] | None = None) -> np.ndarray:
@@ -258,7 +274,7 @@ def continuous(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> "BaseRa
         mark_gaps(raw)
         raw.filter(recipe.l_freq, recipe.h_freq, fir_design="firwin", phase=recipe.phase, verbose="error")
     if recipe.reference is not None:
-        reference: Any = list(recipe.reference)
+        reference: Any = recipe.reference if isinstance(recipe.reference, str) else list(recipe.reference)
         raw.set_eeg_reference(reference, verbose="error")
     return raw
 
@@ -390,7 +406,7 @@ def _found_stimuli(folder: Path, names: Sequence[str]) -> StimulusSet:
 
 def _picked(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> list[str]:
     if recipe.channels is None:
-        return [raw.ch_names[i] for i in eeg_picks(raw)]
+        return [raw.ch_names[i] for i in eeg_picks(raw, recipe.kind)]
     missing = [name for name in recipe.channels if name not in raw.ch_names]
     if missing:
         near = near_names(missing[0], raw.ch_names)
@@ -407,9 +423,13 @@ def space_of(raw: "BaseRaw", recipe: EpochRecipe, path: str | Path) -> SensorSpa
         path: File of the recording, for messages.
 
     Raises:
-        AxisError: A channel is missing.
+        AxisError: A channel is missing, or the montage has no place for half of them.
+        BrainDataError: MNE knows no such montage.
     """
     rate = raw.info["sfreq"]
     sfreq = rate if recipe.sfreq is None else recipe.sfreq
     times = round(recipe.tmin * rate) / rate + np.arange(recipe.num_times(rate)) / sfreq
-    return SensorSpace(tuple(_picked(raw, recipe, path)), float(sfreq), times, unit="V")
+    names = tuple(_picked(raw, recipe, path))
+    if recipe.montage is not None:
+        check_montage(recipe.montage, names, path)
+    return SensorSpace(names, float(sfreq), times, KINDS[recipe.kind], recipe.montage)

@@ -20,6 +20,8 @@ LAYOUTS = (
     "things_eeg2",
     "eeg3d",
     "raw_eeg",
+    "eeg_bids",
+    "bids",
     "flat",
 )
 

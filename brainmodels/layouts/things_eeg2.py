@@ -27,11 +27,12 @@ from ..data.splits import split_from_ids
 from ..errors import AxisError, BrainDataError, LayoutError, LeakageError, near_names
 from ._files import blocks, check_finite, provenance, subject_number
 from ._things_eeg2 import PARTS, find_images, image_id, npy_header, read_pickle, stimuli_of
+from .things_eeg2_raw import EPOCHS, load_raw
 
 if TYPE_CHECKING:
     from .raw_eeg import EpochRecipe
 
-__all__ = ["convert_pickle", "describe", "detect", "load", "read_pickle"]
+__all__ = ["EPOCHS", "convert_pickle", "describe", "detect", "load", "read_pickle"]
 
 _PREPROCESSED = ("*reprocessed_data*", "sub-*", "preprocessed_eeg_training.np[yz]")
 _RAW = ("raw_data", "sub-*", "ses-*", "raw_eeg_training.np[yz]")
@@ -108,8 +109,6 @@ def load(
     if form == "raw":
         if whitening is not None or allow_transductive:
             raise BrainDataError("expected no whitening= or allow_transductive= for raw data, which are not whitened")
-        from .things_eeg2_raw import EPOCHS, load_raw
-
         return load_raw(
             root,
             subject,

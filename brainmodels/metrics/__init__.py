@@ -25,8 +25,10 @@ from . import (
     published,
     retrieval,
     shape3d,
+    significance,
     slots,
     statistics,
+    subjects,
     sync,
     text,
 )
@@ -58,8 +60,10 @@ __all__ = [
     "retrieval",
     "score_images",
     "shape3d",
+    "significance",
     "slots",
     "statistics",
+    "subjects",
     "sync",
     "text",
 ]

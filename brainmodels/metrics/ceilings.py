@@ -11,17 +11,21 @@ There are two measures, and they must not be mixed. A noise ceiling NC is a shar
 largest possible correlation is its square root.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..data.reliability import column_blocks, trial_groups
-from ..errors import BrainDataError
+from ..data.reliability import column_blocks, ncsnr, noise_ceiling, trial_groups
+from ..errors import AxisError, BrainDataError
 from .encoding import voxel_r
 from .record import Metric
 from .registry import register
+from .statistics import RESAMPLES, Interval, bootstrap_weights, percentile_interval
 
 __all__ = [
+    "CeilingInterval",
+    "ceiling_interval",
     "ceiling_mask",
     "explainable_variance",
     "mask_in_words",
@@ -71,6 +75,101 @@ def mask_in_words(mask: np.ndarray, undefined: int = 0, threshold: float | None 
     """
     rule = "" if threshold is None else f"NC >= {threshold:g}: "
     return f"{rule}{int(mask.sum())} of {len(mask)} voxels" + (f", {undefined} undefined" if undefined else "")
+
+
+_COLUMNS = 512  # voxels whose resamples are held at a time
+
+
+@dataclass(frozen=True)
+class CeilingInterval:
+    """How certain noise ceilings are that were estimated from repeats.
+
+    Attributes:
+        value: Noise ceiling of each voxel (V,), a share of variance.
+        low, high: Ends (V,) of its interval.
+        means: Mean ceiling by region, and the interval of this mean.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    means: Mapping[str, tuple[float, Interval]] = field(default_factory=dict)
+
+
+def ceiling_interval(
+    values: np.ndarray,
+    rows: Sequence[np.ndarray],
+    repeats_at_test: int | Sequence[int],
+    masks: Mapping[str, np.ndarray] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = 0.95,
+) -> CeilingInterval:
+    """Bootstrap intervals of noise ceilings. Images are resampled with all their repeats.
+
+    Args:
+        values: (trials, voxels) Responses, scaled within sessions, as `ncsnr` takes them.
+        rows: Trials of each image.
+        repeats_at_test: Number of repeats of the test images, or one number for each.
+        masks: Masks (voxels,) by name, of whose mean ceilings there are intervals as well. These are centred on the
+            value, because a ceiling is never below 0 and resamples of unreliable voxels are biased.
+        resamples: Number of bootstrap samples.
+        seed: Seed of the draws.
+        level: Confidence level, a share.
+
+    Raises:
+        AxisError: A mask has another number of voxels.
+        BrainDataError: No image has two trials, or there are fewer than two images.
+    """
+    masks = masks or {}
+    value = noise_ceiling(ncsnr(values, rows), repeats_at_test)
+    for name, mask in masks.items():
+        if mask.shape != value.shape:
+            raise AxisError(f"expected mask {name!r} of {len(value)} voxels, got shape {mask.shape}")
+    counts = np.array([len(group) for group in rows], np.float64)
+    trials = np.concatenate(rows)
+    weights = bootstrap_weights(len(rows), resamples, seed)
+    low, high = np.full((2, len(value)), np.nan)
+    sums = {name: np.zeros(resamples) for name in masks}
+    for start in range(0, len(value), _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        drawn = _resampled_ceilings(np.asarray(values[:, part], np.float64)[trials], counts, weights, repeats_at_test)
+        low[part], high[part] = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        for name, mask in masks.items():
+            sums[name] += drawn[:, mask[part] & np.isfinite(value[part])].sum(1)
+    means = {}
+    for name, mask in masks.items():
+        inside = mask & np.isfinite(value)
+        if inside.any():
+            mean, drawn = float(value[inside].mean()), sums[name] / inside.sum()
+            shifted = drawn - drawn.mean() + mean
+            means[name] = mean, percentile_interval(shifted, level, "bootstrap over images, bias removed")
+    return CeilingInterval(value, low, high, means)
+
+
+def _resampled_ceilings(
+    shown: np.ndarray, counts: np.ndarray, weights: np.ndarray, repeats_at_test: int | Sequence[int]
+) -> np.ndarray:
+    """Noise ceilings (resamples, V) of resampled images, by weighted sums; those of `ncsnr` for weights of 1.
+
+    Args:
+        shown: (trials, V) fp64 responses, the trials of one image after those of the other.
+        counts: Number of trials of each image, fp64.
+        weights: (resamples, images) Number of times that an image was drawn.
+        repeats_at_test: See `ceiling_interval`.
+    """
+    starts = np.concatenate(([0], np.cumsum(counts.astype(int))[:-1]))
+    shown = shown - shown.mean(0)
+    total = np.add.reduceat(shown, starts, axis=0)  # (images, V)
+    squares = np.add.reduceat(np.square(shown), starts, axis=0)
+    several = counts > 1
+    within = (squares - np.square(total) / counts[:, None])[several] / (counts[several] - 1)[:, None]
+    number, repeated = (weights @ counts)[:, None], weights[:, several].sum(1)[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        noise = weights[:, several] @ within / repeated
+        variance = (weights @ squares - np.square(weights @ total) / number) / (number - 1)
+        ratio = np.sqrt(np.maximum(variance - noise, 0) / noise)
+        return noise_ceiling(ratio, repeats_at_test)
 
 
 def split_half(

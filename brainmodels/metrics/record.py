@@ -231,14 +231,15 @@ class Score:
         return ", ".join(f"{name} {value}" for name, value in named.items() if value is not None)
 
 
-def not_available(metric: Metric, needs: str) -> Score:
+def not_available(metric: Metric, needs: str, remedy: str = "pass path=...") -> Score:
     """Row of a metric that cannot be computed here. Nothing else is computed in its place.
 
     Args:
         metric: Definition of the metric.
         needs: What is missing, in words that end the sentence "needs ...".
+        remedy: What the reader can do about it; "" if nothing helps.
     """
-    return Score(metric, None, n=0, available=False, note=f"needs {needs}; pass path=...")
+    return Score(metric, None, n=0, available=False, note="; ".join(filter(None, [f"needs {needs}", remedy])))
 
 
 def _conditions(pairs: "Pairs") -> dict[str, Any]:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from veca.hashes import json_digest, weights_hash
 
-from ..errors import AxisError, BrainDataError, near_names, need
+from ..errors import AxisError, BrainDataError, LayoutError, near_names, need
 from ..features.towers import open_clip_features
 from ..features.weights import check_source, load_strictly, seeded
 from ..versions import library_versions
+from .record import Metric, Score, not_available
 
-__all__ = ["SLOTS", "Network", "open_slot", "open_text_slot"]
+__all__ = ["SHORT", "SLOTS", "Network", "missing_weights", "open_slot", "open_text_slot", "slot_files"]
 
 SLOTS = {
     "alexnet": "torchvision AlexNet, IMAGENET1K_V1",
@@ -33,6 +34,13 @@ SLOTS = {
     "clip_vit_l14_openai": "OpenAI CLIP ViT-L/14, image and text tower, in open_clip's names",
     "efficientnet_b1": "torchvision EfficientNet-B1, IMAGENET1K_V2",
     "swav_rn50": "SwAV ResNet-50, 800 epochs, as published: prefix 'module.', projection head and prototypes included",
+}
+SHORT = {  # names of the command line
+    "alexnet": "alexnet",
+    "inception": "inception_v3",
+    "clip": "clip_vit_l14_openai",
+    "efficientnet": "efficientnet_b1",
+    "swav": "swav_rn50",
 }
 LAYERS = {
     "alexnet": ("features.4", "features.11"),  # the ReLU after the second and the fifth convolution
@@ -61,14 +69,56 @@ class Network:
     fingerprint: str | None
 
 
-def open_slot(slot: str, source: str | Path | Callable[[Tensor], Any], device: str | torch.device = "cpu") -> Network:
+def slot_files(words: Sequence[str]) -> dict[str, Path]:
+    """Files of weights by slot, from words of the command line such as "alexnet=alexnet.safetensors".
+
+    Args:
+        words: SLOT=FILE, where SLOT is one of `SHORT` or of `SLOTS`.
+
+    Raises:
+        BrainDataError: Another form, an unknown slot, or a slot that is given twice.
+        LayoutError: No such file.
+    """
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, file = word.partition("=")
+        slot = SHORT.get(name, name)
+        if not equals or not file or slot not in SLOTS:
+            known = list(dict.fromkeys([*SHORT, *SLOTS]))
+            raise BrainDataError(
+                f"expected weights as SLOT=FILE, where SLOT is one of {', '.join(SHORT)}, got {word!r}"
+                f"{near_names(name, known)}"
+            )
+        if slot in found:
+            raise BrainDataError(f"expected one file for slot {slot}, got {found[slot]} and {file}")
+        if not Path(file).is_file():
+            raise LayoutError(f"expected weights of slot {slot} ({SLOTS[slot]}) at {file}, got no such file")
+        found[slot] = Path(file)
+    return found
+
+
+def missing_weights(metric: Metric, slot: str) -> Score:
+    """Row of a metric whose network is absent. It says how to name a file of its weights.
+
+    Args:
+        metric: Definition of the metric.
+        slot: Name of the slot, one of `SLOTS`.
+    """
+    short = next(name for name, full in SHORT.items() if full == slot)
+    return not_available(metric, f"weights {slot}", f"pass --weights {short}=FILE ({SLOTS[slot]})")
+
+
+def open_slot(
+    slot: str, source: "str | Path | Network | Callable[[Tensor], Any]", device: str | torch.device = "cpu"
+) -> Network:
     """The network of an image slot.
 
     Args:
         slot: Name of the slot, one of `SLOTS`.
         source: File of weights, safetensors or a state dict of torch. Or a callable from images (B, 3, S, S) in [0, 1],
             at the size of the slot, to features (B, ...), such as any extractor of `brainmodels.features`. Of an
-            extractor the pooled features are used, else its tokens.
+            extractor the pooled features are used, else its tokens. An opened network is
+            returned as it is.
         device: Device of a network that is loaded. A callable gets its images there.
 
     Raises:
@@ -77,6 +127,8 @@ def open_slot(slot: str, source: str | Path | Callable[[Tensor], Any], device: s
         BrainDataError: An unknown slot, or a callable without a name.
     """
     _check_slot(slot)
+    if isinstance(source, Network):
+        return source
     if callable(source):
         name = _name_of(source)
         return Network(name, False, lambda images: {EMBEDDING: _tensor(source(images), name)}, _fingerprint_of(source))
@@ -91,11 +143,13 @@ def open_slot(slot: str, source: str | Path | Callable[[Tensor], Any], device: s
     return Network(slot, True, _Layers(model, LAYERS[slot]), _fingerprint(slot, model))
 
 
-def open_text_slot(source: str | Path | Callable[[Sequence[str]], Any], device: str | torch.device = "cpu") -> Network:
+def open_text_slot(
+    source: str | Path | Network | Callable[[Sequence[str]], Any], device: str | torch.device = "cpu"
+) -> Network:
     """The text tower that fills the slot "clip_vit_l14_openai".
 
     Args:
-        source: File of weights, or a callable from a list of texts to (n, d).
+        source: File of weights, or a callable from a list of texts to (n, d). An opened network is returned as it is.
         device: Device of a network that is loaded.
 
     Raises:
@@ -105,6 +159,8 @@ def open_text_slot(source: str | Path | Callable[[Sequence[str]], Any], device: 
         ImportError: open_clip_torch is not installed.
     """
     slot = "clip_vit_l14_openai"
+    if isinstance(source, Network):
+        return source
     if callable(source):
         return Network(_name_of(source), False, source, _fingerprint_of(source))
     try:

@@ -28,10 +28,14 @@ __all__ = [
     "pairing_chance",
     "percentile_interval",
     "permutation_chance",
+    "resampled_difference",
     "score_images",
+    "sign_flips",
 ]
 
 RESAMPLES = 1000
+_NOTHING = 1e-6  # differences below it are rounding of fp32 scores
+LEAST_FLIPPED = 6  # images: the signs of fewer have too few combinations for a p below 0.05
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,13 @@ class Difference:
         value: The mean difference.
         interval: Confidence interval, from the same resamples for both scores.
         n: Number of images.
+        p: Two-sided p value of the hypothesis that both scores are the same. None where there are too few images.
     """
 
     value: float
     interval: Interval
     n: int
+    p: float | None = None
 
     @property
     def distinct(self) -> bool:
@@ -175,7 +181,7 @@ def paired_difference(
     clusters: Sequence | np.ndarray | None = None,
     level: float = 0.95,
 ) -> Difference:
-    """Mean over images of first - second, with its interval.
+    """Mean over images of first - second, with its interval and the p value of random sign flips.
 
     Args:
         first, second: (n,) Scores of the same images in the same order.
@@ -189,8 +195,59 @@ def paired_difference(
     first, second = _one_per_image(first), _one_per_image(second)
     if len(first) != len(second):
         raise AxisError(f"expected scores of the same images, got {len(first)} and {len(second)}")
-    interval = bootstrap_mean(first - second, resamples, seed, clusters, level)
-    return Difference(float(np.mean(first - second)), interval, len(first))
+    change = first - second
+    interval, p = bootstrap_mean(change, resamples, seed, clusters, level), None
+    if len(change if clusters is None else np.unique(clusters)) >= LEAST_FLIPPED:
+        drawn = np.abs(sign_flips(len(change), resamples, seed, clusters) @ change)
+        p = float((1 + np.sum(drawn >= abs(change.sum()) - 1e-9 * np.abs(change).sum())) / (1 + resamples))
+    return Difference(float(np.mean(change)), interval, len(first), p)
+
+
+def resampled_difference(
+    first: np.ndarray, second: np.ndarray, value: float, n: int, level: float = 0.95
+) -> Difference:
+    """Difference of two scores that are no means over images, from values in the same resamples.
+
+    The resampled differences are shifted to have their mean at `value`, as `protocols.centred_interval` does. The p
+    value is twice the share of resamples on the other side of 0.
+
+    Args:
+        first, second: (resamples,) Both scores in the same resamples of images.
+        value: The difference from all images.
+        n: Number of images.
+        level: Confidence level of the interval, a share.
+
+    Raises:
+        AxisError: The two have different numbers of resamples.
+        BrainDataError: Values that are not finite.
+    """
+    first, second = _one_per_image(first), _one_per_image(second)
+    if len(first) != len(second):
+        raise AxisError(f"expected scores of the same resamples, got {len(first)} and {len(second)}")
+    drawn = first - second
+    drawn = drawn - drawn.mean() + value
+    reached = np.sum(drawn <= _NOTHING), np.sum(drawn >= -_NOTHING)
+    below, above = ((1 + count) / (1 + len(drawn)) for count in reached)
+    interval = percentile_interval(drawn, level, "bootstrap over images, bias removed")
+    return Difference(float(value), interval, n, float(min(1.0, 2 * min(below, above))))
+
+
+def sign_flips(n: int, flips: int, seed: int = 0, clusters: Sequence | np.ndarray | None = None) -> np.ndarray:
+    """Random signs of n images, fp32 (flips, n) of -1 and 1. Images of one cluster have the same sign.
+
+    Raises:
+        AxisError: Images and cluster labels differ in number.
+        BrainDataError: There are fewer than six images or clusters.
+    """
+    if clusters is not None and np.shape(clusters) != (n,):
+        raise AxisError(f"expected a cluster for each of {n} images, got shape {np.shape(clusters)}")
+    members = np.arange(n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    units = int(members.max()) + 1 if n else 0
+    if units < LEAST_FLIPPED:
+        kind = "images" if clusters is None else "clusters"
+        raise BrainDataError(f"expected six {kind} or more, without which no p can be below 0.05, got {units}")
+    signs = np.random.default_rng(seed).integers(0, 2, (flips, units)) * 2 - 1
+    return signs[:, members].astype(np.float32)
 
 
 def permutation_chance(

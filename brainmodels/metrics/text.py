@@ -27,10 +27,10 @@ import numpy as np
 
 from ..errors import AxisError, BrainDataError, IdError, near_names
 from ._porter import stem
-from .record import Metric, Score, not_available
+from .record import Metric, Score
 from .registry import metric, register
 from .retrieval import correlation_matrix, similarity, two_way_pairs
-from .slots import open_text_slot
+from .slots import Network, missing_weights, open_text_slot
 from .statistics import RESAMPLES, permutation_chance, score_images
 
 __all__ = ["caption_scores", "meteor_exact_stem", "rouge1", "rouge_l", "words"]
@@ -91,7 +91,7 @@ def rouge_l(reference: str, hypothesis: str) -> float:
 def caption_scores(
     references: Mapping[str, Sequence[str]],
     hypotheses: Mapping[str, str],
-    text_encoder: str | Path | Callable[[Sequence[str]], Any] | None = None,
+    text_encoder: Any = None,
     device: Any = "cpu",
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -103,9 +103,10 @@ def caption_scores(
     Args:
         references: Captions that people wrote, by image id. The first one counts if a score uses a single reference.
         hypotheses: Decoded captions by image id, one for each image of `references`.
-        text_encoder: File for the slot "clip_vit_l14_openai", or a callable from a list of texts to (n, d). The name of
-            a callable becomes part of its scores' names: `caption_cosine[name]`, `caption_two_way[name]`. None makes
-            these scores not available.
+        text_encoder: File for the slot "clip_vit_l14_openai", what `open_text_slot` returned for one, or a callable
+            from a list of texts to (n, d). The name of a callable becomes part of its scores' names:
+            `caption_cosine[name]`, `caption_two_way[name]`. A list holds several of these. None makes the scores of
+            the slot not available.
         device: Device of the network.
         resamples: Number of bootstrap samples over images.
         seed: Seed of the bootstrap and of the permutations.
@@ -135,7 +136,13 @@ def caption_scores(
             note = f"{len(rows)} distinct captions of {len(ids)}"
             found["note"] = "; ".join(filter(None, [made.get("note"), note]))
         scores += _word_scores(*chosen, part, permutations, found)
-        scores += _embedding_scores(*chosen, part, text_encoder, device, found)
+        sources = text_encoder if isinstance(text_encoder, list) else [text_encoder]
+        if not any(isinstance(source, str | Path | Network) for source in sources):
+            bracket = f"[{part}]" if part else ""
+            names = [f"caption_clip_{kind}{bracket}" for kind in ("cosine", "two_way")]
+            scores += [missing_weights(metric(name), "clip_vit_l14_openai") for name in names]
+        for source in sources:
+            scores += [] if source is None else _embedding_scores(*chosen, part, source, device, found)
     return scores
 
 
@@ -182,14 +189,9 @@ def _embedding_scores(
     references: list[Sequence[str]], said: list[str], part: str, source: Any, device: Any, found: dict
 ) -> list[Score]:
     """Cosine of embeddings with the first reference, and two-way identification by their Pearson correlation."""
-    own = source is not None and not callable(source)
+    own = not callable(source)
     bracket = f"[{part}]" if part else ""
     scores = []
-    if not own:
-        names = [f"caption_clip_{kind}{bracket}" for kind in ("cosine", "two_way")]
-        scores = [not_available(metric(name), "weights clip_vit_l14_openai") for name in names]
-    if source is None:
-        return scores
     network = open_text_slot(source, device)
     embedded = [np.asarray(network.features(list(texts))) for texts in ([texts[0] for texts in references], said)]
     for array in embedded:

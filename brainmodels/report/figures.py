@@ -11,6 +11,7 @@ import numpy as np
 
 from veca.report.curves import BLUES, FAINT, GREY, INK, STYLE, VERMILLION
 
+from ..data.anatomy import anatomy_of, upright
 from ..errors import BrainDataError, need
 
 if TYPE_CHECKING:
@@ -260,8 +261,15 @@ def _picture(row: PictureRow, number: int, spot: "Axes") -> None:
         spot.add_patch(frame).set_clip_on(False)
 
 
-def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "r", cuts: int = 7) -> None:
-    """Draw scores on cuts through a volume, from below to above. NaN stays white.
+def brain_map(
+    scores: np.ndarray,
+    space: "VoxelSpace",
+    path: Path,
+    name: str = "r",
+    cuts: int = 7,
+    anatomy: Path | None = None,
+) -> None:
+    """Draw scores on cuts through a volume, from below to above, left at the left. NaN shows what is below.
 
     Args:
         scores: Scores of the voxels, shape (V,).
@@ -269,6 +277,11 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
         path: PNG file to write.
         name: Name of the score, for the colour bar.
         cuts: Largest number of cuts. They are at equal quantiles of the heights of the voxels.
+        anatomy: NIfTI image in the same space, drawn below the scores. None leaves the ground white.
+
+    Raises:
+        BrainDataError: A space without an affine.
+        LayoutError: An anatomy that cannot be read, or that does not cover the voxels.
     """
     try:
         from nilearn.plotting import plot_stat_map
@@ -283,6 +296,7 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
     heights = (np.column_stack((space.index[known], np.ones(known.sum()))) @ space.affine.T)[:, 2]
     places = np.unique(np.round(np.quantile(heights, (np.arange(cuts) + 0.5) / cuts, method="nearest"), 3))
     limit, image = float(np.nanmax(np.abs(scores))), space.to_image(np.nan_to_num(scores))
+    below = None if anatomy is None else anatomy_of(anatomy, space)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(9.5, 2.1))
         left, width = 0.03, 0.84 / len(places)
@@ -290,7 +304,7 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
             axes = figure.add_axes((left + number * width, 0.06, 0.88 * width, 0.74))
             plot_stat_map(
                 image,
-                bg_img=None,
+                bg_img=below,
                 axes=axes,
                 display_mode="z",
                 cut_coords=[place],
@@ -301,8 +315,9 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
                 black_bg=False,
                 annotate=False,
                 draw_cross=False,
+                resampling_interpolation="nearest",  # an oblique volume would get a rim otherwise
             )
-            figure.text(left + (number + 0.44) * width, 0.87, f"z = {place:g}", ha="center", fontsize=9.5)
+            figure.text(left + (number + 0.44) * width, 0.87, f"z = {place:.3g}", ha="center", fontsize=9.5)
         figure.text(left - 0.008, 0.43, "L", ha="right", va="center", fontsize=9.5)
         figure.text(left + 0.84, 0.43, "R", ha="left", va="center", fontsize=9.5)
         scale = plt.cm.ScalarMappable(Normalize(-limit, limit), "RdBu_r")
@@ -312,10 +327,11 @@ def brain_map(scores: np.ndarray, space: "VoxelSpace", path: Path, name: str = "
 
 
 def response_picture(values: np.ndarray, space: "VoxelSpace", limit: float, side: int = 240) -> np.ndarray:
-    """Draw a response as a small picture of four axial cuts, front at the top, from below to above.
+    """Draw a response as a small picture of four axial cuts, from below to above; front at the top, left at the left.
 
-    Red is above 0 and blue is below. NaN is white. A space without a volume shows its voxels in a square, in the order
-    in which they are stored.
+    Red is above 0 and blue is below. NaN is white. Cuts are along the axes of the volume that are nearest to those of
+    the head, which the affine tells. Without one, axes are taken as they are stored. A space without a volume shows its
+    voxels in a square, in the order in which they are stored.
 
     Args:
         values: Response, shape (V,).
@@ -327,10 +343,11 @@ def response_picture(values: np.ndarray, space: "VoxelSpace", limit: float, side
         The picture, uint8, shape (side, side, 3).
     """
     if space.index.shape[1] == 3:
-        used = space.index[np.isfinite(values)]
+        volume = upright(space.volume(values), space.affine)
+        used = np.argwhere(np.isfinite(volume))
         heights = np.quantile(used[:, 2], (np.arange(CUTS) + 0.5) / CUTS, method="nearest").astype(int)
         low, high = used.min(0), used.max(0) + 1
-        volume = space.volume(values)[low[0] : high[0], low[1] : high[1]]
+        volume = volume[low[0] : high[0], low[1] : high[1]]
         cuts = [np.pad(volume[..., z].T[::-1], 1, constant_values=np.nan) for z in heights]
         plane = np.block([cuts[:2], cuts[2:]])
     else:

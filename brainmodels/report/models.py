@@ -72,7 +72,7 @@ def _shown_rows(pictures: "Pictures") -> "list[tuple[str, Drawn]]":
     first = pictures.drawn[0]
     name = "ridge" if first.source == SAME_TOKENS else first.source
     drawn, *others = (item for item in pictures.drawn if item.source == first.source)
-    how = "drawn" if others else "nearest picture"
+    how = "drawn" if others or not pictures.bank else "nearest picture"
     rows = [(f"{name},\n{how}", drawn)]
     rows += [(f"{name},\nnearest picture", item) for item in others]
     further = {

@@ -10,6 +10,7 @@ import numpy as np
 from veca.report.page import render
 
 from ..data import VoxelSpace
+from ..data.anatomy import to_mni
 from ..errors import BrainDataError
 from ..evaluation.encoding import SHRUNK, SHUFFLED
 from ..evaluation.models import EXTERNAL, SAME_TOKENS
@@ -22,6 +23,7 @@ from .figures import Bar, PictureRow
 from .generation import generation_views
 from .models import model_views, value_of
 from .opening import opening_view
+from .surfaces import draw_maps
 
 if TYPE_CHECKING:
     from ..evaluation.decoding import Decoded
@@ -94,6 +96,8 @@ def write_report(evaluation: "Evaluation", out: Path) -> Path:
     ceiling = evaluation.study.ceiling
     if ceiling is not None:
         arrays["ceiling"] = ceiling
+    if evaluation.significance is not None:
+        arrays |= evaluation.significance.arrays()
     np.savez(out / "voxels.npz", names=names, **arrays)
     path = out / "report.html"
     path.write_text(render("brain.html", "brainmodels.report", **_view(evaluation, out)), encoding="utf-8")
@@ -119,6 +123,8 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "seed": evaluation.study.seed,
         "share": evaluation.study.ceiling is not None,
         "results": results or [full],
+        "verdict": evaluation.verdict,
+        "partition": evaluation.partition,
         "full": full,
         "shrunk": _best_shrunk(evaluation.models[0]) if evaluation.models else None,
         "rivals": rivals(list(evaluation.models)),
@@ -137,6 +143,9 @@ def _view(evaluation: "Evaluation", out: Path) -> dict[str, Any]:
         "published_images": list(published.IMAGES),
         "published_captions": list(published.CAPTIONS),
         "published": published.ROWS,
+        "protocols": evaluation.protocols,
+        "layers": evaluation.layers,
+        "significant_maps": evaluation.significance is not None and evaluation.significance.tests[0] is not None,
         "encoded": encoded,
         "decoded": decoded,
         "metrics": [score for name in _METRICS if (score := encoded[0].score(name)) is not None],
@@ -188,10 +197,7 @@ def _draw(evaluation: "Evaluation", out: Path) -> Iterable[str]:
         controls = [_shown(item) for item in kept if item.model in _REFERENCES]
         figures.roi_bars(shown, out / "rois.png", label, lines.get("ceiling"), controls)
         yield "rois.png"
-    space = study.test.subject.space
-    if isinstance(space, VoxelSpace) and space.affine is not None:
-        figures.brain_map(encoded[0].r, space, out / "map.png")
-        yield "map.png"
+    yield from _maps(evaluation, out)
     figures.picture_grid(_retrieved(evaluation, evaluation.decoded[0]), out / "retrieved.png")
     curve = evaluation.record["learning_curve"]
     if len(curve["points"]) > 1:
@@ -203,6 +209,19 @@ def _draw(evaluation: "Evaluation", out: Path) -> Iterable[str]:
     if any(len(items) > 1 for items in budgets.values()):
         _draw_budgets(evaluation, budgets, out / "budgets.png")
         yield "budgets.png"
+
+
+def _maps(evaluation: "Evaluation", out: Path) -> list[str]:
+    """Draw the maps of the first model, of significant voxels where voxels were tested; names of the files."""
+    settings, space = evaluation.record["settings"], evaluation.study.test.subject.space
+    if not isinstance(space, VoxelSpace):
+        return []
+    tests = evaluation.significance
+    test = tests.tests[0] if tests is not None else None
+    significant = None if tests is None or test is None else test.fdr(tests.level)
+    anatomy = Path(settings["anatomy"]) if settings.get("anatomy") else None
+    transform = to_mni(settings.get("to_mni") or "", space)
+    return draw_maps(evaluation.encoded[0].r, space, out, significant, anatomy, transform)
 
 
 def _has_bars(item: "Encoded") -> bool:

@@ -10,8 +10,9 @@ Use them for tests, tutorials and to try a model before real data are there.
 
 from .eeg import ideal_observer, simulate_eeg
 from .fmri import simulate
+from .lab import LabTruth
 from .objects import OBJECT_PRESETS, ObjectPreset, ObjectTruth, SimulatedObjects, simulate_objects
-from .presets import PRESETS, Preset
+from .presets import PRESETS, LabPreset, Preset
 from .scenes import FACTORS, FEATURE_GROUPS, photograph_stimuli, scene_combinations, scene_stimuli
 from .speech import PHONEMES, VISEMES, Phoneme, cut_schedule, draw_schedule, sentence_of, synthesize, visemes_of
 from .talking_head import ClipTruth, SimulatedClips, drawn_face, drawn_speech, simulate_clips
@@ -29,6 +30,8 @@ __all__ = [
     "ClipTruth",
     "Drift",
     "EEGTruth",
+    "LabPreset",
+    "LabTruth",
     "ObjectPreset",
     "ObjectTruth",
     "Phoneme",

@@ -11,6 +11,7 @@ kron(channel_covariance, time_covariance).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,17 @@ from .scenes import FACTORS, SceneFeatures, scene_stimuli
 from .truth import EEGTruth, SimulatedDataset, scene_members
 from .waves import NOISE, ONSET, ORDER, OWN_STREAM, WINDOWS, noise, plant
 
-__all__ = ["ideal_observer", "simulate_eeg"]
+__all__ = ["EEG_STUDY", "ideal_observer", "simulate_eeg"]
+
+EEG_STUDY: dict[str, Any] = {
+    "n_chans": 64,
+    "snr_db": -8.0,
+    "n_train": 300,
+    "n_test": 60,
+    "repeats": 2,
+    "test_repeats": 8,
+}
+"""Arguments of `simulate_eeg` for a study of a minute, `--data simulated:eeg`."""
 
 
 def simulate_eeg(

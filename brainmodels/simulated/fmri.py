@@ -16,6 +16,9 @@ its noise when the signal-to-noise ratio or the tuning changes. The signal-to-no
 
 Studies across subjects have further options. Tuning may be partly a subject's own (`individuality`), and places may
 differ (`anatomy`). Signal-to-noise ratios and numbers of repeats may be given by subject.
+
+The preset "lab" adds what data of a laboratory have, see `lab` and `LabPreset`: noise that is correlated in space and
+time, voxels without signal, dead voxels, unequal repeats, runs and a bad session. Its noise ceilings are not published.
 """
 
 import json
@@ -33,9 +36,11 @@ from veca.files import new_array, read_json, whole_file
 from ..data.dataset import Split, Subject
 from ..data.responses import Responses, TrialTable
 from ..data.scalings import PSC
+from ..data.spaces import VoxelSpace
 from ..data.splits import split_from_ids
 from ..errors import AxisError, BrainDataError, LayoutError, check_choice, near_names
-from .presets import Preset, preset_of
+from .lab import LabTruth, lab_noise, lab_space, presentations, run_numbers
+from .presets import LabPreset, Preset, preset_of
 from .scenes import SceneFeatures, scene_id, scene_stimuli
 from .truth import Drift, SimulatedDataset, SubjectTruth
 from .tuning import plant_tuning, simulated_space, with_own_weights
@@ -50,7 +55,7 @@ _MOST_IN_MEMORY = 2**30  # bytes of responses of one subject
 class _Stream(IntEnum):
     """The kinds of random draws. Each has its own generator, so a change of one does not affect the others."""
 
-    TUNING, RELIABILITY, ORDER, DRIFT, NOISE, OWN_TUNING, PLACES = range(7)
+    TUNING, RELIABILITY, ORDER, DRIFT, NOISE, OWN_TUNING, PLACES, SIGNAL, PRESENTATIONS = range(9)
 
 
 def simulate(
@@ -71,7 +76,8 @@ def simulate(
     """Simulate fMRI of subjects "sim01", "sim02", ... who look at drawn scenes.
 
     Args:
-        preset: Size of the study: "tiny", "small", "nsd_like" (15,724 voxels, 30,000 trials), or a `Preset`.
+        preset: Size of the study: "tiny", "small", "nsd_like" (15,724 voxels, 30,000 trials), "lab", which is untidy,
+            or a `Preset`.
         seed: Seed of the scenes, the subjects and the noise, 0 or more.
         n_subjects: Number of subjects. None takes the preset's.
         snr_scale: Factor of every voxel's ncsnr, 0 or more. 0 gives noise only. A mapping gives a factor, or one for
@@ -91,8 +97,8 @@ def simulate(
 
     Returns:
         Subjects, scenes with captions and labels, and the split "shared". It tests on the images that all subjects see
-        and trains on the images that only one subject sees, 5 % of which are for validation. Sessions count from 1, and
-        runs are unknown.
+        and trains on the images that only one subject sees, 5 % of which are for validation. Sessions count from 1.
+        Runs are unknown, except in "lab".
 
     Raises:
         BrainDataError: An argument is out of its range, or responses over 1 GiB have no `folder`.
@@ -138,6 +144,10 @@ def _simulate_subject(
     planted = plant_tuning(space, recipe["tuning"], _rng(recipe, _Stream.TUNING))
     if "individuality" in recipe:
         planted = with_own_weights(planted, recipe["individuality"], _rng(recipe, _Stream.OWN_TUNING))
+    masks: list[np.ndarray] = []
+    if isinstance(preset, LabPreset):
+        space, *masks = lab_space(space, preset, _rng(recipe, _Stream.SIGNAL))
+        ncsnr = np.where(masks[0], ncsnr, 0.0)
     if "anatomy" in recipe:
         space = replace(space, index=_rng(recipe, _Stream.PLACES).permutation(space.index))
     rng = _rng(recipe, _Stream.DRIFT)
@@ -151,11 +161,16 @@ def _simulate_subject(
         repeats=preset.repeats,
         features=features,
     )
-    images = np.array([*_shared_ids(preset, seed), *_own_ids(preset, seed, number)])
-    shown = _rng(recipe, _Stream.ORDER).permutation(np.repeat(images, preset.repeats))
+    images, counts = np.array([*_shared_ids(preset, seed), *_own_ids(preset, seed, number)]), preset.repeats
+    if isinstance(preset, LabPreset):
+        shows = presentations(images.tolist(), preset, _rng(recipe, _Stream.PRESENTATIONS))
+        truth, counts = LabTruth.of(truth, preset, masks, shows, _shared_ids(preset, seed)), list(shows.values())
+    shown = _rng(recipe, _Stream.ORDER).permutation(np.repeat(images, counts))
     lengths = [len(part) for part in np.array_split(shown, preset.sessions)]
-    trials = TrialTable.of(shown, session=np.repeat(np.arange(preset.sessions) + 1, lengths))
-    shape, sessions = (len(trials), num_voxels), _sessions(trials, truth, recipe)
+    session = np.repeat(np.arange(preset.sessions) + 1, lengths)
+    run = run_numbers(session, preset.runs) if isinstance(preset, LabPreset) else -1
+    trials = TrialTable.of(shown, session=session, run=run)
+    shape, sessions = (len(trials), num_voxels), _sessions(trials, truth, recipe, space, preset)
     if folder is None:
         values = _in_memory(sessions, shape, name)
     else:
@@ -164,7 +179,9 @@ def _simulate_subject(
     return Subject(name, responses, space, provenance={"layout": "simulated", **recipe}), truth
 
 
-def _sessions(trials: TrialTable, truth: SubjectTruth, recipe: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _sessions(
+    trials: TrialTable, truth: SubjectTruth, recipe: dict, space: VoxelSpace, preset: Preset
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows and values (rows, voxels) of one session after the other, drawn one at a time."""
     ncsnr = truth.ncsnr.astype(np.float32)
     sources = _rng(recipe, _Stream.NOISE).normal(size=(_NOISE_SOURCES, len(ncsnr)))
@@ -173,11 +190,17 @@ def _sessions(trials: TrialTable, truth: SubjectTruth, recipe: dict) -> Iterator
     for session in range(1, trials.session.max() + 1):
         rows = np.flatnonzero(trials.session == session)
         rng = _rng(recipe, _Stream.NOISE, session)
-        noise = np.sqrt(1 - shared) * rng.standard_normal((len(rows), len(ncsnr)), np.float32)
+        if isinstance(preset, LabPreset):
+            noise = lab_noise(space, trials.run[rows], preset, session == preset.bad_session, rng)
+        else:
+            noise = rng.standard_normal((len(rows), len(ncsnr)), np.float32)
+        noise = np.sqrt(1 - shared) * noise
         if shared:
             noise += np.sqrt(shared) * (rng.standard_normal((len(rows), _NOISE_SOURCES), np.float32) @ sources)
         ids, places = np.unique(trials.image_id[rows], return_inverse=True)
         values = ((truth.signal(ids) * ncsnr)[places] + noise) / np.sqrt(1 + ncsnr**2)
+        if isinstance(truth, LabTruth):
+            values[:, truth.dead] = 0
         yield rows, truth.drift.apply(values, session) + truth.mean
 
 

@@ -2,6 +2,7 @@
 
     simulate(PRESETS["tiny"])                    # 240 + 60 images, 3 subjects of 210, 180 and 240 voxels
     simulate(replace(PRESETS["tiny"], own=480))
+    simulate("lab")                              # noise, repeats and voxels as untidy as in a laboratory
 
 Subjects differ in their number of voxels, as people do.
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import AxisError, BrainDataError, near_names
 
-__all__ = ["PRESETS", "Preset", "preset_of"]
+__all__ = ["PRESETS", "LabPreset", "Preset", "preset_of"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,62 @@ class Preset:
         return count
 
 
+@dataclass(frozen=True)
+class LabPreset(Preset):
+    """The size of a study that is as untidy as real data.
+
+    Images have 1 to `repeats` + 1 presentations, each number for equally many images.
+
+    Attributes:
+        runs: Number of runs in each session.
+        neighbours: Correlation of the noise of two voxels that share a face, 0 to 0.7.
+        serial: Correlation of the noise of successive trials of a run, 0 or more and below 1.
+        unreliable: Share of the voxels of each region that have no signal, 0 to 1.
+        outside: Share of the voxels that lie at the border, in no region. They have no signal.
+        dead: Number of voxels whose responses are always 0.
+        bad_session: Number of the session with more noise and another gain, from 1.
+        bad_noise: Standard deviation of the noise of that session, where that of others is 1.
+
+    Raises:
+        BrainDataError: A number is out of its range.
+    """
+
+    runs: int = 4
+    neighbours: float = 0.4
+    serial: float = 0.3
+    unreliable: float = 0.7
+    outside: float = 0.15
+    dead: int = 12
+    bad_session: int = 3
+    bad_noise: float = 3.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        shares = 0 <= self.unreliable < 1 and 0 <= self.outside < 1 and 0 <= self.serial < 1
+        if not shares or not 0 <= self.neighbours <= 0.7 or self.unreliable < self.outside:
+            raise BrainDataError(
+                "expected unreliable, outside and serial from 0 to 1, outside at most unreliable, and neighbours from "
+                f"0 to 0.7, got {self.unreliable=}, {self.outside=}, {self.serial=}, {self.neighbours=}"
+            )
+        if not 1 <= self.bad_session <= self.sessions or self.runs < 1 or self.dead < 0 or self.bad_noise <= 0:
+            raise BrainDataError(
+                f"expected bad_session of 1 to {self.sessions}, a run or more, 0 or more dead voxels and bad_noise "
+                f"above 0, got {self.bad_session=}, {self.runs=}, {self.dead=}, {self.bad_noise=}"
+            )
+
+    @property
+    def trials(self) -> int:
+        """Number of trials of one subject."""
+        return sum(1 + number % (self.repeats + 1) for number in range(self.images))
+
+
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset("tiny", (210, 180, 240), (13, 15, 11), own=240, shared=60, sessions=6, subjects=3),
         Preset("small", (1500, 1320, 1410, 1180), (26, 30, 22), own=900, shared=100, sessions=10, subjects=4),
         Preset("nsd_like", (15724,), (81, 104, 83), own=9000, shared=1000, sessions=40),
+        LabPreset("lab", (900, 780), (14, 13, 12), own=200, shared=60, sessions=6, subjects=2),
     )
 }
 

@@ -271,7 +271,7 @@ def test_the_generator_that_ships_draws_from_its_own_features_alone(evaluation, 
 
 
 def test_a_folder_that_is_no_drawer_is_refused_at_once(evaluation, tmp_path):
-    with pytest.raises(BrainDataError, match="generator or a folder that `veca brain drawer` wrote, got 'conv'"):
+    with pytest.raises(BrainDataError, match=r"that `veca brain drawer` wrote, or a function as .*, got 'conv'"):
         evaluate(evaluation.dataset, [], EvaluationSettings(pictures="conv", out=tmp_path))
 
 

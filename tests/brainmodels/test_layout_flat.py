@@ -350,3 +350,72 @@ def test_table_without_image_id(written):
         LayoutError, match=r"expected a column 'image_id' in .*ids\.csv, got image, session.*near: image"
     ):
         flat.load(root)
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv"])
+def test_lists_of_ids_are_tables(written, suffix):
+    """Ids of rows and of test images, with tabs as BIDS has them."""
+    dataset, root = written
+    lines = (root / "ids.csv").read_text()
+    (root / "ids.csv").unlink()
+    (root / f"ids{suffix}").write_text(lines.replace(",", "\t") if suffix == ".tsv" else lines)
+    test = [name.split(":")[1] for name in sorted(dataset.split("made").test)]
+    (root / "test_ids.txt").unlink()
+    (root / f"test_ids{suffix}").write_text("\n".join(["image_id", *test]) + "\n")
+    loaded = flat.load(root, "subj01", namespace="sim")
+    assert_same(loaded, dataset)
+    assert loaded.split("given").test == dataset.split("made").test
+    (root / f"test_ids{suffix}").write_text("id\n" + "\n".join(test) + "\n")
+    with pytest.raises(LayoutError, match=rf"expected a column 'image_id' in .*test_ids\{suffix}, got id"):
+        flat.load(root)
+    (root / f"test_ids{suffix}").write_text("image_id\n")
+    with pytest.raises(ValueError, match=r"12 shown images as test images in .*test_ids\.\w+, got none"):
+        flat.load(root)
+
+
+def test_labels_of_an_atlas_are_regions(written):
+    """They were one region of the name of the file, whatever their number."""
+    dataset, root = written
+    space = dataset.subject("subj01").space
+    labels = np.arange(len(space)) % 4
+    volume = space.volume(labels.astype(np.float32), 0).astype(np.int16)
+    write_flat.write_volume(root / "rois" / "wang15.nii.gz", volume, space.affine)
+    found = flat.load(root).subject("subj01").space.rois
+    assert list(found) == ["V1", "wang15:1", "wang15:2", "wang15:3"]
+    for label in (1, 2, 3):
+        np.testing.assert_array_equal(found[f"wang15:{label}"], labels == label)
+    (root / "rois" / "wang15.tsv").write_text("index\tname\n0\tUnknown\n1\tV1v\n2\tV1d\n3\thV4\n9\tVO1\n")
+    found = flat.load(root).subject("subj01").space.rois
+    assert list(found) == ["V1", "V1v", "V1d", "hV4"]
+    np.testing.assert_array_equal(found["hV4"], labels == 3)
+    table = "index,name\n1,V1v\n2,V1d\n"
+    (root / "rois" / "wang15.tsv").unlink()
+    (root / "rois" / "wang15.csv").write_text(table)
+    with pytest.raises(
+        LayoutError, match=r"label of .*wang15.nii.gz in the column index of .*wang15.csv, got 3 without"
+    ):
+        flat.load(root)
+    (root / "rois" / "wang15.csv").write_text(f"{table}3,V1\n")
+    with pytest.raises(LayoutError, match=r"regions of different names in .*rois, got 'V1' again in .*wang15.nii.gz"):
+        flat.load(root)
+
+
+def test_concepts_are_folders_of_pictures(written):
+    dataset, root = written
+    (root / "test_ids.txt").unlink()
+    with pytest.raises(ValueError, match="two or more concepts for by='concept', got all in"):
+        flat.load(root, by="concept")
+    for number, path in enumerate(sorted((root / "images").iterdir())):
+        folder = root / "images" / "abcd"[number % 4]
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    split = flat.load(root, by="concept", holdout=0.3).split("holdout_concept")
+    (held,) = split.params["held_out"]
+    assert split.test == {path.stem for path in (root / "images" / held).iterdir()} and len(split.test) == 3
+    sessions = flat.load(root, by="session", holdout=0.4).split("holdout_session").sessions
+    assert sessions is not None and len(sessions["test"]) == 1
+    np.save(root / "X.npy", np.zeros((12, 4, 4, 3), np.uint8))
+    names = [name.split(":")[1] for name in dataset.stimuli.ids.tolist()]
+    (root / "images.txt").write_text("\n".join(names) + "\n")
+    with pytest.raises(LayoutError, match=r"pictures in folders by concept for by='concept', got the array .*X.npy"):
+        flat.load(root, by="concept", images="X.npy", image_ids="images.txt")

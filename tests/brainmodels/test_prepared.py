@@ -103,7 +103,7 @@ def test_sensors_are_read_back(tmp_path):
     assert (list(again.space.ch_names), again.space.sfreq) == (["Fz", "Oz", "Cz"], 250.0)
     assert (again.space.unit, again.space.montage) == ("V", "standard_1005")
     np.testing.assert_array_equal(again.space.times, space.times)
-    assert summary.ceiling is None and "not estimated" in str(summary)
+    assert summary.ceiling is None and "channels all 3" in str(summary) and "over time" in str(summary)
     with pytest.raises(LayoutError, match="was prepared without pictures; prepare it with an image_size"):
         loaded.stimuli.image("e:0")
 

@@ -117,7 +117,8 @@ def test_the_page_tells_the_numbers(folder):
     wrong = next(item for item in evaluation.encoded if item.model == "ridge, pairs shuffled").score("nr2").value
     assert f"(with shuffled pairs: {percent(wrong)}) and identifies" in first_screen(shown)
     assert "a simulated subject, whose true responses are known" in shown.text() and "two-way 0.9" in shown.text()
-    rows = {tuple(row[:2]): row[2:] for row in reversed(shown.rows)}  # the first table counts
+    start = [row[2:3] for row in shown.rows].index(["voxel_r ↑"])  # the head of the table of encoding
+    rows = {tuple(row[:2]): row[2:] for row in shown.rows[start + 1 : start + 1 + len(evaluation.encoded) + 2]}
     for item in evaluation.encoded:
         assert rows[item.model, item.features][1] == f"{item.score('nr2').value:.3f}"
     assert rows["noise ceiling", ""][:2] == [f"{np.median(np.sqrt(evaluation.study.ceiling)):.3f}", "1.000"]
@@ -196,6 +197,26 @@ def test_a_page_of_models_has_their_pictures_and_says_who_decodes(trained):
     assert rows["synthetic, of NeuroFlow"][2].startswith(f"{expected.value:.3f}")
     assert rows["synthetic, of SynBrain"][0].startswith(f"{second.semantics[1].scores[0].value:.3f}")
     assert rows["NeuroFlow, responses of another image"] and rows["SynBrain raw_posterior"]
+
+
+def test_the_first_table_puts_models_beside_ridge_on_their_tokens(trained):
+    evaluation, shown = evaluation_of_models(), Page(trained / "report.html")
+    rows = {(row.model, row.features): row for row in evaluation.verdict}
+    for item in evaluation.models:
+        row = rows[item.opened.name, "random_conv tokens"]
+        assert row.against == SAME_TOKENS
+        own, ridge = item.encoded[0].score("nr2").value, item.encoded[-1].score("nr2").value
+        assert row.variance_change.value == pytest.approx(own - ridge, abs=1e-6)
+        assert (row.top_change is not None) == item.opened.decodes
+    assert [row.model for row in evaluation.verdict].count(SAME_TOKENS) == 1
+    assert evaluation.verdict[-1].model == "ridge" and evaluation.verdict[-1].features == "random_conv"
+    assert evaluation.record["seeds"] == []
+    head = next(number for number, row in enumerate(shown.rows) if row and row[0] == "model")
+    table = shown.rows[head + 1 : head + 1 + len(evaluation.verdict)]
+    for row, item in zip(table, evaluation.verdict, strict=True):
+        assert row[0] == item.model and row[4] == (item.against or "–")
+        if item.variance_change is not None:
+            assert row[5].startswith(f"{item.variance_change.value:+.3f}")
 
 
 def test_the_page_opens_with_what_every_model_draws(unpainted, tmp_path):

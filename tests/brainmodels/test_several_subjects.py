@@ -144,6 +144,8 @@ def test_several_subjects_have_a_report_each(folders, tmp_path, capsys):
     records = [json.loads((tmp_path / name / "record.json").read_text()) for name in ("sim01", "sim02")]
     assert [x["data"]["subject"] for x in records] == ["sim01", "sim02"]
     assert records[0]["data"]["voxels"] != records[1]["data"]["voxels"]
+    group = json.loads((tmp_path / "group.json").read_text())
+    assert group["subjects"] == ["sim01", "sim02"] and (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

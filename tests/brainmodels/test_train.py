@@ -104,7 +104,7 @@ def test_several_subjects_share_a_model(tmp_path):
     [
         ({"recipe": "nanoo"}, "got 'nanoo'; near: nano"),
         ({"steps": (3,)}, "expected steps of 2 stages"),
-        ({"data": "simulated:large"}, "preset of tiny, small, nsd_like, got 'large'"),
+        ({"data": "simulated:large"}, "preset of tiny, small, nsd_like, lab, eeg, got 'large'"),
         ({"data": "nowhere"}, "the folder of a prepared subject, got 'nowhere'"),
         ({"subject": ("sim07",), "data": "simulated:tiny", "split": "shered"}, "expected a split of this data set"),
         ({"features": "veca_tiny_patch16"}, "weights"),
