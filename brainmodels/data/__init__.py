@@ -11,6 +11,7 @@ Responses and images are matched by image id. Rows are never reordered or droppe
 from .align import AlignmentReport, check_alignment
 from .combinations import combination_holdout
 from .dataset import BrainDataset, Pairs, Split, Subject
+from .in_silico import from_berg
 from .joined import join_datasets
 from .leakage import check_duplicates, check_new_weights
 from .maskers import from_masker
@@ -68,6 +69,7 @@ __all__ = [
     "first_250_images",
     "first_session",
     "fit_normalizer",
+    "from_berg",
     "from_masker",
     "holdout",
     "join_datasets",
