@@ -292,5 +292,5 @@ def test_mistakes_are_named():
     waves = Responses(values, person.responses.trials)
     space = SensorSpace(["Oz", "Pz"], 100.0, np.arange(5) / 100)
     eeg = BrainDataset([dataclasses.replace(person, responses=waves, space=space)], dataset.stimuli, dataset.splits)
-    with pytest.raises(BrainDataError, match="window of time"):
+    with pytest.raises(BrainDataError, match="evaluated by evaluate_epochs"):
         evaluation_of(eeg, ["grid"])
