@@ -20,6 +20,7 @@ SMALL = replace(
     render=TrainingStage(steps=4, lr=2e-3, batch_size=2),
     size=16,
     window=8,
+    syllables="none",
     portrait_size=16,
     steps=2,
 )

@@ -372,6 +372,12 @@ class TestRefused:
         made = model.predict([clip])[clip.id].video
         plain = small().predict([clip])[clip.id].video
         assert made.shape == plain.shape and (made != plain).any()
+        sound, still = speech(3.2), np.zeros((80, 15), np.float32)
+        heard = [model.scale_.apply(model._extract(sound[: RATE * n // 25], RATE, 25, n)) for n in (80, 60)]
+        long, short = (model._hidden(still[: len(x)], x) for x in heard)
+        # a window of one second takes the slow part away, and the sound is read two frames ahead
+        np.testing.assert_allclose(long[: 60 - 15], short[: 60 - 15], atol=1e-5)
+        assert np.abs(long[:60] - short).max() > 1e-3
 
     def test_a_model_trained_without_the_mouth_cannot_show_it(self):
         model = fitted(replace(SMALL, hide="always"), stages=("render",))

@@ -206,12 +206,13 @@ def tiny() -> EmoDiffHeadRecipe:
     return EmoDiffHeadRecipe(
         "tiny",
         denoiser_size=DenoiserSize(
-            multipliers=(1,), attention=(), time=None, frames=2, motion=0, maps=8, residual=True
+            multipliers=(1,), attention=(), time=None, frames=2, motion=0, maps=16, residual=True
         ),
         expression=TrainingStage(steps=1_500, lr=2e-3, batch_size=16, clip_norm=1.0, ema_decay=0.99, schedule="cosine"),
         render=TrainingStage(
             steps=1_500, lr=4e-3, batch_size=32, clip_norm=1.0, ema_decay=0.99, schedule="cosine", warmup=50
         ),
+        syllables="generator",
         noise_bias=3.0,
         mouth_weight=0.03,
         dropout=(0.03, 0.03, 0.03, 0.0),
