@@ -5,7 +5,7 @@ print(evaluations[0].decoded[0].course.onset)
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..data import BrainDataset
@@ -33,6 +33,8 @@ _OF_VOXELS = (
     "context",
     "draws",
     "curve",
+    "check_alignment",
+    "normalizer",
 )  # settings that studies of epochs do not have
 
 
@@ -66,9 +68,7 @@ def run_epoch_evaluations(
         BrainDataError: A setting is one of studies of voxels, or the responses are no epochs.
         LeakageError: A test picture is also a train picture, under another id.
     """
-    present = {field.name for field in fields(settings)}
-    others = [name for name in _OF_VOXELS if name in present]
-    refuse_changed(settings, others, "epochs of sensors, which do not have it")
+    refuse_changed(settings, _OF_VOXELS, "epochs of sensors, which do not have it")
     names = settings.subject or (next(iter(dataset.subjects)),)
     found = []
     for name in names:

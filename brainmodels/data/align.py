@@ -30,6 +30,10 @@ _PASS_Z = 4.0
 _SESSION_Z = (2.0, 3.0)  # bounds of the limit for a session, a quarter of the median z
 _TRIALS_PER_SESSION = 200
 _SESSION_IMAGES = 10  # sessions with fewer images are not tested
+_STRONG_REPEATS = 0.8  # two-way score of repeats; simulated epochs reach it where their images have z > 5
+_STRONG_RESPONSE = 0.01  # power of the mean response to all images, in units of the variance of trials
+_REPEATED_IMAGES = 20  # with fewer repeated images, repeats are not compared
+_MOST_TRIALS = 2000  # that tell the strength of epochs
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class AlignmentReport:
         z: (score - null_mean) / null_sd. NaN where the test was switched off.
         n: Number of images.
         session_z: z of the single trials of each session, decoded by a model of other sessions, by session number.
+        doubt: Why alignment cannot be told, of epochs with a weak signal. "" elsewhere.
     """
 
     subject: str
@@ -55,6 +60,7 @@ class AlignmentReport:
     z: float
     n: int
     session_z: dict[int, float] = field(default_factory=dict)
+    doubt: str = ""
 
     def __str__(self) -> str:
         if np.isnan(self.z):
@@ -66,7 +72,7 @@ class AlignmentReport:
         )
         if self.session_z:
             text += f"; sessions z {min(self.session_z.values()):.1f} to {max(self.session_z.values()):.1f}"
-        return text
+        return f"{text}; {self.doubt}" if self.doubt else text
 
 
 def check_alignment(
@@ -84,6 +90,15 @@ def check_alignment(
     5 folds. The score is the two-way identification of held-out images, compared with 200 permutations of the pairing.
     Sessions are tested in the same way on single trials. Axes and model of a tested session come from other sessions.
 
+    Single trials of EEG and MEG are noisy. Intact epochs can lie at chance in this test, as wrong rows do. Then the
+    strength of the signal decides. Where it is weak, the test warns that alignment cannot be told, and the report says
+    so in `doubt`. A signal is strong in either of two cases:
+
+    | case | means |
+    |---|---|
+    | trials of one image identify each other (two-way 0.8 or more) | rows fit each other, but not the pictures |
+    | they do not (z < 4), but the mean response to all images has 0.01 of the variance | rows were exchanged |
+
     Args:
         dataset: Data set with the subject.
         subject: Id of the subject.
@@ -98,7 +113,8 @@ def check_alignment(
     Raises:
         AlignmentError: 100 or more images are identified at chance (z < 4), or the trials of a session are. A session
             is at chance where its z is below a quarter of the median z, but at least 2 and at most 3. Sessions are
-            judged only where the median is above 4. With fewer than 100 images there is only a warning.
+            judged only where the median is above 4. With fewer than 100 images, and for weak epochs, there is only a
+            warning.
         BrainDataError: `mode` is unknown.
     """
     if mode not in ("auto", "off"):
@@ -119,7 +135,12 @@ def check_alignment(
     responses, features = _Axes(pairs.batch(chosen)), _Axes(_features(dataset, pairs.image_ids[chosen]))
     report = AlignmentReport(subject, split.hash, *_identification(responses.scores, features.scores, rng), len(chosen))
     if report.z < _PASS_Z:
-        _at_chance(report)
+        doubt = _doubt(dataset, pairs, rng) if person.responses.values.ndim == 3 and report.n >= _ENOUGH_IMAGES else ""
+        if doubt:
+            report = replace(report, doubt=doubt)
+            _log.warning("%s", report)
+        else:
+            _at_chance(report)
         return report
     report.session_z.update(_sessions(dataset, pairs, features, max_images, rng))
     _bad_sessions(report)
@@ -274,6 +295,51 @@ def _some_of_each(session: np.ndarray, rows: np.ndarray, rng: np.random.Generato
     """At most 200 rows of every session."""
     some = [rng.permutation(rows[session == number])[:_TRIALS_PER_SESSION] for number in np.unique(session)]
     return np.sort(np.concatenate(some))
+
+
+def _doubt(dataset: BrainDataset, pairs: Pairs, rng: np.random.Generator) -> str:
+    """Why epochs are too weak to tell whether rows and images belong together; "" where they are strong enough."""
+    singles = dataset.pairs(pairs.subject.id, pairs.split, "train", average="none", transform=pairs.transform)
+    response = _common_response(singles.batch(np.sort(rng.permutation(len(singles))[:_MOST_TRIALS])))
+    halves = _halves(singles, rng)
+    end = "the signal is too weak to tell whether rows and images are aligned"
+    if halves is not None:
+        first, second = halves
+        null = [_two_way(first[rng.permutation(len(first))], second).mean() for _ in range(_PERMUTATIONS)]
+        score, _, _, z = _against_null(_two_way(first, second).mean(), null)
+        if score >= _STRONG_REPEATS:
+            return ""
+        if z >= _PASS_Z:
+            return f"trials of one image identify each other with {score:.2f} (z {z:.1f}): {end}"
+    if response >= _STRONG_RESPONSE:
+        return ""
+    return f"the mean response has {max(response, 0):.4f} of the variance of trials: {end}"
+
+
+def _common_response(values: np.ndarray) -> float:
+    """Power of the mean over trials (n, channels, times) without that of noise, over the variance of trials.
+
+    The order of the rows does not matter to it. The mean over time is taken from every trial, as it is no response.
+    """
+    values = values - values.mean(2, keepdims=True, dtype=np.float64)
+    variance = values.var(0, ddof=1)
+    return float((np.square(values.mean(0)) - variance / len(values)).sum() / variance.sum())
+
+
+def _halves(singles: Pairs, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+    """Means over the two halves of the trials of repeated images, centred, (images, columns); None with few images."""
+    _, image, counts = np.unique(singles.image_ids, return_inverse=True, return_counts=True)
+    repeated = np.flatnonzero(counts > 1)
+    if len(repeated) < _REPEATED_IMAGES:
+        return None
+    repeated = np.sort(rng.permutation(repeated)[: _MOST_TRIALS // 4])
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for number in repeated:
+        rows = np.flatnonzero(image == number)
+        for half, means in enumerate(found):
+            means.append(singles.batch(rows[half::2]).reshape(len(rows[half::2]), -1).mean(0, dtype=np.float64))
+    first, second = (np.array(means) - np.mean(means, 0) for means in found)
+    return first, second
 
 
 def _at_chance(report: AlignmentReport) -> None:

@@ -155,10 +155,9 @@ def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet], settings:
             f"expected epochs (trials, channels, times) of sensors of {subject.id}, got shape "
             f"{subject.responses.values.shape}"
         )
-    if settings.normalizer not in ("auto", "none"):
+    if settings.normalizer != "auto":
         raise BrainDataError(
-            f"expected the normalizer auto or none with epochs, which are standardised in each bin, got "
-            f"{settings.normalizer!r}"
+            f"expected the normalizer auto with epochs, which are standardised in each bin, got {settings.normalizer!r}"
         )
     trials = subject.responses.trials
     for part, least in LEAST.items():

@@ -192,7 +192,8 @@ def weighted_scores() -> list[Score]:
     """Rows of published metrics that need networks which cannot be shipped, such as SyncNet. They are never available
     here.
     """
-    return [not_available(definition, f"weights {definition.needs_weights}, in its own tool") for definition in _GATED]
+    told = "no option of this package loads them; score the clips with the tool of the published metric"
+    return [not_available(definition, f"weights {definition.needs_weights}", told) for definition in _GATED]
 
 
 def _ratio(definition: Metric, above: np.ndarray, below: np.ndarray, resamples: int, seed: int, found: dict) -> Score:

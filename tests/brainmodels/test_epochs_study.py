@@ -1,12 +1,15 @@
 """Studies of epochs from the command line: pages, records, refusals, and the words of a recipe."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from brainmodels import cli
+from brainmodels.commands.epochs import OF_EPOCHS, run_epoch_evaluations
 from brainmodels.commands.evaluate import run_evaluation, run_evaluations, score_lines
 from brainmodels.data import load_prepared, save_prepared
 from brainmodels.errors import BrainDataError
@@ -77,9 +80,6 @@ def test_noise_is_told_to_be_at_chance(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"pictures": "nearest"}, "expected no pictures with epochs of sensors"),
-        ({"context": (5,)}, "expected no context with epochs of sensors"),
-        ({"normalizer": "train_z"}, "expected the normalizer auto or none with epochs"),
         ({"bands": ("alpha",)}, "expected a band as NAME=LOW-HIGH in hertz"),
         ({"time_bin": 9.0}, "expected bins of 0.02 to 1 s"),
     ],
@@ -88,6 +88,38 @@ def test_settings_of_other_studies_are_refused(prepared, tmp_path, changed, mess
     with pytest.raises(BrainDataError, match=message):
         run_evaluation(EvaluationSettings(data=str(prepared), out=tmp_path, **(QUICK | changed)))
     assert not (tmp_path / "report.html").exists()
+
+
+OF_VOXELS = {
+    "models": (Path("model"),),
+    "pictures": "nearest",
+    "weights": ("clip=clip.pt",),
+    "protocol": ("mindeye",),
+    "anatomy": Path("t1.nii.gz"),
+    "to_mni": "identity",
+    "ablations": True,
+    "partition": True,
+    "published": True,
+    "context": (5,),
+    "draws": 2,
+    "curve": (50,),
+    "check_alignment": "off",
+    "normalizer": "none",
+}
+OF_ALL = "data features out subject split threshold allow_duplicates resamples shuffles seed device progress"
+
+
+@pytest.mark.parametrize("name", OF_VOXELS)
+def test_settings_without_a_meaning_for_epochs_are_refused_by_name(tmp_path, name):
+    settings = EvaluationSettings(out=tmp_path, **(QUICK | {name: OF_VOXELS[name]}))
+    with pytest.raises(BrainDataError, match=f"expected no {name} with epochs of sensors, which do not have it, got"):
+        run_epoch_evaluations(settings, planted(), [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_setting_is_used_or_refused():
+    known = {*OF_VOXELS, *OF_ALL.split(), *OF_EPOCHS}
+    assert {field.name for field in fields(EvaluationSettings)} == known
 
 
 def test_voxels_have_no_bands(tmp_path):

@@ -1,5 +1,6 @@
 """Several subjects together: summaries against scipy, closed forms and planted differences, and the page of a group."""
 
+import copy
 import dataclasses
 import json
 
@@ -116,12 +117,51 @@ def test_the_page_of_a_group_links_its_subjects_and_tells_its_numbers(evaluation
     assert list(change["values"]) == ["sim01", "sim02"]
 
 
+def _renamed(evaluation, name):
+    """The evaluation of a subject under another name."""
+    pairs = copy.copy(evaluation.study.test)
+    pairs.subject = dataclasses.replace(pairs.subject, id=name)
+    return dataclasses.replace(evaluation, study=dataclasses.replace(evaluation.study, test=pairs))
+
+
+def _bare(evaluation):
+    """The evaluation of a subject that has no noise ceiling."""
+    return dataclasses.replace(evaluation, study=dataclasses.replace(evaluation.study, ceiling=None))
+
+
+def test_nr2_does_not_apply_to_subjects_without_a_ceiling(evaluations, tmp_path):
+    """Its summaries are those of the other subjects alone, and the page says so."""
+    bare = _bare(_renamed(evaluations[1], "sim03"))
+    mixed, whole = group_of([*evaluations, bare]), group_of(evaluations)
+    assert mixed.measure == "nr2" and mixed.without == ["sim03"] and whole.without == []
+    for row, expected in zip(mixed.rows, whole.rows, strict=True):
+        for name in ("variance", "variance_change"):
+            if name in expected.scores:
+                score, alone = row.scores[name], expected.scores[name]
+                assert score.values == {**alone.values, "sim03": None}
+                assert (score.over_subjects, score.random, score.bootstrap) == (
+                    alone.over_subjects,
+                    alone.random,
+                    alone.bootstrap,
+                )
+        assert row.scores["top"].over_subjects.n == 3 and row.scores["top"].values["sim03"] is not None
+    text = write_group([*evaluations, bare], tmp_path).read_text()
+    assert "It does not apply to sim03, for want of a noise ceiling." in text and "<td>–</td>" in text
+    record = json.loads((tmp_path / "group.json").read_text())
+    assert record["without_ceiling"] == ["sim03"] and record["rows"][0]["scores"]["variance"]["values"]["sim03"] is None
+
+
+def test_one_subject_with_a_ceiling_leaves_the_scores_of_decoding(evaluations, tmp_path):
+    group = group_of([evaluations[0], _bare(evaluations[1])])
+    assert {name for row in group.rows for name in row.scores} == {"top", "top_change"}
+    assert "reaches" in write_group([evaluations[0], _bare(evaluations[1])], tmp_path).read_text()
+    neither = group_of([_bare(item) for item in evaluations])
+    assert neither.measure == "voxel_r" and neither.without == [] and "variance" in neither.rows[0].scores
+
+
 def test_what_is_no_group_is_refused(evaluations):
     with pytest.raises(BrainDataError, match="two or more different subjects, got sim01, sim01"):
         group_of([evaluations[0], evaluations[0]])
-    bare = dataclasses.replace(evaluations[1], study=dataclasses.replace(evaluations[1].study, ceiling=None))
-    with pytest.raises(BrainDataError, match="a noise ceiling of all subjects or of none, got none of sim02"):
-        group_of([evaluations[0], bare])
     empty = dataclasses.replace(evaluations[1], verdict=())
     with pytest.raises(BrainDataError, match="that all of sim01, sim02 have, got none"):
         group_of([evaluations[0], empty])

@@ -1,4 +1,4 @@
-"""Trained renderers on swapped audio: those that see the mouth in training follow it, the cured one follows the sound."""
+"""Trained renderers on swapped audio: those that see the mouth follow it, the cured one follows the sound."""
 
 from dataclasses import replace
 

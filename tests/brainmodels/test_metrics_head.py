@@ -185,3 +185,4 @@ def test_what_needs_weights_is_never_replaced():
     assert set(rows) == {"lse_d", "lse_c", "fid", "fvd"} <= set(list_metrics(offline=False))
     for row in rows.values():
         assert not row.available and row.value is None and "not available (needs weights" in str(row)
+        assert "path=" not in str(row) and "no option of this package loads them" in row.note

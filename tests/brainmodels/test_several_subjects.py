@@ -140,7 +140,7 @@ def test_several_subjects_have_a_report_each(folders, tmp_path, capsys):
     ]
     main(["evaluate", *words, "--no-progress", "--check-alignment", "off", "--out", str(tmp_path)])
     reports = [line for line in capsys.readouterr().out.splitlines() if line.endswith("report.html")]
-    assert reports == [str(tmp_path / name / "report.html") for name in ("sim01", "sim02")]
+    assert reports == [str(tmp_path / name / "report.html") for name in ("sim01", "sim02", ".")]
     records = [json.loads((tmp_path / name / "record.json").read_text()) for name in ("sim01", "sim02")]
     assert [x["data"]["subject"] for x in records] == ["sim01", "sim02"]
     assert records[0]["data"]["voxels"] != records[1]["data"]["voxels"]
