@@ -19,12 +19,12 @@ try:
     from .commands.evaluate import run_evaluations, score_lines
     from .commands.pretrain import run_pretraining
     from .commands.train import TrainSettings, run_training, stage_lines
-    from .evaluation import EvaluationSettings
+    from .evaluation import Evaluation, EvaluationSettings
     from .training.files import read_meta
 except ImportError as error:  # the other commands work without the extra `brain`
     _absent = error
     if not TYPE_CHECKING:
-        AnimateSettings = DrawerSettings = EvaluationSettings = TrainSettings = None
+        AnimateSettings = DrawerSettings = Evaluation = EvaluationSettings = TrainSettings = None
 
 __all__ = ["main"]
 
@@ -38,6 +38,8 @@ def evaluate(settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")]) ->
     for evaluation in evaluations:
         print("\n".join(score_lines(evaluation)))
         print(Path(evaluation.record["settings"]["out"]) / "report.html")
+    if len(evaluations) > 1 and isinstance(evaluations[0], Evaluation):  # others have no page of the group
+        print(settings.out / "report.html")
 
 
 def export(evaluation: Path, out: Path, data: Path | None = None, formats: tuple[str, ...] = ()) -> None:
