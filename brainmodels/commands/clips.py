@@ -4,12 +4,12 @@ from pathlib import Path
 
 from ..errors import BrainDataError, LeakageError
 from ..evaluation import EvaluationSettings
+from ..evaluation.checks import refuse_changed
 from ..evaluation.heads import HeadEvaluation, HeadSettings, evaluate_heads
 from ..report.heads import write_head_report
 from ..systems import load_model
 from ..training.files import model_folder, read_meta
 from .opening import data_of_study, open_clips, open_head
-from .train_settings import refuse_changed
 
 __all__ = ["clip_lines", "run_clip_evaluations"]
 

@@ -14,28 +14,11 @@ from ..evaluation import EvaluationSettings
 from ..evaluation.epochs import EpochEvaluation, are_epochs, evaluate_epochs
 from ..features.sets import FeatureSet
 from ..report.epochs import write_epoch_report
-from .train_settings import refuse_changed
 
 __all__ = ["OF_EPOCHS", "epoch_lines", "epochs_are_chosen", "run_epoch_evaluations"]
 
 OF_EPOCHS = ("bands", "time_bin")
 """Settings that only studies of epochs have."""
-_OF_VOXELS = (
-    "models",
-    "pictures",
-    "weights",
-    "protocol",
-    "anatomy",
-    "to_mni",
-    "ablations",
-    "partition",
-    "published",
-    "context",
-    "draws",
-    "curve",
-    "check_alignment",
-    "normalizer",
-)  # settings that studies of epochs do not have
 
 
 def epochs_are_chosen(dataset: BrainDataset, names: Sequence[str]) -> bool:
@@ -68,7 +51,6 @@ def run_epoch_evaluations(
         BrainDataError: A setting is one of studies of voxels, or the responses are no epochs.
         LeakageError: A test picture is also a train picture, under another id.
     """
-    refuse_changed(settings, _OF_VOXELS, "epochs of sensors, which do not have it")
     names = settings.subject or (next(iter(dataset.subjects)),)
     found = []
     for name in names:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..data import BrainDataset
 from ..errors import BrainDataError
 from ..evaluation import Evaluation, EvaluationSettings, evaluate
+from ..evaluation.checks import refuse_changed
 from ..evaluation.context import context_curves
 from ..evaluation.epochs import EpochEvaluation
 from ..evaluation.heads import HeadEvaluation
@@ -26,7 +27,6 @@ from .clips import clip_lines, run_clip_evaluations
 from .epochs import OF_EPOCHS, epoch_lines, epochs_are_chosen, run_epoch_evaluations
 from .objects import object_lines, run_object_evaluations
 from .opening import choose_split, kind_of_data, open_data
-from .train_settings import refuse_changed
 
 __all__ = ["AnyEvaluation", "run_evaluation", "run_evaluations", "score_lines"]
 

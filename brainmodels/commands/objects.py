@@ -11,13 +11,12 @@ from ..data import Split
 from ..data.object_study import ObjectStudy
 from ..errors import check_choice
 from ..evaluation import EvaluationSettings
-from ..evaluation.checks import check_settings
+from ..evaluation.checks import check_settings, refuse_changed
 from ..evaluation.object_models import open_object_models
 from ..evaluation.objects import ObjectEvaluation, ObjectSettings, evaluate_objects
 from ..report.object_subjects import write_subjects
 from ..report.objects import write_object_report
 from .opening import data_of_study, open_objects
-from .train_settings import refuse_changed
 
 __all__ = ["object_lines", "run_object_evaluations"]
 

@@ -21,6 +21,7 @@ from ..data.align import check_alignment
 from ..data.leakage import duplicates_of
 from ..data.normalize import fit_normalizer
 from ..errors import BrainDataError
+from ..evaluation.checks import refuse_changed
 from ..evaluation.opened import hash_of_test_images
 from ..evaluation.run import normalizer_name
 from ..features import FeatureCache
@@ -34,7 +35,7 @@ from .aligning import classes_of, known_subject, of_sessions
 from .opening import choose_split, open_data
 from .train_clips import run_clip_training
 from .train_objects import run_object_training
-from .train_settings import TrainSettings, chosen_recipe, refuse_changed, stage_lengths
+from .train_settings import TrainSettings, chosen_recipe, stage_lengths
 
 __all__ = ["TrainSettings", "run_training", "stage_lines"]
 

@@ -6,9 +6,10 @@ from typing import Any
 from veca.train.parallel import join_world
 
 from ..errors import BrainDataError
+from ..evaluation.checks import refuse_changed
 from ..systems import system
 from .opening import open_objects
-from .train_settings import OF_IMAGES, TrainSettings, changed_recipe, one_word, refuse_changed, save_run
+from .train_settings import OF_IMAGES, TrainSettings, changed_recipe, one_word, save_run
 
 __all__ = ["run_object_training"]
 

@@ -1,7 +1,7 @@
 """Settings of `veca brain train`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ __all__ = [
     "changed_recipe",
     "chosen_recipe",
     "one_word",
-    "refuse_changed",
     "save_run",
     "stage_lengths",
 ]
@@ -182,20 +181,3 @@ def stage_lengths(kind: Any, recipe: Any, steps: Sequence[int]) -> dict[str, int
             f"{f'; {kind.trained_by}' if kind.trained_by else ''}"
         )
     return dict(zip(stages, steps or [None] * len(stages), strict=True))
-
-
-def refuse_changed(settings: Any, names: Sequence[str], whose: str) -> None:
-    """Refuse settings of other systems, which are not at their defaults.
-
-    Args:
-        settings: A dataclass.
-        names: Settings that do not apply.
-        whose: What they do not apply to, for the message.
-
-    Raises:
-        BrainDataError: One of them was changed.
-    """
-    defaults = {field.name: field.default for field in fields(settings)}
-    for name in names:
-        if getattr(settings, name) != defaults[name]:
-            raise BrainDataError(f"expected no {name} with {whose}, got {getattr(settings, name)}")

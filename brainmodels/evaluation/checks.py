@@ -1,7 +1,9 @@
-"""Refusals of what would otherwise fail late in an evaluation, or mix two sets of features."""
+"""Refusals of what would otherwise fail late, have no effect, or mix two sets of features."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,7 @@ from ..data import Split, Subject
 from ..errors import BrainDataError
 from ..features.sets import FeatureSet
 
-__all__ = ["FOLDS", "check_settings", "check_study"]
+__all__ = ["FOLDS", "check_settings", "check_study", "refuse_changed"]
 
 LEAST_IMAGES = 10  # train images
 FOLDS = 5  # of ridge, which needs as many images; a small context need not have more
@@ -63,3 +65,20 @@ def check_study(subject: Subject, split: Split, sets: Sequence[FeatureSet], few:
                 f"expected {least} {part} images or more with responses of {subject.id} in split {split.name!r}, got "
                 f"{count}"
             )
+
+
+def refuse_changed(settings: Any, names: Sequence[str], whose: str) -> None:
+    """Refuse settings that do not apply and were changed from their defaults.
+
+    Args:
+        settings: A dataclass.
+        names: Settings that do not apply.
+        whose: What they do not apply to, for the message.
+
+    Raises:
+        BrainDataError: One of them was changed.
+    """
+    defaults = {field.name: field.default for field in fields(settings)}
+    for name in names:
+        if getattr(settings, name) != defaults[name]:
+            raise BrainDataError(f"expected no {name} with {whose}, got {getattr(settings, name)}")

@@ -28,6 +28,7 @@ from ..metrics import Score
 from ..metrics.controls import all_at_chance
 from ..records import plain
 from ..simulated import SimulatedDataset
+from .checks import refuse_changed
 from .epoch_data import Band, EpochData, collect
 from .epoch_results import DecodedEpochs, EncodedEpochs, EpochOptions, Generalization, Targets
 from .epoch_scores import decode_epochs, encode_epochs, generalize, pairwise_classification
@@ -39,6 +40,22 @@ __all__ = ["EpochEvaluation", "are_epochs", "evaluate_epochs"]
 
 _log = logging.getLogger(__name__)
 LEAST = {"train": 10, "test": 4}  # images of a part
+_OF_VOXELS = (
+    "models",
+    "pictures",
+    "weights",
+    "protocol",
+    "anatomy",
+    "to_mni",
+    "ablations",
+    "partition",
+    "published",
+    "context",
+    "draws",
+    "curve",
+    "check_alignment",
+    "normalizer",
+)  # settings that studies of epochs do not have
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +111,13 @@ def evaluate_epochs(dataset: BrainDataset, sets: Sequence[FeatureSet], settings:
         settings: Settings of the study. `data` and `features` are only written down.
 
     Raises:
-        BrainDataError: The responses are no epochs, images are too few, or a setting does not fit.
+        BrainDataError: The responses are no epochs, images are too few, or a setting is one of studies of voxels.
         LeakageError: A test picture is also a train picture, under another id.
     """
+    refuse_changed(settings, _OF_VOXELS, "epochs of sensors, which do not have it")
     subject = dataset.subject(next(iter(settings.subject or dataset.subjects)))
     split = dataset.split(settings.split or next(iter(dataset.splits), "none"))
-    _check(subject, split, sets, settings)
+    _check(subject, split, sets)
     bands = [Band.parse(word) for word in settings.bands]
     bar = tqdm(total=2 + 2 * len(sets) + 2 * len(bands), disable=not settings.progress, desc="evaluate", unit="step")
     _step(bar, "epochs")
@@ -146,7 +164,7 @@ def _targets(item: FeatureSet, dataset: BrainDataset, data: EpochData, settings:
     return Targets.of(item.name, item.extractor.fingerprint(), *rows, item.extractor.note)
 
 
-def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet], settings: EvaluationSettings) -> None:
+def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet]) -> None:
     names = [item.name for item in sets]
     if not names or len(set(names)) != len(names):
         raise BrainDataError(f"expected sets of features with names of their own, got {', '.join(names) or 'none'}")
@@ -154,10 +172,6 @@ def _check(subject: Subject, split: Split, sets: Sequence[FeatureSet], settings:
         raise BrainDataError(
             f"expected epochs (trials, channels, times) of sensors of {subject.id}, got shape "
             f"{subject.responses.values.shape}"
-        )
-    if settings.normalizer != "auto":
-        raise BrainDataError(
-            f"expected the normalizer auto with epochs, which are standardised in each bin, got {settings.normalizer!r}"
         )
     trials = subject.responses.trials
     for part, least in LEAST.items():

@@ -372,10 +372,14 @@ class TestRefused:
         made = model.predict([clip])[clip.id].video
         plain = small().predict([clip])[clip.id].video
         assert made.shape == plain.shape and (made != plain).any()
+
+    def test_syllables_far_from_the_end_do_not_depend_on_a_longer_recording(self):
+        """A window of one second takes their slow part away, and the sound is read two frames ahead."""
+        told = copy.copy(small())
+        told.config = replace(SMALL, syllables="generator")
         sound, still = speech(3.2), np.zeros((80, 15), np.float32)
-        heard = [model.scale_.apply(model._extract(sound[: RATE * n // 25], RATE, 25, n)) for n in (80, 60)]
-        long, short = (model._hidden(still[: len(x)], x) for x in heard)
-        # a window of one second takes the slow part away, and the sound is read two frames ahead
+        heard = [told._features(sound[: RATE * frames // 25], RATE, frames) for frames in (80, 60)]
+        long, short = (told._hidden(still[: len(x)], x) for x in heard)
         np.testing.assert_allclose(long[: 60 - 15], short[: 60 - 15], atol=1e-5)
         assert np.abs(long[:60] - short).max() > 1e-3
 
